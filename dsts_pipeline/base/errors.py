@@ -1,0 +1,29 @@
+"""Errors that a user can act on: what was found, what was expected, what to do.
+
+The command line prints the message of a `UserError` without a traceback and exits with its
+`exit_status`; everything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A problem in the input, the settings or the machine, told in one or two lines."""
+
+    exit_status = 2
+
+
+class SettingsError(UserError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(UserError):
+    """A data root, an annotation file or a video is missing, damaged or inconsistent."""
+
+
+class StoreError(UserError):
+    """A feature store is unfinished, damaged or belongs to other settings."""
+
+
+class CheckpointError(UserError):
+    """Saved weights do not fit the model or the settings that they are loaded into."""

@@ -1,0 +1,79 @@
+"""Progress of long loops: a bar with rate and time left on a terminal, a line now and then else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_INTERVAL_SECONDS = 20.0
+console = Console(stderr=True, highlight=False)
+
+
+class Track(Protocol):
+    """Call `advance(n)` after n units of work; `note` replaces the text beside the bar."""
+
+    def advance(self, count: int = 1, note: str | None = None) -> None: ...
+
+
+class _BarTrack:
+    def __init__(self, progress: Progress, task) -> None:
+        self._progress, self._task, self._done = progress, task, 0
+        self._start = time.monotonic()
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        self._done += count
+        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        fields = {"rate": f"{rate:,.1f}/s"} | ({} if note is None else {"note": note})
+        self._progress.update(self._task, advance=count, **fields)
+
+
+class _LineTrack:
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit, self._done = title, total, unit, 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int = 1, note: str | None = None) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < LINE_INTERVAL_SECONDS and self._done < self._total:
+            return
+        self._last = now
+        rate = self._done / max(now - self._start, 1e-9)
+        left = (self._total - self._done) / max(rate, 1e-9)
+        console.print(
+            f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:,.1f}/s, "
+            f"{left:.0f} s left{'' if not note else ', ' + note}"
+        )
+
+
+@contextmanager
+def track(title: str, total: int, unit: str = "clips") -> Iterator[Track]:
+    """Show the progress of `total` units of work named `unit` under `title`."""
+    if not console.is_terminal:
+        yield _LineTrack(title, total, unit)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _BarTrack(progress, progress.add_task(title, total=total, rate="", note=""))

@@ -1,0 +1,43 @@
+"""Settings of stage one's input: the data set and the frozen backbone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dsts_pipeline.base.settings.sections import Section
+
+
+class RenderSettings(Section):
+    """The embedded stick-diving data set: how many clips of which look."""
+
+    num_train: int = Field(2400, ge=1)
+    num_test: int = Field(1200, ge=1)
+    size_px: int = Field(96, ge=32, le=512, multiple_of=2)
+    num_frames: int = Field(16, ge=4, le=256)
+    difficulty: float = Field(1.0, ge=0.0, le=3.0)
+    seed: int = Field(0, ge=0)
+    num_workers: int = Field(2, ge=1)
+
+
+class DatasetSettings(Section):
+    """Where the clips are and how their annotations are read."""
+
+    name: str = "stick_diving"
+    format: Literal["diving48"] = "diving48"
+    root: str = "data/stick_diving"
+    render: RenderSettings | None = RenderSettings()
+
+
+class BackboneSettings(Section):
+    """The frozen recognizer whose feature map is cached, and what it is fed."""
+
+    name: str = "stick_r18"
+    weights: str = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
+    num_frames: int = Field(16, ge=1)
+    size_px: int = Field(64, ge=16)
+    decoder: Literal["decord", "pyav"] = "decord"
+    num_decode_workers: int = Field(1, ge=0)
+    batch_size: int = Field(32, ge=1)
+    max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
