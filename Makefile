@@ -1,0 +1,68 @@
+# Everything that a newcomer types. Each target makes and reuses .venv by itself.
+#
+#   make demo                 videos -> report, at the size that params.yaml states
+#   make demo SIZE=small      the same stages on a few clips, in runs/small (a minute or two)
+#   PYTHON=python3.12 make …  another interpreter for .venv (3.11 to 3.13)
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+SIZE ?= full
+STAMP := $(VENV)/.installed
+# DVC starts `python cli.py ...`: the environment's python has to be the first one found.
+export PATH := $(BIN):$(PATH)
+
+SMALL_SETTINGS := dataset.render.num_train=240 dataset.render.num_test=120 train.num_epochs=2
+SMALL := runs/small
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-full demo-small test lint format bench clean
+
+help:  ## Show this list
+	@echo "Usage: make TARGET"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+	  | while IFS=$$'\t' read -r name text; do printf '  %-8s %s\n' "$$name" "$$text"; done
+
+setup: $(STAMP)  ## Create .venv and install everything, pinned
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "no python3.11 or python3 found; install Python 3.11" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14))' \
+	  || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1); 3.11 to 3.13 is needed: make PYTHON=python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,dev]"
+	@touch $(STAMP)
+
+demo: demo-$(SIZE)  ## Run the pipeline (SIZE=full or small), print the results and the report's path
+
+demo-full: $(STAMP)
+	dvc repro
+	@python cli.py results
+
+demo-small: $(STAMP)
+	mkdir -p $(SMALL)
+	git ls-files -z --cached --others --exclude-standard \
+	  | xargs -0 sh -c 'for f; do test -e "$$f" && printf "%s\0" "$$f"; done' sh \
+	  | xargs -0 cp --parents --update -t $(SMALL)
+	printf '[core]\n    no_scm = true\n' > $(SMALL)/.dvc/config.local
+	python cli.py show $(foreach s,$(SMALL_SETTINGS),--set $(s)) > $(SMALL)/params.yaml
+	cd $(SMALL) && dvc repro && python cli.py results
+
+test: $(STAMP)  ## Run all tests (at most 6 minutes on 2 cores)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
+
+lint: $(STAMP)  ## Check style, formatting and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(STAMP)  ## Repair style and formatting
+	ruff check --fix .
+	ruff format .
+
+bench: $(STAMP)  ## Run the benchmarks
+	python -m benchmarks
+
+clean:  ## Delete what runs made (videos, stores, outputs); .venv stays
+	rm -rf data stores outputs runs

@@ -1,0 +1,156 @@
+"""The tree of all settings, and how it is read.
+
+Enters: params.yaml (YAML 1.2, read as DVC reads it) and overrides "dotted.key=value", applied in
+order. Leaves: a `Settings`. An unknown key is an error that names the closest known one, never a
+default in silence.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings.data import BackboneSettings, DatasetSettings
+from dsts_pipeline.base.settings.features import StoreSettings
+from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
+from dsts_pipeline.base.settings.results import EvaluateSettings, ReportSettings
+from dsts_pipeline.base.settings.sections import Section
+
+
+class Settings(Section):
+    """Everything that a run depends on besides code and data: one section per stage's concern."""
+
+    seed: int = Field(0, ge=0)
+    dataset: DatasetSettings = DatasetSettings()
+    backbone: BackboneSettings = BackboneSettings()
+    store: StoreSettings = StoreSettings()
+    head: HeadSettings = HeadSettings()
+    udl: UdlSettings = UdlSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
+
+
+def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:
+    """Read `params`, apply `overrides` in order, and check the result.
+
+    Args:
+        params: A YAML file whose top level holds sections; what it leaves out has its default.
+        overrides: "dotted.key=value" each; the value is read as YAML ("5", "null", "[1, 2]").
+
+    Raises:
+        SettingsError: The file is missing or no mapping, a key is unknown, a value is of the
+            wrong type or out of range.
+    """
+    values = _read_params(Path(params))
+    known = set(setting_keys())
+    for override in overrides:
+        _apply_override(values, override, known)
+    try:
+        # JSON mode: lists of YAML fit tuples, while numbers, texts and truths stay strictly apart.
+        return Settings.model_validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise SettingsError(_describe(error, str(params), bool(overrides))) from None
+
+
+def setting_keys(model: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of `model`, sections included, in the order of their definition."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for part in (field.annotation, *typing.get_args(field.annotation)):
+            if isinstance(part, type) and not isinstance(part, types.GenericAlias):
+                if issubclass(part, Section):
+                    yield from setting_keys(part, f"{prefix}{name}.")
+
+
+def _read_params(path: Path) -> dict[str, Any]:
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path}: no such settings file; run from the repository's root or name one by --params"
+        ) from None
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{path}: not a readable YAML file ({reason}); correct it") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(
+            f"{path}: found {_show(values)} at the top level, expected sections such as "
+            "'head:'; see params.yaml of the repository"
+        )
+    return values
+
+
+def _apply_override(values: dict[str, Any], override: str, known: set[str]) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise SettingsError(
+            f"--set {override}: expected KEY=VALUE, such as --set head.num_neurons=5"
+        )
+    if key not in known:
+        raise SettingsError(f"--set {override}: {_unknown(key, known)}")
+    try:
+        value = YAML(typ="safe", pure=True).load(text) if text.strip() else ""
+    except YAMLError:
+        raise SettingsError(
+            f"--set {override}: {text!r} is not a YAML value; quote it as '{key}=\"...\"'"
+        ) from None
+    *sections, name = key.split(".")
+    target = values
+    for section in sections:
+        if not isinstance(target.get(section), dict):
+            target[section] = {}
+        target = target[section]
+    target[name] = value
+
+
+def _describe(error: ValidationError, source: str, overridden: bool) -> str:
+    """One or two lines for the first fault, and how many more there are."""
+    known = set(setting_keys())
+    faults = error.errors()
+    fault = faults[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        text = f"{source}: {_unknown(key, known)}"
+    else:
+        while key and key not in known:  # positions in lists, branches of unions
+            key = key.rpartition(".")[0]
+        expected = fault["msg"].replace("Input should be ", "").replace("Value error, ", "")
+        where = f"{source} or the --set option" if overridden else source
+        text = (
+            f"{key or source}: found {_show(fault['input'])}, expected {expected}; "
+            f"correct it in {where}"
+        )
+    more = len(faults) - 1
+    return text + (f"\n(and {more} more fault{'s' if more > 1 else ''})" if more else "")
+
+
+def _unknown(key: str, known: set[str]) -> str:
+    """What to say of a key that nobody knows: the closest known key by spelling."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not close:
+        leaf = key.rpartition(".")[2]
+        close = [name for name in sorted(known) if name.rpartition(".")[2] == leaf][:1]
+    hint = f"did you mean {close[0]}?" if close else "`python cli.py show` lists all settings"
+    return f"{key} is not a setting; {hint}"
+
+
+def _show(value: Any) -> str:
+    names = {str: "text", bool: "truth value", dict: "section", list: "list"}
+    kind = names.get(type(value), type(value).__name__)
+    text = json.dumps(value, default=str)
+    text = text if len(text) <= 60 else text[:57] + "..."
+    return "nothing (null)" if value is None else f"{text} ({kind})"
