@@ -1,0 +1,28 @@
+"""Settings of the last two stages: evaluation and report."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from dsts_pipeline.base.settings.sections import Section
+
+
+class EvaluateSettings(Section):
+    """How heads are run over the test split and how sure their figures are."""
+
+    batch_size: int = Field(64, ge=1)
+    num_bootstrap: int = Field(2000, ge=100, le=100_000)
+    confidence: float = Field(0.95, gt=0.5, lt=1.0)
+
+
+class ReportSettings(Section):
+    """What the HTML page shows.
+
+    `num_gallery_clips` is the number of moving previews per neuron; 0 leaves the gallery out.
+    """
+
+    title: str = "Dynamic spatio-temporal specialization: a run in figures"
+    num_confused_pairs: int = Field(12, ge=1, le=200)
+    num_gallery_clips: int = Field(4, ge=0, le=24)
+    gallery_size_px: int = Field(72, ge=32, le=160)
+    write_plots: bool = True

@@ -1,0 +1,22 @@
+"""Logits -> numbers: accuracy with intervals, confusion, routing, predictions on disk.
+
+A folder of pure functions on numpy arrays; only `predictions.py` touches files.
+"""
+
+from dsts_pipeline.metrics.intervals import Bootstrap, Interval, paired_difference
+from dsts_pipeline.metrics.predictions import Predictions, align, softmax
+from dsts_pipeline.metrics.summary import Denominators, HeadResult, assemble_metrics
+from dsts_pipeline.metrics.table import results_table
+
+__all__ = [
+    "Bootstrap",
+    "Denominators",
+    "HeadResult",
+    "Interval",
+    "Predictions",
+    "align",
+    "assemble_metrics",
+    "paired_difference",
+    "results_table",
+    "softmax",
+]

@@ -1,0 +1,166 @@
+"""What one head said about every clip, in memory and in one columnar file.
+
+Enters: clip ids, labels, class probabilities and, for heads that route, the chosen neurons.
+Leaves: a checked `Predictions`, and an npz file of four plain arrays (`clip_ids`, `labels`,
+`probabilities`, `neurons`) that loads without running code (no pickle).
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import write_atomic
+
+_ROW_SUM_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The answers of one head, one row a clip.
+
+    Args:
+        clip_ids: n distinct names.
+        labels: true classes, int `[n]`, each in 0..K-1.
+        probabilities: float32 `[n, K]`, rows summing to one.
+        neurons: chosen neuron per layer, int16 `[n, L]`; None for heads that do not route.
+
+    Raises:
+        DataError: Shapes disagree, a label is out of range, an id repeats, or a probability is
+            not a finite number (which would otherwise count as a wrong answer in silence).
+    """
+
+    clip_ids: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    neurons: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        set_field = object.__setattr__
+        set_field(self, "clip_ids", tuple(str(name) for name in self.clip_ids))
+        set_field(self, "labels", np.asarray(self.labels, np.int64))
+        set_field(self, "probabilities", np.asarray(self.probabilities, np.float32))
+        if self.neurons is not None:
+            set_field(self, "neurons", np.asarray(self.neurons, np.int16))
+        self._check()
+
+    def _check(self) -> None:
+        num_clips = len(self.clip_ids)
+        if self.probabilities.ndim != 2 or self.labels.shape != (num_clips,):
+            raise DataError(f"predictions: expected [n, K] and [n] for n = {num_clips}, got {self}")
+        if self.probabilities.shape[0] != num_clips or num_clips == 0:
+            raise DataError(
+                f"predictions: expected one row per clip and at least one, got {self}; "
+                "evaluate a split that has clips"
+            )
+        if self.neurons is not None and (self.neurons.ndim, len(self.neurons)) != (2, num_clips):
+            raise DataError(f"predictions: expected neurons [n, L], n = {num_clips}, got {self}")
+        if self.neurons is not None and self.neurons.size and self.neurons.min() < 0:
+            raise DataError("predictions: a chosen neuron is negative; expected 0..N-1")
+        if len(set(self.clip_ids)) != num_clips:
+            twice = next(name for name in self.clip_ids if self.clip_ids.count(name) > 1)
+            raise DataError(f"predictions: clip {twice!r} appears twice; evaluate each clip once")
+        self._check_values()
+
+    def _check_values(self) -> None:
+        bad = ~np.isfinite(self.probabilities).all(axis=1)
+        bad |= np.abs(self.probabilities.sum(axis=1, dtype=np.float64) - 1) > _ROW_SUM_TOLERANCE
+        if bad.any():
+            raise DataError(
+                f"predictions: clip {self.clip_ids[int(bad.argmax())]!r} and {int(bad.sum()) - 1} "
+                "more have probabilities that are not finite or do not sum to one; pass softmax "
+                "output of a head whose training did not diverge"
+            )
+        outside = (self.labels < 0) | (self.labels >= self.num_classes)
+        if outside.any():
+            row = int(outside.argmax())
+            raise DataError(
+                f"predictions: clip {self.clip_ids[row]!r} has label {int(self.labels[row])}, "
+                f"expected 0..{self.num_classes - 1}"
+            )
+
+    def __repr__(self) -> str:
+        neurons = None if self.neurons is None else list(self.neurons.shape)
+        return (
+            f"Predictions(clips={len(self.clip_ids)}, labels={list(self.labels.shape)}, "
+            f"probabilities={list(self.probabilities.shape)}, neurons={neurons})"
+        )
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return int(self.probabilities.shape[1])
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each clip, int64 `[n]`; ties go to the lowest index."""
+        return self.probabilities.argmax(axis=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the four arrays to `path` (npz, compressed, whole or not at all)."""
+        arrays = {
+            "clip_ids": np.asarray(self.clip_ids, dtype=np.str_),
+            "labels": self.labels,
+            "probabilities": self.probabilities,
+        }
+        if self.neurons is not None:
+            arrays["neurons"] = self.neurons
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
+        write_atomic(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Predictions:
+        """Read a file that `save` wrote.
+
+        Raises:
+            DataError: The file is missing, damaged or holds other arrays.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                neurons = arrays["neurons"] if "neurons" in arrays.files else None
+                clip_ids = tuple(arrays["clip_ids"].tolist())
+                return cls(clip_ids, arrays["labels"], arrays["probabilities"], neurons)
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file; run `python cli.py evaluate`") from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(
+                f"{path}: not a predictions file ({error}); run `python cli.py evaluate` again"
+            ) from None
+
+
+def align(first: Predictions, second: Predictions) -> Predictions:
+    """`second` with its rows in the order of `first`.
+
+    Raises:
+        DataError: The two cover different clips or disagree on a label, so that comparing them
+            clip by clip would mean nothing.
+    """
+    if set(first.clip_ids) != set(second.clip_ids):
+        odd = sorted(set(first.clip_ids) ^ set(second.clip_ids))
+        raise DataError(
+            f"predictions cover different clips: {len(odd)} are in one only, such as {odd[0]!r}; "
+            "evaluate both heads on the same store and split"
+        )
+    place = {name: row for row, name in enumerate(second.clip_ids)}
+    rows = np.asarray([place[name] for name in first.clip_ids])
+    if not np.array_equal(first.labels, second.labels[rows]):
+        raise DataError("predictions disagree on labels; evaluate both heads on the same store")
+    neurons = None if second.neurons is None else second.neurons[rows]
+    return Predictions(first.clip_ids, first.labels, second.probabilities[rows], neurons)
+
+
+def softmax(logits: ArrayLike) -> np.ndarray:
+    """Class probabilities `[n, K]` (float32) of logits `[n, K]`, computed in float64."""
+    values = np.asarray(logits, np.float64)
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
