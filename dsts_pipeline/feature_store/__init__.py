@@ -1,0 +1,21 @@
+"""Feature maps on disk: a content-addressed zarr v3 store that never reads missing data as zeros.
+
+Write with `StorePlan` and `StoreWriter`, read with `open_store`. Format: docs/store-format.md.
+"""
+
+from __future__ import annotations
+
+from dsts_pipeline.feature_store.plan import Sample, StorePlan, choose_samples_per_shard
+from dsts_pipeline.feature_store.reader import FeatureStore, open_store
+from dsts_pipeline.feature_store.verify import find_damage
+from dsts_pipeline.feature_store.writer import StoreWriter
+
+__all__ = [
+    "FeatureStore",
+    "Sample",
+    "StorePlan",
+    "StoreWriter",
+    "choose_samples_per_shard",
+    "find_damage",
+    "open_store",
+]

@@ -1,0 +1,115 @@
+"""The manifest: written last, it says that a store is complete and what its files' digests are.
+
+Enters: a plan and the sidecars of all shards. Leaves: the JSON document of docs/store-format.md.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsts_pipeline.base.errors import DataError, StoreError
+from dsts_pipeline.base.files import read_json, sha256_json
+from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.plan import StorePlan
+
+REPAIR = "run `python cli.py extract` to write it again"
+
+
+def build_manifest(
+    plan: StorePlan,
+    files: Mapping[str, Mapping[str, Any]],
+    sidecars: Sequence[Mapping[str, Any]],
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a complete store.
+
+    Args:
+        files: bytes and sha256 of every metadata file, by name.
+        sidecars: one per shard, in order.
+        provenance: JSON-able; where the store came from. No time of day belongs here, or a
+            second extraction would not give the same bytes.
+    """
+    failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
+    planned = Counter(sample.split for sample in plan.samples)
+    failed = Counter(failure["split"] for failure in failures)
+    splits = {
+        split: {"planned": planned[split], "stored": planned[split] - failed[split]}
+        for split in sorted(planned)
+    }
+    content = {
+        "format": {"name": layout.FORMAT_NAME, "version": layout.FORMAT_VERSION},
+        "fingerprint": plan.fingerprint,
+        "made_of": dict(plan.fingerprint_parts),
+        "array": {
+            "shape": [plan.num_clips, *plan.map_shape],
+            "dtype": plan.dtype,
+            "samples_per_shard": plan.samples_per_shard,
+            "codecs": list(layout.CODECS),
+        },
+        "counts": {
+            "planned": plan.num_clips,
+            "stored": plan.num_clips - len(failures),
+            "failed": len(failures),
+            "splits": splits,
+        },
+        "files": dict(files),
+        "shards": [{key: car[key] for key in ("file", "bytes", "sha256")} for car in sidecars],
+        "failures": failures,
+        "provenance": dict(provenance),
+    }
+    return sign(content)
+
+
+def sign(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with its own digest added (or brought up to date)."""
+    unsigned = {key: value for key, value in content.items() if key != "digest"}
+    return unsigned | {"digest": sha256_json(unsigned)}
+
+
+def drop_provenance(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What two manifests must share to describe the same bytes."""
+    return {key: value for key, value in content.items() if key not in ("provenance", "digest")}
+
+
+def load_manifest(store: str | Path) -> dict[str, Any]:
+    """Read a store's manifest and check that it is whole and of a known format.
+
+    Raises:
+        StoreError: no store, an unfinished one, another format version, or a damaged manifest.
+    """
+    store = Path(store)
+    path = store / layout.MANIFEST_NAME
+    if not store.is_dir():
+        raise StoreError(f"{store}: no feature store here; run `python cli.py extract` to make it")
+    if not path.exists():
+        raise StoreError(_tell_unfinished(store))
+    try:
+        content = read_json(path)
+        found = content["format"]["name"], content["format"]["version"]
+    except (DataError, KeyError, TypeError):
+        raise StoreError(f"{path}: damaged, not a store's manifest; {REPAIR}") from None
+    if found != (layout.FORMAT_NAME, layout.FORMAT_VERSION):
+        raise StoreError(
+            f"{path}: format is {found[0]} version {found[1]}, expected {layout.FORMAT_NAME} "
+            f"version {layout.FORMAT_VERSION}; delete the store and run `python cli.py extract`, "
+            "or use the release that wrote it"
+        )
+    if sign(content) != content:
+        raise StoreError(f"{path}: damaged, its digest does not hold; {REPAIR}")
+    return content
+
+
+def _tell_unfinished(store: Path) -> str:
+    if not (store / layout.GROUP_NAME).exists():
+        return (
+            f"{store}: not a feature store (no {layout.MANIFEST_NAME}, no {layout.GROUP_NAME}); "
+            "run `python cli.py extract` to make one"
+        )
+    done = len(list((store / "shards").glob("*.json")))
+    return (
+        f"{store}: unfinished store ({done} shards written, no {layout.MANIFEST_NAME}); "
+        "run `python cli.py extract`, which goes on from there"
+    )

@@ -1,0 +1,169 @@
+"""What a store will hold, decided before its first byte: enters settings, leaves a fingerprint.
+
+Two plans have the same fingerprint exactly if their finished stores have the same bytes (given
+that `fingerprint_parts` names all that decides the maps: clips' content, backbone, weights,
+decoder, frames, ...). The store's directory bears the fingerprint as its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import sha256_json
+from dsts_pipeline.feature_store import layout
+
+DTYPES = ("float16", "float32")
+FINGERPRINT_LENGTH = 32
+_ROUNDING = 16
+
+
+class Sample(NamedTuple):
+    """One planned map: a view of a clip. `label` is a class number, `view` counts from 0."""
+
+    id: str
+    label: int
+    split: str
+    view: int = 0
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """The content of a store and its order.
+
+    Args:
+        fingerprint_parts: JSON-able description of all that decides the maps.
+        clips: `(id, label, split)` or `(id, label, split, view)` per map, in storage order.
+        class_names: one per class, index = label.
+        map_shape: `(C, T, H, W)`.
+        dtype: "float16" or "float32", the storage type.
+        samples_per_shard: see `choose_samples_per_shard`.
+        attribute_names, attributes: names of class attributes, and their values per class.
+
+    Raises:
+        DataError: no clip, a clip given twice, or a label without a class.
+        ValueError: a wrong dtype, map shape or shard size (a fault of the calling code).
+    """
+
+    fingerprint_parts: Mapping[str, Any]
+    clips: Sequence[Sample | tuple]
+    class_names: Sequence[str]
+    map_shape: tuple[int, int, int, int]
+    dtype: str = "float16"
+    samples_per_shard: int = 64
+    attribute_names: Sequence[str] = field(default=())
+    attributes: Sequence[Sequence[str]] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "map_shape", tuple(int(size) for size in self.map_shape))
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}")
+        if len(self.map_shape) != 4 or min(self.map_shape) < 1:
+            raise ValueError(f"map_shape is {self.map_shape}, expected (C, T, H, W), each >= 1")
+        if self.samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard is {self.samples_per_shard}, expected >= 1")
+        _check_samples(self.samples, len(self.class_names))
+
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The planned maps in storage order."""
+        return tuple(Sample(*clip) for clip in self.clips)
+
+    @property
+    def num_clips(self) -> int:
+        """Number of planned maps."""
+        return len(self.clips)
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shard files."""
+        return -(-self.num_clips // self.samples_per_shard)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of one stored map, without its checksum."""
+        return int(np.prod(self.map_shape)) * np.dtype(self.dtype).itemsize
+
+    def positions_of(self, shard: int) -> range:
+        """Positions of the clips that shard number `shard` holds."""
+        if not 0 <= shard < self.num_shards:
+            raise IndexError(f"shard {shard}: the store has shards 0 to {self.num_shards - 1}")
+        start = shard * self.samples_per_shard
+        return range(start, min(start + self.samples_per_shard, self.num_clips))
+
+    @cached_property
+    def array_metadata(self) -> dict[str, Any]:
+        """The zarr v3 metadata document of the maps."""
+        return layout.describe_array(
+            self.num_clips, self.map_shape, self.dtype, self.samples_per_shard
+        )
+
+    @cached_property
+    def clip_table(self) -> dict[str, Any]:
+        """Content of clips.json: columns of equal length, one entry per planned map."""
+        ids, labels, splits, views = zip(*self.samples, strict=True)
+        columns = {
+            "ids": list(ids),
+            "labels": [int(label) for label in labels],
+            "splits": list(splits),
+            "views": [int(view) for view in views],
+        }
+        classes = {
+            "names": list(self.class_names),
+            "attribute_names": list(self.attribute_names),
+            "attributes": [list(values) for values in self.attributes],
+        }
+        return {"samples": columns, "classes": classes}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hexadecimal name of the store, from everything in this plan."""
+        content = {
+            "format": [layout.FORMAT_NAME, layout.FORMAT_VERSION],
+            "parts": json.loads(json.dumps(dict(self.fingerprint_parts))),
+            "array": self.array_metadata,
+            "clips": self.clip_table,
+        }
+        return sha256_json(content)[:FINGERPRINT_LENGTH]
+
+
+def _check_samples(samples: tuple[Sample, ...], num_classes: int) -> None:
+    if not samples:
+        raise DataError("no clip to store; expected at least one: check the clip index")
+    seen: set[tuple[str, int]] = set()
+    for sample in samples:
+        if not 0 <= sample.label < num_classes:
+            raise DataError(
+                f"clip {sample.id}: label {sample.label}, expected 0 to {num_classes - 1}; "
+                "correct the annotations"
+            )
+        if (sample.id, sample.view) in seen:
+            raise DataError(
+                f"clip {sample.id}: listed twice, expected once; correct the annotations"
+            )
+        seen.add((sample.id, sample.view))
+
+
+def choose_samples_per_shard(
+    num_clips: int, sample_bytes: int, *, shard_bytes: int, min_shards: int
+) -> int:
+    """How many maps one shard holds.
+
+    As many as fit into `shard_bytes`, but few enough that there are about `min_shards` shards:
+    a shard is what a stopped extraction loses. Counts above 16 are rounded down to a multiple of
+    16, so that a shard is made of whole extraction batches; no store is cut finer than 16 maps a
+    shard unless one map alone is that large.
+
+    Choice: 128 MiB and 32 shards by default give 80 maps a shard for maps of 1.6 MB (212 shards
+    for Diving48), and 112 maps, 3.7 MB, for the 3,600 embedded clips of 32 KiB (33 shards).
+    """
+    fitting = max(1, shard_bytes // max(1, sample_bytes))
+    spread = max(_ROUNDING, -(-num_clips // max(1, min_shards)))
+    samples = min(fitting, spread)
+    return samples // _ROUNDING * _ROUNDING if samples > _ROUNDING else samples
