@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import os
 import sys
 import types
 import warnings
@@ -49,14 +50,20 @@ class _OpenCvStandIn(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name.isupper():
+            return 0  # a flag: mmcv combines them while it is imported
         return _Absent(name, self._reason)
 
 
-def _stand_in_for_opencv() -> None:
+def _import_opencv() -> None:
+    environment = dict(os.environ)
     try:
         importlib.import_module("cv2")
     except ImportError as error:
         sys.modules["cv2"] = _OpenCvStandIn(str(error))
+    finally:  # its loader changes LD_LIBRARY_PATH, which our child processes would inherit
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def _stand_in_for_drn() -> None:
@@ -76,7 +83,7 @@ def import_mmaction() -> Any:
     Raises:
         UserError: mmaction2 or one of its requirements cannot be imported.
     """
-    _stand_in_for_opencv()
+    _import_opencv()
     try:
         _stand_in_for_drn()
         with warnings.catch_warnings():
