@@ -1,0 +1,47 @@
+"""What a training step is fed.
+
+B batch, C channels, T H W time and space of the map.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureBatch:
+    """Maps of some clips with their classes.
+
+    Args:
+        maps: float32 `[B, C, T, H, W]`.
+        labels: class numbers, int64 `[B]`.
+        rows: row numbers in the store, int64 `[B]`, on the CPU.
+
+    Raises:
+        ValueError: the shapes or types do not fit together.
+    """
+
+    maps: Tensor
+    labels: Tensor
+    rows: Tensor
+
+    def __post_init__(self) -> None:
+        size = len(self.rows)
+        if self.maps.ndim != 5 or len(self.maps) != size or self.labels.shape != (size,):
+            raise ValueError(f"shapes do not fit: {self!r}, expected [B, C, T, H, W], [B], [B]")
+        if self.labels.dtype != torch.int64 or not self.maps.is_floating_point():
+            raise ValueError(f"types do not fit: {self!r}, expected float maps and int64 labels")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        maps, labels, rows = (tuple(part.shape) for part in (self.maps, self.labels, self.rows))
+        return f"FeatureBatch(maps={self.maps.dtype} {maps}, labels={labels}, rows={rows})"
+
+    def to(self, device: torch.device | str) -> FeatureBatch:
+        """The same batch with maps and labels on `device`."""
+        return FeatureBatch(self.maps.to(device), self.labels.to(device), self.rows)
