@@ -81,8 +81,7 @@ def _read_params(path: Path) -> dict[str, Any]:
             f"{path}: no such settings file; run from the repository's root or name one by --params"
         ) from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"{path}: not a readable YAML file ({reason}); correct it") from None
+        raise SettingsError(f"{path}: not readable as YAML: {_reason(error)}; correct it") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -91,6 +90,13 @@ def _read_params(path: Path) -> dict[str, Any]:
             "'head:'; see params.yaml of the repository"
         )
     return values
+
+
+def _reason(error: Exception) -> str:
+    """What a YAML parser found and in which line, without its excerpts and advice."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    text = f"line {mark.line + 1}: {problem}" if problem and mark else str(error)
+    return " ".join(text.split())
 
 
 def _apply_override(values: dict[str, Any], override: str, known: set[str]) -> None:
@@ -120,7 +126,8 @@ def _apply_override(values: dict[str, Any], override: str, known: set[str]) -> N
 def _describe(error: ValidationError, source: str, overridden: bool) -> str:
     """One or two lines for the first fault, and how many more there are."""
     known = set(setting_keys())
-    faults = error.errors()
+    # A misspelt name first: it may well be the cause of the others.
+    faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
@@ -128,7 +135,8 @@ def _describe(error: ValidationError, source: str, overridden: bool) -> str:
     else:
         while key and key not in known:  # positions in lists, branches of unions
             key = key.rpartition(".")[0]
-        expected = fault["msg"].replace("Input should be ", "").replace("Value error, ", "")
+        expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        expected = expected.replace("an object", "a section of settings")
         where = f"{source} or the --set option" if overridden else source
         text = (
             f"{key or source}: found {_show(fault['input'])}, expected {expected}; "
@@ -149,8 +157,8 @@ def _unknown(key: str, known: set[str]) -> str:
 
 
 def _show(value: Any) -> str:
-    names = {str: "text", bool: "truth value", dict: "section", list: "list"}
-    kind = names.get(type(value), type(value).__name__)
+    names = {str: "text", bool: "a truth value", dict: "a section", list: "a list"}
+    kind = names.get(type(value), "a number")
     text = json.dumps(value, default=str)
     text = text if len(text) <= 60 else text[:57] + "..."
     return "nothing (null)" if value is None else f"{text} ({kind})"

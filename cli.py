@@ -1,0 +1,173 @@
+"""The command line: one thin command per stage; dvc.yaml runs these same commands.
+
+Heavy imports happen inside the commands, so that `--help` answers at once.
+Exit status: 0 done, 2 a problem that the message explains, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dsts_pipeline.base.errors import UserError
+
+app = typer.Typer(
+    help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
+    "The stages, in order: prepare, extract, train-head, evaluate, report. `dvc repro` runs those "
+    "of them whose inputs or settings changed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Settings file (YAML).")]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace one setting for this call; repeatable."
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+PARAMS_FILE = Path("params.yaml")
+
+
+@app.command()
+def prepare(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Render or read the data set and write the checked clip index, outputs/clips.json.
+
+    Example: python cli.py prepare --set dataset.render.num_train=240
+    """
+    _run_stage("prepare", params, overrides, debug)
+
+
+@app.command()
+def extract(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Cache the frozen backbone's feature map of every clip in a store under stores/.
+
+    Goes on from the finished shards when it was interrupted; over a finished store it does
+    nothing.
+
+    Example: python cli.py extract --set backbone.num_decode_workers=2
+    """
+    _run_stage("extract", params, overrides, debug)
+
+
+@app.command("train-head")
+def train_head(
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Train the DSTS head and the two baselines on the cached maps, into outputs/heads/.
+
+    Example: python cli.py train-head --set head.num_neurons=5 --set train.num_epochs=4
+    """
+    _run_stage("train_head", params, overrides, debug)
+
+
+@app.command()
+def evaluate(
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Score every trained head on the test split and print the table of results.
+
+    Writes outputs/evaluation/metrics.json and the predictions of each head.
+
+    Example: python cli.py evaluate --set evaluate.num_bootstrap=10000
+    """
+    _run_stage("evaluate", params, overrides, debug)
+
+
+@app.command()
+def report(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Write outputs/report/report.html: figures, curves, confusion, routing, provenance.
+
+    Example: python cli.py report && xdg-open outputs/report/report.html
+    """
+    _run_stage("report", params, overrides, debug)
+
+
+@app.command()
+def pretrain(
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Train the embedded backbone on freshly rendered clips (hours on a CPU, minutes on a GPU).
+
+    The trained weights are in the repository: only a change of the renderer or of the backbone
+    calls for this. docs/ has the model card.
+
+    Example: python cli.py pretrain
+    """
+    _run_stage("pretrain", params, overrides, debug)
+
+
+@app.command()
+def verify(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Check every shard of the feature store against the digests of its manifest.
+
+    Example: python cli.py verify || dvc repro --force extract
+    """
+    _run_stage("verify", params, overrides, debug)
+
+
+@app.command()
+def results(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Print the table of the last evaluation and where the report is; computes nothing.
+
+    Example: python cli.py results
+    """
+    _run_stage("results", params, overrides, debug)
+
+
+@app.command()
+def show(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Print all settings as YAML, defaults and --set included: a file for --params.
+
+    Example: python cli.py show --set head.num_neurons=5 > five.yaml
+    """
+    _run_stage("show", params, overrides, debug)
+
+
+def _run_stage(name: str, params: Path, overrides: list[str], debug: bool) -> None:
+    """Load the settings and run `stages/<name>.py` with them."""
+    with _told_plainly(debug):
+        from dsts_pipeline.base.settings import load_settings
+
+        settings: Any = load_settings(params, overrides)
+        import_module(f"stages.{name}").run(settings)
+
+
+@contextmanager
+def _told_plainly(debug: bool) -> Iterator[None]:
+    """Turn problems that a user can act on into one or two lines and an exit status."""
+    try:
+        yield
+    except UserError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_status) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("interrupted; the same command goes on from what is finished", err=True)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        typer.echo(f"error: {error.filename or 'disk'}: {error.strerror}", err=True)
+        raise typer.Exit(UserError.exit_status) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,18 @@
+"""Where stages put what they make, relative to the folder that a run is started in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+OUTPUTS = Path("outputs")
+CLIP_INDEX = OUTPUTS / "clips.json"
+FEATURES = OUTPUTS / "features.json"
+HEADS = OUTPUTS / "heads"
+CURVES = OUTPUTS / "dvclive"
+EVALUATION = OUTPUTS / "evaluation"
+METRICS = EVALUATION / "metrics.json"
+PREDICTIONS = EVALUATION / "predictions"
+REPORT = OUTPUTS / "report" / "report.html"
+
+# Heads in the order of the tables.
+HEAD_NAMES = ("baseline", "linear_probe", "dsts")
