@@ -27,6 +27,8 @@ class DatasetSettings(Section):
     name: str = "stick_diving"
     format: Literal["diving48"] = "diving48"
     root: str = "data/stick_diving"
+    max_problem_fraction: float = Field(0.01, ge=0.0, le=1.0)
+    num_probe_workers: int = Field(2, ge=1)
     render: RenderSettings | None = RenderSettings()
 
 
@@ -41,3 +43,18 @@ class BackboneSettings(Section):
     num_decode_workers: int = Field(1, ge=0)
     batch_size: int = Field(32, ge=1)
     max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
+
+
+class PretrainSettings(Section):
+    """How the embedded backbone is made (`python cli.py pretrain`, not part of the default run)."""
+
+    num_clips: int = Field(24000, ge=96)
+    num_heldout: int = Field(1200, ge=48)
+    seed: int = Field(20220914, ge=0)
+    pose_epochs: int = Field(1, ge=0)
+    class_epochs: int = Field(4, ge=0)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-3, gt=0.0)
+    pose_weight: float = Field(0.5, ge=0.0)
+    pool: str = "data/pretrain_pool"
+    num_workers: int = Field(2, ge=1)

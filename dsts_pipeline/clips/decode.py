@@ -1,0 +1,228 @@
+"""Video files -> frames, by decord or PyAV; the one file that knows decoders.
+
+Enters: a path and frame numbers. Leaves: uint8 [T, H, W, 3] RGB of exactly these frames, or a
+`VideoError` that says what is wrong with the file. A neighbouring frame never takes the place of
+one that cannot be decoded.
+
+Messages of the decoders carry times, addresses and paths; reasons given here do not, since they
+are stored in manifests, which must have the same bytes on every run.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from dsts_pipeline.base.errors import DataError
+
+Decoder = Literal["decord", "pyav"]
+_PACKAGE = {"decord": "decord", "pyav": "av"}
+# decord raises DECORDLimitReachedError as soon as one frame was made up from a neighbour.
+_NO_RECOVERED_FRAME = "0.0000001"
+
+
+class VideoError(DataError):
+    """A video file that cannot be used; `reason` says why without naming the path."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}; replace the file by a sound copy")
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds. `fps` is 0 where the file does not say."""
+
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+
+
+def name_decoder(decoder: Decoder) -> str:
+    """Decoder and version, such as "decord 0.6.0": frames may differ between versions."""
+    return f"{decoder} {importlib.metadata.version(_PACKAGE[decoder])}"
+
+
+def probe(path: str | Path, decoder: Decoder = "decord") -> VideoInfo:
+    """Look at a video file: header, and the number of its frames by counting them to the end.
+
+    Raises:
+        VideoError: The file is missing, empty, not a video, cut off, or without a frame.
+    """
+    with _open_av(path) as container:
+        stream = container.streams.video[0]
+        num_frames = sum(1 for packet in container.demux(stream) if packet.size)
+        _check_count(path, num_frames, stream.frames)
+        context = stream.codec_context
+        info = VideoInfo(
+            num_frames=num_frames,
+            fps=float(stream.average_rate or 0),
+            width=context.width,
+            height=context.height,
+            codec=context.name,
+        )
+    if decoder == "decord" and (counted := len(_open_decord(path))) != num_frames:
+        raise VideoError(path, f"decord counts {counted} frames, the file holds {num_frames}")
+    return info
+
+
+def count_frames(path: str | Path, decoder: Decoder = "decord") -> int:
+    """Number of frames in a video file; see `probe`."""
+    return probe(path, decoder).num_frames
+
+
+def decode_frames(
+    path: str | Path,
+    indices: Sequence[int] | np.ndarray,
+    *,
+    decoder: Decoder = "decord",
+    size_px: int | None = None,
+) -> np.ndarray:
+    """The frames numbered `indices`, in that order; repeats are allowed.
+
+    Args:
+        indices: Frame numbers in order of presentation, from 0.
+        decoder: "decord" or "pyav".
+        size_px: Scale the shorter side to this and cut the square in the middle; None: as stored.
+
+    Returns:
+        uint8 [T, H, W, 3], RGB.
+
+    Raises:
+        VideoError: A frame cannot be had exactly as the file's maker meant it.
+        ValueError: The decoder is unknown or no index is given.
+    """
+    wanted = np.asarray(indices, dtype=np.int64)
+    if wanted.ndim != 1 or not len(wanted) or wanted.min() < 0:
+        raise ValueError(f"indices are {wanted!r}, expected at least one, none negative")
+    if decoder not in _PACKAGE:
+        raise ValueError(f"decoder is {decoder!r}, expected one of {sorted(_PACKAGE)}")
+    decode = _decode_decord if decoder == "decord" else _decode_pyav
+    frames = decode(path, wanted, size_px)
+    return frames if size_px is None else _cut_square(frames, size_px)
+
+
+def _decode_decord(path: str | Path, wanted: np.ndarray, size_px: int | None) -> np.ndarray:
+    width = height = -1
+    if size_px is not None:
+        with _open_av(path) as container:
+            context = container.streams.video[0].codec_context
+            width, height = _scaled_size(context.width, context.height, size_px)
+    reader = _open_decord(path, width, height)
+    _check_reach(path, wanted, len(reader))
+    try:
+        return reader.get_batch(wanted).asnumpy()
+    except Exception as error:
+        raise VideoError(path, _decord_reason(error)) from None
+
+
+def _open_decord(path: str | Path, width: int = -1, height: int = -1) -> Any:
+    import decord
+
+    _check_file(path)
+    decord.logging.set_level(decord.logging.QUIET)
+    try:
+        return decord.VideoReader(
+            str(path), width=width, height=height, num_threads=1, fault_tol=_NO_RECOVERED_FRAME
+        )
+    except Exception as error:
+        raise VideoError(path, _decord_reason(error)) from None
+
+
+def _decord_reason(error: Exception) -> str:
+    """decord's exceptions in fixed words: their own text differs from run to run."""
+    if isinstance(error, RuntimeError):
+        return "decord cannot open it: not a video, or cut off"
+    if type(error).__name__ == "DECORDLimitReachedError":
+        return "decord had to make up frames from their neighbours: damaged"
+    if type(error).__name__ == "DECORDError":
+        return "decord cannot read it to its end: damaged or cut off"
+    return f"decord fails with {type(error).__name__}"
+
+
+def _decode_pyav(path: str | Path, wanted: np.ndarray, size_px: int | None) -> np.ndarray:
+    """Decode from the start, since seeking is inexact in many files; then count to the end."""
+    frames: dict[int, np.ndarray] = {}
+    needed, last = set(wanted.tolist()), int(wanted.max())
+    num_packets = num_frames = 0
+    with _open_av(path) as container:
+        stream = container.streams.video[0]
+        for packet in container.demux(stream):
+            num_packets += bool(packet.size)
+            for frame in packet.decode() if num_frames <= last else ():
+                if frame.is_corrupt:
+                    raise VideoError(path, f"frame {num_frames} is damaged")
+                if num_frames in needed:
+                    frames[num_frames] = _to_rgb(frame, size_px)
+                num_frames += 1
+        _check_count(path, num_packets, stream.frames)
+    _check_reach(path, wanted, num_frames)
+    return np.stack([frames[i] for i in wanted.tolist()])
+
+
+def _to_rgb(frame: Any, size_px: int | None) -> np.ndarray:
+    width, height = frame.width, frame.height
+    if size_px is not None:
+        width, height = _scaled_size(width, height, size_px)
+    image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
+    return image.to_ndarray()
+
+
+@contextmanager
+def _open_av(path: str | Path) -> Iterator[Any]:
+    """An open PyAV container with a video stream that treats damage as an error."""
+    import av
+
+    _check_file(path)
+    try:
+        with av.open(str(path), options={"err_detect": "explode"}) as container:
+            if not container.streams.video:
+                raise VideoError(path, "it holds no video stream")
+            context = container.streams.video[0].codec_context
+            context.thread_count = 1
+            context.options = {"err_detect": "explode"}
+            if min(context.width, context.height) < 1:
+                raise VideoError(path, "its header gives no frame size")
+            yield container
+    except av.FFmpegError as error:
+        raise VideoError(path, f"FFmpeg: {error.strerror}") from None
+
+
+def _check_file(path: str | Path) -> None:
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError(path, "there is no such file")
+    if path.stat().st_size == 0:
+        raise VideoError(path, "it is empty")
+
+
+def _check_count(path: str | Path, found: int, promised: int) -> None:
+    """`promised` is 0 where the header does not say."""
+    if found < 1:
+        raise VideoError(path, "it holds no frame")
+    if found < promised:
+        raise VideoError(path, f"cut off: {found} of {promised} frames are there")
+
+
+def _check_reach(path: str | Path, wanted: np.ndarray, num_frames: int) -> None:
+    if wanted.max() >= num_frames:
+        raise VideoError(path, f"frame {wanted.max()} was asked for, it holds {num_frames}")
+
+
+def _scaled_size(width: int, height: int, size_px: int) -> tuple[int, int]:
+    """Width and height after scaling the shorter side to `size_px`."""
+    shorter = min(width, height)
+    return round(width * size_px / shorter), round(height * size_px / shorter)
+
+
+def _cut_square(frames: np.ndarray, size_px: int) -> np.ndarray:
+    top, left = (frames.shape[1] - size_px) // 2, (frames.shape[2] - size_px) // 2
+    return np.ascontiguousarray(frames[:, top : top + size_px, left : left + size_px])

@@ -1,0 +1,137 @@
+"""The clip index: the checked list of clips that every later stage trusts.
+
+`prepare` writes it as JSON once the videos have been looked at; extraction reads nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import read_json, sha256_json, write_json
+
+FORMAT = "dsts-clip-index"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One annotated clip whose video was found and probed.
+
+    Attributes:
+        id: Name of the clip in its data set.
+        path: Video file, relative to the data root.
+        label: Class number.
+        split: "train" or "test".
+        num_frames: Frames in the video file.
+        start_frame, end_frame: Half-open range of frames that belong to the clip.
+        size_bytes, sha256: The video file's content.
+    """
+
+    id: str
+    path: str
+    label: int
+    split: str
+    num_frames: int
+    start_frame: int
+    end_frame: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An annotated clip that can't be used, and why."""
+
+    clip_id: str
+    split: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ClipIndex:
+    """All clips of a data set.
+
+    Attributes:
+        dataset: Name of the data set.
+        root: Data root that `Clip.path` is relative to.
+        class_names: Name by class number.
+        attribute_names: Such as takeoff, somersault, twist, position; empty if there are none.
+        attributes: One tuple per class, aligned with `attribute_names`.
+        clips: Usable clips, in annotation order, train first.
+        problems: Annotated clips left out, with reasons.
+    """
+
+    dataset: str
+    root: str
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...]
+    attributes: tuple[tuple[str, ...], ...]
+    clips: tuple[Clip, ...]
+    problems: tuple[Problem, ...] = ()
+
+    def of_split(self, split: str) -> tuple[Clip, ...]:
+        """The clips of `split`, in order."""
+        return tuple(clip for clip in self.clips if clip.split == split)
+
+    def count_splits(self) -> dict[str, int]:
+        """Number of usable clips by split."""
+        return dict(Counter(clip.split for clip in self.clips))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that decides the features: ids, labels, splits, frames and content.
+
+        The data root's place on the disk is not part of it.
+        """
+        rows = [
+            [c.id, c.label, c.split, c.start_frame, c.end_frame, c.num_frames, c.sha256]
+            for c in self.clips
+        ]
+        return sha256_json({"classes": self.class_names, "clips": rows})
+
+    def save(self, path: str | Path) -> None:
+        """Write the index as JSON, atomically; equal indices give equal bytes."""
+        content = {"format": FORMAT, "version": FORMAT_VERSION, "digest": self.digest}
+        write_json(path, content | asdict(self))
+
+    @classmethod
+    def load(cls, path: str | Path) -> ClipIndex:
+        """Read an index that `save` wrote.
+
+        Raises:
+            DataError: The file is missing, of another format, or was changed by hand.
+        """
+        content = read_json(path)
+        found = (content.get("format"), content.get("version")) if isinstance(content, dict) else ()
+        if found != (FORMAT, FORMAT_VERSION):
+            raise DataError(
+                f"{path}: expected a clip index of version {FORMAT_VERSION}, found {found}; "
+                "run `python cli.py prepare`"
+            )
+        index = cls(
+            dataset=content["dataset"],
+            root=content["root"],
+            class_names=tuple(content["class_names"]),
+            attribute_names=tuple(content["attribute_names"]),
+            attributes=tuple(tuple(row) for row in content["attributes"]),
+            clips=_rebuild(Clip, content["clips"]),
+            problems=_rebuild(Problem, content["problems"]),
+        )
+        if index.digest != content["digest"]:
+            raise DataError(
+                f"{path}: its digest does not match its clips, so it was changed after "
+                "`prepare` wrote it; run `python cli.py prepare` again"
+            )
+        return index
+
+
+def _rebuild(kind: type, rows: Sequence[dict[str, Any]]) -> tuple:
+    names = [field.name for field in fields(kind)]
+    return tuple(kind(**{name: row[name] for name in names}) for row in rows)

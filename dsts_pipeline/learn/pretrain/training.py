@@ -1,0 +1,166 @@
+"""Training the embedded recognizer: first on per-frame pose, then on the 48 classes.
+
+Phase 1 regresses the pose of every frame from the spatially averaged map: a quick, strong signal.
+Phase 2 trains what the paper calls the baseline: globally averaged map, one linear classifier;
+the pose loss stays on with a small weight. The backbone then freezes for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsts_pipeline.base.progress import console, track
+from dsts_pipeline.clips.stick_diving.targets import MIRROR_SIGNS, TARGET_NAMES
+from dsts_pipeline.extract.backbones import build_recognizer, normalize_frames
+from dsts_pipeline.learn.pretrain.pool import Pool
+
+_SHIFT_PX = 3
+
+
+@dataclass(frozen=True)
+class EpochFigures:
+    """What one epoch of pretraining reached on held-out rendered clips."""
+
+    phase: str
+    epoch: int
+    train_loss: float
+    heldout_pose_error: float
+    heldout_top1: float
+
+
+class PoseReader(nn.Module):
+    """Linear read-out of the pose of every frame from a map; thrown away after pretraining."""
+
+    def __init__(self, channels: int, frames_per_step: int) -> None:
+        super().__init__()
+        self._frames_per_step = frames_per_step
+        self.linear = nn.Linear(channels, frames_per_step * len(TARGET_NAMES))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps [B, C, T', H, W] -> pose [B, T' * frames_per_step, P]."""
+        steps = maps.mean(dim=(3, 4)).transpose(1, 2)
+        return self.linear(steps).flatten(1).unflatten(1, (-1, len(TARGET_NAMES)))
+
+
+def pretrain_recognizer(
+    name: str,
+    train: Pool,
+    heldout: Pool,
+    *,
+    pose_epochs: int,
+    class_epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    pose_weight: float,
+    seed: int,
+) -> tuple[nn.Module, list[EpochFigures]]:
+    """Train the recognizer of preset `name`; return it with the figures of every epoch.
+
+    Args:
+        train, heldout: Rendered clips; `heldout` only measures.
+        pose_epochs, class_epochs: Passes over `train` in each phase.
+        batch_size, learning_rate: AdamW under a one-cycle schedule over both phases.
+        pose_weight: Weight of the pose loss in phase 2.
+        seed: Of initial weights, order and augmentation.
+    """
+    recognizer = build_recognizer(name, seed=seed)
+    recognizer.backbone.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, union-attr]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        sample = torch.from_numpy(train.frames[:1])
+        maps = recognizer.backbone(normalize_frames(sample))  # type: ignore[operator]
+    torch.manual_seed(seed)
+    reader = PoseReader(maps.shape[1], train.frames.shape[1] // maps.shape[2])
+    parameters = [*recognizer.parameters(), *reader.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
+    epochs = pose_epochs + class_epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=epochs * (len(train) // batch_size), pct_start=0.15
+    )
+    history = []
+    for epoch in range(epochs):
+        phase = "pose" if epoch < pose_epochs else "classes"
+        weights = (1.0, 0.0) if phase == "pose" else (pose_weight, 1.0)
+        recognizer.train(), recognizer.backbone.train(), reader.train()  # type: ignore[operator, union-attr]
+        total = 0.0
+        num_batches = len(train) // batch_size
+        with track(f"Pretraining epoch {epoch + 1}/{epochs} ({phase})", len(train)) as progress:
+            for batch in _batches(train, batch_size, generator):
+                loss = _loss(recognizer, reader, batch, weights)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 5.0)
+                optimizer.step()
+                schedule.step()
+                total += float(loss.detach())
+                progress.advance(batch_size)
+        history.append(
+            EpochFigures(phase, epoch, total / num_batches, *_measure(recognizer, reader, heldout))
+        )
+        console.print(history[-1])
+    return recognizer, history
+
+
+def _batches(
+    pool: Pool, batch_size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """One epoch of augmented batches: frames uint8, pose targets, labels."""
+    order = torch.randperm(len(pool), generator=generator).numpy()
+    for start in range(0, len(pool) - batch_size + 1, batch_size):
+        rows = np.sort(order[start : start + batch_size])
+        frames = torch.from_numpy(pool.frames[rows])
+        targets = torch.from_numpy(pool.targets[rows])
+        yield *_augment(frames, targets, generator), torch.from_numpy(pool.labels[rows])
+
+
+def _augment(frames: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror half of the clips, shift each by a few pixels (edges repeat), change brightness."""
+    mirrored = torch.rand(len(frames), generator=generator) < 0.5
+    signs = torch.from_numpy(MIRROR_SIGNS)
+    size = frames.shape[2]
+    places = torch.arange(size)
+    out = torch.empty_like(frames)
+    shifts = torch.randint(-_SHIFT_PX, _SHIFT_PX + 1, (len(frames), 2), generator=generator)
+    light = torch.randint(-20, 21, (len(frames),), generator=generator)
+    for n, (dy, dx) in enumerate(shifts.tolist()):
+        columns = (places + dx).clamp(0, size - 1)
+        rows = (places + dy).clamp(0, size - 1)
+        clip = frames[n][:, rows][:, :, columns.flip(0) if mirrored[n] else columns]
+        out[n] = (clip.to(torch.int16) + light[n]).clamp_(0, 255).to(torch.uint8)
+    return out, torch.where(mirrored[:, None, None], targets * signs, targets)
+
+
+def _loss(
+    recognizer: nn.Module,
+    reader: PoseReader,
+    batch: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[float, float],
+) -> Tensor:
+    frames, targets, labels = batch
+    with torch.autocast("cpu", torch.bfloat16):
+        maps = recognizer.backbone(normalize_frames(frames))  # type: ignore[operator]
+    maps = maps.float()
+    pose = functional.smooth_l1_loss(reader(maps), targets, beta=0.2)
+    classes = functional.cross_entropy(recognizer.cls_head(maps), labels)  # type: ignore[operator]
+    return weights[0] * pose + weights[1] * classes
+
+
+@torch.inference_mode()
+def _measure(recognizer: nn.Module, reader: PoseReader, pool: Pool) -> tuple[float, float]:
+    """Mean absolute pose error and top-1 on `pool`, in float32 as extraction computes."""
+    recognizer.eval(), recognizer.backbone.eval(), reader.eval()  # type: ignore[operator, union-attr]
+    errors, hits = 0.0, 0
+    for start in range(0, len(pool), 64):
+        rows = slice(start, start + 64)
+        maps = recognizer.backbone(normalize_frames(torch.from_numpy(pool.frames[rows])))  # type: ignore[operator]
+        targets = torch.from_numpy(pool.targets[rows])
+        errors += float((reader(maps) - targets).abs().mean(dim=(1, 2)).sum())
+        labels = torch.from_numpy(pool.labels[rows])
+        hits += int((recognizer.cls_head(maps).argmax(1) == labels).sum())  # type: ignore[operator]
+    return errors / len(pool), hits / len(pool)
