@@ -90,9 +90,10 @@ class FeatureFeed:
             StoreError: a shard is missing or damaged.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        slots = self._slots[rows]
-        if (slots < 0).any():
-            raise ValueError(f"row {rows[slots < 0][0]} is not among this feed's {len(self)} rows")
+        inside = (rows >= 0) & (rows < len(self.store))
+        slots = self._slots[np.where(inside, rows, 0)]
+        if strange := rows[~inside | (slots < 0)].tolist():
+            raise ValueError(f"row {strange[0]} is not among this feed's {len(self)} rows")
         maps = self.store.read(rows) if self._maps is None else self._maps[slots]
         return FeatureBatch(
             maps=torch.from_numpy(maps).to(torch.float32),
