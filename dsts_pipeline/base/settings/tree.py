@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings.data import BackboneSettings, DatasetSettings
+from dsts_pipeline.base.settings.data import BackboneSettings, DatasetSettings, PretrainSettings
 from dsts_pipeline.base.settings.features import StoreSettings
 from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.base.settings.results import EvaluateSettings, ReportSettings
@@ -39,6 +39,7 @@ class Settings(Section):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
+    pretrain: PretrainSettings = PretrainSettings()
 
 
 def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:

@@ -1,0 +1,71 @@
+"""Files that appear whole or not at all, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+
+from dsts_pipeline.base import files
+from dsts_pipeline.base.errors import DataError
+
+
+def test_write_atomic_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b.bin"
+    files.write_atomic(path, b"one")
+    files.write_atomic(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert [entry.name for entry in path.parent.iterdir()] == ["b.bin"]
+
+
+def test_write_atomic_that_fails_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
+    path = tmp_path / "b.bin"
+    files.write_atomic(path, b"old")
+
+    def refuse(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="no space left"):
+        files.write_atomic(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["b.bin"]
+
+
+def test_equal_values_give_equal_bytes(tmp_path):
+    files.write_json(tmp_path / "x.json", {"b": 1, "a": [1.5, "ä"]})
+    files.write_json(tmp_path / "y.json", {"a": [1.5, "ä"], "b": 1})
+    assert (tmp_path / "x.json").read_bytes() == (tmp_path / "y.json").read_bytes()
+    assert files.read_json(tmp_path / "x.json") == {"a": [1.5, "ä"], "b": 1}
+
+
+def test_json_holds_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_read_json_accepts_a_byte_order_mark(tmp_path):
+    (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert files.read_json(tmp_path / "x.json") == {"a": 1}
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])
+def test_read_json_names_a_damaged_file(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(DataError, match="x.json: not a JSON file"):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_read_json_names_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match="x.json: no such file"):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_digests(tmp_path):
+    content = os.urandom((1 << 20) + 17)
+    (tmp_path / "x").write_bytes(content)
+    assert files.sha256_file(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+    assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json({"b": 2, "a": 1})
+    assert files.sha256_json({"a": 1}) != files.sha256_json({"a": "1"})
