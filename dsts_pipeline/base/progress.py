@@ -12,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -29,15 +30,16 @@ class Track(Protocol):
 
 
 class _BarTrack:
-    def __init__(self, progress: Progress, task) -> None:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task, self._done = progress, task, 0
         self._start = time.monotonic()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
         self._done += count
         rate = self._done / max(time.monotonic() - self._start, 1e-9)
-        fields = {"rate": f"{rate:,.1f}/s"} | ({} if note is None else {"note": note})
-        self._progress.update(self._task, advance=count, **fields)
+        if note is not None:
+            self._progress.update(self._task, note=note)
+        self._progress.update(self._task, advance=count, rate=f"{rate:,.1f}/s")
 
 
 class _LineTrack:

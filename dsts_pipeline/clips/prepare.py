@@ -14,7 +14,7 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.clips.annotation import AnnotatedClip
-from dsts_pipeline.clips.decode import probe
+from dsts_pipeline.clips.decode import VideoError, probe
 from dsts_pipeline.clips.index import Clip, ClipIndex, Problem
 from dsts_pipeline.clips.readers import read_annotations
 
@@ -82,7 +82,8 @@ def _check(root: Path, annotated: AnnotatedClip) -> Clip | Problem:
         if end <= start:
             raise DataError(f"no frame left: annotated from {start}, the file has {num_frames}")
     except (DataError, OSError) as error:
-        return Problem(annotated.id, annotated.split, annotated.path, str(error))
+        reason = error.reason if isinstance(error, VideoError) else str(error)
+        return Problem(annotated.id, annotated.split, annotated.path, reason)
     return Clip(
         id=annotated.id,
         path=annotated.path,

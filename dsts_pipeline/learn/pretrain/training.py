@@ -70,11 +70,11 @@ def pretrain_recognizer(
         seed: Of initial weights, order and augmentation.
     """
     recognizer = build_recognizer(name, seed=seed)
-    recognizer.backbone.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload, union-attr]
+    recognizer.backbone.to(memory_format=torch.channels_last_3d)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         sample = torch.from_numpy(train.frames[:1])
-        maps = recognizer.backbone(normalize_frames(sample))  # type: ignore[operator]
+        maps = recognizer.backbone(normalize_frames(sample))
     torch.manual_seed(seed)
     reader = PoseReader(maps.shape[1], train.frames.shape[1] // maps.shape[2])
     parameters = [*recognizer.parameters(), *reader.parameters()]
@@ -87,7 +87,8 @@ def pretrain_recognizer(
     for epoch in range(epochs):
         phase = "pose" if epoch < pose_epochs else "classes"
         weights = (1.0, 0.0) if phase == "pose" else (pose_weight, 1.0)
-        recognizer.train(), recognizer.backbone.train(), reader.train()  # type: ignore[operator, union-attr]
+        recognizer.train()
+        reader.train()
         total = 0.0
         num_batches = len(train) // batch_size
         with track(f"Pretraining epoch {epoch + 1}/{epochs} ({phase})", len(train)) as progress:
@@ -144,23 +145,24 @@ def _loss(
 ) -> Tensor:
     frames, targets, labels = batch
     with torch.autocast("cpu", torch.bfloat16):
-        maps = recognizer.backbone(normalize_frames(frames))  # type: ignore[operator]
+        maps = recognizer.backbone(normalize_frames(frames))
     maps = maps.float()
     pose = functional.smooth_l1_loss(reader(maps), targets, beta=0.2)
-    classes = functional.cross_entropy(recognizer.cls_head(maps), labels)  # type: ignore[operator]
+    classes = functional.cross_entropy(recognizer.cls_head(maps), labels)
     return weights[0] * pose + weights[1] * classes
 
 
 @torch.inference_mode()
 def _measure(recognizer: nn.Module, reader: PoseReader, pool: Pool) -> tuple[float, float]:
     """Mean absolute pose error and top-1 on `pool`, in float32 as extraction computes."""
-    recognizer.eval(), recognizer.backbone.eval(), reader.eval()  # type: ignore[operator, union-attr]
+    recognizer.eval()
+    reader.eval()
     errors, hits = 0.0, 0
     for start in range(0, len(pool), 64):
         rows = slice(start, start + 64)
-        maps = recognizer.backbone(normalize_frames(torch.from_numpy(pool.frames[rows])))  # type: ignore[operator]
+        maps = recognizer.backbone(normalize_frames(torch.from_numpy(pool.frames[rows])))
         targets = torch.from_numpy(pool.targets[rows])
         errors += float((reader(maps) - targets).abs().mean(dim=(1, 2)).sum())
         labels = torch.from_numpy(pool.labels[rows])
-        hits += int((recognizer.cls_head(maps).argmax(1) == labels).sum())  # type: ignore[operator]
+        hits += int((recognizer.cls_head(maps).argmax(1) == labels).sum())
     return errors / len(pool), hits / len(pool)
