@@ -1,0 +1,65 @@
+"""Settings of the head and of its training; defaults are what learns on the embedded data set.
+
+Where a default departs from the paper's text, the value that follows the paper stands beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from dsts_pipeline.base.settings.sections import Section
+
+
+class HeadSettings(Section):
+    """The DSTS head; the names are those of `DSTSHead`'s arguments."""
+
+    num_neurons: int = Field(10, ge=1)
+    num_layers: int = Field(3, ge=0)
+    width: int | None = Field(32, ge=1)  # paper: null
+    synapse: bool = True
+    specialization: Literal["gated", "fixed", "conv3d"] = "gated"
+    impulse: Literal["sum", "mean", "standardized"] = "standardized"  # paper: sum
+    impulse_spread: float = Field(20.0, gt=0.0)
+    routing_gradient: Literal["dense", "selected"] = "selected"  # paper: dense
+    norm_statistics: Literal["routed", "batch"] = "routed"
+    layer_residual: bool = True  # paper: false
+    skip: bool = True
+    zero_start: bool = True  # paper: false
+    temperature: float = Field(1.0, gt=0.0)
+    gumbel_scale: float = Field(1.0, ge=0.0)
+    gate_noise_scale: float = Field(1.0, ge=0.0)
+    gate_init_std: float = Field(0.01, ge=0.0)
+    take_over_classifier: bool = True  # the backbone's own, where it has one for these classes
+
+
+class UdlSettings(Section):
+    """Upstream-Downstream Learning; with `enabled: false` u and d share one ordinary step."""
+
+    enabled: bool = True
+    method: Literal["exact", "finite_difference"] = "exact"
+    inner_learning_rate: float | None = Field(None, gt=0.0)  # null: d's current learning rate
+    redraw_noise: bool = False
+
+
+class TrainSettings(Section):
+    """Optimisers, schedules and what is kept of a training."""
+
+    num_epochs: int = Field(12, ge=0)
+    batch_size: int = Field(32, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(2e-3, gt=0.0)
+    classifier_learning_rate_factor: float = Field(0.1, ge=0.0)
+    scoring_learning_rate_factor: float = Field(1.0, ge=0.0)
+    gate_learning_rate_factor: float = Field(20.0, ge=0.0)
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup_fraction: float = Field(0.2, ge=0.0, lt=1.0)
+    weight_decay: float = Field(0.05, ge=0.0)
+    momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    clip_norm: float | None = Field(None, gt=0.0)
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    balance_weight: float = Field(0.0, ge=0.0)
+    heldout_fraction: float = Field(0.1, ge=0.0, lt=0.9)  # of train, to choose the epoch by
+    recompute_statistics: bool = True
+    recompute_clips: int = Field(512, ge=1)  # at each epoch; at the end all training clips

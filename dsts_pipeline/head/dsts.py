@@ -1,0 +1,270 @@
+"""The DSTS head: feature map of a backbone in, class logits out (paper 3.1, 3.2).
+
+Enters: `x [B, C, T, H, W]`. Leaves: logits `[B, K]`. Between: an optional projection to `width`
+channels, L layers of N specialized neurons, the skip connection, average pool, linear classifier.
+Pooling is linear, so what is linear after the last layer is applied to the pooled vector: the same
+logits, without a map of C channels for the projection back.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dsts_pipeline.head.layer import DSTSLayer, LayerRecord
+from dsts_pipeline.head.noise import LayerNoise, draw_layer_noise
+from dsts_pipeline.head.options import (
+    ImpulseKind,
+    LayerOptions,
+    NormStatistics,
+    RoutingGradient,
+    Specialization,
+)
+
+UPSTREAM_NAMES = ("scoring_kernel", "gate_logits")
+
+
+class DSTSHead(nn.Module):
+    """Dynamic spatio-temporal specialization on the feature map of a backbone.
+
+    `logits = classifier(pool(X + module(X)))`, each layer of the module giving
+    `Z'_a = fusion_a(relu(bn(S_a((1 - b_a) X))) + relu(bn(T_a(b_a X))))` of the activated neuron a.
+
+    Args:
+        in_channels: C of the feature map, >= 1.
+        num_classes: K >= 1.
+        num_neurons: N >= 1 neurons per layer.
+        num_layers: L >= 0; with 0 the head is a linear classifier on the pooled map.
+        width: Channels inside the module, projected from C and back; None builds the text as
+            written. Deviation: the paper's model size needs it but its text does not name it.
+        synapse: False runs all neurons and averages their outputs (Table 4).
+        specialization: "gated" (paper), "fixed" halves of the channels, or one "conv3d" per
+            neuron (Table 3).
+        impulse: "sum" (paper), "mean" or "standardized"; `impulse_spread` scales the last.
+        routing_gradient: "dense" straight-through over all neurons (paper) or "selected" only.
+        norm_statistics: "routed" samples of a neuron or the whole "batch" (dense only).
+        layer_residual: Adds a layer's input to its output. Deviation: off in the paper.
+        skip: The connection around the module.
+        zero_start: The module's last projection (or, without width, a gain per channel) starts at
+            zero, so that the first logits are those of the classifier on X. Deviation: off.
+        temperature: tau of the Gumbel-softmax; `gumbel_scale` and `gate_noise_scale` scale the
+            noise of training (paper: 1); `gate_init_std` spreads the first gate logits.
+
+    Raises:
+        ValueError: An argument is out of range or two exclude each other.
+
+    Example:
+        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
+        >>> head(torch.zeros(4, 8, 2, 3, 3)).shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        num_neurons: int = 10,
+        num_layers: int = 3,
+        width: int | None = None,
+        synapse: bool = True,
+        specialization: Specialization = "gated",
+        impulse: ImpulseKind = "sum",
+        impulse_spread: float = 1.0,
+        routing_gradient: RoutingGradient = "dense",
+        norm_statistics: NormStatistics = "routed",
+        layer_residual: bool = False,
+        skip: bool = True,
+        zero_start: bool = False,
+        temperature: float = 1.0,
+        gumbel_scale: float = 1.0,
+        gate_noise_scale: float = 1.0,
+        gate_init_std: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.config: dict[str, Any] = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
+        _check_sizes(in_channels, num_classes, num_neurons, num_layers, width)
+        if zero_start and not skip:
+            raise ValueError("zero_start=True with skip=False would ignore the input; use skip")
+        options = LayerOptions(
+            **{name: self.config[name] for name in LayerOptions.__dataclass_fields__}
+        )
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.layer_residual, self.skip = layer_residual, skip
+        channels = in_channels if width is None else width
+        self.layers = nn.ModuleList(
+            DSTSLayer(channels, num_neurons, options) for _ in range(num_layers)
+        )
+        projects = width is not None and num_layers > 0
+        self.project_in = nn.Linear(in_channels, channels, bias=False) if projects else None
+        self.project_out = nn.Linear(channels, in_channels, bias=False) if projects else None
+        self.register_parameter("output_gain", None)
+        if zero_start and self.project_out is not None:
+            nn.init.zeros_(self.project_out.weight)
+        elif zero_start and num_layers > 0:
+            self.output_gain = nn.Parameter(torch.zeros(in_channels))
+        self.classifier = nn.Linear(in_channels, num_classes)
+
+    def forward(
+        self,
+        x: Tensor,
+        noise: Sequence[LayerNoise] | None = None,
+        *,
+        update_statistics: bool = True,
+        with_records: bool = False,
+    ) -> Any:
+        """Class logits.
+
+        Args:
+            x: `[B, C, T, H, W]`.
+            noise: One draw per layer, used in training mode; None draws from torch's global
+                generator. Ignored in evaluation mode.
+            update_statistics: Whether running statistics move in training mode.
+            with_records: Also return what each layer decided.
+
+        Returns:
+            Logits `[B, K]`, or `(logits, records)` with a `LayerRecord` per layer.
+
+        Raises:
+            ValueError: x has another rank or channel count, or holds NaN.
+        """
+        self._check_input(x)
+        if not self.layers:
+            logits = self.classifier(x.mean(dim=(2, 3, 4)))
+            return (logits, ()) if with_records else logits
+        noise = self._noise_for(x, noise)
+        hidden = start = self._enter(x)
+        records: list[LayerRecord] = []
+        for layer, draw in zip(self.layers, noise, strict=True):
+            output, record = layer(hidden, draw, update=update_statistics)
+            hidden = hidden + output if self.layer_residual else output
+            records.append(record)
+        logits = self.classifier(self._leave(x, start, hidden))
+        return (logits, tuple(records)) if with_records else logits
+
+    def layer_input(self, x: Tensor, position: int) -> Tensor:
+        """What layer `position` sees of maps `x [B, C, T, H, W]`: `[B, T, H, W, width or C]`."""
+        hidden = self._enter(x)
+        noise = self._noise_for(x, None)
+        for layer, draw in zip(self.layers[:position], noise[:position], strict=True):
+            output, _ = layer(hidden, draw, update=False)
+            hidden = hidden + output if self.layer_residual else output
+        return hidden
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """`[B, C, T, H, W]` as channels-last `[B, T, H, W, width or C]`."""
+        if self.project_in is None:
+            return x.movedim(1, -1).contiguous()
+        tokens = torch.matmul(self.project_in.weight, x.flatten(2)).transpose(1, 2)
+        return tokens.reshape(x.shape[0], *x.shape[2:], -1)
+
+    def _leave(self, x: Tensor, start: Tensor, hidden: Tensor) -> Tensor:
+        """Pooled features `[B, C]` of the skip connection and the module's output.
+
+        Choice: with residual layers and no width, the module's output is what its layers added,
+        since the skip connection already carries X.
+        """
+        if self.layer_residual and self.project_out is None:
+            hidden = hidden - start
+        pooled = hidden.mean(dim=(1, 2, 3))
+        if self.project_out is not None:
+            pooled = self.project_out(pooled)
+        elif self.output_gain is not None:
+            pooled = pooled * self.output_gain
+        return x.mean(dim=(2, 3, 4)) + pooled if self.skip else pooled
+
+    def _noise_for(
+        self, x: Tensor, noise: Sequence[LayerNoise] | None
+    ) -> Sequence[LayerNoise | None]:
+        if not self.training:
+            return [None] * len(self.layers)
+        return self.draw_noise(x.shape[0]) if noise is None else noise
+
+    def draw_noise(
+        self, num_samples: int, generator: torch.Generator | None = None
+    ) -> tuple[LayerNoise, ...]:
+        """Draw the noise of one training pass over `num_samples` samples, a draw per layer."""
+        reference = self.classifier.weight
+        return tuple(
+            draw_layer_noise(
+                num_samples,
+                layer.num_neurons,
+                layer.channels,
+                generator=generator,
+                device=reference.device,
+                dtype=reference.dtype,
+            )
+            for layer in self.layers
+        )
+
+    @torch.no_grad()
+    def routing(self, x: Tensor) -> Tensor:
+        """Chosen neuron per layer `[B, L]`: sampled in training mode, argmax in evaluation mode.
+
+        Raises:
+            ValueError: The head has no synapse, so all neurons run and none is chosen.
+        """
+        if any(not layer.options.synapse for layer in self.layers):
+            raise ValueError("synapse=False: every neuron runs on every sample; nothing is routed")
+        if not self.layers:
+            return torch.empty(x.shape[0], 0, dtype=torch.int64, device=x.device)
+        _, records = self(x, update_statistics=False, with_records=True)
+        return torch.stack([record.choice for record in records], dim=1)
+
+    def upstream_parameters(self) -> dict[str, nn.Parameter]:
+        """Parameters that decide: scoring kernels and gate logits, by name (paper 3.3)."""
+        return {name: p for name, p in self.named_parameters() if _is_upstream(name)}
+
+    def downstream_parameters(self) -> dict[str, nn.Parameter]:
+        """All other parameters, by name."""
+        return {name: p for name, p in self.named_parameters() if not _is_upstream(name)}
+
+    def dsts_layers(self) -> Iterator[DSTSLayer]:
+        """The layers, typed."""
+        for layer in self.layers:
+            assert isinstance(layer, DSTSLayer)
+            yield layer
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dim() != 5 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"feature map has shape {tuple(x.shape)}; expected [B, C, T, H, W] with "
+                f"C = {self.in_channels} (in_channels)"
+            )
+        if x.shape[2] == 1 and self.layers:
+            warnings.warn(
+                "feature map has T = 1: temporal operators see a single step beside zero padding, "
+                "so specialization over time means nothing; tap the backbone before it pools time",
+                stacklevel=3,
+            )
+        if not torch.compiler.is_compiling() and torch.isnan(x).any():
+            raise ValueError("feature map holds NaN; check the feature store (`verify`)")
+
+
+def _is_upstream(name: str) -> bool:
+    return name.rsplit(".", 1)[-1] in UPSTREAM_NAMES
+
+
+def _check_sizes(
+    in_channels: int, num_classes: int, num_neurons: int, num_layers: int, width: int | None
+) -> None:
+    for name, value, least in (
+        ("in_channels", in_channels, 1),
+        ("num_classes", num_classes, 1),
+        ("num_neurons", num_neurons, 1),
+        ("num_layers", num_layers, 0),
+        ("width", 1 if width is None else width, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value}; expected at least {least}")
+    if width is not None and width > in_channels:
+        raise ValueError(
+            f"width={width} is above in_channels={in_channels}; use a smaller width, "
+            "or width=None for no projection"
+        )

@@ -1,0 +1,100 @@
+"""Statistics of all norms, recomputed with the decisions of test time.
+
+Enters: a head and a way to go through training maps several times. Leaves: the head with running
+statistics that are those of the whole passes, layer by layer, each layer fed by the already
+recalibrated ones before it.
+
+Deviation: not in the paper. Training draws another gate pattern in every pass while test time
+uses one, which the running statistics of training never described. Where a head's gates have not
+hardened this decides whether it works at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from dsts_pipeline.head.dsts import DSTSHead
+from dsts_pipeline.head.impulses import Impulses
+from dsts_pipeline.head.layer import DSTSLayer
+from dsts_pipeline.head.norms import NeuronNorm
+
+MapPasses = Callable[[], Iterable[Tensor]]
+
+
+class _Moments:
+    """Count, sum and sum of squares per row, in float64."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.sum = torch.zeros_like(like, dtype=torch.float64)
+        self.square = torch.zeros_like(self.sum)
+        self.count = torch.zeros(like.shape[0], dtype=torch.float64, device=like.device)
+
+    def add(self, total: Tensor, square: Tensor, count: Tensor) -> None:
+        self.sum += total
+        self.square += square
+        self.count += count
+
+    def write(self, mean: Tensor, var: Tensor) -> None:
+        """Fill `mean` and unbiased `var` of the rows that got at least two values."""
+        shape = (-1,) + (1,) * (self.sum.dim() - 1)
+        count = self.count.view(shape)
+        average = self.sum / count.clamp(min=1.0)
+        unbiased = (self.square - count * average.square()) / (count - 1.0).clamp(min=1.0)
+        enough = (count >= 2).expand_as(mean)
+        mean.copy_(torch.where(enough, average.to(mean), mean))
+        var.copy_(torch.where(enough, unbiased.clamp(min=0.0).to(var), var))
+
+
+@torch.no_grad()
+def recalibrate(head: DSTSHead, passes: MapPasses) -> None:
+    """Recompute every running statistic of `head` without noise.
+
+    A neuron to which nothing is routed keeps the statistics that it has.
+
+    Args:
+        passes: Called up to 2 L times; each call gives batches of maps `[B, C, T, H, W]`, always
+            the same clips.
+    """
+    was_training = head.training
+    head.eval()
+    try:
+        for position, layer in enumerate(head.dsts_layers()):
+            if layer.options.synapse and layer.options.impulse == "standardized":
+                _recalibrate_impulses(head, position, layer, passes)
+            _recalibrate_norms(head, position, layer, passes)
+    finally:
+        head.train(was_training)
+
+
+def _recalibrate_impulses(
+    head: DSTSHead, position: int, layer: DSTSLayer, passes: MapPasses
+) -> None:
+    impulses = layer.impulses
+    assert isinstance(impulses, Impulses)
+    moments = _Moments(impulses.running_mean)
+    for maps in passes():
+        raw = impulses.measure(head.layer_input(maps, position), layer.scoring_kernel).double()
+        count = torch.full_like(moments.count, len(raw))
+        moments.add(raw.sum(dim=0), raw.square().sum(dim=0), count)
+    moments.write(impulses.running_mean, impulses.running_var)
+
+
+def _recalibrate_norms(head: DSTSHead, position: int, layer: DSTSLayer, passes: MapPasses) -> None:
+    collected: dict[NeuronNorm, _Moments] = {}
+    for maps in passes():
+        x = head.layer_input(maps, position)
+        for norm, z, samples in layer.raw_outputs(x):
+            moments = collected.setdefault(norm, _Moments(norm.running_mean))
+            z = z.double()
+            moments.add(
+                torch.einsum("bn,bnc->nc", samples, z.sum(dim=1).expand(-1, samples.shape[1], -1)),
+                torch.einsum(
+                    "bn,bnc->nc", samples, z.square().sum(dim=1).expand(-1, samples.shape[1], -1)
+                ),
+                samples.sum(dim=0) * z.shape[1],
+            )
+    for norm, moments in collected.items():
+        moments.write(norm.running_mean, norm.running_var)

@@ -1,0 +1,90 @@
+"""A part of the training split, held out to choose the best epoch by. Never the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.feed import FeatureBatch, FeatureFeed, split_batches
+from dsts_pipeline.head import DSTSHead
+
+
+def hold_out(
+    rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split training rows into those to learn from and those held out.
+
+    Views of one clip stay together; every class gives about the same share, and never all it has.
+
+    Args:
+        rows, labels, groups: `[n]` row numbers, classes and clip ids.
+        fraction: Share of clips held out, in [0, 1).
+
+    Returns:
+        `(kept_rows, heldout_rows)` in their old order.
+    """
+    if fraction == 0.0:
+        return rows, rows[:0]
+    generator = np.random.default_rng(derive_seed(seed, "held-out"))
+    clips, first = np.unique(groups, return_index=True)
+    held: list[str] = []
+    for label in np.unique(labels):
+        of_class = generator.permutation(clips[labels[first] == label])
+        share = fraction * len(of_class)
+        count = int(share) + int(generator.random() < share % 1)
+        held.extend(of_class[: min(count, len(of_class) - 1)])
+    is_held = np.isin(groups, held)
+    return rows[~is_held], rows[is_held]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and accuracy over some clips; `routing [n, L]` or None."""
+
+    loss: float
+    accuracy: float
+    routing: Tensor | None
+
+
+@torch.no_grad()
+def evaluate_rows(
+    head: nn.Module, feed: FeatureFeed, rows: np.ndarray, *, batch_size: int
+) -> Evaluation:
+    """Evaluate `head` in evaluation mode on `rows` of `feed`."""
+    was_training = head.training
+    head.eval()
+    loss, correct, routing = 0.0, 0, []
+    for batch in feed.batches(split_batches(rows, batch_size)):
+        logits, chosen = _classify(head, batch)
+        loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
+        correct += int((logits.argmax(dim=1) == batch.labels).sum())
+        if chosen is not None:
+            routing.append(chosen)
+    head.train(was_training)
+    num_clips = max(len(rows), 1)
+    return Evaluation(
+        loss / num_clips, correct / num_clips, torch.cat(routing) if routing else None
+    )
+
+
+def _classify(head: nn.Module, batch: FeatureBatch) -> tuple[Tensor, Tensor | None]:
+    if not isinstance(head, DSTSHead):
+        return head(batch.maps), None
+    logits, records = head(batch.maps, with_records=True)
+    choices = [record.choice for record in records if record.choice is not None]
+    return logits, torch.stack(choices, dim=1) if choices else None
+
+
+def map_passes(feed: FeatureFeed, rows: np.ndarray, *, batch_size: int):
+    """A function each call of which goes once through the maps of `rows`."""
+
+    def one_pass() -> Iterator[Tensor]:
+        for batch in feed.batches(split_batches(rows, batch_size)):
+            yield batch.maps
+
+    return one_pass

@@ -1,0 +1,98 @@
+"""Optimisers and schedules of the two kinds of parameters.
+
+Enters: parameters and settings. Leaves: one `ScheduledOptimizer` for u and one for d. Recipes:
+AdamW (the paper's for Swin) and SGD with momentum (for TPN).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+OptimizerName = Literal["adamw", "sgd"]
+ScheduleName = Literal["one_cycle", "cosine", "constant"]
+
+
+def learning_rate_factor(progress: float, schedule: ScheduleName, warmup_fraction: float) -> float:
+    """Factor on the base learning rate at `progress` in [0, 1] of the training."""
+    if progress < warmup_fraction and schedule != "constant":
+        start = 0.04 if schedule == "one_cycle" else 0.0
+        return start + (1.0 - start) * progress / warmup_fraction
+    if schedule == "constant":
+        return 1.0
+    rest = (progress - warmup_fraction) / max(1.0 - warmup_fraction, 1e-12)
+    return 0.5 * (1.0 + math.cos(math.pi * min(rest, 1.0)))
+
+
+class ScheduledOptimizer:
+    """An optimiser whose learning rates follow a schedule over the whole training.
+
+    Args:
+        parameters: What it updates, by name; may be empty.
+        learning_rates: Of each of `parameters`, at the schedule's peak.
+        weight_decay: Of kernels and projections; vectors per neuron or channel have none.
+        clip_norm: Largest norm of the joint gradient; None for no clipping.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        learning_rates: Mapping[str, float],
+        *,
+        name: OptimizerName,
+        weight_decay: float,
+        momentum: float,
+        schedule: ScheduleName,
+        warmup_fraction: float,
+        clip_norm: float | None,
+    ) -> None:
+        self.parameters = list(parameters.values())
+        self.schedule: ScheduleName = schedule
+        self.warmup_fraction, self.clip_norm = warmup_fraction, clip_norm
+        self.optimizer: torch.optim.Optimizer | None = None
+        groups = _groups(parameters, learning_rates, weight_decay)
+        if groups and name == "adamw":
+            self.optimizer = torch.optim.AdamW(groups)
+        elif groups:
+            self.optimizer = torch.optim.SGD(groups, momentum=momentum)
+
+    def set_progress(self, progress: float) -> float:
+        """Set the learning rates at `progress` in [0, 1]; returns their common factor."""
+        factor = learning_rate_factor(progress, self.schedule, self.warmup_fraction)
+        for group in [] if self.optimizer is None else self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        return factor
+
+    def step(self, gradients: Iterable[torch.Tensor | None]) -> None:
+        """Clip the gradients, one per parameter and in their order, and update."""
+        if self.optimizer is None:
+            return
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def _groups(
+    parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups of equal learning rate and decay."""
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in parameters.items():
+        decay = weight_decay if _decays(name) else 0.0
+        rate = rates[name]
+        options = {"params": [], "lr": rate, "peak": rate, "weight_decay": decay}
+        groups.setdefault((rate, decay), options)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _decays(name: str) -> bool:
+    *owners, last = name.split(".")
+    of_norm = bool(owners) and owners[-1].endswith("norm")
+    return last.endswith("kernel") or (last == "weight" and not of_norm)

@@ -1,0 +1,65 @@
+"""How a head is trained, as one frozen record of plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dsts_pipeline.learn.optimizers import OptimizerName, ScheduleName
+
+UdlMethod = Literal["exact", "finite_difference"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of `train_head`.
+
+    Args:
+        num_epochs: Passes over the clips that are not held out; 0 leaves the head as it is.
+        batch_size: Clips per batch; UDL takes two batches an iteration.
+        udl: Whether a `DSTSHead` that has upstream parameters is trained by UDL.
+        inner_learning_rate: alpha of UDL's simulated step; None is d's current learning rate.
+        redraw_noise: Whether UDL's step 3 draws new noise.
+        learning_rate: Of d at the schedule's peak; the factors scale it for the classifier, the
+            scoring kernels and the gate logits.
+        clip_norm: Largest norm of u's and of d's gradient; None for no clipping.
+        balance_weight: Weight of the load-balancing loss; 0 is the paper.
+        heldout_fraction: Share of the clips held out to choose the best epoch by.
+        recompute_statistics: Whether norms get the statistics of noise-free passes before every
+            evaluation and at the end.
+        recompute_clips: How many clips serve for that at each epoch; at the end all do.
+    """
+
+    num_epochs: int
+    batch_size: int = 32
+    seed: int = 0
+    udl: bool = True
+    udl_method: UdlMethod = "exact"
+    inner_learning_rate: float | None = None
+    redraw_noise: bool = False
+    optimizer: OptimizerName = "adamw"
+    learning_rate: float = 2e-3
+    classifier_learning_rate_factor: float = 1.0
+    scoring_learning_rate_factor: float = 1.0
+    gate_learning_rate_factor: float = 1.0
+    schedule: ScheduleName = "one_cycle"
+    warmup_fraction: float = 0.2
+    weight_decay: float = 0.05
+    momentum: float = 0.9
+    clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    balance_weight: float = 0.0
+    heldout_fraction: float = 0.0
+    recompute_statistics: bool = True
+    recompute_clips: int = 512
+
+    def learning_rate_of(self, name: str) -> float:
+        """Peak learning rate of the parameter `name`."""
+        factor = 1.0
+        if name.endswith("scoring_kernel"):
+            factor = self.scoring_learning_rate_factor
+        elif name.endswith("gate_logits"):
+            factor = self.gate_learning_rate_factor
+        elif name.startswith("classifier."):
+            factor = self.classifier_learning_rate_factor
+        return self.learning_rate * factor
