@@ -57,20 +57,9 @@ def probe(path: str | Path, decoder: Decoder = "decord") -> VideoInfo:
     Raises:
         VideoError: The file is missing, empty, not a video, cut off, or without a frame.
     """
-    with _open_av(path) as container:
-        stream = container.streams.video[0]
-        num_frames = sum(1 for packet in container.demux(stream) if packet.size)
-        _check_count(path, num_frames, stream.frames)
-        context = stream.codec_context
-        info = VideoInfo(
-            num_frames=num_frames,
-            fps=float(stream.average_rate or 0),
-            width=context.width,
-            height=context.height,
-            codec=context.name,
-        )
-    if decoder == "decord" and (counted := len(_open_decord(path))) != num_frames:
-        raise VideoError(path, f"decord counts {counted} frames, the file holds {num_frames}")
+    info = _read_info(path)
+    if decoder == "decord":
+        _open_decord(path, info)
     return info
 
 
@@ -110,31 +99,53 @@ def decode_frames(
     return frames if size_px is None else _cut_square(frames, size_px)
 
 
+def _read_info(path: str | Path) -> VideoInfo:
+    """Header and number of frames, every packet looked at but none decoded."""
+    with _open_av(path) as container:
+        stream = container.streams.video[0]
+        num_frames = sum(_is_whole(path, packet) for packet in container.demux(stream))
+        _check_count(path, num_frames, stream.frames)
+        context = stream.codec_context
+        return VideoInfo(
+            num_frames=num_frames,
+            fps=float(stream.average_rate or 0),
+            width=context.width,
+            height=context.height,
+            codec=context.name,
+        )
+
+
 def _decode_decord(path: str | Path, wanted: np.ndarray, size_px: int | None) -> np.ndarray:
-    width = height = -1
+    info = _read_info(path)
+    _check_reach(path, wanted, info.num_frames)
+    width, height = info.width, info.height
     if size_px is not None:
-        with _open_av(path) as container:
-            context = container.streams.video[0].codec_context
-            width, height = _scaled_size(context.width, context.height, size_px)
-    reader = _open_decord(path, width, height)
-    _check_reach(path, wanted, len(reader))
+        width, height = _scaled_size(width, height, size_px)
+    reader = _open_decord(path, info, width, height)
     try:
         return reader.get_batch(wanted).asnumpy()
     except Exception as error:
+        if "DECORDArrayCopyFromTo" in str(error):  # seen at widths 16, 24, 48 and 72 px
+            reason = f"decord 0.6 cannot hand over frames {width} px wide: use the decoder pyav"
+            raise VideoError(path, reason) from None
         raise VideoError(path, _decord_reason(error)) from None
 
 
-def _open_decord(path: str | Path, width: int = -1, height: int = -1) -> Any:
+def _open_decord(path: str | Path, info: VideoInfo, width: int = -1, height: int = -1) -> Any:
     import decord
 
-    _check_file(path)
     decord.logging.set_level(decord.logging.QUIET)
     try:
-        return decord.VideoReader(
+        reader = decord.VideoReader(
             str(path), width=width, height=height, num_threads=1, fault_tol=_NO_RECOVERED_FRAME
         )
     except Exception as error:
         raise VideoError(path, _decord_reason(error)) from None
+    if len(reader) != info.num_frames:
+        raise VideoError(
+            path, f"decord counts {len(reader)} frames, the file holds {info.num_frames}"
+        )
+    return reader
 
 
 def _decord_reason(error: Exception) -> str:
@@ -156,7 +167,7 @@ def _decode_pyav(path: str | Path, wanted: np.ndarray, size_px: int | None) -> n
     with _open_av(path) as container:
         stream = container.streams.video[0]
         for packet in container.demux(stream):
-            num_packets += bool(packet.size)
+            num_packets += _is_whole(path, packet)
             for frame in packet.decode() if num_frames <= last else ():
                 if frame.is_corrupt:
                     raise VideoError(path, f"frame {num_frames} is damaged")
@@ -202,6 +213,13 @@ def _check_file(path: str | Path) -> None:
         raise VideoError(path, "there is no such file")
     if path.stat().st_size == 0:
         raise VideoError(path, "it is empty")
+
+
+def _is_whole(path: str | Path, packet: Any) -> bool:
+    """Whether `packet` holds data, all of it; the one that ends a stream is empty."""
+    if packet.is_corrupt:
+        raise VideoError(path, "cut off, or damaged between two frames")
+    return packet.size > 0
 
 
 def _check_count(path: str | Path, found: int, promised: int) -> None:

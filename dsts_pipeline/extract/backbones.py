@@ -90,6 +90,11 @@ class Backbone(nn.Module):
             shape = tuple(self.forward(sample).shape[1:])
         self.map_shape: tuple[int, int, int, int] = shape  # type: ignore[assignment]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
     def forward(self, frames: Tensor) -> Tensor:
         """Feature maps float32 [B, C, T', H', W'] of frames uint8 [B, T, H, W, 3].
 
