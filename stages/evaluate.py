@@ -1,0 +1,50 @@
+"""Score every trained head on the test split."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.progress import track
+from dsts_pipeline.base.provenance import collect_provenance
+from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.metrics import Bootstrap, Denominators, assemble_metrics, results_table
+from stages import places
+from stages.inputs import open_features
+from stages.scores import score_head
+
+SPLIT = "test"
+
+
+def run(settings: Settings) -> None:
+    """Write the predictions of each head and metrics.json; print the table.
+
+    Raises:
+        CheckpointError: A head is damaged or was trained on another store.
+    """
+    store, index, chosen = open_features(), ClipIndex.load(places.CLIP_INDEX), settings.evaluate
+    rows = store.rows_of_split(SPLIT)
+    feed = FeatureFeed(store, rows, preload_bytes=settings.store.preload_bytes)
+    names = [name for name in places.HEAD_NAMES if (places.HEADS / name).exists()]
+    heads = {}
+    with track("Evaluating", len(names) * len(rows)) as progress:
+        for name in names:
+            heads[name] = score_head(places.HEADS / name, feed, batch_size=chosen.batch_size)
+            heads[name].predictions.save(places.PREDICTIONS / f"{name}.npz")
+            progress.advance(len(rows), name)
+    failures = [clip for clip in store.manifest["failures"] if clip["split"] == SPLIT]
+    problems = [problem for problem in index.problems if problem.split == SPLIT]
+    metrics = assemble_metrics(
+        heads,
+        denominators=Denominators(len(rows), failed=len(failures), missing=len(problems)),
+        split=SPLIT,
+        store=store.fingerprint,
+        bootstrap=Bootstrap(chosen.num_bootstrap, chosen.confidence, settings.seed),
+        attribute_names=store.attribute_names,
+        attributes=store.attributes,
+        provenance=collect_provenance({"evaluate": chosen.model_dump(), "seed": settings.seed}),
+    )
+    write_json(places.METRICS, metrics)
+    Console().print(results_table(metrics))

@@ -1,0 +1,25 @@
+"""What one stage made and the next one reads."""
+
+from __future__ import annotations
+
+from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.files import read_json
+from dsts_pipeline.feature_store import FeatureStore, open_store
+from stages import places
+
+
+def open_features() -> FeatureStore:
+    """The feature store that outputs/features.json names.
+
+    Raises:
+        DataError: There is no features.json.
+        StoreError: The store is missing, unfinished, damaged, or another one than was recorded.
+    """
+    record = read_json(places.FEATURES)
+    store = open_store(record["store"])
+    if store.manifest["files"] != record["files"] or store.manifest["shards"] != record["shards"]:
+        raise StoreError(
+            f"{store.path}: its shards are not the ones that {places.FEATURES} recorded; "
+            "run `python cli.py extract`"
+        )
+    return store

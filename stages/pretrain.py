@@ -1,0 +1,62 @@
+"""Train the embedded backbone on rendered clips that no data set uses; write weights and card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.extract.weights import save_weights
+from dsts_pipeline.learn.pretrain import (
+    PoolRecipe,
+    TrainingRecipe,
+    pretrain_recognizer,
+    render_pool,
+)
+from dsts_pipeline.learn.pretrain.card import write_card
+
+
+def run(settings: Settings) -> None:
+    """Write backbone.weights and, beside it, a model card with the figures of every epoch.
+
+    Raises:
+        SettingsError: The data set is not the embedded one.
+    """
+    chosen, backbone, render = settings.pretrain, settings.backbone, settings.dataset.render
+    if render is None:
+        raise SettingsError(
+            "pretrain renders stick dives, but dataset.render is null; other data sets need a "
+            "recognizer trained elsewhere: give its file in backbone.weights"
+        )
+
+    def recipe(stream: str, num_clips: int) -> PoolRecipe:
+        return PoolRecipe(
+            stream=stream,
+            num_clips=num_clips,
+            num_frames=backbone.num_frames,
+            render_px=render.size_px,
+            input_px=backbone.size_px,
+            difficulty=render.difficulty,
+            seed=chosen.seed,
+        )
+
+    heldout_recipe = recipe("pretrain_heldout", chosen.num_heldout)
+    train_recipe = recipe("pretrain", chosen.num_clips)
+    heldout = render_pool(chosen.pool, heldout_recipe, num_workers=chosen.num_workers)
+    train = render_pool(chosen.pool, train_recipe, num_workers=chosen.num_workers)
+    training = TrainingRecipe(
+        pose_epochs=chosen.pose_epochs,
+        class_epochs=chosen.class_epochs,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        pose_weight=chosen.pose_weight,
+        seed=chosen.seed,
+    )
+    recognizer, history = pretrain_recognizer(backbone.name, train, heldout, training)
+    save_weights(recognizer, backbone.weights, half=True)
+    card = Path(backbone.weights).with_suffix(".md")
+    write_card(card, backbone.name, recognizer, train_recipe, heldout_recipe, training, history)
+    console.print(
+        f"{backbone.weights}: held-out top-1 {history[-1].heldout_top1:.1%}; card: {card}"
+    )

@@ -1,0 +1,49 @@
+"""What a saved head answers on a feed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dsts_pipeline.base.errors import CheckpointError
+from dsts_pipeline.feed import FeatureFeed, split_batches
+from dsts_pipeline.head import DSTSHead, load_head
+from dsts_pipeline.head.inspection import temporal_shares
+from dsts_pipeline.metrics import HeadResult, Predictions, softmax
+
+
+@torch.inference_mode()
+def score_head(folder: Path, feed: FeatureFeed, *, batch_size: int) -> HeadResult:
+    """Run the head in `folder` over all rows of `feed`, in their order.
+
+    Raises:
+        CheckpointError: The head is damaged or was trained on another store.
+    """
+    head, extra = load_head(folder)
+    if extra["store"] != feed.store.fingerprint:
+        raise CheckpointError(
+            f"{folder}: trained on store {extra['store']}, the features are those of "
+            f"{feed.store.fingerprint}; run `python cli.py train-head`"
+        )
+    layers = list(head.dsts_layers()) if isinstance(head, DSTSHead) else []
+    routed = bool(layers) and all(layer.options.synapse for layer in layers)
+    logits, neurons = [], []
+    for batch in feed.batches(split_batches(feed.rows, batch_size)):
+        logits.append(head(batch.maps).numpy())
+        if routed and isinstance(head, DSTSHead):
+            neurons.append(head.routing(batch.maps).numpy())
+    shares = [share.tolist() for share in map(temporal_shares, layers) if share is not None]
+    return HeadResult(
+        title=extra["title"],
+        predictions=Predictions(
+            clip_ids=tuple(feed.groups),
+            labels=feed.labels,
+            probabilities=softmax(np.concatenate(logits)),
+            neurons=np.concatenate(neurons) if routed else None,
+        ),
+        num_parameters=sum(parameter.numel() for parameter in head.parameters()),
+        num_neurons=layers[0].num_neurons if routed else None,
+        temporal_share=shares or None,
+    )

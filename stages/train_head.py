@@ -1,0 +1,79 @@
+"""Train the heads on the cached maps: the backbone's own classifier, a linear probe, DSTS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.provenance import collect_provenance
+from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.extract.weights import load_classifier
+from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.head import DSTSHead, LinearProbe, save_head, take_over_classifier
+from dsts_pipeline.learn import train_head
+from stages import places
+from stages.curves import log_curves
+from stages.inputs import open_features
+
+
+def run(settings: Settings) -> None:
+    """Write one folder per head below outputs/heads, and the curves of the DSTS head."""
+    store = open_features()
+    feed = FeatureFeed(
+        store, store.rows_of_split("train"), preload_bytes=settings.store.preload_bytes
+    )
+    sizes = store.map_shape[0], len(store.class_names)
+    options = settings.train.model_dump() | {"seed": settings.seed, "udl": False}
+    weight, bias = load_classifier(settings.backbone.weights)
+    made_of = {"store": store.fingerprint, "provenance": collect_provenance(_made_by(settings))}
+
+    if settings.head.take_over_classifier or tuple(weight.shape) == sizes[::-1]:
+        baseline = LinearProbe(*sizes)
+        take_over_classifier(baseline, weight, bias)
+        _save("baseline", "backbone's classifier", baseline, [], made_of)
+
+    torch.manual_seed(derive_seed(settings.seed, "linear_probe"))
+    probe = LinearProbe(*sizes)
+    options_probe = options | {"classifier_learning_rate_factor": 1.0}  # it is all there is
+    history = train_head(probe, feed, title="Training linear probe", **options_probe)
+    _save("linear_probe", "linear probe", probe, history, made_of)
+
+    head = _build_dsts(settings, sizes)
+    if settings.head.take_over_classifier:
+        take_over_classifier(head, weight, bias)
+    options |= {
+        "udl": settings.udl.enabled,
+        "udl_method": settings.udl.method,
+        "inner_learning_rate": settings.udl.inner_learning_rate,
+        "redraw_noise": settings.udl.redraw_noise,
+    }
+    with log_curves(places.CURVES) as log:
+        history = train_head(head, feed, title="Training DSTS head", on_epoch=log, **options)
+    title = f"DSTS head (N = {settings.head.num_neurons}, L = {settings.head.num_layers})"
+    _save("dsts", title, head, history, made_of)
+
+
+def _build_dsts(settings: Settings, sizes: tuple[int, int]) -> DSTSHead:
+    torch.manual_seed(derive_seed(settings.seed, "dsts"))
+    try:
+        return DSTSHead(*sizes, **settings.head.model_dump(exclude={"take_over_classifier"}))
+    except ValueError as error:
+        raise SettingsError(f"head: {error}") from None
+
+
+def _made_by(settings: Settings) -> dict[str, Any]:
+    sections = {"head": settings.head, "udl": settings.udl, "train": settings.train}
+    values = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    return values | {"seed": settings.seed}
+
+
+def _save(
+    name: str, title: str, head: nn.Module, history: list[dict[str, Any]], made_of: dict[str, Any]
+) -> None:
+    write_json(places.HEADS / name / "history.json", {"epochs": history})
+    save_head(places.HEADS / name, head, made_of | {"title": title})
