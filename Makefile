@@ -13,11 +13,14 @@ STAMP := $(VENV)/.installed
 # DVC starts `python cli.py ...`: the environment's python has to be the first one found.
 export PATH := $(BIN):$(PATH)
 
-SMALL_SETTINGS := dataset.render.num_train=240 dataset.render.num_test=120 train.num_epochs=2
 SMALL := runs/small
+# COMPOSE FILE OVERRIDES...: compose configs/ into FILE, as `dvc exp run -S` does.
+COMPOSE := python -c 'import os, sys; from dvc.utils.hydra import compose_and_dump; \
+  configs = os.path.abspath("configs"); \
+  compose_and_dump(sys.argv[1], configs, None, "config", configs, sys.argv[2:])'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full demo-small test lint format bench clean
+.PHONY: help setup demo demo-full demo-small test lint format bench params clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET"
@@ -46,7 +49,7 @@ demo-small: $(STAMP)
 	  | xargs -0 sh -c 'for f; do test -e "$$f" && printf "%s\0" "$$f"; done' sh \
 	  | xargs -0 cp --parents --update -t $(SMALL)
 	printf '[core]\n    no_scm = true\n' > $(SMALL)/.dvc/config.local
-	python cli.py show $(foreach s,$(SMALL_SETTINGS),--set $(s)) > $(SMALL)/params.yaml
+	$(COMPOSE) $(SMALL)/params.yaml experiment=small
 	cd $(SMALL) && dvc repro && python cli.py results
 
 test: $(STAMP)  ## Run all tests (at most 6 minutes on 2 cores)
@@ -63,6 +66,9 @@ format: $(STAMP)  ## Repair style and formatting
 
 bench: $(STAMP)  ## Run the benchmarks
 	python -m benchmarks
+
+params: $(STAMP)  ## Compose configs/ into params.yaml
+	$(COMPOSE) params.yaml
 
 clean:  ## Delete what runs made (videos, stores, outputs); .venv stays
 	rm -rf data stores outputs runs

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.base.settings import Settings, load_settings
 from dsts_pipeline.base.settings.tree import setting_keys
 from tests.imports import closure_of, imports_of, statements_of
 
@@ -202,6 +202,11 @@ def test_params_file_states_every_setting():
     assert flatten(load_yaml("params.yaml")) == set(setting_keys())
 
 
+def test_params_file_holds_the_defaults():
+    # Three places state a default: the class, its group in configs/, params.yaml.
+    assert load_yaml("params.yaml") == Settings().model_dump(mode="json")
+
+
 def group_options() -> list[str]:
     options = sorted((ROOT / "configs").glob("*/*.yaml"))
     return [f"{path.parent.name}={path.stem}" for path in options]
@@ -209,7 +214,6 @@ def group_options() -> list[str]:
 
 @pytest.mark.parametrize("option", group_options())
 def test_every_option_of_a_group_is_valid(option, tmp_path):
-    added = "+" if option.startswith("experiment=") else ""
     with (tmp_path / "params.yaml").open("w") as file:
-        YAML(typ="safe").dump(compose(added + option), file)
+        YAML(typ="safe").dump(compose(option), file)
     load_settings(tmp_path / "params.yaml")
