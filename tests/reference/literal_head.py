@@ -1,0 +1,164 @@
+"""The DSTS head in the order of the paper's equations: N separate neurons, masked inputs.
+
+Takes parameters and buffers as dictionaries under the names that `DSTSHead` documents, so that the
+two can be compared value by value; shares no code with it. Everything is differentiable to any
+order by plain autograd.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+EPS, MOMENTUM = 1e-5, 0.1
+
+
+class LiteralHead:
+    """`config` holds the keyword arguments of `DSTSHead`; `tensors` its parameters and buffers."""
+
+    def __init__(self, config, tensors):
+        self.config, self.tensors = config, dict(tensors)
+
+    def forward(self, x, noise=None, training=False, update=True):
+        """Logits [B, K] of x [B, C, T, H, W]; noise per layer: (gumbel, gate_normal, gate_hard)."""
+        config, t = self.config, self.tensors
+        self.training, self.update, self.choices = training, update, []
+        num_layers = config["num_layers"]
+        if num_layers == 0:
+            return F.linear(x.mean((2, 3, 4)), t["classifier.weight"], t["classifier.bias"])
+        hidden = x
+        projects = config.get("width") is not None
+        if projects:
+            hidden = F.conv3d(x, t["project_in.weight"][:, :, None, None, None])
+        start = hidden
+        for j in range(num_layers):
+            output = self.layer(j, hidden, noise[j] if training else None)
+            hidden = hidden + output if config.get("layer_residual") else output
+        if config.get("layer_residual") and not projects:
+            hidden = hidden - start
+        if projects:
+            hidden = F.conv3d(hidden, t["project_out.weight"][:, :, None, None, None])
+        elif "output_gain" in t:
+            hidden = hidden * t["output_gain"][None, :, None, None, None]
+        if config.get("skip", True):
+            hidden = x + hidden
+        return F.linear(hidden.mean((2, 3, 4)), t["classifier.weight"], t["classifier.bias"])
+
+    def layer(self, j, x, noise):
+        n = self.config["num_neurons"]
+        if not self.config.get("synapse", True):
+            everyone = torch.ones(len(x), dtype=torch.bool)
+            outputs = [self.neuron(j, i, x, noise, everyone) for i in range(n)]
+            return sum(outputs) / n
+        v = self.impulses(j, x)
+        if noise is not None:
+            v = v + self.config.get("gumbel_scale", 1.0) * noise[0]
+        v = v / self.config.get("temperature", 1.0)
+        a = v.argmax(1)
+        self.choices.append(a)
+        if not self.training:
+            rows = []
+            for b in range(len(x)):
+                one = torch.ones(1, dtype=torch.bool)
+                rows.append(self.neuron(j, int(a[b]), x[b : b + 1], None, one))
+            return torch.cat(rows)
+        if self.config.get("routing_gradient", "dense") == "selected":
+            return self.combine_selected(j, x, v, a, noise)
+        soft = torch.softmax(v, 1)
+        y = F.one_hot(a, n).to(x) - soft.detach() + soft
+        total = 0.0
+        for i in range(n):
+            feeds = a == i
+            if self.config.get("norm_statistics", "routed") == "batch":
+                feeds = torch.ones_like(feeds)
+            z = self.neuron(j, i, x, noise, feeds)
+            total = total + y[:, i, None, None, None, None] * z
+        return total
+
+    def combine_selected(self, j, x, v, a, noise):
+        """Only the chosen neuron counts; other impulses are constants in its softmax entry."""
+        n = self.config["num_neurons"]
+        parts = {}
+        for i in range(n):
+            where = (a == i).nonzero()[:, 0]
+            if len(where):
+                everyone = torch.ones(len(where), dtype=torch.bool)
+                z = self.neuron(j, i, x[where], noise, everyone)
+                for position, b in enumerate(where.tolist()):
+                    parts[b] = z[position]
+        rows = []
+        for b in range(len(x)):
+            entries = [v[b, i] if i == a[b] else v[b, i].detach() for i in range(n)]
+            p = torch.softmax(torch.stack(entries), 0)[a[b]]
+            rows.append((1.0 - p.detach() + p) * parts[b])
+        return torch.stack(rows)
+
+    def impulses(self, j, x):
+        """Eq. 1-3: full scoring convolutions, every element summed."""
+        kind = self.config.get("impulse", "sum")
+        m = self.tensors[f"layers.{j}.scoring_kernel"]
+        columns = []
+        for i in range(len(m)):
+            q = F.conv3d(x, m[i][:, :, None, None, None])
+            if kind == "sum":
+                columns.append(q.sum((1, 2, 3, 4)))
+            elif kind == "mean":
+                columns.append(q.mean((1, 2, 3, 4)))
+            else:
+                columns.append(q.sum(1).mean((1, 2, 3)))
+        v = torch.stack(columns, 1)
+        if kind != "standardized":
+            return v
+        mean = self.tensors[f"layers.{j}.impulses.running_mean"]
+        var = self.tensors[f"layers.{j}.impulses.running_var"]
+        if self.training:
+            running = (mean, var) if self.update else (None, None)
+            if self.update:
+                F.batch_norm(v.detach(), *running, training=True, momentum=MOMENTUM, eps=EPS)
+            mean, var = v.mean(0), v.var(0, unbiased=False)
+        return self.config["impulse_spread"] * (v - mean) / torch.sqrt(var + EPS)
+
+    def gates(self, j, i, noise):
+        """Eq. 4-5's b by Improved SemHash."""
+        kind = self.config.get("specialization", "gated")
+        if kind == "fixed":
+            channels = self.tensors[f"layers.{j}.spatial_kernel"].shape[1]
+            return (torch.arange(channels) >= channels // 2).to(torch.float64)
+        g = self.tensors[f"layers.{j}.gate_logits"][i]
+        if noise is None:
+            return (g > 0).to(g)
+        noisy = g + self.config.get("gate_noise_scale", 1.0) * noise[1][i]
+        soft = torch.clamp(1.2 * torch.sigmoid(noisy) - 0.1, 0.0, 1.0)
+        if not noise[2][i]:
+            return soft
+        return (noisy > 0).to(g) - soft.detach() + soft
+
+    def neuron(self, j, i, x, noise, feeds):
+        """Eq. 4-8 and the fusion: neuron i of layer j on every sample of x."""
+        t = self.tensors
+        if self.config.get("specialization", "gated") == "conv3d":
+            z = F.conv3d(x, t[f"layers.{j}.volume_kernel"][i], padding=1)
+            return torch.relu(self.norm(f"layers.{j}.volume_norm", i, z, feeds))
+        b = self.gates(j, i, noise)[None, :, None, None, None]
+        spatial = t[f"layers.{j}.spatial_kernel"][i][:, :, None]
+        temporal = t[f"layers.{j}.temporal_kernel"][i][:, :, :, None, None]
+        z_s = F.conv3d((1 - b) * x, spatial, padding=(0, 1, 1))
+        z_t = F.conv3d(b * x, temporal, padding=(1, 0, 0))
+        z_s = torch.relu(self.norm(f"layers.{j}.spatial_norm", i, z_s, feeds))
+        z_t = torch.relu(self.norm(f"layers.{j}.temporal_norm", i, z_t, feeds))
+        fusion = t[f"layers.{j}.fusion_kernel"][i][:, :, None, None, None]
+        return F.conv3d(z_s + z_t, fusion)
+
+    def norm(self, name, i, z, feeds):
+        """Batch norm with the statistics of the samples in `feeds`; running ones for want of any."""
+        t = self.tensors
+        weight, bias = t[f"{name}.weight"][i], t[f"{name}.bias"][i]
+        mean, var = t[f"{name}.running_mean"][i], t[f"{name}.running_var"][i]
+        fed = z[feeds]
+        if self.training and fed.numel() // z.shape[1] >= 2:
+            if self.update:
+                F.batch_norm(fed.detach(), mean, var, training=True, momentum=MOMENTUM, eps=EPS)
+            mean, var = fed.mean((0, 2, 3, 4)), fed.var((0, 2, 3, 4), unbiased=False)
+        shape = (1, -1, 1, 1, 1)
+        normal = (z - mean.view(shape)) / torch.sqrt(var.view(shape) + EPS)
+        return normal * weight.view(shape) + bias.view(shape)

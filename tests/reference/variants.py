@@ -1,0 +1,92 @@
+"""Every variant of the head, small, for comparisons; and how to build it with its reference."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.reference.literal_head import LiteralHead
+
+BASE = {"num_neurons": 3, "num_layers": 2}
+STANDARD = {"impulse": "standardized", "impulse_spread": 2.0}
+VARIANTS = {
+    "paper": {},
+    "selected": {"routing_gradient": "selected"},
+    "mean": {"impulse": "mean"},
+    "standardized": STANDARD,
+    "standardized-selected": {**STANDARD, "routing_gradient": "selected"},
+    "width": {"width": 5},
+    "width-selected": {"width": 5, "routing_gradient": "selected"},
+    "whole-batch-norm": {"norm_statistics": "batch"},
+    "no-synapse": {"synapse": False},
+    "no-synapse-conv3d": {"synapse": False, "specialization": "conv3d"},
+    "no-synapse-fixed-width": {"synapse": False, "specialization": "fixed", "width": 4},
+    "fixed": {"specialization": "fixed"},
+    "fixed-selected": {"specialization": "fixed", "routing_gradient": "selected"},
+    "conv3d": {"specialization": "conv3d"},
+    "conv3d-selected": {"specialization": "conv3d", "routing_gradient": "selected"},
+    "no-skip": {"skip": False},
+    "residual": {"layer_residual": True},
+    "residual-width": {"layer_residual": True, "width": 4, "routing_gradient": "selected"},
+    "zero-start": {"zero_start": True},
+    "one-neuron": {"num_neurons": 1},
+    "one-neuron-selected": {"num_neurons": 1, "routing_gradient": "selected"},
+    "many-neurons": {"num_neurons": 12, "num_layers": 1},
+    "many-neurons-selected": {"num_neurons": 12, "routing_gradient": "selected"},
+    "three-layers": {"num_layers": 3, "num_neurons": 2},
+    "no-layer": {"num_layers": 0},
+    "tempered": {"temperature": 0.5, "gumbel_scale": 0.7, "gate_noise_scale": 0.3},
+    "house-default": {
+        **STANDARD,
+        "width": 5,
+        "routing_gradient": "selected",
+        "layer_residual": True,
+        "zero_start": True,
+    },
+}
+CHANNELS, CLASSES, SAMPLES, EXTENT = 6, 4, 5, (3, 3, 2)
+
+
+def build(name, seed=0):
+    """A `DSTSHead` in float64 with nothing at its initial symmetry, and its configuration."""
+    from dsts_pipeline.head import DSTSHead
+
+    config = {**BASE, **VARIANTS[name]}
+    torch.manual_seed(seed)
+    head = DSTSHead(CHANNELS, CLASSES, **config).double()
+    with torch.no_grad():
+        for parameter_name, parameter in head.named_parameters():
+            noise = torch.randn_like(parameter)
+            if parameter_name.endswith("scoring_kernel"):
+                # Impulses of about the size of the noise, so that routing varies.
+                parameter.copy_(noise * 0.03 if config.get("impulse", "sum") == "sum" else noise)
+            elif parameter_name.endswith("gate_logits"):
+                parameter.copy_(0.5 * noise)
+            else:
+                parameter.add_(0.3 * noise)
+        for buffer_name, buffer in head.named_buffers():
+            if buffer_name.endswith("running_mean"):
+                buffer.copy_(0.2 * torch.randn_like(buffer))
+            elif buffer_name.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand_like(buffer))
+    return head, config
+
+
+def reference_of(head, config, parameters=None):
+    """The literal head on copies of `head`'s tensors; `parameters` replace some of them."""
+    tensors = {name: value.detach().clone() for name, value in head.state_dict().items()} | dict(
+        parameters or {}
+    )
+    return LiteralHead(config, tensors)
+
+
+def sample_input(seed=1, samples=SAMPLES):
+    """Maps with classes, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(samples, CHANNELS, *EXTENT, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, CLASSES, (samples,), generator=generator)
+    return maps, labels
+
+
+def draw(head, seed=2, samples=SAMPLES):
+    """The noise of one pass."""
+    return head.draw_noise(samples, torch.Generator().manual_seed(seed))
