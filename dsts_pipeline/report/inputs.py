@@ -1,0 +1,96 @@
+"""What a report is made of, checked before a line of it is drawn.
+
+Enters: the content of metrics.json and history.json, predictions, class names, failures.
+Leaves: `ReportInputs`, which the other files of this folder only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.metrics.accuracy import check_attributes
+from dsts_pipeline.metrics.predictions import Predictions
+from dsts_pipeline.metrics.table import ordered_heads
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A clip that has no figure: where in the pipeline it was lost and why."""
+
+    clip_id: str
+    split: str
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInputs:
+    """Everything that the page shows.
+
+    Args:
+        metrics: content of metrics.json.
+        predictions: per head of `metrics`, its answers on the split.
+        histories: per head, the list under "epochs" in history.json; empty for heads that were
+            not trained.
+        class_names: K names.
+        attribute_names, attributes: as in the clip index; empty if the classes have none.
+        failures: clips that could not be used, of all splits.
+        dataset: its name.
+        title: heading of the page.
+        num_confused_pairs: how many of the hardest pairs are listed.
+
+    Raises:
+        DataError: A head lacks predictions, or class names and predictions disagree.
+    """
+
+    metrics: Mapping[str, Any]
+    predictions: Mapping[str, Predictions]
+    histories: Mapping[str, Sequence[Mapping[str, Any]]]
+    class_names: Sequence[str]
+    attribute_names: Sequence[str] = ()
+    attributes: Sequence[Sequence[str]] = ()
+    failures: Sequence[Failure] = ()
+    dataset: str = ""
+    title: str = "Dynamic spatio-temporal specialization: a run in figures"
+    num_confused_pairs: int = 12
+
+    def __post_init__(self) -> None:
+        check_attributes(self.attribute_names, self.attributes, len(self.class_names))
+        if not self.metrics.get("heads"):
+            raise DataError("metrics hold no heads; run `python cli.py evaluate`")
+        for name in self.metrics["heads"]:
+            if name not in self.predictions:
+                raise DataError(
+                    f"head {name!r} is in the metrics but has no predictions; "
+                    "run `python cli.py evaluate` again"
+                )
+            found, expected = self.predictions[name].num_classes, len(self.class_names)
+            if found != expected:
+                raise DataError(
+                    f"predictions of head {name!r} are for {found} classes, the clip index names "
+                    f"{expected}; run `python cli.py evaluate` again"
+                )
+
+    @property
+    def heads(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """(name, figures) in the order of the tables."""
+        return ordered_heads(self.metrics)
+
+    @property
+    def main_head(self) -> str:
+        """The head that the page is about: the last one that routes, else the last one."""
+        names = [name for name, _ in self.heads]
+        routed = [name for name, head in self.heads if head.get("routing")]
+        return (routed or names)[-1]
+
+    @property
+    def baseline(self) -> str | None:
+        """The head that others are compared with."""
+        return self.metrics.get("baseline")
+
+    def number_of(self, name: str) -> int:
+        """A head's position, which picks its colour and marker in all figures."""
+        return [head for head, _ in self.heads].index(name)

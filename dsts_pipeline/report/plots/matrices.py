@@ -1,0 +1,170 @@
+"""Heat maps: confusion matrix and class-by-neuron use. Empty cells are not drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from dsts_pipeline.report.plots.svg import Drawing, element, line, rectangle, text
+
+_MIN_LABELLED_CELL = 9.0  # below this many units a row's label would touch the next one
+
+
+def group_starts(attributes: Sequence[Sequence[str]]) -> list[int]:
+    """Classes at which the first attribute changes: where a matrix gets a rule."""
+    values = [row[0] for row in attributes if row]
+    return [i for i in range(1, len(values)) if values[i] != values[i - 1]]
+
+
+def confusion_drawing(
+    confusion: np.ndarray, class_names: Sequence[str], rules: Sequence[int] = ()
+) -> Drawing:
+    """Rows true, columns predicted; a cell's strength is the square root of its row's share.
+
+    Cells carry data-row and data-column for the page's explorer.
+    """
+    num_classes = len(class_names)
+    cell = float(np.clip(720 / num_classes, 4.0, 30.0))
+    left, top = _label_width(class_names, cell), 24.0
+    side = cell * num_classes
+    parts = [rectangle(left, top, side, side, "plane")]
+    parts += _row_labels(class_names, left, top, cell)
+    parts += _numbers(num_classes, left, top, cell)
+    parts += _confusion_cells(confusion, class_names, left, top, cell)
+    parts += _rules(rules, left, top, cell, num_classes)
+    cursor = rectangle(left, top, cell - 0.6, cell - 0.6, "cursor")
+    right = int(np.trace(confusion))
+    label = (
+        f"Confusion matrix of {num_classes} classes: {right} of {int(confusion.sum())} clips on "
+        "the diagonal. The table of pairs below lists the largest errors."
+    )
+    geometry = (("data_left", left), ("data_top", top), ("data_cell", cell))
+    return Drawing(left + side + 2, top + side + 2, label, (*parts, cursor), geometry)
+
+
+def _confusion_cells(
+    confusion: np.ndarray, class_names: Sequence[str], left: float, top: float, cell: float
+) -> list[Markup]:
+    parts = []
+    totals = np.maximum(confusion.sum(axis=1), 1)
+    for i, j in np.argwhere(confusion > 0):
+        count = int(confusion[i, j])
+        tip = f"{class_names[i]} taken for {class_names[j]}: {count} of {totals[i]} clips"
+        if i == j:
+            tip = f"{class_names[i]}: {count} of {totals[i]} clips right"
+        parts.append(
+            rectangle(
+                left + j * cell,
+                top + i * cell,
+                cell - 0.6,
+                cell - 0.6,
+                "cell right" if i == j else "cell wrong",
+                fill_opacity=_strength(count / totals[i]),
+                data_tip=tip,
+                data_row=int(i),
+                data_column=int(j),
+            )
+        )
+    return parts
+
+
+def class_by_neuron_drawing(
+    counts: np.ndarray, class_names: Sequence[str], rules: Sequence[int] = ()
+) -> Drawing:
+    """Per layer a map of classes (rows) by neurons: share of a class's clips, `[L, K, N]`."""
+    num_layers, num_classes, num_neurons = counts.shape
+    height = float(np.clip(720 / num_classes, 4.0, 18.0))
+    width = float(np.clip(760 / (num_layers * num_neurons), 8.0, 34.0))
+    left, top, gap = _label_width(class_names, height), 42.0, 22.0
+    parts = _row_labels(class_names, left, top, height)
+    for layer in range(num_layers):
+        start = left + layer * (num_neurons * width + gap)
+        parts += _neuron_panel(
+            counts[layer], class_names, layer, (start, top, width, height), rules
+        )
+    full = left + num_layers * (num_neurons * width + gap) - gap
+    label = (
+        f"Share of each class's clips that chose each neuron, for {num_layers} layers of "
+        f"{num_neurons} neurons and {num_classes} classes."
+    )
+    return Drawing(full + 2, top + num_classes * height + 4, label, tuple(parts))
+
+
+def _neuron_panel(
+    counts: np.ndarray,
+    class_names: Sequence[str],
+    layer: int,
+    box: tuple[float, float, float, float],
+    rules: Sequence[int],
+) -> list[Markup]:
+    start, top, width, height = box
+    num_classes, num_neurons = counts.shape
+    totals = np.maximum(counts.sum(axis=1), 1)
+    parts = [
+        text(start, 14, f"Layer {layer + 1}", "panel-title"),
+        rectangle(start, top, num_neurons * width, num_classes * height, "plane"),
+    ]
+    for neuron in range(num_neurons):
+        x = start + (neuron + 0.5) * width
+        parts.append(text(x, top - 7, str(neuron + 1), "tick", text_anchor="middle"))
+    for i, j in np.argwhere(counts > 0):
+        share = float(counts[i, j] / totals[i])
+        tip = (
+            f"{class_names[i]}, layer {layer + 1}, neuron {j + 1}: "
+            f"{counts[i, j]} of {totals[i]} clips ({share:.0%})"
+        )
+        x, y = start + j * width, top + i * height
+        opacity = _strength(share)
+        box_size = (width - 0.6, height - 0.6)
+        parts.append(rectangle(x, y, *box_size, "cell right", fill_opacity=opacity, data_tip=tip))
+    for position in rules:
+        y = top + position * height - 0.3
+        parts.append(line(start, y, start + num_neurons * width, y, "rule"))
+    return parts
+
+
+def _strength(share: float) -> float:
+    return round(float(0.10 + 0.90 * share**0.5), 2)
+
+
+def _label_width(class_names: Sequence[str], cell: float) -> float:
+    if cell < _MIN_LABELLED_CELL:
+        return 30.0
+    return min(250.0, 40 + 5.9 * max(len(name) for name in class_names))
+
+
+def _row_labels(class_names: Sequence[str], left: float, top: float, cell: float) -> list[Markup]:
+    if cell < _MIN_LABELLED_CELL:
+        return []
+    parts = []
+    for index, name in enumerate(class_names):
+        y = top + (index + 0.5) * cell + 3.6
+        short = name if len(name) <= 36 else name[:35] + "…"
+        number = element("tspan", f"  {index + 1}", class_="tick")
+        parts.append(
+            element("text", short, number, x=left - 6, y=y, class_="row", text_anchor="end")
+        )
+    return parts
+
+
+def _numbers(num_classes: int, left: float, top: float, cell: float) -> list[Markup]:
+    every = 1 if cell >= 13 else 5 if cell >= 6 else 10
+    return [
+        text(left + (i + 0.5) * cell, top - 6, str(i + 1), "column", text_anchor="middle")
+        for i in range(num_classes)
+        if i == 0 or (i + 1) % every == 0
+    ]
+
+
+def _rules(
+    positions: Sequence[int], left: float, top: float, cell: float, num_classes: int
+) -> list[Markup]:
+    side = cell * num_classes
+    parts = []
+    for position in positions:
+        at = position * cell - 0.3
+        parts.append(line(left, top + at, left + side, top + at, "rule"))
+        parts.append(line(left + at, top, left + at, top + side, "rule"))
+    return parts
