@@ -1,0 +1,112 @@
+"""Decode processes that hang, crash and are killed. The stand-ins read their orders in `path`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dsts_pipeline.clips.decode import VideoError
+from dsts_pipeline.extract.decode_pool import DecodePool
+from dsts_pipeline.extract.decode_process import DecodeJob
+
+
+def obey(job: DecodeJob) -> np.ndarray:
+    """A decoder that does what the job's path says; its frames hold the first index."""
+    order, _, argument = job.path.partition(":")
+    if order == "hang":
+        time.sleep(600)
+    if order == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if order == "crash-once" and not os.path.exists(argument):
+        open(argument, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "refuse":
+        raise VideoError(job.path, "refused")
+    if order == "bug":
+        raise KeyError("a bug")
+    if order == "slow":
+        time.sleep(float(argument))
+    if order == "modules":
+        return np.array([name in sys.modules for name in ("torch", "mmaction")])
+    return np.full((1, 2, 2, 3), job.indices[0], np.uint8)
+
+
+def _jobs(*orders: str) -> list[DecodeJob]:
+    return [DecodeJob(order, (i,), "decord", 2, 0, "") for i, order in enumerate(orders)]
+
+
+def _values(answers) -> list[int | str]:
+    return [a.reason if a.frames is None else int(a.frames.flat[0]) for a in answers]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_answers_come_in_the_order_of_the_jobs(workers):
+    orders = ["slow:0.2", "", "refuse", "slow:0.1", "", ""]
+    with DecodePool(workers, decode=obey) as pool:
+        assert _values(pool.run(_jobs(*orders))) == [0, 1, "refused", 3, 4, 5]
+
+
+def test_a_hang_is_killed_and_failed_and_the_others_go_on():
+    with DecodePool(2, decode=obey, clip_timeout_seconds=1.0) as pool:
+        values = _values(pool.run(_jobs("", "hang", "", "")))
+    assert values == [0, "decoding took longer than 1 s, 2 times", 2, 3]
+
+
+def test_a_crash_is_failed_and_a_single_loss_is_made_good(tmp_path):
+    with DecodePool(1, decode=obey) as pool:
+        values = _values(pool.run(_jobs("crash", f"crash-once:{tmp_path / 'seen'}", "")))
+    assert values == ["the decode process died (signal 11), 2 times", 1, 2]
+
+
+def test_killing_the_processes_from_outside_loses_nothing():
+    with DecodePool(2, decode=obey) as pool:
+        values = []
+        for value in pool.run(_jobs(*["slow:0.02"] * 40)):
+            values += _values([value])
+            if len(values) in (3, 20):
+                os.kill(pool.process_ids[0], signal.SIGKILL)
+    assert values == list(range(40))
+
+
+def test_a_bug_in_our_own_code_is_no_failure_of_the_clip():
+    with (
+        DecodePool(1, decode=obey) as pool,
+        pytest.raises(RuntimeError, match="KeyError: 'a bug'"),
+    ):
+        list(pool.run(_jobs("bug")))
+
+
+def test_no_more_is_decoded_ahead_than_asked_for():
+    taken = []
+
+    def jobs():
+        for job in _jobs(*[""] * 50):
+            taken.append(job)
+            yield job
+
+    with DecodePool(2, decode=obey, prefetch=5) as pool:
+        for number, _ in enumerate(pool.run(jobs()), start=1):
+            assert len(taken) <= number + 5
+    assert len(taken) == 50
+
+
+def test_decode_processes_do_without_torch():
+    with DecodePool(1, decode=obey) as pool:
+        (answer,) = pool.run(_jobs("modules"))
+    assert answer.frames is not None and not answer.frames.any()
+
+
+def test_closing_ends_the_processes_and_drops_what_is_left():
+    with DecodePool(1, decode=obey, clip_timeout_seconds=500, prefetch=2) as pool:
+        results = pool.run(_jobs("", *["hang"] * 5))
+        assert _values([next(results)]) == [0]
+        (process,) = pool.process_ids
+        started = time.monotonic()
+    assert time.monotonic() - started < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
