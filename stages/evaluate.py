@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.metrics import Bootstrap, Denominators, assemble_metrics, results_table
+from dsts_pipeline.metrics import Bootstrap, Denominators, assemble_metrics
 from stages import places
 from stages.inputs import open_features
+from stages.results import print_table
 from stages.scores import score_head
 
 SPLIT = "test"
@@ -47,4 +46,4 @@ def run(settings: Settings) -> None:
         provenance=collect_provenance({"evaluate": chosen.model_dump(), "seed": settings.seed}),
     )
     write_json(places.METRICS, metrics)
-    Console().print(results_table(metrics))
+    print_table(metrics)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 
 from dsts_pipeline.base.errors import DataError
@@ -9,6 +11,8 @@ from dsts_pipeline.base.files import read_json
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.metrics import results_table
 from stages import places
+
+MIN_COLUMNS = 118
 
 
 def run(settings: Settings) -> None:
@@ -19,9 +23,15 @@ def run(settings: Settings) -> None:
     """
     if not places.METRICS.exists():
         raise DataError(f"{places.METRICS}: no results yet; run `make demo` or `dvc repro`")
-    console = Console()
-    console.print(results_table(read_json(places.METRICS)))
+    console = print_table(read_json(places.METRICS))
     if places.REPORT.exists():
         console.print(f"report: {places.REPORT.resolve()}", soft_wrap=True, highlight=False)
     else:
         console.print("no report yet: run `python cli.py report`", highlight=False)
+
+
+def print_table(metrics: dict[str, Any]) -> Console:
+    """Print the table, wide enough for all figures; returns the console, for more lines."""
+    console = Console(width=max(MIN_COLUMNS, Console().width))
+    console.print(results_table(metrics))
+    return console

@@ -24,12 +24,13 @@ FOLDERS = (
 )  # in the order of imports
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "stages").glob("*.py")), ROOT / "cli.py"]
-DISTRIBUTIONS = {"yaml": "ruamel.yaml", "ruamel": "ruamel.yaml", "hydra": "hydra-core"} | {
-    "lightning_fabric": "lightning-fabric",
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "hydra": "hydra-core",
     "mmaction": "mmaction2",
     "mmcv": "mmcv-lite",
-    "google_crc32c": "google-crc32c",
-}
+    "ruamel": "ruamel.yaml",
+}  # where the names of package and distribution differ
 
 
 def load_yaml(name: str):
