@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,25 @@ class EpochFigures:
     heldout_top1: float
 
 
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How the recognizer is trained.
+
+    Attributes:
+        pose_epochs, class_epochs: Passes over the clips in each phase.
+        batch_size, learning_rate: AdamW under a one-cycle schedule over both phases.
+        pose_weight: Weight of the pose loss in phase 2.
+        seed: Of initial weights, order and augmentation.
+    """
+
+    pose_epochs: int
+    class_epochs: int
+    batch_size: int
+    learning_rate: float
+    pose_weight: float
+    seed: int
+
+
 class PoseReader(nn.Module):
     """Linear read-out of the pose of every frame from a map; thrown away after pretraining."""
 
@@ -49,50 +69,34 @@ class PoseReader(nn.Module):
 
 
 def pretrain_recognizer(
-    name: str,
-    train: Pool,
-    heldout: Pool,
-    *,
-    pose_epochs: int,
-    class_epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    pose_weight: float,
-    seed: int,
+    name: str, train: Pool, heldout: Pool, recipe: TrainingRecipe
 ) -> tuple[nn.Module, list[EpochFigures]]:
     """Train the recognizer of preset `name`; return it with the figures of every epoch.
 
     Args:
         train, heldout: Rendered clips; `heldout` only measures.
-        pose_epochs, class_epochs: Passes over `train` in each phase.
-        batch_size, learning_rate: AdamW under a one-cycle schedule over both phases.
-        pose_weight: Weight of the pose loss in phase 2.
-        seed: Of initial weights, order and augmentation.
     """
-    recognizer = build_recognizer(name, seed=seed)
+    recognizer: Any = build_recognizer(name, seed=recipe.seed)  # mmaction2 has no types
     recognizer.backbone.to(memory_format=torch.channels_last_3d)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        sample = torch.from_numpy(train.frames[:1])
-        maps = recognizer.backbone(normalize_frames(sample))
-    torch.manual_seed(seed)
-    reader = PoseReader(maps.shape[1], train.frames.shape[1] // maps.shape[2])
+    generator = torch.Generator().manual_seed(recipe.seed)
+    reader = _build_reader(recognizer, train, recipe.seed)
     parameters = [*recognizer.parameters(), *reader.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
-    epochs = pose_epochs + class_epochs
+    optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.02)
+    num_epochs = recipe.pose_epochs + recipe.class_epochs
+    num_steps = len(train) // recipe.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=epochs * (len(train) // batch_size), pct_start=0.15
+        optimizer, recipe.learning_rate, total_steps=num_epochs * num_steps, pct_start=0.15
     )
     history = []
-    for epoch in range(epochs):
-        phase = "pose" if epoch < pose_epochs else "classes"
-        weights = (1.0, 0.0) if phase == "pose" else (pose_weight, 1.0)
+    for epoch in range(num_epochs):
+        phase = "pose" if epoch < recipe.pose_epochs else "classes"
+        weights = (1.0, 0.0) if phase == "pose" else (recipe.pose_weight, 1.0)
         recognizer.train()
         reader.train()
         total = 0.0
-        num_batches = len(train) // batch_size
-        with track(f"Pretraining epoch {epoch + 1}/{epochs} ({phase})", len(train)) as progress:
-            for batch in _batches(train, batch_size, generator):
+        title = f"Pretraining epoch {epoch + 1}/{num_epochs} ({phase})"
+        with track(title, num_steps * recipe.batch_size) as progress:
+            for batch in _batches(train, recipe.batch_size, generator):
                 loss = _loss(recognizer, reader, batch, weights)
                 optimizer.zero_grad()
                 loss.backward()
@@ -100,12 +104,20 @@ def pretrain_recognizer(
                 optimizer.step()
                 schedule.step()
                 total += float(loss.detach())
-                progress.advance(batch_size)
-        history.append(
-            EpochFigures(phase, epoch, total / num_batches, *_measure(recognizer, reader, heldout))
-        )
+                progress.advance(recipe.batch_size)
+        measured = _measure(recognizer, reader, heldout)
+        history.append(EpochFigures(phase, epoch, total / num_steps, *measured))
         console.print(history[-1])
     return recognizer, history
+
+
+def _build_reader(recognizer: Any, pool: Pool, seed: int) -> PoseReader:
+    """A pose reader that fits the recognizer's map of the pool's clips."""
+    with torch.no_grad():
+        maps = recognizer.backbone(normalize_frames(torch.from_numpy(pool.frames[:1])))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PoseReader(maps.shape[1], pool.frames.shape[1] // maps.shape[2])
 
 
 def _batches(
@@ -138,7 +150,7 @@ def _augment(frames: Tensor, targets: Tensor, generator: torch.Generator) -> tup
 
 
 def _loss(
-    recognizer: nn.Module,
+    recognizer: Any,
     reader: PoseReader,
     batch: tuple[Tensor, Tensor, Tensor],
     weights: tuple[float, float],
@@ -153,7 +165,7 @@ def _loss(
 
 
 @torch.inference_mode()
-def _measure(recognizer: nn.Module, reader: PoseReader, pool: Pool) -> tuple[float, float]:
+def _measure(recognizer: Any, reader: PoseReader, pool: Pool) -> tuple[float, float]:
     """Mean absolute pose error and top-1 on `pool`, in float32 as extraction computes."""
     recognizer.eval()
     reader.eval()
