@@ -243,8 +243,13 @@ class DSTSHead(nn.Module):
                 "so specialization over time means nothing; tap the backbone before it pools time",
                 stacklevel=3,
             )
-        if not torch.compiler.is_compiling() and torch.isnan(x).any():
-            raise ValueError("feature map holds NaN; check the feature store (`verify`)")
+        if not torch.compiler.is_compiling():
+            finite = torch.isfinite(x.sum(dim=(1, 2, 3, 4), dtype=torch.float32))
+            if not finite.all():
+                raise ValueError(
+                    f"feature map of sample {int(finite.logical_not().nonzero()[0, 0])} of the "
+                    "batch holds NaN or infinity; check the feature store (`verify`)"
+                )
 
 
 def _is_upstream(name: str) -> bool:

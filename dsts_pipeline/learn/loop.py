@@ -6,6 +6,7 @@ place and in evaluation mode, and a history of plain dictionaries.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import Track, track
 from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed, epoch_batches, udl_pairs
@@ -56,7 +58,7 @@ def train_head(
         a `DSTSHead` layers (see `inspection.summarize_layer`).
 
     Raises:
-        SettingsError: Too few clips for UDL's pairs of batches.
+        SettingsError: Too few clips for UDL's pairs of batches, or the loss is not finite.
     """
     training = _Training(head, feed, TrainingOptions(**options))
     history: list[dict[str, Any]] = []
@@ -105,6 +107,7 @@ class _Training:
         for position, (batch, val_batch) in enumerate(pairs):
             done = (epoch + position / num_pairs) / self.options.num_epochs
             result = self._step(batch, val_batch, done, generator)
+            self._check_finite(result.loss, epoch)
             num_clips += len(batch)
             loss += result.loss * len(batch)
             correct += int((result.logits.argmax(dim=1) == batch.labels).sum())
@@ -169,12 +172,19 @@ class _Training:
             generator=generator,
         )
 
+    def _check_finite(self, loss: float, epoch: int) -> None:
+        if not math.isfinite(loss):
+            raise SettingsError(
+                f"training diverged: the loss is {loss} in epoch {epoch}; lower "
+                f"train.learning_rate (now {self.options.learning_rate:g}) or set train.clip_norm"
+            )
+
     def _evaluate(self) -> Evaluation:
         return evaluate_rows(self.head, self.feed, self.heldout, batch_size=EVALUATION_BATCH)
 
     def _consider(self, evaluation: Evaluation) -> bool:
         """Keep the head's values if they are the best so far."""
-        if self.best is not None and evaluation.loss >= self.best[0]:
+        if self.best is not None and not evaluation.loss < self.best[0]:
             return False
         values = {name: value.clone() for name, value in self.head.state_dict().items()}
         self.best = (evaluation.loss, values)

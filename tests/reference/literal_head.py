@@ -150,7 +150,7 @@ class LiteralHead:
         return F.conv3d(z_s + z_t, fusion)
 
     def norm(self, name, i, z, feeds):
-        """Batch norm with the statistics of the samples in `feeds`; running ones for want of any."""
+        """Batch norm by the statistics of the samples in `feeds`; running ones if too few."""
         t = self.tensors
         weight, bias = t[f"{name}.weight"][i], t[f"{name}.bias"][i]
         mean, var = t[f"{name}.running_mean"][i], t[f"{name}.running_var"][i]

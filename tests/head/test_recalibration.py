@@ -1,0 +1,58 @@
+"""Recomputed statistics are those of the data with the decisions of test time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dsts_pipeline.head.recalibration import recalibrate
+from tests.reference.variants import build, reference_of, sample_input
+
+
+@pytest.mark.parametrize(
+    "name", ["paper", "selected", "standardized", "no-synapse", "whole-batch-norm", "conv3d"]
+)
+def test_statistics_are_those_of_one_noise_free_pass(name):
+    head, config = build(name)
+    maps, _ = sample_input(samples=24)
+    recalibrate(head, lambda: maps.split(7))
+    assert head.training
+
+    layer = next(head.dsts_layers())
+    if name == "standardized":
+        raw = layer.impulses.measure(head.layer_input(maps, 0), layer.scoring_kernel)
+        torch.testing.assert_close(layer.impulses.running_mean, raw.mean(0))
+        torch.testing.assert_close(layer.impulses.running_var, raw.var(0))
+    operator = "volume_kernel" if name == "conv3d" else "spatial_kernel"
+    norm = layer.volume_norm if name == "conv3d" else layer.spatial_norm
+    reference = reference_of(head, config)
+    reference.training = False
+    everyone = torch.ones(len(maps), dtype=torch.bool)
+    choice = None
+    if config.get("synapse", True) and name != "whole-batch-norm":
+        choice = head.eval().routing(maps)[:, 0]
+    for i in range(layer.num_neurons):
+        fed = everyone if choice is None else choice == i
+        if not fed.any():
+            continue
+        if name == "conv3d":
+            z = torch.nn.functional.conv3d(maps[fed], getattr(layer, operator)[i], padding=1)
+        else:
+            b = reference.gates(0, i, None)[None, :, None, None, None]
+            kernel = getattr(layer, operator)[i][:, :, None]
+            z = torch.nn.functional.conv3d((1 - b) * maps[fed], kernel, padding=(0, 1, 1))
+        torch.testing.assert_close(norm.running_mean[i], z.mean((0, 2, 3, 4)))
+        torch.testing.assert_close(norm.running_var[i], z.var((0, 2, 3, 4), unbiased=True))
+
+
+def test_a_neuron_without_samples_keeps_its_statistics():
+    head, _ = build("selected")
+    layer = next(head.dsts_layers())
+    with torch.no_grad():
+        layer.scoring_kernel[1] = 0.0
+        layer.scoring_kernel[0] = 1.0
+        layer.scoring_kernel[2] = -1.0
+    before = layer.spatial_norm.running_mean[1].clone()
+    maps, _ = sample_input(samples=12)
+    recalibrate(head, lambda: maps.split(5))
+    assert torch.equal(layer.spatial_norm.running_mean[1], before)
