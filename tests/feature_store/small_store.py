@@ -73,6 +73,6 @@ def read_tree(store: Path) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    kill_plan = make_plan(num_clips=400, map_shape=(16, 8, 4, 4))
+    kill_plan = make_plan(num_clips=100, map_shape=(64, 8, 4, 4))
     print("ready", flush=True)
     write_store(Path(sys.argv[1]), kill_plan)

@@ -42,7 +42,7 @@ def test_writer_killed_again_and_again_ends_with_the_same_bytes(tmp_path):
     chance, killed, unfinished = random.Random(0), 0, 0
     for _ in range(NUM_KILLS):
         process = start_writer(tmp_path / "killed")
-        time.sleep(chance.uniform(0, duration_seconds / 3))
+        time.sleep(chance.uniform(0, duration_seconds / 6))
         process.send_signal(signal.SIGKILL)
         killed += process.wait(60) == -signal.SIGKILL
         try:
@@ -57,7 +57,7 @@ def test_writer_killed_again_and_again_ends_with_the_same_bytes(tmp_path):
 
 
 def run_until_step(root: Path, last_step: int) -> bool:
-    """Write the store in a child that dies at its n-th change to the disk; whether it died."""
+    """Write the store in a child that dies before its n-th change to the disk; whether it died."""
     child = os.fork()
     if child == 0:
         steps = 0
@@ -72,11 +72,16 @@ def run_until_step(root: Path, last_step: int) -> bool:
 
             return step
 
-        for name in ("fsync", "replace", "unlink"):
-            setattr(os, name, die_at_last(getattr(os, name)))
-        write_store(root)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+        try:
+            for name in ("fsync", "replace", "unlink"):
+                setattr(os, name, die_at_last(getattr(os, name)))
+            write_store(root)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status == 9
 
 
 def test_death_before_every_single_step(tmp_path):
@@ -133,19 +138,34 @@ def test_no_room_in_the_middle_of_a_shard(tmp_path):
 
 def test_second_writer_is_turned_away_until_the_first_dies(tmp_path):
     plan = make_plan()
-    ready, stop = os.pipe(), os.pipe()
+    ready_read, ready_write = os.pipe()
     child = os.fork()
     if child == 0:
-        StoreWriter(tmp_path, plan)
-        os.write(ready[1], b"x")
-        os.read(stop[0], 1)
-        os._exit(0)
-    os.read(ready[0], 1)
-    with pytest.raises(StoreError, match="another process is writing this store"):
-        StoreWriter(tmp_path, plan)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+        try:
+            writer = StoreWriter(tmp_path, plan)
+            os.write(ready_write, b"x")
+            time.sleep(60)
+            writer.close()
+        finally:
+            os._exit(1)
+    try:
+        os.read(ready_read, 1)
+        with pytest.raises(StoreError, match="another process is writing this store"):
+            StoreWriter(tmp_path, plan)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
     write_store(tmp_path)
+
+
+def test_a_finished_store_is_unfinished_while_it_is_written_again(tmp_path):
+    path = write_store(tmp_path)
+    with StoreWriter(tmp_path, make_plan()) as writer:
+        write_shard(writer, 1, failures={})  # Clip 6 could be decoded this time.
+        with pytest.raises(StoreError, match="unfinished store"):
+            open_store(path)
+        writer.finish({})
+    assert len(open_store(path)) == 22
 
 
 def test_a_file_in_the_way_is_told(tmp_path):
