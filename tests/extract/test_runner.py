@@ -93,7 +93,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes_and_leaves_no_process(
         lines = [run.stdout.readline(), run.stdout.readline()]
         children = _children_of(run.pid)
         run.send_signal(stop)
-        run.wait(timeout=30)
+        run.wait(timeout=60)
     assert lines == ["shard 0\n", "shard 1\n"]
     assert run.returncode == (128 + stop if stop == signal.SIGTERM else -stop)
     assert children and _wait_until_gone(children)
