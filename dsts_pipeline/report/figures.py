@@ -110,10 +110,12 @@ def _series(
 ) -> Series:
     values = [None if row.get(key) is None else scale * float(row[key]) for row in epochs]
     training = key.startswith("train")
+    held_out = any(row.get("heldout_loss") is not None for row in epochs)
     title = inputs.metrics["heads"][name]["title"]
     where = "training clips" if training else "held-out clips"
     places = [float(row["epoch"]) for row in epochs]
-    return Series(f"{title}, {where}", places, values, inputs.number_of(name), faint=training)
+    number = inputs.number_of(name)
+    return Series(f"{title}, {where}", places, values, number, faint=training and held_out)
 
 
 def _routing(inputs: ReportInputs, rules: list[int]) -> dict[str, Figure]:

@@ -7,7 +7,7 @@ Leaves: `ReportInputs`, which the other files of this folder only read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dsts_pipeline.base.errors import DataError
@@ -38,6 +38,8 @@ class ReportInputs:
         class_names: K names.
         attribute_names, attributes: as in the clip index; empty if the classes have none.
         failures: clips that could not be used, of all splits.
+        origins: provenance of earlier parts by name, such as {"features": ..., "heads": ...};
+            that of the evaluation is in `metrics`.
         dataset: its name.
         title: heading of the page.
         num_confused_pairs: how many of the hardest pairs are listed.
@@ -53,6 +55,7 @@ class ReportInputs:
     attribute_names: Sequence[str] = ()
     attributes: Sequence[Sequence[str]] = ()
     failures: Sequence[Failure] = ()
+    origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dataset: str = ""
     title: str = "Dynamic spatio-temporal specialization: a run in figures"
     num_confused_pairs: int = 12

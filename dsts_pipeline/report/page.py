@@ -26,6 +26,7 @@ from dsts_pipeline.report import wording
 from dsts_pipeline.report.figures import Figure, draw_figures
 from dsts_pipeline.report.gallery import FramesOf, build_gallery
 from dsts_pipeline.report.inputs import ReportInputs
+from dsts_pipeline.report.origins import join_origins
 from dsts_pipeline.report.paper import CITATION, PAPER_TABLES
 from dsts_pipeline.report.plots.curves import swatch
 from dsts_pipeline.report.plots.svg import element
@@ -116,6 +117,7 @@ def _context(inputs: ReportInputs, figures: Mapping[str, Figure]) -> dict[str, A
     script = _template_text("script.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     provenance = inputs.metrics.get("provenance", {})
+    curves = figures.get("curves")
     return {
         "inputs": inputs,
         "numbering": _Numbering(),
@@ -127,13 +129,10 @@ def _context(inputs: ReportInputs, figures: Mapping[str, Figure]) -> dict[str, A
         "pairs": wording.pair_rows(inputs),
         "classes": wording.class_rows(inputs),
         "information": _information(inputs),
+        "held_out": curves is not None and any(line.faint for line in curves.legend),
         "paper_tables": PAPER_TABLES,
         "citation": CITATION,
-        "settings": wording.flatten(provenance.get("settings", {})),
-        "versions": wording.flatten(provenance.get("versions", {})),
-        "origin": wording.flatten(
-            {k: v for k, v in provenance.items() if k not in ("settings", "versions")}
-        ),
+        "origins": join_origins({"evaluation": provenance, **inputs.origins}),
         "explorer": _explorer(inputs),
         # Files of this package, not input: the only texts that go in unescaped.
         "styles": Markup(_template_text("figures.css") + _template_text("page.css")),

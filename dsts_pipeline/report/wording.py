@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -127,15 +127,3 @@ def class_rows(inputs: ReportInputs) -> list[dict[str, Any]]:
         }
         for index in range(num_classes)
     ]
-
-
-def flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Nested dictionaries as (dotted name, text) pairs; lists stay on one line."""
-    if isinstance(value, Mapping):
-        pairs = (flatten(inner, f"{prefix}.{key}".lstrip(".")) for key, inner in value.items())
-        return [pair for group in pairs for pair in group]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [(prefix, ", ".join(str(item) for item in value))]
-    if value is None or isinstance(value, bool):
-        return [(prefix, {None: "none", True: "yes", False: "no"}[value])]
-    return [(prefix, str(value))]

@@ -1,0 +1,74 @@
+"""Neuron gallery: which clips, stored once, and what an unreadable one looks like."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_example import make_frames, make_inputs
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.metrics import Predictions
+from dsts_pipeline.report import render_report
+from dsts_pipeline.report.gallery import NUM_FRAMES, build_gallery, strip_uri, typical_rows
+
+
+def _predictions():
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    sureness = np.array([0.5, 0.9, 0.6, 0.8, 0.7, 0.95])
+    rest = (1 - sureness) / 2
+    probabilities = np.repeat(rest[:, None], 3, axis=1)
+    probabilities[np.arange(6), labels] = sureness
+    neurons = np.array([[0, 1]] * 5 + [[1, 1]])
+    return Predictions(tuple("abcdef"), labels, probabilities, neurons)
+
+
+def test_surest_clip_of_each_class_first_then_the_second_surest():
+    answers = _predictions()
+    chosen = answers.neurons[:, 0] == 0
+    assert typical_rows(answers, chosen, 4) == [1, 3, 2, 4]
+    assert typical_rows(answers, chosen, 99) == [1, 3, 2, 4, 0]
+    assert typical_rows(answers, answers.neurons[:, 0] == 7, 4) == []
+
+
+def test_a_clip_shown_twice_is_read_and_stored_once():
+    read = []
+
+    def frames_of(clip_id):
+        read.append(clip_id)
+        return make_frames(clip_id)
+
+    gallery = build_gallery(_predictions(), 2, frames_of, num_clips=2, size_px=40)
+    assert len(read) == len(set(read)) == len(gallery.strips)
+    assert [[len(neuron) for neuron in layer] for layer in gallery.layers] == [[2, 1], [0, 2]]
+
+
+def test_an_unreadable_clip_is_shown_with_its_reason():
+    def frames_of(clip_id):
+        raise DataError(f"{clip_id}: truncated <b>")
+
+    gallery = build_gallery(_predictions(), 2, frames_of)
+    assert gallery.strips == ()
+    assert gallery.layers[0][1][0].problem == "f: truncated <b>"
+    small = {"num_clips": 30, "num_classes": 4, "num_neurons": 2, "num_layers": 1}
+    html = render_report(make_inputs(**small), frames_of=frames_of).html
+    assert "no preview, stick_" in html and "truncated &lt;b&gt;" in html
+
+
+@pytest.mark.parametrize("shape", [(1, 96, 96, 3), (40, 20, 60, 3)])
+def test_strip_holds_its_frames_side_by_side(shape):
+    frames = np.full(shape, 200, np.uint8)
+    kind, content = strip_uri(frames, 48).split(",")
+    assert kind == "data:image/webp;base64"
+    picture = Image.open(io.BytesIO(base64.b64decode(content)))
+    assert picture.size == (48 * NUM_FRAMES, 48)
+    middle = np.asarray(picture.convert("RGB"))[24, 24::48]
+    assert np.abs(middle.astype(int) - 200).max() < 12
+
+
+def test_frames_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="expected uint8"):
+        strip_uri(np.zeros((4, 8, 8, 3)), 48)

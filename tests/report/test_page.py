@@ -1,0 +1,204 @@
+"""The page as text: whole, self-contained, escaped, and honest where data are missing."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from report_example import make_frames, make_inputs
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.report import Failure, ReportInputs, render_report, write_report
+
+SMALL = {"num_clips": 60, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
+VOID = {"meta", "link", "input", "br"}
+HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&{{7*7}}"
+
+
+class Outline(HTMLParser):
+    """Checks that tags nest, and keeps headings, ids and what could load something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack, self.headings, self.ids, self.loads, self.tags = [], [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append((tag, found))
+        if tag not in VOID:
+            self.stack.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"])
+        self.loads += [found[key] for key in ("src", "href", "action", "data") if key in found]
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if self.stack and re.fullmatch("h[1-6]", self.stack[-1]):
+            self.headings.append((int(self.stack[-1][1]), data.strip()))
+
+
+def outline(html: str) -> Outline:
+    parser = Outline()
+    parser.feed(html)
+    parser.close()
+    assert parser.stack == []
+    return parser
+
+
+@pytest.fixture(scope="module")
+def page():
+    return render_report(make_inputs(**SMALL), frames_of=make_frames)
+
+
+def test_it_loads_nothing_and_links_only_to_itself(page):
+    found = outline(page.html)
+    targets = {link[1:] for link in found.loads if link.startswith("#")}
+    assert targets <= set(found.ids)
+    assert all(link.startswith("#") or link == "data:," for link in found.loads)
+    assert not re.search(r"url\((?![\"']?data:)", page.html)
+    assert "default-src 'none'" in page.html
+
+
+def test_headings_descend_one_level_at_a_time_and_ids_are_unique(page):
+    found = outline(page.html)
+    levels = [level for level, _ in found.headings]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert len(found.ids) == len(set(found.ids))
+
+
+def test_every_table_has_a_caption_and_every_drawing_a_name(page):
+    found = outline(page.html)
+    kinds = [tag for tag, _ in found.tags]
+    assert kinds.count("table") == kinds.count("caption") >= 11
+    drawings = [a for tag, a in found.tags if tag == "svg" and a.get("role") == "img"]
+    assert drawings and all(drawing["aria-label"] for drawing in drawings)
+    strips = [a for _, a in found.tags if "strip" in a.get("class", "").split()]
+    assert len(strips) > 3 and all(strip["aria-label"] for strip in strips)
+
+
+def test_figures_and_tables_are_numbered_anew_in_every_page(page):
+    again = render_report(make_inputs(**SMALL), frames_of=make_frames)
+    assert again.html == page.html
+    numbers = [int(n) for n in re.findall(r"<figcaption><b>Figure (\d+)", page.html)]
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) == 7
+
+
+def test_it_says_what_the_run_says():
+    inputs = make_inputs(**SMALL)
+    html = render_report(inputs).html
+    dsts = inputs.metrics["heads"]["dsts"]
+    assert f"{100 * dsts['top1']:.1f}" in html
+    assert "60 of 65 clips evaluated; 4 failed to decode, 1 missing or unusable." in html
+    assert "truncated: 3 of 16 frames" in html
+    assert "95df6f5c0ffee0123456789abcdef0123456789ab" in html
+    assert "The paper’s Table 7" in html and "arXiv 2209.01425" in html
+    assert "gallery" not in outline(html).ids
+
+
+def test_names_with_markup_in_them_do_no_harm():
+    inputs = make_inputs(**SMALL)
+    metrics = inputs.metrics | {"split": HOSTILE, "store": HOSTILE}
+    metrics["heads"]["dsts"]["title"] = HOSTILE
+    metrics["provenance"]["settings"] = {HOSTILE: HOSTILE}
+    answers = inputs.predictions["dsts"]
+    ids = (HOSTILE, *answers.clip_ids[1:])
+    inputs = replace(
+        inputs,
+        metrics=metrics,
+        predictions=inputs.predictions | {"dsts": replace(answers, clip_ids=ids)},
+        class_names=[HOSTILE + str(i) for i in range(8)],
+        failures=(Failure(HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
+        dataset=HOSTILE,
+        title=HOSTILE,
+    )
+    page = render_report(inputs, frames_of=make_frames)
+    found = outline(page.html)
+    assert [a for tag, a in found.tags if tag == "script"] == [
+        {"type": "application/json", "id": "explorer-data"},
+        {},
+    ]
+    assert "img" not in {tag for tag, _ in found.tags}
+    assert not any("onerror" in a for _, a in found.tags)
+    assert "49" not in re.findall(r"&amp;(\d\d)", page.html)
+    for drawing in page.plots.values():
+        ElementTree.fromstring(drawing)
+
+
+def test_plots_beside_the_page_are_sound_svg_with_their_own_colours(tmp_path, page):
+    written = write_report(page, tmp_path / "report.html")
+    assert [path.name for path in written[:3]] == ["report.html", "accuracy.svg", "attributes.svg"]
+    assert len(written) == 10
+    for path in written[1:]:
+        text = path.read_text()
+        ElementTree.fromstring(text)
+        assert "var(" not in text and "light-dark" not in text
+    alone = write_report(page, tmp_path / "alone" / "report.html", write_plots=False)
+    assert alone == list((tmp_path / "alone").iterdir())
+
+
+def test_a_run_without_routing_attributes_or_baseline_still_has_a_page():
+    inputs = make_inputs(**SMALL)
+    probe = inputs.metrics["heads"]["linear_probe"] | {"attributes": None, "versus_baseline": None}
+    inputs = ReportInputs(
+        metrics=inputs.metrics | {"heads": {"linear_probe": probe}, "baseline": None},
+        predictions={"linear_probe": inputs.predictions["linear_probe"]},
+        histories={},
+        class_names=inputs.class_names,
+    )
+    page = render_report(inputs, frames_of=make_frames)
+    assert set(page.plots) == {"accuracy", "confusion_linear_probe"}
+    ids = outline(page.html).ids
+    assert "routing" not in ids and "learning" not in ids and "gallery" not in ids
+    assert "None: every annotated clip was found" in page.html
+
+
+def test_a_perfect_head_and_one_neuron_and_one_epoch_do_not_break_it():
+    inputs = make_inputs(num_clips=20, num_classes=4, num_neurons=2, num_layers=1)
+    dsts = inputs.predictions["dsts"]
+    perfect = replace(dsts, probabilities=np.eye(4)[dsts.labels], neurons=dsts.neurons * 0)
+    metrics = inputs.metrics
+    metrics["heads"]["dsts"]["routing"] = {
+        "num_neurons": 1,
+        "layers": [{"usage": [1.0], "entropy": 0.0, "dead": 0, "temporal_share": None}],
+    }
+    row = dict(inputs.histories["dsts"][0])
+    row["layers"] = [{"usage": None, "entropy": 0.0, "dead": 0, "temporal_share": None}]
+    row["heldout_loss"] = row["heldout_accuracy"] = None
+    inputs = replace(
+        inputs,
+        metrics=metrics,
+        predictions=inputs.predictions | {"dsts": perfect},
+        histories={"dsts": [row]},
+    )
+    html = render_report(inputs, frames_of=make_frames).html
+    outline(html)
+    assert "No clip was taken for another class." in html
+    assert "Learning curves on the training clips" in html
+    assert "nan" not in re.sub(r"data:image[^\"]*", "", html).lower().replace("nano", "")
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    inputs = make_inputs(**SMALL)
+    with pytest.raises(DataError, match="'dsts' is in the metrics but has no predictions"):
+        replace(inputs, predictions={k: v for k, v in inputs.predictions.items() if k != "dsts"})
+    with pytest.raises(DataError, match="for 8 classes, the clip index names 7"):
+        replace(inputs, class_names=inputs.class_names[:7], attributes=())
+    with pytest.raises(DataError, match="no heads"):
+        replace(inputs, metrics={})
+
+
+@pytest.mark.slow
+def test_size_of_ssv2_stays_readable_and_small():
+    page = render_report(make_inputs(num_clips=6000, num_classes=174))
+    assert len(page.html) < 10e6
+    outline(page.html)

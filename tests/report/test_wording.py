@@ -1,0 +1,57 @@
+"""Sentences claim no more than the intervals carry."""
+
+from __future__ import annotations
+
+from report_example import make_inputs
+
+from dsts_pipeline.report.origins import flatten, join_origins
+from dsts_pipeline.report.wording import lead_sentences, pair_rows, signed_points
+
+SMALL = {"num_clips": 60, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
+
+
+def _with_difference(low, value, high):
+    inputs = make_inputs(**SMALL)
+    versus = inputs.metrics["heads"]["dsts"]["versus_baseline"]
+    versus |= {"difference": value, "difference_low": low, "difference_high": high}
+    return " ".join(lead_sentences(inputs))
+
+
+def test_a_difference_whose_interval_holds_zero_is_called_no_more_than_chance():
+    assert "choice of test clips alone can explain" in _with_difference(-0.01, 0.004, 0.018)
+    clear = _with_difference(0.004, 0.021, 0.038)
+    assert "alone can explain" not in clear
+    assert "is +2.1 points (paired interval +0.4 to +3.8)." in clear
+
+
+def test_differences_have_signs_and_no_negative_zero():
+    assert signed_points(0.0213) == "+2.1"
+    assert signed_points(-0.0213) == "\N{MINUS SIGN}2.1"
+    assert signed_points(-0.0001) == "+0.0"
+
+
+def test_pairs_say_in_what_they_differ_and_what_the_baseline_did():
+    rows = pair_rows(make_inputs(num_clips=600, num_classes=8, num_neurons=3, num_layers=1))
+    assert rows
+    for row in rows:
+        first, second = row["first"].split(), row["second"].split()
+        for one, two in zip(first, second, strict=True):
+            assert (f"({one} / {two})" in row["differs"]) == (one != two)
+        assert row["forth"] + row["back"] > 0 and row["baseline"] >= 0
+
+
+def test_origins_are_joined_and_differences_named():
+    joined = join_origins(
+        {
+            "evaluation": {"commit": "a", "versions": {"torch": "2"}, "settings": {"seed": 0}},
+            "features": {
+                "commit": "b",
+                "versions": {"torch": "2"},
+                "settings": {"store": {"x": None}},
+            },
+        }
+    )
+    assert joined.facts == [("commit", "a (evaluation); b (features)")]
+    assert joined.versions == [("torch", "2")]
+    assert joined.settings == [("seed", "0"), ("store.x", "none")]
+    assert flatten({"a": {"b": True}, "c": [1, 2]}) == [("a.b", "yes"), ("c", "1, 2")]
