@@ -51,7 +51,8 @@ def run(settings: Settings) -> None:
     write_json(places.FEATURES, manifest | {"store": str(writer.path)})
     console.print(
         f"{writer.path}: {manifest['counts']['stored']:,} maps, {len(failures):,} clips failed; "
-        f"{summary.num_clips:,} extracted now in {summary.seconds:.0f} s"
+        f"{summary.num_clips:,} extracted now in {summary.seconds:.0f} s",
+        soft_wrap=True,
     )
 
 

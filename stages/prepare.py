@@ -37,5 +37,6 @@ def run(settings: Settings) -> None:
     counts = ", ".join(f"{count:,} {split}" for split, count in index.count_splits().items())
     console.print(
         f"{places.CLIP_INDEX}: {counts} clips of {len(index.class_names)} classes, "
-        f"{len(index.problems):,} unusable"
+        f"{len(index.problems):,} unusable",
+        soft_wrap=True,
     )

@@ -30,4 +30,4 @@ def run(settings: Settings) -> None:
             f"{store.path}: {'; '.join(damage[:5])}{more}; "
             "run `python cli.py extract` to write them again"
         )
-    console.print(f"{store.path}: {num_files} files sound, {len(store)} maps")
+    console.print(f"{store.path}: {num_files} files sound, {len(store)} maps", soft_wrap=True)

@@ -1,0 +1,161 @@
+"""The pipeline under DVC, in a copy of the repository with a git history of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.pipeline import ROOT, TINY, WEIGHTS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("dvc"),
+    pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
+]
+COPIED = "dsts_pipeline stages configs .dvc .dvcignore .gitignore cli.py dvc.yaml params.yaml"
+ALL = ["prepare", "extract", "train-head", "evaluate", "report"]
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "true",
+        "GIT_AUTHOR_NAME": "t",
+        "GIT_AUTHOR_EMAIL": "t@example.org",
+        "GIT_COMMITTER_NAME": "t",
+        "GIT_COMMITTER_EMAIL": "t@example.org",
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def set_values(path: Path, values: dict[str, object]) -> None:
+    """Change a YAML file, keeping its comments."""
+    yaml = YAML()
+    content = yaml.load(path.read_text())
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        target = content
+        for section in sections:
+            target = target[section]
+        target[name] = value
+    with path.open("w") as file:
+        yaml.dump(content, file)
+
+
+def stages_to_run(folder: Path) -> list[str]:
+    """Stages that `dvc repro` would run, were it not for what their inputs become."""
+    status = json.loads(run(folder, "dvc", "status", "--json"))
+    return [name for name in ALL if name in status]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A committed copy whose pipeline has run at the smallest size."""
+    folder = tmp_path_factory.mktemp("dvc")
+    for name in COPIED.split():
+        source = ROOT / name
+        if source.is_dir():
+            leave = shutil.ignore_patterns("__pycache__", "tmp", "cache", "config.local")
+            shutil.copytree(source, folder / name, ignore=leave)
+        else:
+            shutil.copy(source, folder / name)
+    values = {key: value for key, value in TINY.items() if key != "backbone.weights"}
+    for key, value in values.items():  # in the groups, too: `dvc exp run -S` composes from them
+        section, _, rest = key.partition(".")
+        names = {"dataset": "stick_diving", "backbone": "stick_r18", "train": "adamw"}
+        if section in names:
+            set_values(folder / "configs" / section / f"{names[section]}.yaml", {rest: value})
+        else:
+            set_values(folder / "configs" / "config.yaml", {key: value})
+    set_values(folder / "params.yaml", values)
+    run(folder, "git", "init", "-q")
+    run(folder, "git", "add", ".")
+    run(folder, "git", "commit", "-q", "-m", "start")
+    run(folder, "dvc", "repro")
+    run(folder, "git", "add", ".")
+    run(folder, "git", "commit", "-q", "-m", "first run")
+    return folder
+
+
+def test_second_run_has_nothing_to_do(copy):
+    assert "Data and pipelines are up to date." in run(copy, "dvc", "repro")
+    assert stages_to_run(copy) == []
+
+
+def test_run_leaves_only_the_lock_file_to_git(copy):
+    files = run(copy, "git", "show", "--name-only", "--format=", "HEAD").split()
+    assert files == ["dvc.lock"]
+    assert run(copy, "git", "status", "--porcelain") == ""
+
+
+def test_metrics_and_plots_are_shown(copy):
+    shown = json.loads(run(copy, "dvc", "metrics", "show", "--json"))[""]["data"]
+    assert "top1" in shown["outputs/evaluation/metrics.json"]["data"]["heads"]["dsts"]
+    assert "train_loss" in shown["outputs/dvclive/metrics.json"]["data"]
+    page = run(copy, "dvc", "plots", "show").strip().splitlines()[-1]
+    assert "Accuracy of the DSTS head" in Path(page.removeprefix("file://")).read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "expected"),
+    [
+        ("params.yaml", "head.num_neurons", 4, ["train-head"]),
+        ("params.yaml", "report.title", "Other", ["report"]),
+        ("params.yaml", "evaluate.num_bootstrap", 101, ["evaluate"]),
+        ("params.yaml", "backbone.num_frames", 8, ["extract"]),
+        ("params.yaml", "store.dtype", "float32", ["extract"]),
+        ("params.yaml", "dataset.render.seed", 9, ["prepare"]),
+    ],
+)
+def test_setting_reaches_the_first_stage_that_reads_it(copy, file, key, value, expected):
+    kept = (copy / file).read_text()
+    set_values(copy / file, {key: value})
+    try:
+        assert stages_to_run(copy) == expected
+    finally:
+        (copy / file).write_text(kept)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("dsts_pipeline/head/layer.py", ["train-head", "evaluate"]),
+        ("dsts_pipeline/learn/udl.py", ["train-head"]),
+        ("dsts_pipeline/report/page.py", ["report"]),
+        ("dsts_pipeline/base/settings/learning.py", []),
+        ("cli.py", []),
+    ],
+)
+def test_work_on_code_never_reaches_the_costly_cache(copy, file, expected):
+    kept = (copy / file).read_text()
+    (copy / file).write_text(kept + "\n# changed\n")
+    try:
+        assert stages_to_run(copy) == expected
+    finally:
+        (copy / file).write_text(kept)
+
+
+def test_experiment_composes_retrains_and_compares(copy):
+    store = sorted((copy / "stores").iterdir())
+    before = {p: p.stat().st_mtime_ns for p in store[0].rglob("*.json")}
+    told = run(copy, "dvc", "exp", "run", "-S", "head.num_neurons=5")
+    assert "Running stage 'train-head'" in told and "Running stage 'extract'" not in told
+    assert sorted((copy / "stores").iterdir()) == store
+    assert {p: p.stat().st_mtime_ns for p in store[0].rglob("*.json")} == before
+    head = json.loads((copy / "outputs/heads/dsts/head.json").read_text())
+    assert head["arguments"]["num_neurons"] == 5
+    changed = json.loads(run(copy, "dvc", "params", "diff", "--json"))
+    assert changed == {"params.yaml": {"head.num_neurons": {"old": 10, "new": 5}}}
+    difference = run(copy, "dvc", "metrics", "diff", "--json")
+    assert "outputs/evaluation/metrics.json" in json.loads(difference)

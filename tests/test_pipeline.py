@@ -1,0 +1,117 @@
+"""All stages on a few rendered clips, from video files to the report, through the command line.
+
+One run serves all tests of this file; the tests then look at it and go on from it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import TINY, WEIGHTS, run_cli, tell_plainly
+
+STAGES = "prepare extract train-head evaluate report".split()
+SETTINGS = {key.replace(".", "__"): value for key, value in TINY.items()}
+HEADS = ("baseline", "linear_probe", "dsts")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("pipeline"),
+    pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in which all five stages have run."""
+    folder = tmp_path_factory.mktemp("run")
+    for stage in STAGES:
+        run = run_cli(folder, stage, **SETTINGS)
+        assert run.returncode == 0, f"{stage}: {run.stderr}"
+    return folder
+
+
+def read(folder: Path, name: str):
+    return json.loads((folder / "outputs" / name).read_text())
+
+
+def test_every_clip_is_accounted_for(folder):
+    counts = read(folder, "features.json")["counts"]
+    assert (counts["planned"], counts["stored"], counts["failed"]) == (72, 72, 0)
+    metrics = read(folder, "evaluation/metrics.json")
+    assert (metrics["evaluated"], metrics["failed"], metrics["missing"]) == (24, 0, 0)
+
+
+def test_every_head_has_its_figures(folder):
+    heads = read(folder, "evaluation/metrics.json")["heads"]
+    assert set(heads) == set(HEADS)
+    for head in heads.values():
+        assert 0 <= head["top1_low"] <= head["top1"] <= head["top1_high"] <= 1
+    usage = heads["dsts"]["routing"]["layers"][0]["usage"]
+    assert len(usage) == 10 and abs(sum(usage) - 1) < 1e-9
+
+
+def test_history_has_an_entry_per_epoch(folder):
+    lengths = {name: len(read(folder, f"heads/{name}/history.json")["epochs"]) for name in HEADS}
+    assert lengths == {"baseline": 0, "linear_probe": 2, "dsts": 2}
+
+
+def test_results_are_traced_to_their_origin(folder):
+    metrics = read(folder, "evaluation/metrics.json")
+    assert metrics["store"] == read(folder, "features.json")["fingerprint"]
+    assert {"commit", "settings", "versions"} <= set(metrics["provenance"])
+
+
+def test_table_and_report_are_told(folder):
+    run = run_cli(folder, "results", **SETTINGS)
+    assert run.returncode == 0
+    assert "DSTS head (N = 10, L = 3)" in run.stdout
+    assert "24 of 24 clips evaluated; 0 failed to decode" in run.stdout
+    report = folder / "outputs" / "report" / "report.html"
+    assert f"report: {report}" in run.stdout
+    assert report.read_text().startswith("<!doctype html>")
+
+
+def test_curves_are_logged(folder):
+    curve = (folder / "outputs/dvclive/plots/metrics/train_loss.tsv").read_text().splitlines()
+    assert curve[0].split("\t") == ["step", "train_loss"]
+    assert len(curve) == 3
+
+
+def test_untrained_head_answers_as_the_baseline(folder):
+    # Step zero of the DSTS head is the backbone's own classifier.
+    values = SETTINGS | {"train__num_epochs": 0}
+    for stage in ("train-head", "evaluate"):
+        assert run_cli(folder, stage, **values).returncode == 0
+    heads = read(folder, "evaluation/metrics.json")["heads"]
+    assert heads["dsts"]["top1"] == heads["baseline"]["top1"]
+    assert heads["dsts"]["versus_baseline"]["only_head_right"] == 0
+    assert heads["dsts"]["versus_baseline"]["only_baseline_right"] == 0
+
+
+def test_second_extraction_changes_no_byte(folder):
+    record = folder / "outputs" / "features.json"
+    store = folder / read(folder, "features.json")["store"]
+    before = record.read_bytes(), {p: p.stat().st_mtime_ns for p in store.rglob("*.*")}
+    run = run_cli(folder, "extract", **SETTINGS)
+    assert run.returncode == 0 and "0 extracted now" in run.stderr
+    assert (record.read_bytes(), {p: p.stat().st_mtime_ns for p in store.rglob("*.*")}) == before
+
+
+def test_options_that_exclude_each_other_are_told(folder):
+    message = tell_plainly(run_cli(folder, "train-head", **SETTINGS | {"head__width": 4096}))
+    assert message.startswith("error: head: width=4096")
+
+
+def test_damage_is_found_named_and_repaired(folder):
+    store = folder / read(folder, "features.json")["store"]
+    shard = sorted((store / "maps").glob("c.*"))[1]
+    sound = shard.read_bytes()
+    shard.write_bytes(sound[:1000] + bytes([sound[1000] ^ 1]) + sound[1001:])
+    message = tell_plainly(run_cli(folder, "verify", **SETTINGS))
+    assert shard.name in message and "python cli.py extract" in message
+    assert run_cli(folder, "extract", **SETTINGS).returncode == 0
+    assert shard.read_bytes() == sound
+    assert run_cli(folder, "verify", **SETTINGS).returncode == 0
