@@ -16,7 +16,7 @@ class RenderSettings(Section):
     num_test: int = Field(1200, ge=1)
     size_px: int = Field(96, ge=32, le=512, multiple_of=2)
     num_frames: int = Field(16, ge=4, le=256)
-    difficulty: float = Field(1.0, ge=0.0, le=3.0)
+    difficulty: float = Field(1.5, ge=0.0, le=3.0)
     seed: int = Field(0, ge=0)
     num_workers: int = Field(2, ge=1)
 
@@ -48,11 +48,11 @@ class BackboneSettings(Section):
 class PretrainSettings(Section):
     """How the embedded backbone is made (`python cli.py pretrain`, not part of the default run)."""
 
-    num_clips: int = Field(24000, ge=96)
+    num_clips: int = Field(12000, ge=96)
     num_heldout: int = Field(1200, ge=48)
     seed: int = Field(20220914, ge=0)
     pose_epochs: int = Field(1, ge=0)
-    class_epochs: int = Field(4, ge=0)
+    class_epochs: int = Field(2, ge=0)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(2e-3, gt=0.0)
     pose_weight: float = Field(0.5, ge=0.0)
