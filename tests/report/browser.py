@@ -67,7 +67,7 @@ class Tab:
         future = asyncio.get_running_loop().create_future()
         self._waiting[self._last] = future
         await self._socket.send_json({"id": self._last, "method": method, "params": arguments})
-        answer = await asyncio.wait_for(future, timeout=60)
+        answer = await asyncio.wait_for(future, timeout=180)
         assert "error" not in answer, answer
         return answer["result"]
 
@@ -85,7 +85,7 @@ class Tab:
         await self.send("Emulation.setEmulatedMedia", features=[scheme])
         self._loaded.clear()
         await self.send("Page.navigate", url=url)
-        await asyncio.wait_for(self._loaded.wait(), timeout=60)
+        await asyncio.wait_for(self._loaded.wait(), timeout=180)
 
     async def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
@@ -137,7 +137,7 @@ async def browser_tab() -> AsyncIterator[Tab]:
         )
         try:
             port_file = Path(folder) / "DevToolsActivePort"
-            for _ in range(300):
+            for _ in range(900):
                 if port_file.exists() and port_file.read_text().count("\n") >= 1:
                     break
                 await asyncio.sleep(0.1)

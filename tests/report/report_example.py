@@ -1,6 +1,6 @@
 """A made-up run, of the default run's size or smaller, for tests and for looking at the page.
 
-`python tests/report/report_example.py FOLDER` writes its report to FOLDER/report.html.
+`python -m tests.report.report_example FOLDER` writes its report to FOLDER/report.html.
 """
 
 from __future__ import annotations

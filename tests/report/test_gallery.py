@@ -8,12 +8,12 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from report_example import make_frames, make_inputs
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.metrics import Predictions
 from dsts_pipeline.report import render_report
 from dsts_pipeline.report.gallery import NUM_FRAMES, build_gallery, strip_uri, typical_rows
+from tests.report.report_example import make_frames, make_inputs
 
 
 def _predictions():

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_example import make_frames, make_inputs
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.report import Failure, ReportInputs, render_report, write_report
+from tests.report.report_example import make_frames, make_inputs
 
 SMALL = {"num_clips": 60, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
 VOID = {"meta", "link", "input", "br"}
@@ -150,7 +150,8 @@ def test_a_run_without_routing_attributes_or_baseline_still_has_a_page():
     inputs = make_inputs(**SMALL)
     probe = inputs.metrics["heads"]["linear_probe"] | {"attributes": None, "versus_baseline": None}
     inputs = ReportInputs(
-        metrics=inputs.metrics | {"heads": {"linear_probe": probe}, "baseline": None},
+        metrics=inputs.metrics
+        | {"heads": {"linear_probe": probe}, "baseline": None, "failed": 0, "missing": 0},
         predictions={"linear_probe": inputs.predictions["linear_probe"]},
         histories={},
         class_names=inputs.class_names,
@@ -184,7 +185,7 @@ def test_a_perfect_head_and_one_neuron_and_one_epoch_do_not_break_it():
     outline(html)
     assert "No clip was taken for another class." in html
     assert "Learning curves on the training clips" in html
-    assert "nan" not in re.sub(r"data:image[^\"]*", "", html).lower().replace("nano", "")
+    assert not re.search(r"\bnan\b", re.sub(r"data:image[^\"]*", "", html), re.IGNORECASE)
 
 
 def test_inputs_that_do_not_fit_are_refused():

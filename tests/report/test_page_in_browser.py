@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from report_example import make_frames, make_inputs
 
 from dsts_pipeline.report import render_report, write_report
+from tests.report.report_example import make_frames, make_inputs
 
 pytest.importorskip("aiohttp")
-from browser import browser_tab, find_browser  # noqa: E402
+from tests.report.browser import browser_tab, find_browser  # noqa: E402
 
 pytestmark = [
     pytest.mark.browser,

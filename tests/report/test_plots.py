@@ -21,7 +21,7 @@ from dsts_pipeline.report.plots.svg import Scale, element, round_ticks, sheet
 
 def parse(drawing):
     return ElementTree.fromstring(
-        drawing.markup().replace('xmlns="http://www.w3.org/2000/svg"', "")
+        str(drawing.markup()).replace('xmlns="http://www.w3.org/2000/svg"', "")
     )
 
 

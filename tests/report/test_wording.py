@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from report_example import make_inputs
-
 from dsts_pipeline.report.origins import flatten, join_origins
 from dsts_pipeline.report.wording import lead_sentences, pair_rows, signed_points
+from tests.report.report_example import make_inputs
 
 SMALL = {"num_clips": 60, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
 
