@@ -138,7 +138,13 @@ def encode_mp4(frames: np.ndarray, *, quality: int = 20) -> bytes:
         stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND)
         stream.width, stream.height = frames.shape[2], frames.shape[1]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(quality), "preset": "veryfast", "threads": "1"}
+        stream.options = {
+            "crf": str(quality),
+            "preset": "veryfast",
+            "threads": "1",
+            # Without it, x264's macroblock tree rounds differently from call to call.
+            "x264-params": "cpu-independent=1",
+        }
         for frame in frames:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             container.mux(stream.encode(picture))

@@ -23,7 +23,7 @@ from dsts_pipeline.clips.stick_diving.dataset import RENDERER_VERSION, encode_mp
 from dsts_pipeline.clips.stick_diving.render import draw_dive, render_clip
 from dsts_pipeline.clips.stick_diving.targets import pose_targets
 
-_CHUNK_CLIPS = 96
+CHUNK_CLIPS = 96
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ class Pool:
         return len(self.labels)
 
 
-def render_pool(folder: str | Path, recipe: PoolRecipe, *, num_workers: int = 1) -> Pool:
+def render_pool(
+    folder: str | Path, recipe: PoolRecipe, *, num_workers: int = 1, chunk_clips: int = CHUNK_CLIPS
+) -> Pool:
     """Render what is missing of the pool under `folder`, then load it whole.
 
     Memory: n * T * H * W * 3 bytes, that is 0.2 MB a clip at 16 frames of 64 px.
@@ -73,17 +75,18 @@ def render_pool(folder: str | Path, recipe: PoolRecipe, *, num_workers: int = 1)
     if recipe.stream in ("train", "test"):
         raise ValueError(f"stream {recipe.stream!r} is a split of the data set; use another name")
     home = Path(folder) / f"{recipe.stream}-{sha256_json(asdict(recipe) | {'num_clips': 0})[:12]}"
-    starts = range(0, recipe.num_clips, _CHUNK_CLIPS)
+    starts = range(0, recipe.num_clips, chunk_clips)
     missing = [start for start in starts if not _chunk_path(home, start).exists()]
     if missing:
         context = multiprocessing.get_context("spawn")
         with (
-            track(f"Rendering pool {recipe.stream}", len(missing) * _CHUNK_CLIPS) as progress,
+            track(f"Rendering pool {recipe.stream}", len(missing) * chunk_clips) as progress,
             ProcessPoolExecutor(num_workers, mp_context=context) as executor,
         ):
             count = len(missing)
-            for _ in executor.map(_render_chunk, [home] * count, [recipe] * count, missing):
-                progress.advance(_CHUNK_CLIPS)
+            work = ([home] * count, [recipe] * count, missing, [chunk_clips] * count)
+            for _ in executor.map(_render_chunk, *work):
+                progress.advance(chunk_clips)
     return _load(home, recipe, starts)
 
 
@@ -91,11 +94,11 @@ def _chunk_path(home: Path, start: int) -> Path:
     return home / f"clips-{start:07d}.npz"
 
 
-def _render_chunk(home: Path, recipe: PoolRecipe, start: int) -> None:
+def _render_chunk(home: Path, recipe: PoolRecipe, start: int, num_clips: int) -> None:
     frames, targets, labels = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
         video = Path(scratch) / "clip.mp4"
-        for number in range(start, start + _CHUNK_CLIPS):
+        for number in range(start, start + num_clips):
             dive = draw_dive(
                 recipe.seed,
                 recipe.stream,
@@ -120,7 +123,7 @@ def _load(home: Path, recipe: PoolRecipe, starts: range) -> Pool:
     targets: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     for start in starts:
-        count = min(_CHUNK_CLIPS, recipe.num_clips - start)
+        count = min(starts.step, recipe.num_clips - start)
         with np.load(_chunk_path(home, start), allow_pickle=False) as chunk:
             frames[start : start + count] = chunk["frames"][:count]
             targets.append(chunk["targets"][:count])

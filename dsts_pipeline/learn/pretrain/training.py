@@ -129,10 +129,12 @@ def _batches(
         rows = np.sort(order[start : start + batch_size])
         frames = torch.from_numpy(pool.frames[rows])
         targets = torch.from_numpy(pool.targets[rows])
-        yield *_augment(frames, targets, generator), torch.from_numpy(pool.labels[rows])
+        yield *augment_clips(frames, targets, generator), torch.from_numpy(pool.labels[rows])
 
 
-def _augment(frames: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def augment_clips(
+    frames: Tensor, targets: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Mirror half of the clips, shift each by a few pixels (edges repeat), change brightness."""
     mirrored = torch.rand(len(frames), generator=generator) < 0.5
     signs = torch.from_numpy(MIRROR_SIGNS)
