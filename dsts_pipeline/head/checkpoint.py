@@ -14,11 +14,12 @@ from torch import nn
 
 from dsts_pipeline.base.errors import CheckpointError, DataError
 from dsts_pipeline.base.files import read_json, write_atomic, write_json
-from dsts_pipeline.head.baselines import LinearProbe
+from dsts_pipeline.head.attentive import AttentiveProbe
+from dsts_pipeline.head.baselines import ConvBlockHead, LinearProbe
 from dsts_pipeline.head.dsts import DSTSHead
 
 FORMAT = 1
-HEADS: tuple[type[nn.Module], ...] = (DSTSHead, LinearProbe)
+HEADS: tuple[type[nn.Module], ...] = (DSTSHead, LinearProbe, AttentiveProbe, ConvBlockHead)
 
 
 def save_head(directory: str | Path, head: nn.Module, extra: dict[str, Any] | None = None) -> None:

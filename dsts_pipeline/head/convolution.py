@@ -19,7 +19,10 @@ TEMPORAL: Extent = (3, 1, 1)
 VOLUME: Extent = (3, 3, 3)
 
 
-def _tap_slices(shape: torch.Size, extent: Extent) -> list[tuple[tuple[slice, ...], ...]]:
+Slices = tuple[slice, ...]
+
+
+def _tap_slices(shape: torch.Size, extent: Extent) -> list[tuple[Slices, Slices]]:
     """For every tap, where its values are read in x and written in the columns."""
     pairs = []
     for tap in product(*(range(size) for size in extent)):
@@ -96,4 +99,6 @@ def neighbour_columns(x: Tensor, extent: Extent) -> Tensor:
     Returns:
         `[B, T, H, W, taps * C]`, taps outer, channels inner.
     """
+    if torch.compiler.is_compiling():
+        return _gather(x, extent)
     return _Columns.apply(x, extent)

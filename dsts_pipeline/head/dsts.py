@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.head.layer import DSTSLayer, LayerRecord
+from dsts_pipeline.head.layer import DSTSLayer, LayerRecord, Pass
 from dsts_pipeline.head.noise import LayerNoise, draw_layer_noise
 from dsts_pipeline.head.options import (
     ImpulseKind,
@@ -117,6 +117,7 @@ class DSTSHead(nn.Module):
         noise: Sequence[LayerNoise] | None = None,
         *,
         update_statistics: bool = True,
+        first_order: bool = False,
         with_records: bool = False,
     ) -> Any:
         """Class logits.
@@ -126,6 +127,8 @@ class DSTSHead(nn.Module):
             noise: One draw per layer, used in training mode; None draws from torch's global
                 generator. Ignored in evaluation mode.
             update_statistics: Whether running statistics move in training mode.
+            first_order: A promise that gradients are not differentiated again; it makes
+                the dense estimator several times cheaper.
             with_records: Also return what each layer decided.
 
         Returns:
@@ -134,45 +137,49 @@ class DSTSHead(nn.Module):
         Raises:
             ValueError: x has another rank or channel count, or holds NaN.
         """
-        self._check_input(x)
+        self.check_input(x)
         if not self.layers:
             logits = self.classifier(x.mean(dim=(2, 3, 4)))
             return (logits, ()) if with_records else logits
-        noise = self._noise_for(x, noise)
-        hidden = start = self._enter(x)
+        layers, draws = list(self.dsts_layers()), self._noise_for(x, noise)
+        hidden = start = self.enter(x)
+        how = Pass(update_statistics, first_order=first_order)
         records: list[LayerRecord] = []
-        for layer, draw in zip(self.layers, noise, strict=True):
-            output, record = layer(hidden, draw, update=update_statistics)
+        for layer, draw in zip(layers[:-1], draws[:-1], strict=True):
+            output, record = layer(hidden, draw, how)
             hidden = hidden + output if self.layer_residual else output
             records.append(record)
-        logits = self.classifier(self._leave(x, start, hidden))
+        pooled, record = layers[-1](hidden, draws[-1], how._replace(pool=True))
+        records.append(record)
+        if self.layer_residual:
+            pooled = pooled + _average(hidden)
+        logits = self.classifier(self.leave(x, start, pooled))
         return (logits, tuple(records)) if with_records else logits
 
     def layer_input(self, x: Tensor, position: int) -> Tensor:
         """What layer `position` sees of maps `x [B, C, T, H, W]`: `[B, T, H, W, width or C]`."""
-        hidden = self._enter(x)
-        noise = self._noise_for(x, None)
-        for layer, draw in zip(self.layers[:position], noise[:position], strict=True):
-            output, _ = layer(hidden, draw, update=False)
+        hidden = self.enter(x)
+        draws = self._noise_for(x, None)[:position]
+        for layer, draw in zip(list(self.dsts_layers())[:position], draws, strict=True):
+            output, _ = layer(hidden, draw, Pass())
             hidden = hidden + output if self.layer_residual else output
         return hidden
 
-    def _enter(self, x: Tensor) -> Tensor:
+    def enter(self, x: Tensor) -> Tensor:
         """`[B, C, T, H, W]` as channels-last `[B, T, H, W, width or C]`."""
         if self.project_in is None:
             return x.movedim(1, -1).contiguous()
         tokens = torch.matmul(self.project_in.weight, x.flatten(2)).transpose(1, 2)
         return tokens.reshape(x.shape[0], *x.shape[2:], -1)
 
-    def _leave(self, x: Tensor, start: Tensor, hidden: Tensor) -> Tensor:
-        """Pooled features `[B, C]` of the skip connection and the module's output.
+    def leave(self, x: Tensor, start: Tensor, pooled: Tensor) -> Tensor:
+        """Features `[B, C]` of the skip connection and the module's pooled output.
 
         Choice: with residual layers and no width, the module's output is what its layers added,
         since the skip connection already carries X.
         """
         if self.layer_residual and self.project_out is None:
-            hidden = hidden - start
-        pooled = hidden.mean(dim=(1, 2, 3))
+            pooled = pooled - _average(start)
         if self.project_out is not None:
             pooled = self.project_out(pooled)
         elif self.output_gain is not None:
@@ -191,16 +198,17 @@ class DSTSHead(nn.Module):
     ) -> tuple[LayerNoise, ...]:
         """Draw the noise of one training pass over `num_samples` samples, a draw per layer."""
         reference = self.classifier.weight
+        device, dtype = reference.device, reference.dtype
         return tuple(
             draw_layer_noise(
                 num_samples,
                 layer.num_neurons,
                 layer.channels,
                 generator=generator,
-                device=reference.device,
-                dtype=reference.dtype,
+                device=device,
+                dtype=dtype,
             )
-            for layer in self.layers
+            for layer in self.dsts_layers()
         )
 
     @torch.no_grad()
@@ -210,7 +218,7 @@ class DSTSHead(nn.Module):
         Raises:
             ValueError: The head has no synapse, so all neurons run and none is chosen.
         """
-        if any(not layer.options.synapse for layer in self.layers):
+        if any(not layer.options.synapse for layer in self.dsts_layers()):
             raise ValueError("synapse=False: every neuron runs on every sample; nothing is routed")
         if not self.layers:
             return torch.empty(x.shape[0], 0, dtype=torch.int64, device=x.device)
@@ -231,7 +239,8 @@ class DSTSHead(nn.Module):
             assert isinstance(layer, DSTSLayer)
             yield layer
 
-    def _check_input(self, x: Tensor) -> None:
+    def check_input(self, x: Tensor) -> None:
+        """Refuse maps of another rank or channel count, or with NaN; warn where T = 1."""
         if x.dim() != 5 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"feature map has shape {tuple(x.shape)}; expected [B, C, T, H, W] with "
@@ -250,6 +259,10 @@ class DSTSHead(nn.Module):
                     f"feature map of sample {int(finite.logical_not().nonzero()[0, 0])} of the "
                     "batch holds NaN or infinity; check the feature store (`verify`)"
                 )
+
+
+def _average(tokens: Tensor) -> Tensor:
+    return tokens.mean(dim=(1, 2, 3))
 
 
 def _is_upstream(name: str) -> bool:

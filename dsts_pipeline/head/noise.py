@@ -46,8 +46,8 @@ def draw_layer_noise(
     Returns:
         `LayerNoise` with shapes `[B, N]`, `[N, C]` and `[N]`.
     """
-    options = {"device": device, "dtype": dtype}
-    exponential = torch.empty(num_samples, num_neurons, **options).exponential_(generator=generator)
-    normal = torch.empty(num_neurons, channels, **options).normal_(generator=generator)
-    coin = torch.empty(num_neurons, **options).uniform_(generator=generator)
+    like = torch.empty(0, device=device, dtype=dtype)
+    exponential = like.new_empty(num_samples, num_neurons).exponential_(generator=generator)
+    normal = like.new_empty(num_neurons, channels).normal_(generator=generator)
+    coin = like.new_empty(num_neurons).uniform_(generator=generator)
     return LayerNoise(-exponential.log(), normal, coin < 0.5)

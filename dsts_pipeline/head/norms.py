@@ -1,8 +1,8 @@
 """Batch norms of a layer's N neurons, each fed only by the samples routed to it.
 
-Enters: outputs of an operator and the routing. Leaves: the normalised outputs. At test time a
-neuron sees only its own samples, so its statistics describe those. Rules, where the paper is
-silent (`Choice:` all three):
+Enters: outputs of an operator and the routing. Leaves: statistics `[N, C]` and the normalised
+outputs. At test time a neuron sees only its own samples, so its statistics describe those. Rules,
+where the paper is silent (`Choice:` all three):
 - A neuron that got samples is normalised by their statistics, and so are the outputs of it that
   the dense estimator looks at for samples that went elsewhere.
 - A neuron that got fewer than two values per channel is normalised by its running statistics,
@@ -12,8 +12,17 @@ silent (`Choice:` all three):
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+
+
+class Affine(NamedTuple):
+    """A norm as `z * scale + shift`, both `[N, C]`."""
+
+    scale: Tensor
+    shift: Tensor
 
 
 class NeuronNorm(nn.Module):
@@ -32,58 +41,49 @@ class NeuronNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_neurons, channels))
         self.register_buffer("running_var", torch.ones(num_neurons, channels))
 
-    def normalize_routed(self, z: Tensor, choice: Tensor, *, update: bool) -> Tensor:
-        """Normalise each sample by its own neuron.
+    def running_affine(self) -> Affine:
+        """The norm of test time, from the running statistics."""
+        return self._affine(self.running_mean, self.running_var)
+
+    def routed_affine(self, z: Tensor, choice: Tensor, *, update: bool) -> Affine:
+        """The norm of a training pass, each neuron's statistics from its own samples.
 
         Args:
-            z: `[B, P, C]`, P positions.
+            z: `[B, P, C]`, P positions, each sample from its own neuron.
             choice: `[B]` neuron of each sample.
-            update: Whether the running statistics move (in training mode only).
-
-        Returns:
-            `[B, P, C]`.
+            update: Whether the running statistics move.
         """
-        if not self.training:
-            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-            shift = self.bias - self.running_mean * scale
-            return torch.addcmul(shift[choice][:, None], z, scale[choice][:, None])
         samples = nn.functional.one_hot(choice, len(self.weight)).to(z.dtype)  # [B, N]
         counts = samples.sum(dim=0)
         share = (samples / counts.clamp(min=1.0)).t()  # [N, B]
         enough = (counts * z.shape[1] >= 2)[:, None]
-        mean = torch.where(enough, share @ z.mean(dim=1), self.running_mean)
-        centred = z - mean[choice][:, None]
-        var = torch.where(enough, share @ centred.square().mean(dim=1), self.running_var)
+        mean = torch.where(enough, share @ z.mean(dim=1), self.running_mean.to(z.dtype))
+        spread = (z - mean[choice][:, None]).square().mean(dim=1)
+        var = torch.where(enough, share @ spread, self.running_var.to(z.dtype))
         if update:
             self._update(mean, var, counts * z.shape[1], enough)
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        return torch.addcmul(self.bias[choice][:, None], centred, scale[choice][:, None])
+        return self._affine(mean, var)
 
-    def normalize_all(self, z: Tensor, samples: Tensor, *, update: bool) -> Tensor:
-        """Normalise the outputs of every neuron.
+    def joint_affine(self, z: Tensor, *, update: bool) -> Affine:
+        """The norm of a training pass, every neuron's statistics from the whole batch.
 
         Args:
             z: `[B, P, N, C]`.
-            samples: `[B, N]`, 1 where a sample feeds a neuron's statistics, else 0.
-            update: Whether the running statistics move (in training mode only).
-
-        Returns:
-            `[B, P, N, C]`.
+            update: Whether the running statistics move.
         """
-        if not self.training:
-            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-            return torch.addcmul(self.bias - self.running_mean * scale, z, scale)
-        counts = samples.sum(dim=0)
-        share = (samples / counts.clamp(min=1.0)).to(z.dtype)
-        enough = (counts * z.shape[1] >= 2)[:, None]
-        mean = torch.einsum("bn,bnc->nc", share, z.mean(dim=1))
-        mean = torch.where(enough, mean, self.running_mean)
-        centred = z - mean
-        var = torch.einsum("bn,bnc->nc", share, centred.square().mean(dim=1))
-        var = torch.where(enough, var, self.running_var)
+        mean = z.mean(dim=(0, 1))
+        var = (z - mean).square().mean(dim=(0, 1))
+        num_values = z.new_full((z.shape[2],), z.shape[0] * z.shape[1])
+        enough = (num_values >= 2)[:, None]
+        mean = torch.where(enough, mean, self.running_mean.to(z.dtype))
+        var = torch.where(enough, var, self.running_var.to(z.dtype))
         if update:
-            self._update(mean, var, counts * z.shape[1], enough)
-        return torch.addcmul(self.bias, centred, self.weight * torch.rsqrt(var + self.eps))
+            self._update(mean, var, num_values, enough)
+        return self._affine(mean, var)
+
+    def _affine(self, mean: Tensor, var: Tensor) -> Affine:
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        return Affine(scale, self.bias - mean * scale)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor, num_values: Tensor, enough: Tensor) -> None:

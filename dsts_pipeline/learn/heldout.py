@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,9 @@ def _classify(head: nn.Module, batch: FeatureBatch) -> tuple[Tensor, Tensor | No
     return logits, torch.stack(choices, dim=1) if choices else None
 
 
-def map_passes(feed: FeatureFeed, rows: np.ndarray, *, batch_size: int):
+def map_passes(
+    feed: FeatureFeed, rows: np.ndarray, *, batch_size: int
+) -> Callable[[], Iterator[Tensor]]:
     """A function each call of which goes once through the maps of `rows`."""
 
     def one_pass() -> Iterator[Tensor]:

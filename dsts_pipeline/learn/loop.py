@@ -26,7 +26,8 @@ from dsts_pipeline.learn.heldout import Evaluation, evaluate_rows, hold_out, map
 from dsts_pipeline.learn.objective import Objective
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.options import TrainingOptions
-from dsts_pipeline.learn.steps import StepResult, plain_step, udl_step
+from dsts_pipeline.learn.precision import LossScale
+from dsts_pipeline.learn.steps import Stepper, StepResult
 
 EVALUATION_BATCH = 128
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -88,8 +89,15 @@ class _Training:
         upstream = head.upstream_parameters() if isinstance(head, DSTSHead) else {}
         downstream = {n: p for n, p in head.named_parameters() if n not in upstream}
         self.udl = options.udl and bool(upstream)
-        self.upstream, self.downstream = self._optimizer(upstream), self._optimizer(downstream)
-        self.objective = Objective(head, options.label_smoothing, options.balance_weight)
+        self.stepper = Stepper(
+            Objective(head, options.label_smoothing, options.balance_weight, options.precision),
+            self._optimizer(upstream),
+            self._optimizer(downstream),
+            LossScale.for_precision(options.precision),
+            part_size=options.part_size,
+            method=options.udl_method,
+            redraw=options.redraw_noise,
+        )
         self.best: tuple[float, dict[str, Tensor]] | None = None
 
     def remember_start(self) -> None:
@@ -100,18 +108,19 @@ class _Training:
     def run_epoch(self, epoch: int, progress: Track) -> dict[str, Any]:
         """Train for one epoch, evaluate, and describe both."""
         start = time.perf_counter()
-        generator = torch.Generator().manual_seed(derive_seed(self.options.seed, "noise", epoch))
+        seed = derive_seed(self.options.seed, "noise", epoch)
+        self.stepper.generator = torch.Generator(_device_of(self.head)).manual_seed(seed)
         self.head.train()
         num_clips, loss, correct, choices = 0, 0.0, 0, []
         pairs, num_pairs = self._pairs(epoch)
         for position, (batch, val_batch) in enumerate(pairs):
             done = (epoch + position / num_pairs) / self.options.num_epochs
-            result = self._step(batch, val_batch, done, generator)
+            result = self._step(batch, val_batch, done)
             self._check_finite(result.loss, epoch)
             num_clips += len(batch)
             loss += result.loss * len(batch)
             correct += int((result.logits.argmax(dim=1) == batch.labels).sum())
-            choices.append([record.choice for record in result.records])
+            choices += [[record.choice for record in part] for part in result.records]
             progress.advance(len(batch), f"loss {loss / num_clips:.3f}")
         entry: dict[str, Any] = {
             "epoch": epoch,
@@ -149,28 +158,14 @@ class _Training:
         return ((batch, None) for batch in self.feed.batches(order)), len(order)
 
     def _step(
-        self,
-        batch: FeatureBatch,
-        val_batch: FeatureBatch | None,
-        progress: float,
-        generator: torch.Generator,
+        self, batch: FeatureBatch, val_batch: FeatureBatch | None, progress: float
     ) -> StepResult:
-        options = self.options
-        factor = self.downstream.set_progress(progress)
-        self.upstream.set_progress(progress)
+        factor = self.stepper.downstream.set_progress(progress)
+        self.stepper.upstream.set_progress(progress)
         if val_batch is None:
-            return plain_step(self.objective, self.upstream, self.downstream, batch, generator)
-        alpha = options.inner_learning_rate or factor * options.learning_rate
-        return udl_step(
-            self.objective,
-            self.upstream,
-            self.downstream,
-            batch,
-            val_batch,
-            inner_lr=alpha,
-            redraw=options.redraw_noise,
-            generator=generator,
-        )
+            return self.stepper.plain_step(batch)
+        alpha = self.options.inner_learning_rate or factor * self.options.learning_rate
+        return self.stepper.udl_step(batch, val_batch, inner_lr=alpha)
 
     def _check_finite(self, loss: float, epoch: int) -> None:
         if not math.isfinite(loss):
@@ -206,6 +201,10 @@ class _Training:
             warmup_fraction=options.warmup_fraction,
             clip_norm=options.clip_norm,
         )
+
+
+def _device_of(head: nn.Module) -> torch.device:
+    return next(head.parameters()).device
 
 
 def _join(choices: list[list[Tensor | None]]) -> Tensor | None:

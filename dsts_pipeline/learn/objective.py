@@ -16,7 +16,9 @@ from torch.func import functional_call
 
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LayerNoise, LayerRecord
+from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.synapse import balance_loss
+from dsts_pipeline.learn.precision import Precision, forward_context
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,19 @@ class Draw:
 class Objective:
     """Loss of `head`: cross-entropy plus `balance_weight` times the load-balancing loss.
 
+    Called with values of u and d, as `meta_gradient` does, it may be differentiated twice;
+    `first_order_loss` is the same loss, cheaper, for one derivative.
+
     Args:
         label_smoothing: In [0, 1).
         balance_weight: 0 is the paper.
+        precision: Type that the forward pass runs in.
     """
 
     head: nn.Module
     label_smoothing: float = 0.0
     balance_weight: float = 0.0
+    precision: Precision = "float32"
 
     def draw(self, batch: FeatureBatch, generator: torch.Generator | None = None) -> Draw:
         """Fix the randomness of a pass over `batch`."""
@@ -50,33 +57,46 @@ class Objective:
         self, upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
     ) -> Tensor:
         """The loss at these parameter values; running statistics stay as they are."""
-        loss, _, _ = self.evaluate(draw, {**upstream, **downstream}, update_statistics=False)
-        return loss
+        values = {**upstream, **downstream}
+        return self.evaluate(draw, values, update_statistics=False, first_order=False)[0]
+
+    def first_order_loss(
+        self, upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
+    ) -> Tensor:
+        """The same loss, whose gradient is not to be differentiated again."""
+        return self.evaluate(draw, {**upstream, **downstream}, update_statistics=False)[0]
 
     def evaluate(
-        self, draw: Draw, parameters: dict[str, Tensor] | None = None, *, update_statistics: bool
+        self,
+        draw: Draw,
+        parameters: dict[str, Tensor] | None = None,
+        *,
+        update_statistics: bool,
+        first_order: bool = True,
     ) -> tuple[Tensor, Tensor, tuple[LayerRecord, ...]]:
         """Loss, logits `[B, K]` and records, at `parameters` or the head's own values."""
+        is_dsts = isinstance(self.head, DSTSHead)
         options: dict[str, Any] = {}
-        if isinstance(self.head, DSTSHead):
+        if is_dsts:
             options = {
                 "noise": draw.noise,
                 "update_statistics": update_statistics,
+                "first_order": first_order,
                 "with_records": True,
             }
-        own = parameters is None
-        maps = draw.batch.maps
-        output = (
-            self.head(maps, **options)
-            if own
-            else functional_call(self.head, parameters, (maps,), options)
-        )
-        logits, records = output if options else (output, ())
+        batch = draw.batch
+        with forward_context(self.precision, batch.maps.device):
+            if parameters is None:
+                output = self.head(batch.maps, **options)
+            else:
+                output = functional_call(self.head, parameters, (batch.maps,), options)
+        logits, records = output if is_dsts else (output, ())
+        logits = widen(logits)
         loss = nn.functional.cross_entropy(
-            logits, draw.batch.labels, label_smoothing=self.label_smoothing
+            logits, batch.labels, label_smoothing=self.label_smoothing
         )
         if self.balance_weight:
-            routed = [record for record in records if record.choice is not None]
-            for record in routed:
-                loss = loss + self.balance_weight * balance_loss(record.choice, record.impulses)
+            for record in records:
+                if record.choice is not None:
+                    loss = loss + self.balance_weight * balance_loss(record.choice, record.impulses)
         return loss, logits, records

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from dsts_pipeline.learn.optimizers import OptimizerName, ScheduleName
-
-UdlMethod = Literal["exact", "finite_difference"]
+from dsts_pipeline.learn.precision import Precision
+from dsts_pipeline.learn.products import Method, check_method
 
 
 @dataclass(frozen=True)
@@ -17,12 +16,15 @@ class TrainingOptions:
     Args:
         num_epochs: Passes over the clips that are not held out; 0 leaves the head as it is.
         batch_size: Clips per batch; UDL takes two batches an iteration.
+        udl_method: "exact", "forward_over_reverse" or "finite_difference"; see `products`.
         udl: Whether a `DSTSHead` that has upstream parameters is trained by UDL.
         inner_learning_rate: alpha of UDL's simulated step; None is d's current learning rate.
         redraw_noise: Whether UDL's step 3 draws new noise.
         learning_rate: Of d at the schedule's peak; the factors scale it for the classifier, the
             scoring kernels and the gate logits.
         clip_norm: Largest norm of u's and of d's gradient; None for no clipping.
+        part_size: Samples gone through at a time (gradient accumulation); None for the batch.
+        precision: Type of the forward pass; "float16" scales the loss.
         balance_weight: Weight of the load-balancing loss; 0 is the paper.
         heldout_fraction: Share of the clips held out to choose the best epoch by.
         recompute_statistics: Whether norms get the statistics of noise-free passes before every
@@ -34,7 +36,7 @@ class TrainingOptions:
     batch_size: int = 32
     seed: int = 0
     udl: bool = True
-    udl_method: UdlMethod = "exact"
+    udl_method: Method = "exact"
     inner_learning_rate: float | None = None
     redraw_noise: bool = False
     optimizer: OptimizerName = "adamw"
@@ -47,11 +49,16 @@ class TrainingOptions:
     weight_decay: float = 0.05
     momentum: float = 0.9
     clip_norm: float | None = None
+    part_size: int | None = None
+    precision: Precision = "float32"
     label_smoothing: float = 0.0
     balance_weight: float = 0.0
     heldout_fraction: float = 0.0
     recompute_statistics: bool = True
     recompute_clips: int = 512
+
+    def __post_init__(self) -> None:
+        check_method(self.udl_method)
 
     def learning_rate_of(self, name: str) -> float:
         """Peak learning rate of the parameter `name`."""

@@ -1,11 +1,13 @@
 """One iteration of training: an ordinary step, or UDL's three.
 
 Enters: an `Objective`, the optimisers of u and d, batches. Leaves: updated parameters and what the
-pass over the training batch gave.
+pass over the training batch gave. A batch may be gone through in parts (gradient accumulation):
+norms and gates then belong to a part, gradients to the whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,72 +15,125 @@ from torch import Tensor
 
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LayerRecord
-from dsts_pipeline.learn.objective import Objective
+from dsts_pipeline.learn.objective import Draw, Objective
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.udl import meta_gradient
+from dsts_pipeline.learn.precision import LossScale
+from dsts_pipeline.learn.products import Method
+from dsts_pipeline.learn.udl import meta_gradient_of_parts
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss, logits `[B, K]` and records of the pass that updated d."""
+    """Loss, logits `[B, K]` and records (one list per part) of the pass that updated d."""
 
     loss: float
     logits: Tensor
-    records: tuple[LayerRecord, ...]
+    records: list[tuple[LayerRecord, ...]]
 
 
-def plain_step(
-    objective: Objective,
-    upstream: ScheduledOptimizer,
-    downstream: ScheduledOptimizer,
-    batch: FeatureBatch,
-    generator: torch.Generator | None = None,
-) -> StepResult:
-    """Update u and d by the gradient of one loss (the ablation without UDL, Table 5)."""
-    loss, logits, records = objective.evaluate(
-        objective.draw(batch, generator), update_statistics=True
-    )
-    parameters = upstream.parameters + downstream.parameters
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    upstream.step(gradients[: len(upstream.parameters)])
-    downstream.step(gradients[len(upstream.parameters) :])
-    return StepResult(loss.item(), logits.detach(), records)
-
-
-def udl_step(
-    objective: Objective,
-    upstream: ScheduledOptimizer,
-    downstream: ScheduledOptimizer,
-    train_batch: FeatureBatch,
-    val_batch: FeatureBatch,
-    *,
-    inner_lr: float,
-    redraw: bool = False,
-    generator: torch.Generator | None = None,
-) -> StepResult:
-    """UDL's three steps (Eq. 9-11).
-
-    The same noise serves step 1 and its derivative. Choice: step 3 uses it again, so that the
-    update which was simulated is the one that is made, but for u'; `redraw` draws anew.
+@dataclass
+class Stepper:
+    """Makes the iterations of a training.
 
     Args:
-        inner_lr: alpha of the simulated step.
-
-    Raises:
-        ValueError: The batches share a sample.
+        objective: The loss.
+        upstream, downstream: Optimisers of u and d.
+        scale: The loss scale.
+        part_size: Samples gone through at a time; None for the whole batch.
+        method: How UDL's product is computed.
+        redraw: Whether UDL's step 3 draws new noise.
+        generator: Randomness of the noise.
     """
-    check_disjoint(train_batch, val_batch)
-    head = objective.head
-    assert isinstance(head, DSTSHead)
-    u, d = head.upstream_parameters(), head.downstream_parameters()
-    train, val = objective.draw(train_batch, generator), objective.draw(val_batch, generator)
-    meta = meta_gradient(objective, u, d, train, val, inner_lr)
-    upstream.step([meta[name] for name in u])
-    if redraw:
-        train = objective.draw(train_batch, generator)
-    loss, logits, records = objective.evaluate(train, update_statistics=True)
-    downstream.step(torch.autograd.grad(loss, downstream.parameters, allow_unused=True))
-    return StepResult(loss.item(), logits.detach(), records)
+
+    objective: Objective
+    upstream: ScheduledOptimizer
+    downstream: ScheduledOptimizer
+    scale: LossScale
+    part_size: int | None = None
+    method: Method = "exact"
+    redraw: bool = False
+    generator: torch.Generator | None = None
+
+    def plain_step(self, batch: FeatureBatch) -> StepResult:
+        """Update u and d by the gradient of one loss (the ablation without UDL, Table 5)."""
+        both = self.upstream.parameters + self.downstream.parameters
+        gradients, result = self._gradients(self._parts(batch), both)
+        if self.scale.accepts(gradients):
+            self.upstream.step(gradients[: len(self.upstream.parameters)])
+            self.downstream.step(gradients[len(self.upstream.parameters) :])
+        return result
+
+    def udl_step(
+        self, train_batch: FeatureBatch, val_batch: FeatureBatch, *, inner_lr: float
+    ) -> StepResult:
+        """UDL's three steps (Eq. 9-11).
+
+        The same noise serves step 1 and its derivative. Choice: step 3 uses it again, so that the
+        update which was simulated is the one that is made, but for u'; `redraw` draws anew.
+
+        Args:
+            inner_lr: alpha of the simulated step.
+
+        Raises:
+            ValueError: The batches share a sample.
+        """
+        check_disjoint(train_batch, val_batch)
+        head = self.objective.head
+        assert isinstance(head, DSTSHead)
+        u, d = head.upstream_parameters(), head.downstream_parameters()
+        train, val = self._parts(train_batch), self._parts(val_batch)
+        meta = meta_gradient_of_parts(
+            self.objective,
+            u,
+            d,
+            train,
+            val,
+            inner_lr,
+            method=self.method,
+            first_order_loss_fn=self.objective.first_order_loss,
+            loss_scale=self.scale.value,
+        )
+        if self.scale.accepts(meta.values()):
+            self.upstream.step([meta[name] for name in u])
+        if self.redraw:
+            train = self._parts(train_batch)
+        gradients, result = self._gradients(train, self.downstream.parameters)
+        if self.scale.accepts(gradients):
+            self.downstream.step(gradients)
+        return result
+
+    def _parts(self, batch: FeatureBatch) -> list[tuple[Draw, float]]:
+        """The batch's parts with their noise and weight in the mean."""
+        size = self.part_size or len(batch)
+        parts = [
+            FeatureBatch(maps, labels, rows)
+            for maps, labels, rows in zip(
+                batch.maps.split(size),
+                batch.labels.split(size),
+                batch.rows.split(size),
+                strict=True,
+            )
+        ]
+        return [
+            (self.objective.draw(part, self.generator), len(part) / len(batch)) for part in parts
+        ]
+
+    def _gradients(
+        self, parts: Sequence[tuple[Draw, float]], parameters: Sequence[Tensor]
+    ) -> tuple[list[Tensor | None], StepResult]:
+        """Gradients of the weighted loss by `parameters`; running statistics move."""
+        total: list[Tensor | None] = [None] * len(parameters)
+        loss_sum, logits, records = 0.0, [], []
+        for draw, weight in parts:
+            loss, part_logits, part_records = self.objective.evaluate(draw, update_statistics=True)
+            factor = weight * self.scale.value
+            found = torch.autograd.grad(loss * factor, parameters, allow_unused=True)
+            total = [_add(old, new) for old, new in zip(total, found, strict=True)]
+            loss_sum += weight * loss.item()
+            logits.append(part_logits.detach())
+            records.append(part_records)
+        gradients = [None if g is None else g / self.scale.value for g in total]
+        return gradients, StepResult(loss_sum, torch.cat(logits), records)
 
 
 def check_disjoint(train_batch: FeatureBatch, val_batch: FeatureBatch) -> None:
@@ -93,3 +148,9 @@ def check_disjoint(train_batch: FeatureBatch, val_batch: FeatureBatch) -> None:
             f"training and validation batch share {len(shared)} samples (row {shared[0]} first); "
             "UDL needs disjoint batches: take them from feed.udl_pairs"
         )
+
+
+def _add(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+    if old is None or new is None:
+        return new if old is None else old
+    return old + new

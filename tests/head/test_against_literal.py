@@ -22,8 +22,9 @@ def test_evaluation_logits(name):
         torch.testing.assert_close(head.routing(maps), torch.stack(reference.choices, 1))
 
 
+@pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_training_logits_gradients_and_statistics(name):
+def test_training_logits_gradients_and_statistics(name, first_order):
     head, config = build(name)
     maps, labels = sample_input()
     noise = draw(head)
@@ -34,7 +35,7 @@ def test_training_logits_gradients_and_statistics(name):
     F.cross_entropy(expected, labels).backward()
 
     maps.requires_grad_()
-    logits = head(maps, noise)
+    logits = head(maps, noise, first_order=first_order)
     F.cross_entropy(logits, labels).backward()
     torch.testing.assert_close(logits, expected, **CLOSE)
     torch.testing.assert_close(maps.grad, reference_maps.grad, **CLOSE)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from dsts_pipeline.base.settings.sections import Section
 
@@ -38,9 +38,20 @@ class UdlSettings(Section):
     """Upstream-Downstream Learning; with `enabled: false` u and d share one ordinary step."""
 
     enabled: bool = True
-    method: Literal["exact", "finite_difference"] = "exact"
+    method: Literal["exact", "forward_over_reverse", "finite_difference"] = "exact"
     inner_learning_rate: float | None = Field(None, gt=0.0)  # null: d's current learning rate
     redraw_noise: bool = False
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _refuse_first_order(cls, value: object) -> object:
+        if value == "first_order":
+            raise ValueError(
+                "first_order has no effect: upstream parameters enter UDL's step 2 only through "
+                "the simulated step, so its gradient without the second-order term is zero; use "
+                "exact, or set udl.enabled to false"
+            )
+        return value
 
 
 class TrainSettings(Section):
@@ -58,6 +69,8 @@ class TrainSettings(Section):
     weight_decay: float = Field(0.05, ge=0.0)
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
     clip_norm: float | None = Field(None, gt=0.0)
+    part_size: int | None = Field(None, ge=1)  # gradient accumulation: samples at a time
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     balance_weight: float = Field(0.0, ge=0.0)
     heldout_fraction: float = Field(0.1, ge=0.0, lt=0.9)  # of train, to choose the epoch by
