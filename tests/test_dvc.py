@@ -156,6 +156,6 @@ def test_experiment_composes_retrains_and_compares(copy):
     head = json.loads((copy / "outputs/heads/dsts/head.json").read_text())
     assert head["arguments"]["num_neurons"] == 5
     changed = json.loads(run(copy, "dvc", "params", "diff", "--json"))
-    assert changed == {"params.yaml": {"head.num_neurons": {"old": 10, "new": 5}}}
+    assert list(changed["params.yaml"]) == ["head.num_neurons"]
     difference = run(copy, "dvc", "metrics", "diff", "--json")
     assert "outputs/evaluation/metrics.json" in json.loads(difference)

@@ -11,7 +11,7 @@ import difflib
 import json
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,15 +136,19 @@ def _describe(error: ValidationError, source: str, overridden: bool) -> str:
     else:
         while key and key not in known:  # positions in lists, branches of unions
             key = key.rpartition(".")[0]
-        expected = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        expected = expected.replace("an object", "a section of settings")
         where = f"{source} or the --set option" if overridden else source
-        text = (
-            f"{key or source}: found {_show(fault['input'])}, expected {expected}; "
-            f"correct it in {where}"
-        )
+        text = f"{key or source}: {_expected(fault)}; correct it in {where}"
     more = len(faults) - 1
     return text + (f"\n(and {more} more fault{'s' if more > 1 else ''})" if more else "")
+
+
+def _expected(fault: Mapping[str, Any]) -> str:
+    """What was found and what was expected, in our own words where a section says it itself."""
+    found, message = _show(fault["input"]), fault["msg"]
+    if fault["type"] == "value_error":
+        return f"found {found}; {message.removeprefix('Value error, ')}"
+    message = message.removeprefix("Input should be ").replace("an object", "a section of settings")
+    return f"found {found}, expected {message}"
 
 
 def _unknown(key: str, known: set[str]) -> str:
