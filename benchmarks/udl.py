@@ -1,0 +1,124 @@
+"""Cost of a UDL iteration against a plain step: `python -m benchmarks.udl`.
+
+Both update all parameters with AdamW; UDL takes a second batch beside. Every way to compute its
+product is measured, for both estimators, and their meta-gradients are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.head import build, new_maps
+from benchmarks.measure import measure, print_table
+from dsts_pipeline.feed import FeatureBatch
+from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.learn import meta_gradient
+from dsts_pipeline.learn.objective import Objective
+from dsts_pipeline.learn.optimizers import ScheduledOptimizer
+from dsts_pipeline.learn.precision import LossScale
+from dsts_pipeline.learn.products import Method
+from dsts_pipeline.learn.steps import Stepper
+
+METHODS: tuple[Method, ...] = ("exact", "forward_over_reverse", "finite_difference")
+
+
+def new_batch(arguments: argparse.Namespace, first_row: int) -> FeatureBatch:
+    """A random batch with rows of its own."""
+    maps = new_maps(arguments, arguments.batch)
+    labels = torch.randint(0, 48, (arguments.batch,), device=maps.device)
+    return FeatureBatch(maps, labels, torch.arange(arguments.batch) + first_row)
+
+
+def new_stepper(head: DSTSHead, method: Method) -> Stepper:
+    """AdamW for u and d at a learning rate too small to change anything in a benchmark."""
+
+    def optimizer(parameters: dict) -> ScheduledOptimizer:
+        return ScheduledOptimizer(
+            parameters,
+            dict.fromkeys(parameters, 1e-9),
+            name="adamw",
+            weight_decay=0.0,
+            momentum=0.0,
+            schedule="constant",
+            warmup_fraction=0.0,
+            clip_norm=None,
+        )
+
+    u, d = head.upstream_parameters(), head.downstream_parameters()
+    return Stepper(Objective(head), optimizer(u), optimizer(d), LossScale(), method=method)
+
+
+def iterations(arguments: argparse.Namespace, estimator: str) -> list[tuple]:
+    """UDL's iteration in every method over a plain step on the same batch."""
+    head = build(arguments, routing_gradient=estimator)
+    train, val = new_batch(arguments, 0), new_batch(arguments, arguments.batch)
+
+    def udl(method: Method) -> Callable[[], object]:
+        stepper = new_stepper(head, method)
+        return lambda: stepper.udl_step(train, val, inner_lr=0.01)
+
+    plain = new_stepper(head, "exact")
+    ways: dict[str, Callable[[], object]] = {"plain": lambda: plain.plain_step(train)}
+    ways |= {method: udl(method) for method in METHODS}
+    result = measure(ways, num_rounds=arguments.rounds, device=train.maps.device)
+    return [
+        (
+            f"UDL, {estimator}, {method}",
+            f"{result.milliseconds[method]:.1f} / {result.milliseconds['plain']:.1f}",
+            "plain step",
+            result.ratio(method, "plain"),
+            4.0,
+            f"{result.peak_mib[method]:.0f} / {result.peak_mib['plain']:.0f}",
+        )
+        for method in METHODS
+    ]
+
+
+def print_agreement(arguments: argparse.Namespace, estimator: str) -> None:
+    """How far each method's meta-gradient is from the exact one, in float64."""
+    head = build(arguments, routing_gradient=estimator).double()
+    objective = Objective(head)
+    u, d = head.upstream_parameters(), head.downstream_parameters()
+    draws = []
+    for first_row in (0, arguments.batch):
+        batch = new_batch(arguments, first_row)
+        draws.append(objective.draw(FeatureBatch(batch.maps.double(), batch.labels, batch.rows)))
+    found = {
+        method: torch.cat(
+            [
+                value.flatten()
+                for value in meta_gradient(objective, u, d, *draws, 0.01, method=method).values()
+            ]
+        )
+        for method in METHODS
+    }
+    exact = found["exact"]
+    for method in METHODS[1:]:
+        error = float((found[method] - exact).norm() / exact.norm())
+        cosine = float(torch.cosine_similarity(found[method], exact, dim=0))
+        print(f"{estimator}, {method}: relative error {error:.1e}, cosine {cosine:.6f}")
+
+
+def main() -> None:
+    """Print the ratios and the agreement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--channels", type=int, default=128)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--extent", type=int, nargs=3, default=(8, 4, 4), metavar=("T", "H", "W"))
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    title = f"UDL iteration, width {arguments.width}, batch {arguments.batch}, {arguments.device}"
+    print_table(
+        title, [row for kind in ("selected", "dense") for row in iterations(arguments, kind)]
+    )
+    for kind in ("selected", "dense"):
+        print_agreement(arguments, kind)
+
+
+if __name__ == "__main__":
+    main()
