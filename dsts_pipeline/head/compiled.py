@@ -9,42 +9,61 @@ scoring kernels are summed to one vector per neuron.
 from __future__ import annotations
 
 import copy
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.head.convolution import Extent, neighbour_columns
 from dsts_pipeline.head.dsts import DSTSHead
+from dsts_pipeline.head.grouping import group_samples
 from dsts_pipeline.head.layer import DSTSLayer
+from dsts_pipeline.head.norms import Affine
+
+Spans = list[tuple[int, slice]]
+"""Neurons in use and the samples, sorted by neuron, that go to each."""
 
 
 class CompiledOperator(nn.Module):
-    """`relu(kernel * x + bias)` of one neuron on the input channels that it uses."""
+    """`relu(kernel * x + bias)` of all neurons, each on the input channels that it uses.
+
+    `channels [N, U]` names them; U is the most that any neuron uses, a neuron with fewer has zero
+    rows in its matrix `[taps * U, C]`.
+    """
 
     channels: Tensor
-    matrix: Tensor
+    matrices: Tensor
     bias: Tensor
 
-    def __init__(
-        self, extent: Extent, kernels: Tensor, scale: Tensor, shift: Tensor, used: Tensor | None
-    ) -> None:
+    def __init__(self, extent: Extent, kernels: Tensor, affine: Affine, used: Tensor) -> None:
         super().__init__()
         self.extent = extent
-        matrix = kernels.unflatten(0, (-1, scale.shape[0])) * scale  # [taps, C_in, C_out]
-        self.all_channels = used is None or bool(used.all())
-        channels = torch.arange(len(scale)) if used is None else used.nonzero()[:, 0].cpu()
-        self.register_buffer("channels", channels.to(matrix.device))
-        self.register_buffer("matrix", matrix[:, self.channels].flatten(0, 1).contiguous())
-        self.register_buffer("bias", shift.clone())
+        num_neurons, num_channels = used.shape
+        taps = kernels.shape[1] // num_channels
+        most = int(used.sum(dim=1).max())
+        channels = used.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        self.takes_all = most == num_channels
+        if self.takes_all:
+            channels = torch.arange(num_channels, device=used.device).expand(num_neurons, -1)
+        folded = (kernels * affine.scale[:, None]).unflatten(1, (taps, num_channels))
+        index = channels[:, None, :, None].expand(-1, taps, -1, kernels.shape[2])
+        self.register_buffer("channels", channels.contiguous())
+        self.register_buffer("matrices", folded.gather(2, index).flatten(1, 2).contiguous())
+        self.register_buffer("bias", affine.shift.clone())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B * P, C]` of `x [B, T, H, W, C]`."""
-        if not self.matrix.shape[0]:
-            return self.bias.relu().expand(x.shape[:4].numel(), -1)
-        if not self.all_channels:
-            x = x.index_select(4, self.channels)
-        columns = neighbour_columns(x, self.extent).flatten(0, 3)
-        return torch.addmm(self.bias, columns, self.matrix).relu_()
+    def forward(self, x: Tensor, spans: Spans) -> Tensor:
+        """`[B, P, C]` of samples `x [B, T, H, W, C]` sorted by neuron."""
+        if not self.takes_all:
+            parts = [x[span].index_select(4, self.channels[neuron]) for neuron, span in spans]
+            x = parts[0] if len(parts) == 1 else torch.cat(parts)
+        columns = neighbour_columns(x, self.extent).flatten(1, 3)
+        output = x.new_empty(*columns.shape[:2], self.bias.shape[1])
+        for neuron, span in spans:
+            flat = output[span].flatten(0, 1)
+            torch.addmm(
+                self.bias[neuron], columns[span].flatten(0, 1), self.matrices[neuron], out=flat
+            )
+        return output.relu_()
 
 
 class CompiledLayer(nn.Module):
@@ -61,47 +80,45 @@ class CompiledLayer(nn.Module):
             scoring, offset = _folded_scoring(layer)
             self.register_buffer("scoring", scoring)
             self.register_buffer("offset", offset)
-        gates, fusion = layer.gates(None), layer.fusion()
-        branches = layer.branches(None)
-        self.neurons = nn.ModuleList()
-        for neuron in range(layer.num_neurons):
-            operators = nn.ModuleList()
-            for branch, keep in zip(branches, (0.0, 1.0), strict=False):
-                scale, shift = branch.norm.running_affine()
-                used = None if gates is None else gates[neuron] == keep
-                arguments = (branch.kernels[neuron], scale[neuron], shift[neuron], used)
-                operators.append(CompiledOperator(branch.extent, *arguments))
-            self.neurons.append(operators)
+        gates, fusion, branches = layer.gates(None), layer.fusion(), layer.branches(None)
+        self.operators = nn.ModuleList()
+        for branch, side in zip(branches, (0.0, 1.0), strict=False):
+            everything = torch.ones(layer.num_neurons, layer.channels, dtype=torch.bool)
+            used = everything.to(branch.kernels.device) if gates is None else gates == side
+            affine = branch.norm.running_affine()
+            self.operators.append(CompiledOperator(branch.extent, branch.kernels, affine, used))
         self.register_buffer("fusion", None if fusion is None else fusion.contiguous())
 
     def choose(self, x: Tensor) -> Tensor:
         """Neuron `[B]` of each sample of `x [B, T, H, W, C]`."""
         return (x.mean(dim=(1, 2, 3)) @ self.scoring + self.offset).argmax(dim=1)
 
-    def run(self, x: Tensor, neuron: int, *, pool: bool) -> Tensor:
-        """Output of one neuron: `[B, T, H, W, C]`, or `[B, C]` averaged over positions."""
-        operators = self.neurons[neuron]
-        assert isinstance(operators, nn.ModuleList)
-        z = sum(operator(x) for operator in operators)
+    def run(self, x: Tensor, spans: Spans, *, pool: bool) -> Tensor:
+        """Output of samples sorted by neuron: `[B, T, H, W, C]`, or `[B, C]` averaged."""
+        first, *others = self.operators
+        z = first(x, spans)
+        for operator in others:
+            z += operator(x, spans)
         if pool:
-            z = z.view(x.shape[0], -1, z.shape[-1]).mean(dim=1)
+            z = z.mean(dim=1, keepdim=True)
         if self.fusion is not None:
-            z = z @ self.fusion[neuron]
-        return z if pool else z.view(*x.shape[:4], -1)
+            for neuron, span in spans:
+                z[span] = z[span] @ self.fusion[neuron]
+        return z[:, 0] if pool else z.view(x.shape)
 
     def forward(self, x: Tensor, *, pool: bool) -> Tensor:
         """The layer's output, each sample from its own neuron, or all neurons' mean."""
+        everyone = slice(0, len(x))
         if not self.synapse:
-            outputs = [self.run(x, neuron, pool=pool) for neuron in range(self.num_neurons)]
-            return torch.stack(outputs).mean(dim=0)
+            runs = [self.run(x, [(n, everyone)], pool=pool) for n in range(self.num_neurons)]
+            return torch.stack(runs).mean(dim=0)
         choice = self.choose(x)
-        if x.shape[0] == 1:
-            return self.run(x, int(choice), pool=pool)
-        output = x.new_empty(x.shape[0], x.shape[4]) if pool else torch.empty_like(x)
-        for neuron in choice.unique().tolist():
-            rows = (choice == neuron).nonzero()[:, 0]
-            output[rows] = self.run(x[rows], neuron, pool=pool)
-        return output
+        if len(x) == 1:
+            return self.run(x, [(int(choice), everyone)], pool=pool)
+        groups = group_samples(choice, self.num_neurons)
+        ends = list(accumulate(groups.counts, initial=0))
+        spans = [(n, slice(ends[n], ends[n + 1])) for n, count in enumerate(groups.counts) if count]
+        return self.run(x[groups.order], spans, pool=pool)[groups.inverse]
 
 
 class CompiledHead(nn.Module):

@@ -28,6 +28,7 @@ from dsts_pipeline.head.neurons import (
     routed_operator,
     routed_product,
     run_all,
+    run_frozen,
     run_joint,
     run_routed,
 )
@@ -104,6 +105,8 @@ class DSTSLayer(nn.Module):
             output = self._run_jointly(x, weights, noise, how)
         elif self.training and self.options.norm_statistics == "batch":
             output = self._run_jointly(x, dense_coefficients(choice, logits), noise, how)
+        elif not self.training:
+            output = self._run_chosen(x, choice, how)
         else:
             output = self._run_routed(x, choice, logits, noise, how)
         if how.pool:
@@ -133,24 +136,27 @@ class DSTSLayer(nn.Module):
         scale = self.options.gate_noise_scale
         return sample_gates(self.gate_logits, noise.gate_normal, noise.gate_hard, scale)
 
-    def branches(self, noise: LayerNoise | None) -> tuple[Branch, ...]:
-        """The operators of the neurons, gates folded into their kernels."""
+    def branches(
+        self, noise: LayerNoise | None, neurons: Tensor | None = None
+    ) -> tuple[Branch, ...]:
+        """The operators of all neurons, or of `neurons [M]`, gates folded into their kernels."""
         gates = self.gates(noise)
         if gates is None:
-            volume = kernel_matrices(self.volume_kernel, None)
+            volume = kernel_matrices(_take(self.volume_kernel, neurons), None)
             return (Branch(VOLUME, volume, self.volume_norm),)
-        spatial = kernel_matrices(self.spatial_kernel, 1.0 - gates)
-        temporal = kernel_matrices(self.temporal_kernel, gates)
+        gates = _take(gates, neurons)
+        spatial = kernel_matrices(_take(self.spatial_kernel, neurons), 1.0 - gates)
+        temporal = kernel_matrices(_take(self.temporal_kernel, neurons), gates)
         return (
             Branch(SPATIAL, spatial, self.spatial_norm),
             Branch(TEMPORAL, temporal, self.temporal_norm),
         )
 
-    def fusion(self) -> Tensor | None:
+    def fusion(self, neurons: Tensor | None = None) -> Tensor | None:
         """Fusion kernels as matrices `[N, C_in, C_out]`; None for conv3d."""
         if self.options.specialization == "conv3d":
             return None
-        return self.fusion_kernel.transpose(1, 2)
+        return _take(self.fusion_kernel, neurons).transpose(1, 2)
 
     def raw_outputs(self, x: Tensor) -> Iterator[tuple[NeuronNorm, Tensor, Tensor]]:
         """Operators' outputs before their norms, with the decisions of test time.
@@ -168,35 +174,47 @@ class DSTSLayer(nn.Module):
             for branch in branches:
                 yield branch.norm, joint_operator(x, branch.extent, branch.kernels), everyone
             return
-        x, routing = self._sort(x, choice)
+        x, routing = self._sort(x, choice, self.num_neurons)
         samples = nn.functional.one_hot(routing.choice, self.num_neurons).double()
         for branch in branches:
             yield branch.norm, routed_operator(x, branch, routing)[:, :, None], samples
 
-    def _sort(self, x: Tensor, choice: Tensor) -> tuple[Tensor, Routing]:
+    def _sort(self, x: Tensor, choice: Tensor, num_neurons: int) -> tuple[Tensor, Routing]:
         """The batch in order of its neurons; as it is under torch.compile."""
         if torch.compiler.is_compiling():
             return x, Routing(choice, None)
-        groups = group_samples(choice, self.num_neurons)
+        groups = group_samples(choice, num_neurons)
         return x[groups.order], Routing(choice[groups.order], groups)
 
-    def _run_routed(
-        self, x: Tensor, choice: Tensor, logits: Tensor, noise: LayerNoise | None, how: Pass
-    ) -> Tensor:
-        """Output `[B, P or 1, C]` of each sample's neuron, with the estimator's gradient."""
-        branches, fusion = self.branches(noise), self.fusion()
-        ordered, routing = self._sort(x, choice)
-        z, affines = run_routed(
-            ordered, branches, routing, training=self.training, update=how.update
-        )
+    def _run_chosen(self, x: Tensor, choice: Tensor, how: Pass) -> Tensor:
+        """Test time: output `[B, P or 1, C]` of each sample's neuron; no other one is touched."""
+        neurons = None
+        num_neurons = self.num_neurons
+        if not torch.compiler.is_compiling():
+            neurons, choice = choice.unique(return_inverse=True)
+            num_neurons = len(neurons)
+        x, routing = self._sort(x, choice, num_neurons)
+        branches = self.branches(None, neurons)
+        affines = [branch.norm.running_affine(neurons) for branch in branches]
+        z = run_frozen(x, branches, affines, routing)
+        return self._finish(z, self.fusion(neurons), routing, how)
+
+    def _finish(self, z: Tensor, fusion: Tensor | None, routing: Routing, how: Pass) -> Tensor:
+        """Pool where wanted, fuse, and undo the sorting."""
         if how.pool:
             z = z.mean(dim=1, keepdim=True)
         if fusion is not None:
             z = routed_product(z, fusion, routing)
-        if routing.groups is not None:
-            z = z[routing.groups.inverse]
-        if not self.training:
-            return z
+        return z if routing.groups is None else z[routing.groups.inverse]
+
+    def _run_routed(
+        self, x: Tensor, choice: Tensor, logits: Tensor, noise: LayerNoise | None, how: Pass
+    ) -> Tensor:
+        """Training: output `[B, P or 1, C]` of each sample's neuron, with its gradient."""
+        branches, fusion = self.branches(noise), self.fusion()
+        ordered, routing = self._sort(x, choice, self.num_neurons)
+        z, affines = run_routed(ordered, branches, routing, update=how.update)
+        z = self._finish(z, fusion, routing, how)
         if self.options.routing_gradient == "selected":
             return z * selected_coefficient(choice, logits).to(z.dtype)[:, None, None]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not how.first_order):
@@ -216,3 +234,7 @@ class DSTSLayer(nn.Module):
             z = z.mean(dim=1, keepdim=True)
         z = z * weights.to(z.dtype)[:, None, :, None]
         return z.sum(dim=2) if fusion is None else z.flatten(2) @ fusion.flatten(0, 1)
+
+
+def _take(values: Tensor, neurons: Tensor | None) -> Tensor:
+    return values if neurons is None else values[neurons]

@@ -58,22 +58,32 @@ def joint_operator(x: Tensor, extent: Extent, kernels: Tensor) -> Tensor:
 
 
 def run_routed(
-    x: Tensor, branches: tuple[Branch, ...], routing: Routing, *, training: bool, update: bool
+    x: Tensor, branches: tuple[Branch, ...], routing: Routing, *, update: bool
 ) -> tuple[Tensor, list[Affine]]:
-    """`z [B, P, C]` of each sample's own neuron, and the norms that it was computed with."""
+    """`z [B, P, C]` of each sample's own neuron in training, and the norms it was computed with."""
     total, affines = None, []
     for branch in branches:
         raw = routed_operator(x, branch, routing)
-        if training:
-            affine = branch.norm.routed_affine(raw, routing.choice, update=update)
-        else:
-            affine = branch.norm.running_affine()
+        affine = branch.norm.routed_affine(raw, routing.choice, update=update)
         scale, shift = (part[routing.choice][:, None] for part in affine)
         z = torch.addcmul(shift, raw, scale).relu()
         total = z if total is None else total + z
         affines.append(affine)
     assert total is not None
     return total, affines
+
+
+def run_frozen(
+    x: Tensor, branches: tuple[Branch, ...], affines: list[Affine], routing: Routing
+) -> Tensor:
+    """`z [B, P, C]` of each sample's own neuron, with given norms folded into the kernels."""
+    total = None
+    for branch, affine in zip(branches, affines, strict=True):
+        folded = branch._replace(kernels=branch.kernels * affine.scale[:, None])
+        z = (routed_operator(x, folded, routing) + affine.shift[routing.choice][:, None]).relu()
+        total = z if total is None else total + z
+    assert total is not None
+    return total
 
 
 def run_joint(x: Tensor, branches: tuple[Branch, ...], *, training: bool, update: bool) -> Tensor:

@@ -41,9 +41,14 @@ class NeuronNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(num_neurons, channels))
         self.register_buffer("running_var", torch.ones(num_neurons, channels))
 
-    def running_affine(self) -> Affine:
-        """The norm of test time, from the running statistics."""
-        return self._affine(self.running_mean, self.running_var)
+    def running_affine(self, neurons: Tensor | None = None) -> Affine:
+        """The norm of test time, from the running statistics, of all neurons or of `neurons`."""
+        weight, bias, mean, var = (
+            tensor if neurons is None else tensor[neurons]
+            for tensor in (self.weight, self.bias, self.running_mean, self.running_var)
+        )
+        scale = weight * torch.rsqrt(var + self.eps)
+        return Affine(scale, bias - mean * scale)
 
     def routed_affine(self, z: Tensor, choice: Tensor, *, update: bool) -> Affine:
         """The norm of a training pass, each neuron's statistics from its own samples.

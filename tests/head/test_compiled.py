@@ -26,7 +26,7 @@ def num_values(module):
 
 
 def test_smaller_by_what_the_gates_allow():
-    head, compiled = DSTSHead(16, 3, num_neurons=4, num_layers=2), None
+    head = DSTSHead(16, 3, num_neurons=4, num_layers=2)
     with torch.no_grad():
         for layer in head.dsts_layers():
             layer.gate_logits.copy_(torch.where(torch.arange(16) < 12, 1.0, -1.0))
