@@ -40,17 +40,17 @@ def test_time(arguments: argparse.Namespace, samples: int) -> list[tuple]:
     for head in heads.values():
         _settle_gates(head)
     compiled = {n: compile_head(head) for n, head in heads.items()}
-    rows = []
+    rows, num_rounds = [], arguments.rounds * (10 if samples == 1 else 2)
     for kind, group in (("head", heads), ("compiled head", compiled)):
         ways = {f"N = {n}": _evaluation(one, maps) for n, one in group.items()}
-        result = measure(ways, num_rounds=arguments.rounds, device=maps.device)
+        result = measure(ways, num_rounds=num_rounds, device=maps.device)
         goal = 1.15 if samples == 1 else 1.3
         times = " / ".join(f"{result.milliseconds[name]:.2f}" for name in ("N = 10", "N = 1"))
         memory = f"{result.peak_mib['N = 10']:.0f}"
         what = f"{kind}, test time, N = 10, batch {samples}"
         rows.append((what, times, "N = 1", result.ratio("N = 10", "N = 1"), goal, memory))
     ways = {"head": _evaluation(heads[10], maps), "compiled": _evaluation(compiled[10], maps)}
-    result = measure(ways, num_rounds=arguments.rounds, device=maps.device)
+    result = measure(ways, num_rounds=num_rounds, device=maps.device)
     times = f"{result.milliseconds['compiled']:.2f} / {result.milliseconds['head']:.2f}"
     what, memory = f"compiled head, N = 10, batch {samples}", f"{result.peak_mib['compiled']:.0f}"
     return [*rows, (what, times, "head", result.ratio("compiled", "head"), 1.0, memory)]

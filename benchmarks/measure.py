@@ -1,7 +1,8 @@
 """Timing of several ways to do one thing, side by side, and the memory that each takes.
 
 Every round runs each way once, in turn; the figures are medians over rounds and medians of the
-ratios within a round, so that a machine that slows down slows all of them.
+ratios within a round, so that a machine that slows down slows all of them. On one CPU thread the
+clock is the process's CPU time, which other work on the machine hardly lengthens; else wall time.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ def measure(
     ways: Mapping[str, Callable[[], object]], *, num_rounds: int, device: torch.device
 ) -> Measured:
     """Run every way `num_rounds` times, after one run each to warm up."""
+    one_thread = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
     peaks = {name: _peak_mib(run, device) for name, run in ways.items()}
     rounds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(num_rounds):
         for name, run in ways.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             _wait(device)
-            rounds[name].append(1e3 * (time.perf_counter() - start))
+            rounds[name].append(1e3 * (clock() - start))
     medians = {name: statistics.median(times) for name, times in rounds.items()}
     return Measured(medians, peaks, rounds)
 

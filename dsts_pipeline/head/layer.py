@@ -24,7 +24,8 @@ from dsts_pipeline.head.impulses import Impulses
 from dsts_pipeline.head.neurons import (
     Branch,
     Routing,
-    joint_operator,
+    columns_of,
+    joint_product,
     routed_operator,
     routed_product,
     run_all,
@@ -172,7 +173,7 @@ class DSTSLayer(nn.Module):
                 x.shape[0], self.num_neurons, dtype=torch.float64, device=x.device
             )
             for branch in branches:
-                yield branch.norm, joint_operator(x, branch.extent, branch.kernels), everyone
+                yield branch.norm, joint_product(columns_of(x, branch), branch.kernels), everyone
             return
         x, routing = self._sort(x, choice, self.num_neurons)
         samples = nn.functional.one_hot(routing.choice, self.num_neurons).double()
@@ -197,15 +198,7 @@ class DSTSLayer(nn.Module):
         branches = self.branches(None, neurons)
         affines = [branch.norm.running_affine(neurons) for branch in branches]
         z = run_frozen(x, branches, affines, routing)
-        return self._finish(z, self.fusion(neurons), routing, how)
-
-    def _finish(self, z: Tensor, fusion: Tensor | None, routing: Routing, how: Pass) -> Tensor:
-        """Pool where wanted, fuse, and undo the sorting."""
-        if how.pool:
-            z = z.mean(dim=1, keepdim=True)
-        if fusion is not None:
-            z = routed_product(z, fusion, routing)
-        return z if routing.groups is None else z[routing.groups.inverse]
+        return _unsort(_fuse(z, self.fusion(neurons), routing, how), routing)
 
     def _run_routed(
         self, x: Tensor, choice: Tensor, logits: Tensor, noise: LayerNoise | None, how: Pass
@@ -213,16 +206,20 @@ class DSTSLayer(nn.Module):
         """Training: output `[B, P or 1, C]` of each sample's neuron, with its gradient."""
         branches, fusion = self.branches(noise), self.fusion()
         ordered, routing = self._sort(x, choice, self.num_neurons)
-        z, affines = run_routed(ordered, branches, routing, update=how.update)
-        z = self._finish(z, fusion, routing, how)
+        routed = run_routed(ordered, branches, routing, update=how.update)
+        z = _fuse(routed.z, fusion, routing, how)
         if self.options.routing_gradient == "selected":
-            return z * selected_coefficient(choice, logits).to(z.dtype)[:, None, None]
+            coefficient = selected_coefficient(choice, logits).to(z.dtype)
+            return _unsort(z, routing) * coefficient[:, None, None]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not how.first_order):
-            everything = run_all(x, branches, affines)
+            everything = run_all(branches, routed)
             if how.pool:
                 everything = everything.mean(dim=1, keepdim=True)
         soft = logits.softmax(dim=1).to(z.dtype)
-        return z + routing_term(soft, everything, fusion, first_order=how.first_order)
+        if routing.groups is not None:
+            soft = soft[routing.groups.order]
+        z = z + routing_term(soft, everything, fusion, first_order=how.first_order)
+        return _unsort(z, routing)
 
     def _run_jointly(
         self, x: Tensor, weights: Tensor, noise: LayerNoise | None, how: Pass
@@ -234,6 +231,17 @@ class DSTSLayer(nn.Module):
             z = z.mean(dim=1, keepdim=True)
         z = z * weights.to(z.dtype)[:, None, :, None]
         return z.sum(dim=2) if fusion is None else z.flatten(2) @ fusion.flatten(0, 1)
+
+
+def _fuse(z: Tensor, fusion: Tensor | None, routing: Routing, how: Pass) -> Tensor:
+    """Pool `z [B, P, C]` where wanted, then fuse each sample by its own neuron."""
+    if how.pool:
+        z = z.mean(dim=1, keepdim=True)
+    return z if fusion is None else routed_product(z, fusion, routing)
+
+
+def _unsort(z: Tensor, routing: Routing) -> Tensor:
+    return z if routing.groups is None else z[routing.groups.inverse]
 
 
 def _take(values: Tensor, neurons: Tensor | None) -> Tensor:

@@ -45,32 +45,44 @@ def routed_product(rows: Tensor, kernels: Tensor, routing: Routing) -> Tensor:
 
 def routed_operator(x: Tensor, branch: Branch, routing: Routing) -> Tensor:
     """Output `[B, P, C]` of each sample's neuron's operator, before its norm."""
-    columns = neighbour_columns(x, branch.extent).flatten(1, 3)
-    return widen(routed_product(columns, branch.kernels, routing))
+    return widen(routed_product(columns_of(x, branch), branch.kernels, routing))
 
 
-def joint_operator(x: Tensor, extent: Extent, kernels: Tensor) -> Tensor:
-    """Outputs `[B, P, N, C]` of all N neurons' operators in one product, before their norms."""
-    num_neurons, _, channels = kernels.shape
-    joined = kernels.permute(1, 0, 2).flatten(1)  # [taps * C, N * C]
-    raw = neighbour_columns(x, extent) @ joined
-    return widen(raw).view(x.shape[0], -1, num_neurons, channels)
+def columns_of(x: Tensor, branch: Branch) -> Tensor:
+    """Neighbours `[B, P, taps * C]` that an operator reads of `x [B, T, H, W, C]`."""
+    return neighbour_columns(x, branch.extent).flatten(1, 3)
+
+
+def joint_product(columns: Tensor, kernels: Tensor) -> Tensor:
+    """`columns [B, P, K]` times all of `kernels [N, K, C]` in one product: `[B, P, N, C]`."""
+    joined = kernels.permute(1, 0, 2).flatten(1)  # [K, N * C]
+    return widen(columns @ joined).unflatten(2, (kernels.shape[0], kernels.shape[2]))
+
+
+class RoutedRun(NamedTuple):
+    """`z [B, P, C]` of each sample's own neuron, and what each branch was computed with."""
+
+    z: Tensor
+    affines: list[Affine]
+    columns: list[Tensor]
 
 
 def run_routed(
     x: Tensor, branches: tuple[Branch, ...], routing: Routing, *, update: bool
-) -> tuple[Tensor, list[Affine]]:
-    """`z [B, P, C]` of each sample's own neuron in training, and the norms it was computed with."""
-    total, affines = None, []
+) -> RoutedRun:
+    """Each sample's own neuron in a training pass."""
+    total, affines, kept = None, [], []
     for branch in branches:
-        raw = routed_operator(x, branch, routing)
+        columns = columns_of(x, branch)
+        raw = widen(routed_product(columns, branch.kernels, routing))
         affine = branch.norm.routed_affine(raw, routing.choice, update=update)
         scale, shift = (part[routing.choice][:, None] for part in affine)
         z = torch.addcmul(shift, raw, scale).relu()
         total = z if total is None else total + z
         affines.append(affine)
+        kept.append(columns)
     assert total is not None
-    return total, affines
+    return RoutedRun(total, affines, kept)
 
 
 def run_frozen(
@@ -90,7 +102,7 @@ def run_joint(x: Tensor, branches: tuple[Branch, ...], *, training: bool, update
     """`z [B, P, N, C]` of all neurons, their statistics from the whole batch."""
     total = None
     for branch in branches:
-        raw = joint_operator(x, branch.extent, branch.kernels)
+        raw = joint_product(columns_of(x, branch), branch.kernels)
         if training:
             affine = branch.norm.joint_affine(raw, update=update)
         else:
@@ -101,13 +113,17 @@ def run_joint(x: Tensor, branches: tuple[Branch, ...], *, training: bool, update
     return total
 
 
-def run_all(x: Tensor, branches: tuple[Branch, ...], affines: list[Affine]) -> Tensor:
-    """`z [B, P, N, C]` of all neurons with given norms, folded into the kernels."""
+def run_all(branches: tuple[Branch, ...], routed: RoutedRun) -> Tensor:
+    """`z [B, P, N, C]` of all neurons with the norms of `routed`, folded into the kernels."""
     total = None
-    for branch, affine in zip(branches, affines, strict=True):
-        raw = joint_operator(x, branch.extent, branch.kernels * affine.scale[:, None])
-        z = (raw + affine.shift).relu()
-        total = z if total is None else total + z
+    for branch, affine, columns in zip(branches, routed.affines, routed.columns, strict=True):
+        raw = joint_product(columns, branch.kernels * affine.scale[:, None])
+        if torch.is_grad_enabled():
+            z = (raw + affine.shift).relu()
+            total = z if total is None else total + z
+        else:
+            z = raw.add_(affine.shift).relu_()
+            total = z if total is None else total.add_(z)
     assert total is not None
     return total
 
