@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14))' \
 	  || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1); 3.11 to 3.13 is needed: make PYTHON=python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test,dev]"
+	$(BIN)/python -m pip install -qq -c constraints.txt -e ".[test,dev]"
 	@touch $(STAMP)
 
 demo: demo-$(SIZE)  ## Run the pipeline (SIZE=full or small), print the results and the report's path
@@ -65,7 +65,8 @@ format: $(STAMP)  ## Repair style and formatting
 	ruff format .
 
 bench: $(STAMP)  ## Run the benchmarks
-	python -m benchmarks
+	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
+	  echo "== $$file"; python -m benchmarks.$$(basename $$file .py); done
 
 params: $(STAMP)  ## Compose configs/ into params.yaml
 	$(COMPOSE) params.yaml
