@@ -44,6 +44,12 @@ def lead_sentences(inputs: ReportInputs) -> list[str]:
     ]
     if head.get("versus_baseline") and inputs.baseline:
         sentences.append(_comparison(head["versus_baseline"], metrics["heads"][inputs.baseline]))
+    sentences += [
+        f"For comparison, {other['title']} reaches {percent(other['top1'])}{PERCENT} "
+        f"({bounds(other, 'top1')})."
+        for key, other in inputs.heads
+        if key not in (name, inputs.baseline)
+    ]
     if head.get("routing"):
         sentences.append(_routing(head["routing"]))
     sentences.append(denominator_sentence(metrics))
@@ -53,7 +59,8 @@ def lead_sentences(inputs: ReportInputs) -> list[str]:
 def _comparison(versus: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     value, low, high = (versus[f"difference{end}"] for end in ("", "_low", "_high"))
     interval = f"paired interval {signed_points(low)} to {signed_points(high)}"
-    start = f"Against {base['title']} on the same clips that is {signed_points(value)} points"
+    change = f"{signed_points(value)} points"
+    start = f"Against the baseline ({base['title']}) on the same clips that is {change}"
     if low <= 0 <= high:
         return f"{start} ({interval}): no more than the choice of test clips alone can explain."
     return f"{start} ({interval})."

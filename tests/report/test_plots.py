@@ -104,6 +104,11 @@ def test_neurons_show_use_beside_gates_and_name_the_dead():
     assert "time" not in [t.text for t in parse(neuron_panel(0, [1.0], None)).findall("text")]
 
 
+def test_a_neuron_with_one_clip_in_a_thousand_is_not_shown_as_none():
+    texts = [text.text for text in parse(neuron_panel(0, [0.999, 0.001], None)).findall("text")]
+    assert "<1 %" in texts and "dead" not in texts
+
+
 def test_rules_lie_where_the_first_attribute_changes():
     assert group_starts([("a", "x"), ("a", "y"), ("b", "x"), ("c", "x")]) == [2, 3]
     assert group_starts([]) == []

@@ -23,6 +23,10 @@ def test_a_difference_whose_interval_holds_zero_is_called_no_more_than_chance():
     assert "is +2.1 points (paired interval +0.4 to +3.8)." in clear
 
 
+def test_every_other_head_is_named_beside_the_main_one():
+    assert "For comparison, Linear probe reaches" in " ".join(lead_sentences(make_inputs(**SMALL)))
+
+
 def test_differences_have_signs_and_no_negative_zero():
     assert signed_points(0.0213) == "+2.1"
     assert signed_points(-0.0213) == "\N{MINUS SIGN}2.1"

@@ -40,7 +40,7 @@ def neuron_panel(
 def _use_row(layer: int, neuron: int, share: float, scaled: float, y: float) -> list[Markup]:
     tip = f"layer {layer + 1}, neuron {neuron + 1}: chosen for {share:.1%} of clips"
     width = USE_WIDTH * scaled
-    value = f"{100 * share:.0f} %" if share else "dead"
+    value = f"{100 * share:.0f} %" if share >= 0.005 else "<1 %" if share else "dead"
     return [
         text(USE_LEFT - 8, y + 12, str(neuron + 1), "tick", text_anchor="end"),
         rectangle(USE_LEFT, y + 2, max(width, 0.5), 13, "bar use", data_tip=tip),
