@@ -8,7 +8,7 @@ from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.metrics import Bootstrap, Denominators, assemble_metrics
+from dsts_pipeline.metrics import Bootstrap, Denominators, assemble_metrics, headline_figures
 from stages import places
 from stages.inputs import open_features
 from stages.results import print_table
@@ -18,7 +18,7 @@ SPLIT = "test"
 
 
 def run(settings: Settings) -> None:
-    """Write the predictions of each head and metrics.json; print the table.
+    """Write the predictions of each head, metrics.json and headline.json; print the table.
 
     Raises:
         CheckpointError: A head is damaged or was trained on another store.
@@ -46,4 +46,5 @@ def run(settings: Settings) -> None:
         provenance=collect_provenance({"evaluate": chosen.model_dump(), "seed": settings.seed}),
     )
     write_json(places.METRICS, metrics)
+    write_json(places.HEADLINE, headline_figures(metrics))
     print_table(metrics)

@@ -11,6 +11,7 @@ HEADS = OUTPUTS / "heads"
 CURVES = OUTPUTS / "dvclive"
 EVALUATION = OUTPUTS / "evaluation"
 METRICS = EVALUATION / "metrics.json"
+HEADLINE = EVALUATION / "headline.json"
 PREDICTIONS = EVALUATION / "predictions"
 REPORT = OUTPUTS / "report" / "report.html"
 

@@ -3,6 +3,7 @@
 A folder of pure functions on numpy arrays; only `predictions.py` touches files.
 """
 
+from dsts_pipeline.metrics.headline import headline_figures
 from dsts_pipeline.metrics.intervals import Bootstrap, Interval, paired_difference
 from dsts_pipeline.metrics.predictions import Predictions, align, softmax
 from dsts_pipeline.metrics.summary import Denominators, HeadResult, assemble_metrics
@@ -16,6 +17,7 @@ __all__ = [
     "Predictions",
     "align",
     "assemble_metrics",
+    "headline_figures",
     "paired_difference",
     "results_table",
     "softmax",
