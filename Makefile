@@ -53,7 +53,7 @@ demo-small: $(STAMP)
 	cd $(SMALL) && dvc repro && python cli.py results
 
 test: $(STAMP)  ## Run all tests (at most 6 minutes on 2 cores)
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)  ## Check style, formatting and types
 	ruff check .

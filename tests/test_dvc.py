@@ -16,7 +16,6 @@ from tests.pipeline import ROOT, TINY, WEIGHTS
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("dvc"),
     pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
 ]
 COPIED = "dsts_pipeline stages configs .dvc .dvcignore .gitignore cli.py dvc.yaml params.yaml"

@@ -18,7 +18,6 @@ HEADS = ("baseline", "linear_probe", "dsts")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("pipeline"),
     pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
 ]
 
@@ -71,7 +70,7 @@ def test_table_and_report_are_told(folder):
     assert "24 of 24 clips evaluated; 0 failed to decode" in run.stdout
     report = folder / "outputs" / "report" / "report.html"
     assert f"report: {report}" in run.stdout
-    assert report.read_text().startswith("<!doctype html>")
+    assert report.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_curves_are_logged(folder):
