@@ -41,6 +41,10 @@ def run(settings: Settings) -> None:
         attribute_names=index.attribute_names,
         attributes=index.attributes,
         failures=failures,
+        origins={
+            "features": features["provenance"],
+            "heads": read_json(places.HEADS / names[-1] / "head.json")["extra"]["provenance"],
+        },
         dataset=index.dataset,
         title=chosen.title,
         num_confused_pairs=chosen.num_confused_pairs,

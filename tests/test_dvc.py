@@ -157,5 +157,5 @@ def test_experiment_composes_retrains_and_compares(copy):
     assert head["arguments"]["num_neurons"] == 5
     changed = json.loads(run(copy, "dvc", "params", "diff", "--json"))
     assert list(changed["params.yaml"]) == ["head.num_neurons"]
-    difference = run(copy, "dvc", "metrics", "diff", "--json")
+    difference = run(copy, "dvc", "metrics", "diff", "--all", "--json")
     assert "outputs/evaluation/headline.json" in json.loads(difference)
