@@ -39,8 +39,7 @@ def run(settings: Settings) -> None:
 
     torch.manual_seed(derive_seed(settings.seed, "linear_probe"))
     probe = LinearProbe(*sizes)
-    options_probe = options | {"classifier_learning_rate_factor": 1.0}  # it is all there is
-    history = train_head(probe, feed, title="Training linear probe", **options_probe)
+    history = train_head(probe, feed, title="Training linear probe", **options)
     _save("linear_probe", "linear probe", probe, history, made_of)
 
     head = _build_dsts(settings, sizes)

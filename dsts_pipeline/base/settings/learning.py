@@ -61,7 +61,7 @@ class TrainSettings(Section):
     batch_size: int = Field(32, ge=1)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = Field(2e-3, gt=0.0)
-    classifier_learning_rate_factor: float = Field(0.1, ge=0.0)
+    classifier_learning_rate_factor: float = Field(5.0, ge=0.0)
     scoring_learning_rate_factor: float = Field(1.0, ge=0.0)
     gate_learning_rate_factor: float = Field(20.0, ge=0.0)
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
