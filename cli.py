@@ -101,7 +101,7 @@ def pretrain(
     overrides: Overrides = [],
     debug: Debug = False,
 ) -> None:
-    """Train the embedded backbone on freshly rendered clips (hours on a CPU, minutes on a GPU).
+    """Train the embedded backbone on freshly rendered clips (a quarter of an hour on 2 cores).
 
     The trained weights are in the repository: only a change of the renderer or of the backbone
     calls for this. docs/ has the model card.
