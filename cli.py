@@ -104,7 +104,7 @@ def pretrain(
     """Train the embedded backbone on freshly rendered clips (a quarter of an hour on 2 cores).
 
     The trained weights are in the repository: only a change of the renderer or of the backbone
-    calls for this. docs/ has the model card.
+    calls for this. The model card lies beside the weights.
 
     Example: python cli.py pretrain
     """
