@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
     """
     store, index, chosen = open_features(), ClipIndex.load(places.CLIP_INDEX), settings.evaluate
     rows = store.rows_of_split(SPLIT)
-    feed = FeatureFeed(store, rows, preload_bytes=settings.store.preload_bytes)
+    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     names = [name for name in places.HEAD_NAMES if (places.HEADS / name).exists()]
     heads = {}
     with track("Evaluating", len(names) * len(rows)) as progress:

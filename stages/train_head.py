@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
     """Write one folder per head below outputs/heads, and the curves of the DSTS head."""
     store = open_features()
     feed = FeatureFeed(
-        store, store.rows_of_split("train"), preload_bytes=settings.store.preload_bytes
+        store, store.rows_of_split("train"), preload_bytes=settings.feed.preload_bytes
     )
     sizes = store.map_shape[0], len(store.class_names)
     options = settings.train.model_dump() | {"seed": settings.seed, "udl": False}

@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.settings.data import BackboneSettings, DatasetSettings, PretrainSettings
-from dsts_pipeline.base.settings.features import StoreSettings
+from dsts_pipeline.base.settings.features import FeedSettings, StoreSettings
 from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.base.settings.results import EvaluateSettings, ReportSettings
 from dsts_pipeline.base.settings.sections import Section
@@ -34,6 +34,7 @@ class Settings(Section):
     dataset: DatasetSettings = DatasetSettings()
     backbone: BackboneSettings = BackboneSettings()
     store: StoreSettings = StoreSettings()
+    feed: FeedSettings = FeedSettings()
     head: HeadSettings = HeadSettings()
     udl: UdlSettings = UdlSettings()
     train: TrainSettings = TrainSettings()
