@@ -5,13 +5,14 @@ Enters: a plan and the sidecars of all shards. Leaves: the JSON document of docs
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsts_pipeline.base.errors import DataError, StoreError
-from dsts_pipeline.base.files import read_json, sha256_json
+from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.files import sha256_json
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.plan import StorePlan
 
@@ -86,19 +87,28 @@ def load_manifest(store: str | Path) -> dict[str, Any]:
         raise StoreError(f"{store}: no feature store here; run `python cli.py extract` to make it")
     if not path.exists():
         raise StoreError(_tell_unfinished(store))
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def parse_manifest(encoded: bytes, where: str) -> dict[str, Any]:
+    """The content of a manifest file, checked. `where` is its path or URL, for messages.
+
+    Raises:
+        StoreError: another format version, or a damaged manifest.
+    """
     try:
-        content = read_json(path)
+        content = json.loads(encoded.decode("utf-8-sig"))
         found = content["format"]["name"], content["format"]["version"]
-    except (DataError, KeyError, TypeError):
-        raise StoreError(f"{path}: damaged, not a store's manifest; {REPAIR}") from None
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"{where}: damaged, not a store's manifest; {REPAIR}") from None
     if found != (layout.FORMAT_NAME, layout.FORMAT_VERSION):
         raise StoreError(
-            f"{path}: format is {found[0]} version {found[1]}, expected {layout.FORMAT_NAME} "
+            f"{where}: format is {found[0]} version {found[1]}, expected {layout.FORMAT_NAME} "
             f"version {layout.FORMAT_VERSION}; delete the store and run `python cli.py extract`, "
             "or use the release that wrote it"
         )
     if sign(content) != content:
-        raise StoreError(f"{path}: damaged, its digest does not hold; {REPAIR}")
+        raise StoreError(f"{where}: damaged, its digest does not hold; {REPAIR}")
     return content
 
 

@@ -6,48 +6,75 @@ are no rows. Nothing missing is ever read as zeros: it is an error that names th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import read_json
 from dsts_pipeline.feature_store import layout
-from dsts_pipeline.feature_store.manifest import REPAIR, load_manifest
-from dsts_pipeline.feature_store.shards import (
-    ShardDamage,
-    format_nameplate,
-    read_chunks,
-    read_index,
-)
-from dsts_pipeline.feature_store.verify import require_sound
+from dsts_pipeline.feature_store.manifest import load_manifest, parse_manifest
+from dsts_pipeline.feature_store.presence import require_presence
+from dsts_pipeline.feature_store.shard_source import ShardSource
+from dsts_pipeline.feature_store.store_files import LocalFiles, StoreFiles
+from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES, StoredMaps
+
+CACHE_BYTES = 20 * 2**30
+_HDF5_SUFFIXES = (".h5", ".hdf5")
+
+
+class MapSource(Protocol):
+    """What a `FeatureStore` reads maps from. Can be pickled, and used in threads and after fork."""
+
+    def read_into(self, positions: np.ndarray, out: np.ndarray, scales: np.ndarray | None) -> None:
+        """Fill `out` with the maps at `positions` in the storage type, checked.
+
+        Args:
+            positions: int64 `[n]`, places in the planned order, in any order and with repeats.
+            out: `[n, C, T, H, W]`, contiguous, of the stored dtype.
+            scales: float32 `[n, C]` to fill too where the stored type is int8, else None.
+
+        Raises:
+            StoreError: something is missing or damaged; the message names it and the cure.
+        """
 
 
 class FeatureStore:
     """A finished store, read only. Open it with `open_store`.
 
-    Holds no open file, so it can be used after fork, sent to a spawned process, and shared by
-    threads.
+    It can be used after fork, sent to a spawned process, and shared by threads.
 
     Attributes:
-        path: the store's directory.
+        location: the store's directory, file or URL. path: the same as a `Path`.
         manifest: the whole manifest.
         labels: class number per row, int64 `[n]`.
         video_ids: clip id per row.
         views: view number per row, int64 `[n]`.
         splits: split name per row, `[n]`.
         positions: place of each row in the planned order, int64 `[n]`.
+        frames: numbers of the frames used per row, int32 `[n, F]`, -1 where a clip used fewer;
+            None where the store does not say.
         class_names, attribute_names, attributes: see `StorePlan`.
-        map_shape: `(C, T, H, W)`. dtype: the storage type.
+        map_shape: `(C, T, H, W)`. stored_type: as in the manifest.
+        dtype: type of what `read` returns, float16 where maps are stored so, else float32.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], clip_table: dict[str, Any]) -> None:
-        self.path, self.manifest = path, manifest
+    def __init__(
+        self,
+        location: str | Path,
+        manifest: Mapping[str, Any],
+        clip_table: Mapping[str, Any],
+        source: MapSource,
+        frames: np.ndarray | None = None,
+    ) -> None:
+        self.location, self.manifest, self.source = str(location), dict(manifest), source
         array, samples = manifest["array"], clip_table["samples"]
         self.map_shape: tuple[int, ...] = tuple(array["shape"][1:])
-        self.dtype = np.dtype(array["dtype"])
+        self.stored_type: str = array.get("stored_type") or array["dtype"]
+        self.dtype = np.dtype(np.float16 if self.stored_type == "float16" else np.float32)
         failed = {failure["position"] for failure in manifest["failures"]}
         kept = [position for position in range(array["shape"][0]) if position not in failed]
         self.positions = np.array(kept, dtype=np.int64)
@@ -55,19 +82,23 @@ class FeatureStore:
         self.views = np.array([samples["views"][position] for position in kept], dtype=np.int64)
         self.splits = np.array([samples["splits"][position] for position in kept], dtype=str)
         self.video_ids: tuple[str, ...] = tuple(samples["ids"][position] for position in kept)
+        self.frames = None if frames is None else frames[self.positions]
         classes = clip_table["classes"]
         self.class_names: tuple[str, ...] = tuple(classes["names"])
         self.attribute_names: tuple[str, ...] = tuple(classes["attribute_names"])
         self.attributes: tuple[tuple[str, ...], ...] = tuple(map(tuple, classes["attributes"]))
-        self._samples_per_shard = int(array["samples_per_shard"])
-        self._indices: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.map_shape))
-        return f"FeatureStore({len(self)} maps of {shape} {self.dtype}, {self.path})"
+        return f"FeatureStore({len(self)} maps of {shape} {self.stored_type}, {self.location})"
+
+    @property
+    def path(self) -> Path:
+        """Where a local store lies."""
+        return Path(self.location)
 
     @property
     def fingerprint(self) -> str:
@@ -75,9 +106,15 @@ class FeatureStore:
         return self.manifest["fingerprint"]
 
     @property
+    def stored_dtype(self) -> np.dtype:
+        """NumPy type of the maps as they are stored (bfloat16: its bits, as uint16)."""
+        return STORED_DTYPES[self.stored_type]
+
+    @property
     def sample_bytes(self) -> int:
-        """Bytes of one map in the storage type."""
-        return int(np.prod(self.map_shape)) * self.dtype.itemsize
+        """Bytes of one map as it is stored and preloaded, uncompressed, with its scales."""
+        scales = 4 * self.map_shape[0] if self.stored_type == "int8" else 0
+        return int(np.prod(self.map_shape)) * self.stored_dtype.itemsize + scales
 
     def rows_of_split(self, split: str) -> np.ndarray:
         """Rows (int64) of one split, ascending.
@@ -88,39 +125,66 @@ class FeatureStore:
         rows = np.flatnonzero(self.splits == split)
         if len(rows) == 0:
             found = ", ".join(sorted(set(self.splits.tolist()))) or "none"
-            raise StoreError(f"{self.path}: no map of split {split!r}; found: {found}")
+            raise StoreError(f"{self.location}: no map of split {split!r}; found: {found}")
         return rows
 
-    def read(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Maps of the given rows, in the order given: `[n, C, T, H, W]` in the storage type.
+    def rows_of_clip(self, clip_id: str) -> np.ndarray:
+        """Rows (int64) of one clip, a row per view.
+
+        Raises:
+            StoreError: no such clip, or one without a map; the message says why or names the
+                closest one.
+        """
+        rows = np.flatnonzero(np.array(self.video_ids, dtype=object) == clip_id)
+        if len(rows):
+            return rows
+        for failure in self.manifest["failures"]:
+            if failure["id"] == clip_id:
+                raise StoreError(
+                    f"{self.location}: clip {clip_id!r} has no map: {failure['reason']}"
+                )
+        close = difflib.get_close_matches(clip_id, set(self.video_ids), n=1, cutoff=0.0)
+        hint = f"; the closest is {close[0]!r}" if close else ""
+        raise StoreError(f"{self.location}: no clip {clip_id!r} among its {len(self)} maps{hint}")
+
+    def read(
+        self, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Maps of the given rows, in the order given: `[n, C, T, H, W]` of type `dtype`.
+
+        Args:
+            out: contiguous memory of that shape and type to fill and return. Reusing it saves
+                the kernel mapping (and clearing) fresh pages for every batch.
 
         Raises:
             IndexError: a row number out of range.
             StoreError: a shard is missing or damaged; the message names it.
         """
+        if self.dtype == self.stored_dtype:
+            return self.read_stored(indices, out).maps
+        return self.read_stored(indices).to_float(out)
+
+    def read_stored(
+        self, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
+    ) -> StoredMaps:
+        """Like `read`, in the storage type; `out` takes the maps."""
         rows = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"{self.path}: rows {rows.min()} to {rows.max()}, have {len(self)}")
-        maps = np.empty((len(rows), *self.map_shape), dtype=self.dtype)
-        shards, slots = np.divmod(self.positions[rows], self._samples_per_shard)
-        order = np.lexsort((slots, shards))
-        starts = np.flatnonzero(np.diff(shards[order], prepend=-1))
-        for chosen in np.split(order, starts[1:]):
-            if len(chosen):
-                self._read_shard(int(shards[chosen[0]]), slots[chosen], [maps[i] for i in chosen])
-        return maps
-
-    def _read_shard(self, shard: int, slots: np.ndarray, targets: list[np.ndarray]) -> None:
-        path = self.path / layout.name_shard(shard)
-        try:
-            if shard not in self._indices:
-                nameplate = format_nameplate(self.fingerprint, shard)
-                self._indices[shard] = read_index(path, self._samples_per_shard, nameplate)
-            read_chunks(path, self._indices[shard], slots.tolist(), targets)
-        except ShardDamage as damage:
-            raise StoreError(
-                f"{self.path}: shard {shard} ({layout.name_shard(shard)}) {damage}; {REPAIR}"
-            ) from None
+            raise IndexError(
+                f"{self.location}: rows {rows.min()} to {rows.max()}, have {len(self)}"
+            )
+        shape = (len(rows), *self.map_shape)
+        if out is None:
+            out = np.empty(shape, dtype=self.stored_dtype)
+        elif out.shape != shape or out.dtype != self.stored_dtype or not out.flags.c_contiguous:
+            raise ValueError(
+                f"out is {out.dtype} {out.shape}, expected contiguous {self.stored_dtype} {shape}"
+            )
+        scales = None
+        if self.stored_type == "int8":
+            scales = np.empty((len(rows), self.map_shape[0]), dtype=np.float32)
+        self.source.read_into(self.positions[rows], out, scales)
+        return StoredMaps(out, scales, self.stored_type)
 
     def verify(self) -> None:
         """Read every file and compare its digest with the manifest's.
@@ -128,21 +192,67 @@ class FeatureStore:
         Raises:
             StoreError: naming what is damaged and what to run.
         """
+        from dsts_pipeline.feature_store.verify import require_sound
+
         require_sound(self.path, load_manifest(self.path), digests=True)
 
 
-def open_store(path: str | Path) -> FeatureStore:
+def open_store(
+    location: str | Path,
+    *,
+    verify_checksums: bool = True,
+    num_threads: int = 1,
+    cache_dir: str | Path | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> FeatureStore:
     """Open a finished store: manifest, metadata, presence and size of every shard are checked.
+
+    Args:
+        location: a store's directory, an exported HDF5 file (.h5, .hdf5), or a URL.
+        verify_checksums: verify the crc32c of every map that is read.
+        num_threads: threads that read (and decode) one batch.
+        cache_dir, cache_bytes: where shards of a remote store are kept, and how much of them.
 
     Raises:
         StoreError: no store, an unfinished or damaged one; the message says what to run.
     """
-    path = Path(path)
-    manifest = load_manifest(path)
-    if manifest["array"]["codecs"] != list(layout.CODECS):
-        raise StoreError(
-            f"{path}: codecs are {manifest['array']['codecs']}, expected {list(layout.CODECS)}; "
-            "use the release that wrote it"
+    if "://" in str(location):
+        from dsts_pipeline.feature_store.remote import RemoteFiles
+
+        files: StoreFiles = RemoteFiles(str(location), cache_dir=cache_dir, cache_bytes=cache_bytes)
+        encoded = files.read_bytes(layout.MANIFEST_NAME)
+        manifest = parse_manifest(encoded, f"{location}/{layout.MANIFEST_NAME}")
+        return open_files(
+            files, manifest, verify_checksums=verify_checksums, num_threads=num_threads
         )
-    require_sound(path, manifest, digests=False)
-    return FeatureStore(path, manifest, read_json(path / layout.CLIPS_NAME))
+    path = Path(location)
+    if path.suffix in _HDF5_SUFFIXES and not path.is_dir():
+        from dsts_pipeline.feature_store.hdf5 import open_hdf5
+
+        return open_hdf5(path)
+    return open_files(
+        LocalFiles(path),
+        load_manifest(path),
+        verify_checksums=verify_checksums,
+        num_threads=num_threads,
+    )
+
+
+def open_files(
+    files: StoreFiles,
+    manifest: Mapping[str, Any],
+    *,
+    verify_checksums: bool = True,
+    num_threads: int = 1,
+) -> FeatureStore:
+    """Open the store whose files and (checked) manifest are given; see `open_store`.
+
+    Raises:
+        StoreError: a file is missing, of another size, or its digest does not hold.
+    """
+    small = require_presence(files, manifest)
+    source = ShardSource(
+        files, manifest, verify_checksums=verify_checksums, num_threads=num_threads
+    )
+    clip_table = json.loads(small[layout.CLIPS_NAME])
+    return FeatureStore(files.location, manifest, clip_table, source)
