@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.clips.rendering.encode import encode_mp4
 from dsts_pipeline.clips.stick_diving.classes import VOCABULARY, describe_class
-from dsts_pipeline.clips.stick_diving.dataset import Recipe, clip_name, encode_mp4, render_dataset
+from dsts_pipeline.clips.stick_diving.dataset import Recipe, clip_name, render_dataset
 from dsts_pipeline.clips.stick_diving.motion import pose_at
 from dsts_pipeline.clips.stick_diving.render import clip_poses, draw_dive, render_clip
 from dsts_pipeline.clips.stick_diving.targets import MIRROR_SIGNS, TARGET_NAMES, pose_targets

@@ -6,27 +6,19 @@ are kept, so that an interrupted rendering goes on where it stopped.
 
 from __future__ import annotations
 
-import io
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-import av
-import numpy as np
-
-from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.files import read_json, write_atomic, write_json
-from dsts_pipeline.base.progress import track
+from dsts_pipeline.base.files import write_json
 from dsts_pipeline.clips.diving48 import SPLIT_FILES, VIDEO_FOLDER, VOCABULARY_FILE
+from dsts_pipeline.clips.rendering.encode import encode_mp4
+from dsts_pipeline.clips.rendering.folder import Key, render_folder
 from dsts_pipeline.clips.stick_diving.classes import VOCABULARY
 from dsts_pipeline.clips.stick_diving.render import draw_dive, render_clip
 
 RECIPE_FILE = "stick_diving.json"
 RENDERER_VERSION = 1
-_FRAMES_PER_SECOND = 12
-_BATCH_CLIPS = 16
 
 
 @dataclass(frozen=True)
@@ -58,98 +50,35 @@ def render_dataset(root: str | Path, recipe: Recipe, *, num_workers: int = 1) ->
         DataError: `root` holds something that this recipe did not make.
     """
     root = Path(root)
-    _check_root(root, recipe)
-    (root / VIDEO_FOLDER).mkdir(parents=True, exist_ok=True)
-    write_json(root / RECIPE_FILE, asdict(recipe))
-    wanted = [(split, n) for split in SPLIT_FILES for n in range(recipe.count(split))]
-    missing = [
-        (split, n)
-        for split, n in wanted
-        if not (root / VIDEO_FOLDER / f"{clip_name(split, n)}.mp4").exists()
-    ]
-    if missing:
-        with track("Rendering stick dives", len(missing)) as progress:
-            for count in _render_all(root, recipe, missing, num_workers):
-                progress.advance(count)
+    num_rendered = render_folder(
+        root,
+        title="stick diving",
+        recipe_file=RECIPE_FILE,
+        recipe=asdict(recipe),
+        videos={
+            f"{VIDEO_FOLDER}/{clip_name(split, number)}.mp4": (split, number)
+            for split in SPLIT_FILES
+            for number in range(recipe.count(split))
+        },
+        render=partial(_render_video, recipe),
+        stale=(f"{VIDEO_FOLDER}/stick_*.mp4", *SPLIT_FILES.values(), VOCABULARY_FILE),
+        num_workers=num_workers,
+    )
     _write_annotations(root, recipe)
-    return len(missing)
+    return num_rendered
 
 
-def _check_root(root: Path, recipe: Recipe) -> None:
-    if not root.exists() or not any(root.iterdir()):
-        return
-    if not (root / RECIPE_FILE).exists():
-        raise DataError(
-            f"{root} is not empty and holds no {RECIPE_FILE}, so stick diving will not be written "
-            "there; set dataset.root to an empty folder"
-        )
-    if read_json(root / RECIPE_FILE) != asdict(recipe):
-        _remove_rendered(root)
-
-
-def _remove_rendered(root: Path) -> None:
-    """Another recipe's clips are stale: remove exactly the files that a rendering makes.
-
-    The recipe itself is overwritten after this, so that a kill in between removes the rest later.
-    """
-    for video in (root / VIDEO_FOLDER).glob("stick_*.mp4"):
-        video.unlink()
-    for name in (*SPLIT_FILES.values(), VOCABULARY_FILE):
-        (root / name).unlink(missing_ok=True)
-
-
-def _render_all(
-    root: Path, recipe: Recipe, missing: list[tuple[str, int]], num_workers: int
-) -> Iterator[int]:
-    batches = [missing[i : i + _BATCH_CLIPS] for i in range(0, len(missing), _BATCH_CLIPS)]
-    if num_workers <= 1:
-        for batch in batches:
-            yield _render_batch(root, recipe, batch)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        yield from pool.map(_render_batch, [root] * len(batches), [recipe] * len(batches), batches)
-
-
-def _render_batch(root: Path, recipe: Recipe, batch: list[tuple[str, int]]) -> int:
-    for split, number in batch:
-        dive = draw_dive(
-            recipe.seed,
-            split,
-            number,
-            size_px=recipe.size_px,
-            num_frames=recipe.num_frames,
-            difficulty=recipe.difficulty,
-        )
-        content = encode_mp4(render_clip(dive))
-        write_atomic(root / VIDEO_FOLDER / f"{clip_name(split, number)}.mp4", content)
-    return len(batch)
-
-
-def encode_mp4(frames: np.ndarray, *, quality: int = 20) -> bytes:
-    """H.264 in mp4, single-threaded so that equal frames give equal bytes.
-
-    Args:
-        frames: uint8 [T, H, W, 3], RGB; H and W even.
-        quality: x264's constant rate factor; lower is better.
-    """
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=_FRAMES_PER_SECOND)
-        stream.width, stream.height = frames.shape[2], frames.shape[1]
-        stream.pix_fmt = "yuv420p"
-        stream.options = {
-            "crf": str(quality),
-            "preset": "veryfast",
-            "threads": "1",
-            # Without it, x264's macroblock tree rounds differently from call to call.
-            "x264-params": "cpu-independent=1",
-        }
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+def _render_video(recipe: Recipe, key: Key) -> bytes:
+    split, number = key
+    dive = draw_dive(
+        recipe.seed,
+        split,
+        number,
+        size_px=recipe.size_px,
+        num_frames=recipe.num_frames,
+        difficulty=recipe.difficulty,
+    )
+    return encode_mp4(render_clip(dive))
 
 
 def _write_annotations(root: Path, recipe: Recipe) -> None:

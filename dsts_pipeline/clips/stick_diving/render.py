@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.clips.rendering.picture import FINE, cut_background, develop
 from dsts_pipeline.clips.stick_diving.classes import VOCABULARY
 from dsts_pipeline.clips.stick_diving.figure import Capsule, capsules, place
 from dsts_pipeline.clips.stick_diving.motion import (
@@ -22,8 +23,6 @@ from dsts_pipeline.clips.stick_diving.motion import (
     pose_at,
 )
 from dsts_pipeline.clips.stick_diving.scene import Scene, draw_scene
-
-_FINE = 3  # drawn pixels per frame pixel, in each direction
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,13 @@ def _render_frame(
     _draw_water(picture, scene, centre)
     if scene.mirrored:
         picture = picture[:, ::-1]
-    return _develop(picture, scene, generator)
+    return develop(
+        picture,
+        contrast=scene.contrast,
+        exposure=scene.exposure,
+        noise=scene.noise,
+        generator=generator,
+    )
 
 
 _BOARD = np.array([[-3.0, 0.0], [0.2, 0.0], [0.2, -0.06], [-3.0, -0.06]])
@@ -113,21 +118,14 @@ class _Canvas:
 
     def __init__(self, scene: Scene, centre: np.ndarray, size: int) -> None:
         self._size, self._centre = size, centre
-        self._scale = size * scene.height_scale * _FINE
+        self._scale = size * scene.height_scale * FINE
         self._image = self._cut_background(scene)
         self._draw = ImageDraw.Draw(self._image)
 
     def _cut_background(self, scene: Scene) -> Image.Image:
         """The part of the distant wall that the camera sees; it moves at half the speed."""
-        span = scene.background.width - self._size
         shift = self._centre * np.array([0.5, -0.5]) * self._size * scene.height_scale
-        x, y = np.clip(np.array([0.3, 0.3]) * span + shift, 0, span - 1)
-        matrix = (1, 0, float(x), 0, 1, float(y))
-        picture = scene.background.transform(
-            (self._size, self._size), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
-        )
-        fine = self._size * _FINE
-        return picture.resize((fine, fine), Image.Resampling.NEAREST)
+        return cut_background(scene.background, shift, self._size)
 
     def polygon(self, points: np.ndarray, colour: tuple[int, int, int]) -> None:
         """Fill the polygon with corners `points` [n, 2]."""
@@ -146,12 +144,12 @@ class _Canvas:
             self._draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
     def _to_pixels(self, points: np.ndarray) -> np.ndarray:
-        half = self._size * _FINE / 2
+        half = self._size * FINE / 2
         return (points - self._centre) * np.array([self._scale, -self._scale]) + half
 
     def picture(self) -> np.ndarray:
         """The frame at its own size, uint8 [H, W, 3]."""
-        return np.array(self._image.reduce(_FINE))
+        return np.array(self._image.reduce(FINE))
 
 
 def _draw_water(picture: np.ndarray, scene: Scene, centre: np.ndarray) -> None:
@@ -161,15 +159,3 @@ def _draw_water(picture: np.ndarray, scene: Scene, centre: np.ndarray) -> None:
     if row < size:
         water = np.array(scene.colours["water"], np.float32)
         picture[row:] = (0.22 * picture[row:] + 0.78 * water).astype(np.uint8)
-
-
-def _develop(picture: np.ndarray, scene: Scene, generator: np.random.Generator) -> np.ndarray:
-    """Exposure, contrast and sensor noise."""
-    size = picture.shape[0]
-    row, column = generator.integers(0, size, 2)
-    values = picture.astype(np.float32)
-    values -= 128.0
-    values *= scene.contrast
-    values += 128.0 + scene.exposure
-    values += scene.noise[row : row + size, column : column + size]
-    return np.clip(values, 0, 255).astype(np.uint8)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
-_BACKGROUND_FRAMES = 2.6  # side of the background, in frames
+from dsts_pipeline.clips.rendering.picture import draw_background
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def draw_scene(
     noise = generator.standard_normal((size_px * 2, size_px * 2, 3), dtype=np.float32)
     return Scene(
         colours=_draw_colours(generator, difficulty),
-        background=_draw_background(generator, size_px, difficulty),
+        background=draw_background(generator, size_px, difficulty),
         noise=noise * np.float32(noise_level),
         height_scale=float(generator.uniform(0.52 - 0.06 * difficulty, 0.60)),
         camera_yaw=float(generator.normal(0.0, 0.16 * difficulty)),
@@ -98,31 +98,3 @@ def _draw_colours(
         values = np.clip(np.asarray(colour) + light + own, 0, 255).astype(int)
         drawn[name] = (int(values[0]), int(values[1]), int(values[2]))
     return drawn
-
-
-def _draw_background(
-    generator: np.random.Generator, size_px: int, difficulty: float
-) -> Image.Image:
-    """Smooth patches of two scales and a few straight edges, as in an indoor pool."""
-    size = int(size_px * _BACKGROUND_FRAMES)
-    values = np.empty((size, size, 3), np.float32)
-    values[:] = generator.uniform(80, 180) + generator.normal(0.0, 14.0, 3)
-    for cells, amplitude in ((5, 18.0), (16, 10.0)):
-        grey = generator.normal(0.0, amplitude * difficulty, (cells, cells, 1))
-        patches = grey + generator.normal(0.0, 0.4 * amplitude * difficulty, (cells, cells, 3))
-        values += _enlarge(patches + 128.0, size) - 128.0
-    picture = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(picture)
-    for _ in range(generator.integers(3, 4 + int(8 * difficulty))):
-        ends = generator.integers(0, size, 4).tolist()
-        shade = generator.uniform(50, 210) + generator.normal(0.0, 16.0, 3)
-        red, green, blue = np.clip(shade, 0, 255).astype(int).tolist()
-        thickness = int(generator.integers(1, max(2, size_px // 20)))
-        draw.line(ends, fill=(red, green, blue), width=thickness)
-    return picture
-
-
-def _enlarge(patches: np.ndarray, size: int) -> np.ndarray:
-    """Smoothly enlarge [cells, cells, 3] values of 0 to 255 to [size, size, 3]."""
-    small = Image.fromarray(np.clip(patches, 0, 255).astype(np.uint8))
-    return np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), np.float32)

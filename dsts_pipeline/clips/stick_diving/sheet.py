@@ -9,29 +9,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from dsts_pipeline.clips.rendering.sheet import stack_strips
 from dsts_pipeline.clips.stick_diving.classes import VOCABULARY
 from dsts_pipeline.clips.stick_diving.render import draw_dive, render_clip
-
-_TITLE_PX = 14
 
 
 def draw_sheet(labels: Sequence[int], *, difficulty: float, seed: int = 0) -> Image.Image:
     """One row of all frames per label, its class name above."""
-    strips = []
+    rows = []
     for number, label in enumerate(labels):
         dive = draw_dive(seed, "sheet", number, label=label, difficulty=difficulty)
-        strips.append(np.concatenate(list(render_clip(dive)), axis=1))
-    height, width = strips[0].shape[:2]
-    sheet = Image.new("RGB", (width, len(strips) * (height + _TITLE_PX)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (label, strip) in enumerate(zip(labels, strips, strict=True)):
-        top = row * (height + _TITLE_PX)
-        draw.text((3, top + 1), f"{label}: {' '.join(VOCABULARY[label])}", fill="black")
-        sheet.paste(Image.fromarray(strip), (0, top + _TITLE_PX))
-    return sheet
+        rows.append((f"{label}: {' '.join(VOCABULARY[label])}", render_clip(dive)))
+    return stack_strips(rows)
 
 
 def main() -> None:
