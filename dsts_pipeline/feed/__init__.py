@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from dsts_pipeline.feed.batch import FeatureBatch
+from dsts_pipeline.feed.cursor import SamplerCursor
+from dsts_pipeline.feed.epochs import EpochSampler
 from dsts_pipeline.feed.loader import FeatureFeed
-from dsts_pipeline.feed.samplers import epoch_batches, epoch_order, split_batches, udl_pairs
+from dsts_pipeline.feed.orders import balanced_draws, sequential_order, shard_order
+from dsts_pipeline.feed.samplers import (
+    epoch_batches,
+    epoch_order,
+    evaluation_rows,
+    split_batches,
+    udl_pairs,
+)
 
 __all__ = [
+    "EpochSampler",
     "FeatureBatch",
     "FeatureFeed",
+    "SamplerCursor",
+    "balanced_draws",
     "epoch_batches",
     "epoch_order",
+    "evaluation_rows",
+    "sequential_order",
+    "shard_order",
     "split_batches",
     "udl_pairs",
 ]

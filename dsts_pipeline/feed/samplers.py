@@ -83,6 +83,17 @@ def udl_pairs(
         SettingsError: fewer than two batches of clips.
     """
     order = epoch_order(rows, seed=seed, epoch=epoch, groups=groups)
+    return pair_batches(order, batch_size, drop_last=drop_last)
+
+
+def pair_batches(
+    order: np.ndarray, batch_size: int, *, drop_last: bool = False
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`udl_pairs` of any order whose rows are all of different clips.
+
+    Raises:
+        SettingsError: fewer than two batches of clips.
+    """
     half = len(order) // 2
     if half < batch_size:
         raise SettingsError(
@@ -93,3 +104,25 @@ def udl_pairs(
     train = split_batches(order, batch_size, drop_last=drop_last)
     val = split_batches(np.roll(order, -half), batch_size, drop_last=drop_last)
     return list(zip(train, val, strict=True))
+
+
+def evaluation_rows(
+    rows: np.ndarray, rank: int, world_size: int, *, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """The rows that process `rank` evaluates: over all processes every row exactly once.
+
+    Choice: consecutive blocks of clips, the first ones longer by one where it does not divide
+    (or empty at the end). No clip is padded or repeated, and the views of a clip stay together,
+    so that their mean is taken in one place.
+
+    Raises:
+        SettingsError: `rank` is not one of the processes.
+    """
+    if not 0 <= rank < world_size:
+        raise SettingsError(f"rank is {rank}, expected 0 to {world_size - 1}")
+    rows = np.asarray(rows, dtype=np.int64)
+    if groups is None:
+        return np.array_split(rows, world_size)[rank]
+    _, first, clip_of_row = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
+    appearance = np.argsort(np.argsort(first))[clip_of_row]
+    return rows[np.isin(appearance, np.array_split(np.arange(len(first)), world_size)[rank])]

@@ -1,0 +1,169 @@
+"""The batches of every epoch of a training, on one process or several, from any batch on.
+
+Enters: the rows of a split with their clips, classes and shards, and options. Leaves: batches, or
+UDL's pairs of batches, of row numbers. An `EpochSampler` keeps nothing in between: its batches
+follow from its fields and the epoch's number (`cursor` adds the place that was reached).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.feed.balanced_pairs import Pair, pair_sides, part_by_clip
+from dsts_pipeline.feed.orders import (
+    Order,
+    arrange_by_shard,
+    balanced_draws,
+    sequential_order,
+    shard_order,
+)
+from dsts_pipeline.feed.samplers import epoch_order, pair_batches, split_batches
+
+SHARD_WINDOW = 16
+
+
+@dataclass(frozen=True, eq=False)
+class EpochSampler:
+    """Batches of an epoch, each clip once in one random view, or each class equally often.
+
+    With one process, random order and no balancing these are the batches of
+    `samplers.epoch_batches` and the pairs of `samplers.udl_pairs`.
+
+    Choice: an iteration of several processes takes `world_size` batches of `batch_size` from one
+    common order and gives each process one of them, so all have as many batches, all of full
+    size. What does not fill an iteration at the end is dropped: fewer than
+    `world_size * batch_size` clips an epoch (twice that for class-balanced pairs), other ones in
+    each epoch unless the order is sequential. Training and validation batches of an iteration
+    share no clip across processes either.
+
+    Choice: "shard" order gives pairs a window of their own for either batch, half an epoch apart:
+    a reader should keep two windows of shards.
+
+    Args:
+        rows: Row numbers `[n]`, all different.
+        batch_size: Clips per batch and process.
+        order: "random", "shard" (see `orders.shard_order`) or "sequential".
+        class_balanced: See `orders.balanced_draws`.
+        groups: Clip id of each row; None where every row is a clip.
+        labels: Class of each row; needed for `class_balanced`.
+        shards: Shard of each row; needed for the order "shard".
+        window: Shards whose clips are mixed in the order "shard".
+        drop_last: Drop smaller batches (always done where `world_size` > 1).
+        rank, world_size: This process among all.
+
+    Raises:
+        SettingsError: A needed column is missing, or lengths or numbers do not fit.
+    """
+
+    rows: np.ndarray
+    batch_size: int
+    seed: int
+    order: Order = "random"
+    class_balanced: bool = False
+    groups: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    shards: np.ndarray | None = None
+    window: int = SHARD_WINDOW
+    drop_last: bool = False
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        needed = {"labels": self.class_balanced, "shards": self.order == "shard", "groups": False}
+        for name, is_needed in needed.items():
+            column = getattr(self, name)
+            if column is None and is_needed:
+                raise SettingsError(f"this order needs the {name} of the rows; pass {name}")
+            if column is not None and len(column) != len(self.rows):
+                raise SettingsError(f"{len(column)} {name} for {len(self.rows)} rows")
+        if not 0 <= self.rank < self.world_size:
+            raise SettingsError(f"rank is {self.rank}, expected 0 to {self.world_size - 1}")
+        if len(self.rows) == 0:
+            raise SettingsError("no rows to sample from; expected at least one")
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """This process's batches of an epoch.
+
+        Raises:
+            SettingsError: Too few clips for one batch on every process.
+        """
+        together = self.batch_size * self.world_size
+        batches = split_batches(self._order(epoch), together, drop_last=self._drops)
+        return [batch[self._share] for batch in self._require_some(batches)]
+
+    def pairs(self, epoch: int) -> list[Pair]:
+        """This process's training and validation batches of an epoch, without a common clip.
+
+        Raises:
+            SettingsError: Too few clips for two disjoint batches on every process.
+        """
+        together, order = self.batch_size * self.world_size, self._order(epoch)
+        if self.class_balanced:
+            places = self._places(order)
+            clips, labels = self._clips[places], np.asarray(self.labels)[places]
+            sides = part_by_clip(clips, labels, seed=self.seed, epoch=epoch)
+            pairs = pair_sides(order[sides[0]], order[sides[1]], together, drop_last=self._drops)
+        else:
+            pairs = pair_batches(order, together, drop_last=self._drops)
+        share = self._share
+        return [(train[share], val[share]) for train, val in self._require_some(pairs)]
+
+    @cached_property
+    def digest(self) -> str:
+        """Says what is iterated and how: equal for samplers whose batches are equal."""
+        digest = hashlib.sha256()
+        options = (self.batch_size, self.order, self.class_balanced, self.window, self._drops)
+        digest.update(repr((*options, self.rank, self.world_size, len(self.rows))).encode())
+        for column in (self.rows, self.groups, self.labels, self.shards):
+            values = [] if column is None else np.asarray(column).tolist()
+            digest.update(repr(values).encode())
+        return digest.hexdigest()[:32]
+
+    @property
+    def _drops(self) -> bool:
+        return self.drop_last or self.world_size > 1
+
+    @property
+    def _share(self) -> slice:
+        return slice(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+
+    @cached_property
+    def _clips(self) -> np.ndarray:
+        return np.arange(len(self.rows)) if self.groups is None else np.asarray(self.groups)
+
+    def _places(self, order: np.ndarray) -> np.ndarray:
+        ascending = np.argsort(self.rows)
+        return ascending[np.searchsorted(self.rows, order, sorter=ascending)]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        common: dict[str, Any] = {"seed": self.seed, "epoch": epoch}
+        near: dict[str, Any] = {"window": self.window} | common
+        if self.class_balanced:
+            assert self.labels is not None
+            drawn = balanced_draws(self.rows, self.labels, groups=self.groups, **common)
+            if self.order == "sequential":
+                return np.sort(drawn)
+            if self.order == "shard":
+                assert self.shards is not None
+                return arrange_by_shard(drawn, self.rows, self.shards, **near)
+            return drawn
+        if self.order == "shard":
+            assert self.shards is not None
+            return shard_order(self.rows, self.shards, groups=self.groups, **near)
+        function = sequential_order if self.order == "sequential" else epoch_order
+        return function(self.rows, groups=self.groups, **common)
+
+    def _require_some(self, batches: list) -> list:
+        if not batches:
+            raise SettingsError(
+                f"{len(np.unique(self._clips))} training clips do not fill a batch of "
+                f"{self.batch_size} on each of {self.world_size} processes; set a smaller "
+                "train.batch_size or start fewer processes"
+            )
+        return batches
