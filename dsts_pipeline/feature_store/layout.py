@@ -7,28 +7,52 @@ not by a zarr library, so that the same plan gives the same bytes under every li
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 FORMAT_NAME = "dsts-feature-store"
-FORMAT_VERSION = 1
-CODECS = ("bytes", "crc32c")
+FORMAT_VERSION = 2
+CODECS = ("none", "zstd")
 
 MANIFEST_NAME = "manifest.json"
 CLIPS_NAME = "clips.json"
 GROUP_NAME = "zarr.json"
 ARRAY_NAME = "maps/zarr.json"
+SCALES_NAME = "scales/zarr.json"
+FRAMES_NAME = "frames/zarr.json"
+FRAMES_CHUNK_NAME = "frames/c.0.0"
 LOCK_NAME = ".writer.lock"
 DIMENSION_NAMES = ("clip", "C", "T", "H", "W")
 
+_CRC32C = {"name": "crc32c"}
+_LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
+_ZARR_TYPES = {"bfloat16": "uint16"}  # Its bit patterns: few readers know a bfloat16.
+_FILL_VALUES = {"bfloat16": 0, "int8": 0}
+
 
 def name_shard(shard: int) -> str:
-    """Path of a shard inside the store, as the array's chunk key encoding prescribes."""
+    """Path of a shard of the maps inside the store, as the chunk key encoding prescribes."""
     return f"maps/c.{shard}.0.0.0.0"
+
+
+def name_scales(shard: int) -> str:
+    """Path of the shard that holds the scales of the maps of shard number `shard`."""
+    return f"scales/c.{shard}.0"
+
+
+def name_shard_files(shard: int, stored_type: str) -> list[str]:
+    """Paths of all files of a shard, that of the maps first."""
+    return [name_shard(shard), *([name_scales(shard)] if stored_type == "int8" else [])]
 
 
 def name_sidecar(shard: int) -> str:
     """Path of the small file that vouches for a complete shard."""
     return f"shards/{shard:06d}.json"
+
+
+def name_codecs(codec: str) -> list[str]:
+    """Names of a map's codecs in the order of encoding, as the manifest lists them."""
+    return ["bytes", *(["zstd"] if codec == "zstd" else []), "crc32c"]
 
 
 def describe_group(fingerprint: str) -> dict[str, Any]:
@@ -37,35 +61,85 @@ def describe_group(fingerprint: str) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
 
 
-def describe_array(
-    num_clips: int, map_shape: tuple[int, ...], dtype: str, samples_per_shard: int
+def describe_maps(
+    num_clips: int,
+    map_shape: Sequence[int],
+    stored_type: str,
+    samples_per_shard: int,
+    *,
+    codec: str = "none",
+    zstd_level: int = 1,
 ) -> dict[str, Any]:
     """The zarr v3 metadata document of `maps`: one inner chunk a clip, `samples_per_shard` a shard.
 
-    The fill value is NaN: what is not there can never be taken for a map of zeros.
+    The fill value of float maps is NaN: what is not there can't be taken for a map of zeros.
     """
-    little_endian = {"name": "bytes", "configuration": {"endian": "little"}}
-    checked = [little_endian, {"name": "crc32c"}]
-    sharding = {
-        "chunk_shape": [1, *map_shape],
-        "codecs": checked,
-        "index_codecs": checked,
+    codecs: list[dict[str, Any]] = [{"name": "bytes"} if stored_type == "int8" else _LITTLE_ENDIAN]
+    if codec == "zstd":
+        configuration = {"level": zstd_level, "checksum": False}
+        codecs.append({"name": "zstd", "configuration": configuration})
+    return _describe_array(
+        [num_clips, *map_shape],
+        _ZARR_TYPES.get(stored_type, stored_type),
+        _FILL_VALUES.get(stored_type, "NaN"),
+        [samples_per_shard, *map_shape],
+        _shard([1, *map_shape], [*codecs, _CRC32C]),
+        {"stored_type": stored_type},
+        DIMENSION_NAMES,
+    )
+
+
+def describe_scales(num_clips: int, num_channels: int, samples_per_shard: int) -> dict[str, Any]:
+    """The metadata document of `scales`: float32 `[clips, C]`, sharded as the maps are."""
+    return _describe_array(
+        [num_clips, num_channels],
+        "float32",
+        "NaN",
+        [samples_per_shard, num_channels],
+        _shard([1, num_channels], [_LITTLE_ENDIAN, _CRC32C]),
+        {},
+        DIMENSION_NAMES[:2],
+    )
+
+
+def describe_frames(num_clips: int, num_frames: int) -> dict[str, Any]:
+    """The metadata document of `frames`: int32 `[clips, F]` in one chunk."""
+    shape = [num_clips, num_frames]
+    return _describe_array(
+        shape, "int32", -1, shape, [_LITTLE_ENDIAN, _CRC32C], {}, ("clip", "frame")
+    )
+
+
+def _shard(inner_shape: list[int], codecs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    configuration = {
+        "chunk_shape": inner_shape,
+        "codecs": codecs,
+        "index_codecs": [_LITTLE_ENDIAN, _CRC32C],
         "index_location": "end",
     }
+    return [{"name": "sharding_indexed", "configuration": configuration}]
+
+
+def _describe_array(
+    shape: list[int],
+    data_type: str,
+    fill_value: str | int,
+    chunk_shape: list[int],
+    codecs: list[dict[str, Any]],
+    attributes: dict[str, str],
+    dimension_names: Sequence[str],
+) -> dict[str, Any]:
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [num_clips, *map_shape],
-        "data_type": dtype,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": [samples_per_shard, *map_shape]},
-        },
+        "shape": shape,
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": "NaN",
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "attributes": {},
-        "dimension_names": list(DIMENSION_NAMES),
+        "fill_value": fill_value,
+        "codecs": codecs,
+        "attributes": attributes,
+        "dimension_names": list(dimension_names),
     }
 
 

@@ -6,6 +6,7 @@ Enters: a plan and the sidecars of all shards. Leaves: the JSON document of docs
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from dsts_pipeline.base.files import sha256_json
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.plan import StorePlan
 
-REPAIR = "run `python cli.py extract` to write it again"
+REPAIR = "run `python cli.py verify --repair` to write it again"
+REWRITE = "run `python cli.py extract` to write it again"
 
 
 def build_manifest(
@@ -46,9 +48,10 @@ def build_manifest(
         "made_of": dict(plan.fingerprint_parts),
         "array": {
             "shape": [plan.num_clips, *plan.map_shape],
-            "dtype": plan.dtype,
+            "stored_type": plan.dtype,
             "samples_per_shard": plan.samples_per_shard,
-            "codecs": list(layout.CODECS),
+            "codecs": layout.name_codecs(plan.codec),
+            "on_overflow": plan.on_overflow,
         },
         "counts": {
             "planned": plan.num_clips,
@@ -57,11 +60,29 @@ def build_manifest(
             "splits": splits,
         },
         "files": dict(files),
-        "shards": [{key: car[key] for key in ("file", "bytes", "sha256")} for car in sidecars],
+        "shards": [{"files": sidecar["files"]} for sidecar in sidecars],
         "failures": failures,
+        "saturated": {
+            key: sum(sidecar["saturated"][key] for sidecar in sidecars)
+            for key in ("values", "clips")
+        },
+        "quantization": _sum_quantization([sidecar["quantization"] for sidecar in sidecars]),
         "provenance": dict(provenance),
     }
     return sign(content)
+
+
+def _sum_quantization(shards: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
+    """The error of int8 over a store: exact sums, so that the order of writing can't show."""
+    sums = [shard for shard in shards if shard is not None]
+    if not sums:
+        return None
+    squares = math.fsum(shard["value_squares"] for shard in sums)
+    errors = math.fsum(shard["error_squares"] for shard in sums)
+    return {
+        "relative_rms_error": math.sqrt(errors / squares) if squares else 0.0,
+        "largest_absolute_error": max(shard["largest_error"] for shard in sums),
+    }
 
 
 def sign(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +121,7 @@ def parse_manifest(encoded: bytes, where: str) -> dict[str, Any]:
         content = json.loads(encoded.decode("utf-8-sig"))
         found = content["format"]["name"], content["format"]["version"]
     except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{where}: damaged, not a store's manifest; {REPAIR}") from None
+        raise StoreError(f"{where}: damaged, not a store's manifest; {REWRITE}") from None
     if found != (layout.FORMAT_NAME, layout.FORMAT_VERSION):
         raise StoreError(
             f"{where}: format is {found[0]} version {found[1]}, expected {layout.FORMAT_NAME} "
@@ -108,7 +129,7 @@ def parse_manifest(encoded: bytes, where: str) -> dict[str, Any]:
             "or use the release that wrote it"
         )
     if sign(content) != content:
-        raise StoreError(f"{where}: damaged, its digest does not hold; {REPAIR}")
+        raise StoreError(f"{where}: damaged, its digest does not hold; {REWRITE}")
     return content
 
 

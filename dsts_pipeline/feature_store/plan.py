@@ -7,6 +7,7 @@ decoder, frames, ...). The store's directory bears the fingerprint as its name.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ import numpy as np
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_json
 from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
+from dsts_pipeline.feature_store.stored_types import STORED_TYPES, OnOverflow
 
-DTYPES = ("float16", "float32")
+ON_OVERFLOW = ("error", "fail", "saturate")
 FINGERPRINT_LENGTH = 32
 _ROUNDING = 16
 
@@ -42,13 +45,19 @@ class StorePlan:
         clips: `(id, label, split)` or `(id, label, split, view)` per map, in storage order.
         class_names: one per class, index = label.
         map_shape: `(C, T, H, W)`.
-        dtype: "float16" or "float32", the storage type.
+        dtype: the storage type, one of "float16", "bfloat16", "float32", "int8".
         samples_per_shard: see `choose_samples_per_shard`.
         attribute_names, attributes: names of class attributes, and their values per class.
+        codec: "none" or "zstd". zstd_level: 1 (fast) to 19; only with "zstd" does it matter.
+        on_overflow: what becomes of a map with a value that `dtype` can't hold: "error" stops,
+            "fail" lists its clip as failed, "saturate" cuts and counts the values.
+        frames: numbers of the frames that each map was made of, one sequence per map; shorter
+            ones are filled with -1. None: not known, and the store has no such array.
 
     Raises:
         DataError: no clip, a clip given twice, or a label without a class.
-        ValueError: a wrong dtype, map shape or shard size (a fault of the calling code).
+        ValueError: a wrong storage option, map shape, shard size or number of frame lists (a
+            fault of the calling code).
     """
 
     fingerprint_parts: Mapping[str, Any]
@@ -59,16 +68,25 @@ class StorePlan:
     samples_per_shard: int = 64
     attribute_names: Sequence[str] = field(default=())
     attributes: Sequence[Sequence[str]] = field(default=())
+    codec: str = "none"
+    zstd_level: int = 1
+    on_overflow: OnOverflow = "error"
+    frames: Sequence[Sequence[int]] | np.ndarray | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "map_shape", tuple(int(size) for size in self.map_shape))
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}")
+        _check_choice("dtype", self.dtype, STORED_TYPES)
+        _check_choice("codec", self.codec, layout.CODECS)
+        _check_choice("on_overflow", self.on_overflow, ON_OVERFLOW)
+        if not 1 <= self.zstd_level <= 19:
+            raise ValueError(f"zstd_level is {self.zstd_level}, expected 1 to 19")
         if len(self.map_shape) != 4 or min(self.map_shape) < 1:
             raise ValueError(f"map_shape is {self.map_shape}, expected (C, T, H, W), each >= 1")
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard is {self.samples_per_shard}, expected >= 1")
         _check_samples(self.samples, len(self.class_names))
+        if self.frames is not None and len(self.frames) != self.num_clips:
+            raise ValueError(f"{len(self.frames)} frame lists, expected one of {self.num_clips}")
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -86,9 +104,14 @@ class StorePlan:
         return -(-self.num_clips // self.samples_per_shard)
 
     @property
+    def stored_dtype(self) -> np.dtype:
+        """NumPy type of the maps as they are stored (bfloat16: its bits, as uint16)."""
+        return STORED_DTYPES[self.dtype]
+
+    @property
     def sample_bytes(self) -> int:
-        """Bytes of one stored map, without its checksum."""
-        return int(np.prod(self.map_shape)) * np.dtype(self.dtype).itemsize
+        """Bytes of one stored map, uncompressed, without its checksum and scales."""
+        return int(np.prod(self.map_shape)) * self.stored_dtype.itemsize
 
     def positions_of(self, shard: int) -> range:
         """Positions of the clips that shard number `shard` holds."""
@@ -98,11 +121,36 @@ class StorePlan:
         return range(start, min(start + self.samples_per_shard, self.num_clips))
 
     @cached_property
-    def array_metadata(self) -> dict[str, Any]:
-        """The zarr v3 metadata document of the maps."""
-        return layout.describe_array(
-            self.num_clips, self.map_shape, self.dtype, self.samples_per_shard
-        )
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """The zarr v3 metadata documents of the store's arrays, by their path."""
+        documents = {
+            layout.ARRAY_NAME: layout.describe_maps(
+                self.num_clips,
+                self.map_shape,
+                self.dtype,
+                self.samples_per_shard,
+                codec=self.codec,
+                zstd_level=self.zstd_level,
+            )
+        }
+        if self.dtype == "int8":
+            documents[layout.SCALES_NAME] = layout.describe_scales(
+                self.num_clips, self.map_shape[0], self.samples_per_shard
+            )
+        if self.frame_table is not None:
+            documents[layout.FRAMES_NAME] = layout.describe_frames(*self.frame_table.shape)
+        return documents
+
+    @cached_property
+    def frame_table(self) -> np.ndarray | None:
+        """Frame numbers int32 `[maps, F]`, -1 where a map has fewer; None: not known."""
+        if self.frames is None:
+            return None
+        longest = max(1, max(len(numbers) for numbers in self.frames))
+        table = np.full((self.num_clips, longest), -1, dtype=np.int32)
+        for row, numbers in zip(table, self.frames, strict=True):
+            row[: len(numbers)] = numbers
+        return table
 
     @cached_property
     def clip_table(self) -> dict[str, Any]:
@@ -124,13 +172,23 @@ class StorePlan:
     @cached_property
     def fingerprint(self) -> str:
         """Hexadecimal name of the store, from everything in this plan."""
-        content = {
+        content: dict[str, Any] = {
             "format": [layout.FORMAT_NAME, layout.FORMAT_VERSION],
             "parts": json.loads(json.dumps(dict(self.fingerprint_parts))),
-            "array": self.array_metadata,
+            "arrays": self.arrays,
             "clips": self.clip_table,
         }
+        if self.frame_table is not None:
+            encoded = self.frame_table.astype("<i4").tobytes()
+            content["frames"] = hashlib.sha256(encoded).hexdigest()
+        if self.on_overflow != "error":  # With "error" no finished store depends on it.
+            content["on_overflow"] = self.on_overflow
         return sha256_json(content)[:FINGERPRINT_LENGTH]
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
 
 
 def _check_samples(samples: tuple[Sample, ...], num_classes: int) -> None:

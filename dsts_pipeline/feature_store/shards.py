@@ -1,7 +1,7 @@
 """One shard file: maps in, bytes out, and back. The zarr v3 `sharding_indexed` codec.
 
     chunk | crc32c   one pair per stored map, without gaps, in the order of the clips
-    nameplate        ASCII "<fingerprint>:<shard number, 8 digits>"; zarr readers skip it
+    nameplate        ASCII "<fingerprint>:<array>:<shard number, 8 digits>"; zarr readers skip it
     index | crc32c   (offset, length) per slot, uint64 little endian; both 2**64 - 1: no map
 
 Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
@@ -17,20 +17,18 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from dsts_pipeline.feature_store.plan import FINGERPRINT_LENGTH
 
 CRC_BYTES = 4
 ABSENT = 2**64 - 1
-NAMEPLATE_BYTES = FINGERPRINT_LENGTH + 9
 
 
 class ShardDamage(Exception):
     """A shard's bytes do not say what they should; the message tells in which way."""
 
 
-def format_nameplate(fingerprint: str, shard: int) -> bytes:
-    """The bytes that tell a shard from its neighbours and from those of other stores."""
-    return f"{fingerprint}:{shard:08d}".encode()
+def format_nameplate(fingerprint: str, shard: int, array: str = "maps") -> bytes:
+    """The bytes that tell a shard from its neighbours and from those of other arrays and stores."""
+    return f"{fingerprint}:{array}:{shard:08d}".encode()
 
 
 def encode_shard(maps: Sequence[np.ndarray | None], num_slots: int, nameplate: bytes) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.feature_store.manifest import REPAIR
+from dsts_pipeline.feature_store.presence import list_shard_files
 
 _NUM_NAMED = 5
 
@@ -18,7 +19,7 @@ def list_files(manifest: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str,
     metadata = [(f"file {name}", name, entry) for name, entry in manifest["files"].items()]
     shards = [
         (f"shard {number} ({entry['file']})", entry["file"], entry)
-        for number, entry in enumerate(manifest["shards"])
+        for number, entry in list_shard_files(manifest)
     ]
     return metadata + shards
 

@@ -68,7 +68,7 @@ class StoreWriter:
             left_over.unlink()
         documents = {
             layout.GROUP_NAME: layout.describe_group(self.plan.fingerprint),
-            layout.ARRAY_NAME: self.plan.array_metadata,
+            **self.plan.arrays,
             layout.CLIPS_NAME: self.plan.clip_table,
         }
         files = {}
@@ -111,11 +111,12 @@ class StoreWriter:
         try:
             sidecar = read_json(self.path / layout.name_sidecar(shard))
             same_plan = sidecar["fingerprint"] == self.plan.fingerprint
-            same_file = sidecar["file"] == layout.name_shard(shard)
-            if not (same_plan and same_file and path.stat().st_size == sidecar["bytes"]):
+            (entry,) = sidecar["files"]
+            same_file = entry["file"] == layout.name_shard(shard)
+            if not (same_plan and same_file and path.stat().st_size == entry["bytes"]):
                 return None
-            return sidecar if sha256_file(path) == sidecar["sha256"] else None
-        except (DataError, KeyError, TypeError, FileNotFoundError):
+            return sidecar if sha256_file(path) == entry["sha256"] else None
+        except (DataError, KeyError, TypeError, ValueError, FileNotFoundError):
             return None
 
     def write_shard(
@@ -178,10 +179,16 @@ class StoreWriter:
             fsync_directory(self.path)
         sidecar = {
             "fingerprint": self.plan.fingerprint,
-            "file": layout.name_shard(shard),
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "files": [
+                {
+                    "file": layout.name_shard(shard),
+                    "bytes": len(content),
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                }
+            ],
             "failures": failures,
+            "saturated": {"values": 0, "clips": 0},
+            "quantization": None,
         }
         write_atomic(self.path / layout.name_shard(shard), content)
         write_json(self.path / layout.name_sidecar(shard), sidecar)

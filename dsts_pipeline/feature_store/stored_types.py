@@ -1,0 +1,140 @@
+"""Float maps -> what is stored: float16, bfloat16, float32, or int8 with a scale per channel.
+
+Enters: one map `[C, T, H, W]` of any float type. Leaves: an array of `STORED_DTYPES` and, for
+int8, its scales. The way back is `stored_maps.StoredMaps.to_float`.
+
+    bfloat16    the upper half of a float32, rounded to nearest, ties to even; kept as uint16
+    int8        stored = round(x / scale), ties to even, scale = max|x| / 127 per map and channel,
+                both in float32; a channel of zeros (or of less than 1e-43) has scale 0
+
+Choice: symmetric scales, because zero (half of a ReLU map) then stays exactly zero. Every map is
+taken as float32 first, so that one rule of rounding holds whatever the caller hands in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
+
+OnOverflow = Literal["error", "fail", "saturate"]
+STORED_TYPES = tuple(STORED_DTYPES)
+INT8_LIMIT = 127
+_BFLOAT16_INFINITY = 0x7F80
+_BFLOAT16_LARGEST = 0x7F7F
+
+
+class UnstorableMap(Exception):
+    """A map that a storage type can't hold.
+
+    Attributes:
+        channel: the first channel that is concerned. value: its first such value.
+        overflows: False where the source itself is NaN or Inf: no storage type helps then.
+    """
+
+    def __init__(self, channel: int, value: float, stored_type: str, overflows: bool) -> None:
+        self.channel, self.value, self.overflows = channel, value, overflows
+        super().__init__(
+            f"channel {channel} of its map holds {value:g}, "
+            + (f"which overflows {stored_type}" if overflows else "which is no number to store")
+        )
+
+
+@dataclass(frozen=True)
+class EncodedMap:
+    """One map as it is stored.
+
+    Args:
+        stored: `[C, T, H, W]` of `STORED_DTYPES[stored_type]`.
+        scales: float32 `[C]` for int8, else None.
+        num_saturated: how many values were cut to the type's largest finite one.
+    """
+
+    stored: np.ndarray
+    scales: np.ndarray | None
+    num_saturated: int = 0
+
+
+def encode_map(
+    source: np.ndarray, stored_type: str, on_overflow: OnOverflow = "error"
+) -> EncodedMap:
+    """Convert one map for storage.
+
+    Args:
+        source: `[C, T, H, W]`, any float type.
+        stored_type: one of `STORED_TYPES`.
+        on_overflow: "saturate" cuts finite values that the type can't hold to its largest finite
+            one and counts them; with the others such a value makes the map unstorable.
+
+    Raises:
+        UnstorableMap: NaN or Inf in the source, or a value that overflows the type.
+    """
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(source, dtype=np.float32)
+    encoded = _convert(values, stored_type)
+    lost = ~_is_finite(values, encoded.stored, stored_type)
+    if not lost.any():
+        return encoded
+    void = lost & ~np.isfinite(source)
+    if on_overflow != "saturate" or void.any():
+        place = np.unravel_index(int(np.argmax(void if void.any() else lost)), lost.shape)
+        raise UnstorableMap(int(place[0]), float(source[place]), stored_type, not void.any())
+    limit = np.float32(largest_finite(stored_type))
+    cut = _convert(np.clip(values, -limit, limit), stored_type)
+    return EncodedMap(cut.stored, cut.scales, int(lost.sum()))
+
+
+def largest_finite(stored_type: str) -> float:
+    """The largest value that a storage type holds; int8's is that of its float32 scales."""
+    if stored_type == "bfloat16":
+        return float(np.uint32(_BFLOAT16_LARGEST << 16).view(np.float32))
+    return float(np.finfo(np.float16 if stored_type == "float16" else np.float32).max)
+
+
+def measure_quantization(source: np.ndarray, encoded: EncodedMap) -> dict[str, Any]:
+    """Sums over one int8 map from which its store's quantisation error follows, in float64."""
+    assert encoded.scales is not None
+    exact = source.astype(np.float64)
+    error = encoded.stored * encoded.scales[:, None, None, None].astype(np.float64) - exact
+    return {
+        "error_squares": float(np.square(error).sum()),
+        "value_squares": float(np.square(exact).sum()),
+        "largest_error": float(np.abs(error).max()),
+    }
+
+
+def _convert(values: np.ndarray, stored_type: str) -> EncodedMap:
+    if stored_type == "int8":
+        return EncodedMap(*_quantize(values))
+    if stored_type == "bfloat16":
+        return EncodedMap(_round_to_bfloat16(values), None)
+    with np.errstate(over="ignore"):
+        return EncodedMap(values.astype(STORED_DTYPES[stored_type], copy=False), None)
+
+
+def _round_to_bfloat16(values: np.ndarray) -> np.ndarray:
+    bits = values.view(np.uint32)
+    rounded = (bits >> 16) & 1
+    rounded += 0x7FFF
+    rounded += bits
+    return (rounded >> 16).astype(np.uint16)
+
+
+def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    scales = np.abs(values).max(axis=(1, 2, 3)) / np.float32(INT8_LIMIT)
+    divisors = np.where(scales > 0, scales, np.float32(np.inf))[:, None, None, None]
+    with np.errstate(invalid="ignore"):
+        steps = np.rint(values / divisors)
+        # A subnormal scale is itself rounded, and the quotient may then exceed 127.
+        return np.clip(steps, -INT8_LIMIT, INT8_LIMIT).astype(np.int8), scales
+
+
+def _is_finite(values: np.ndarray, stored: np.ndarray, stored_type: str) -> np.ndarray:
+    if stored_type == "float16":
+        return np.isfinite(stored)
+    if stored_type == "bfloat16":
+        return np.isfinite(values) & ((stored & _BFLOAT16_INFINITY) != _BFLOAT16_INFINITY)
+    return np.isfinite(values)
