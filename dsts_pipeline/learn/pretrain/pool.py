@@ -18,8 +18,8 @@ import numpy as np
 from dsts_pipeline.base.files import sha256_json, write_atomic
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.clips.decode import decode_frames
-from dsts_pipeline.clips.stick_diving.classes import VOCABULARY
 from dsts_pipeline.clips.rendering.encode import encode_mp4
+from dsts_pipeline.clips.stick_diving.classes import VOCABULARY
 from dsts_pipeline.clips.stick_diving.dataset import RENDERER_VERSION
 from dsts_pipeline.clips.stick_diving.render import draw_dive, render_clip
 from dsts_pipeline.clips.stick_diving.targets import pose_targets
