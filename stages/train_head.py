@@ -29,6 +29,7 @@ def run(settings: Settings) -> None:
     )
     sizes = store.map_shape[0], len(store.class_names)
     options = settings.train.model_dump() | {"seed": settings.seed, "udl": False}
+    options |= settings.feed.model_dump(include={"order", "shard_window", "class_balanced"})
     weight, bias = load_classifier(settings.backbone.weights)
     made_of = {"store": store.fingerprint, "provenance": collect_provenance(_made_by(settings))}
 
@@ -66,8 +67,8 @@ def _build_dsts(settings: Settings, sizes: tuple[int, int]) -> DSTSHead:
 
 
 def _made_by(settings: Settings) -> dict[str, Any]:
-    sections = {"head": settings.head, "udl": settings.udl, "train": settings.train}
-    values = {name: section.model_dump(mode="json") for name, section in sections.items()}
+    names = ("head", "udl", "train", "feed")
+    values = {name: getattr(settings, name).model_dump(mode="json") for name in names}
     return values | {"seed": settings.seed}
 
 

@@ -126,6 +126,11 @@ class EpochSampler:
         return digest.hexdigest()[:32]
 
     @property
+    def num_clips(self) -> int:
+        """Number of clips, each of one or more rows."""
+        return len(np.unique(self._clips))
+
+    @property
     def _drops(self) -> bool:
         return self.drop_last or self.world_size > 1
 
@@ -162,7 +167,7 @@ class EpochSampler:
     def _require_some(self, batches: list) -> list:
         if not batches:
             raise SettingsError(
-                f"{len(np.unique(self._clips))} training clips do not fill a batch of "
+                f"{self.num_clips} training clips do not fill a batch of "
                 f"{self.batch_size} on each of {self.world_size} processes; set a smaller "
                 "train.batch_size or start fewer processes"
             )

@@ -73,6 +73,12 @@ class FeatureFeed:
         return np.array(self.store.video_ids)[self.rows]
 
     @property
+    def shards(self) -> np.ndarray:
+        """Number of the shard that each of `rows` lies in, for the samplers, int64."""
+        samples_per_shard = int(self.store.manifest["array"]["samples_per_shard"])
+        return self.store.positions[self.rows] // samples_per_shard
+
+    @property
     def num_classes(self) -> int:
         """Number of classes of the data set, seen or not."""
         return len(self.store.class_names)

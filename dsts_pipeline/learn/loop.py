@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import Track, track
 from dsts_pipeline.base.seeding import derive_seed
-from dsts_pipeline.feed import FeatureBatch, FeatureFeed, epoch_batches, udl_pairs
+from dsts_pipeline.feed import EpochSampler, FeatureBatch, FeatureFeed
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.head.inspection import summarize_head
 from dsts_pipeline.head.recalibration import recalibrate
@@ -64,7 +64,7 @@ def train_head(
     training = _Training(head, feed, TrainingOptions(**options))
     history: list[dict[str, Any]] = []
     training.remember_start()
-    total = training.options.num_epochs * len(training.rows)
+    total = training.options.num_epochs * training.sampler.num_clips
     with track(title, total) as progress:
         for epoch in range(training.options.num_epochs):
             history.append(training.run_epoch(epoch, progress))
@@ -98,6 +98,7 @@ class _Training:
             method=options.udl_method,
             redraw=options.redraw_noise,
         )
+        self.sampler = self._sampler()
         self.best: tuple[float, dict[str, Tensor]] | None = None
 
     def remember_start(self) -> None:
@@ -149,12 +150,10 @@ class _Training:
 
     def _pairs(self, epoch: int) -> tuple[Iterator[Pair], int]:
         """Training batches of an epoch, each with UDL's validation batch or None."""
-        size, seed = self.options.batch_size, self.options.seed
-        groups = self.feed.groups[np.isin(self.feed.rows, self.rows)]
         if self.udl:
-            pairs = udl_pairs(self.rows, size, seed=seed, epoch=epoch, groups=groups)
+            pairs = self.sampler.pairs(epoch)
             return iter(self.feed.pairs(pairs)), len(pairs)
-        order = epoch_batches(self.rows, size, seed=seed, epoch=epoch, groups=groups)
+        order = self.sampler.batches(epoch)
         return ((batch, None) for batch in self.feed.batches(order)), len(order)
 
     def _step(
@@ -188,6 +187,20 @@ class _Training:
     def _recalibrate(self, rows: np.ndarray) -> None:
         if self.options.recompute_statistics and isinstance(self.head, DSTSHead):
             recalibrate(self.head, map_passes(self.feed, rows, batch_size=EVALUATION_BATCH))
+
+    def _sampler(self) -> EpochSampler:
+        options, kept = self.options, np.isin(self.feed.rows, self.rows)
+        return EpochSampler(
+            self.rows,
+            options.batch_size,
+            options.seed,
+            order=options.order,
+            class_balanced=options.class_balanced,
+            groups=self.feed.groups[kept],
+            labels=self.feed.labels[kept],
+            shards=self.feed.shards[kept] if options.order == "shard" else None,
+            window=options.shard_window,
+        )
 
     def _optimizer(self, parameters: dict[str, nn.Parameter]) -> ScheduledOptimizer:
         options = self.options

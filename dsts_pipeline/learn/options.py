@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsts_pipeline.feed.epochs import SHARD_WINDOW
+from dsts_pipeline.feed.orders import Order
 from dsts_pipeline.learn.optimizers import OptimizerName, ScheduleName
 from dsts_pipeline.learn.precision import Precision
 from dsts_pipeline.learn.products import Method, check_method
@@ -25,6 +27,9 @@ class TrainingOptions:
         clip_norm: Largest norm of u's and of d's gradient; None for no clipping.
         part_size: Samples gone through at a time (gradient accumulation); None for the batch.
         precision: Type of the forward pass; "float16" scales the loss.
+        order: "random", "shard" or "sequential"; see `feed.EpochSampler`.
+        shard_window: Shards whose clips are mixed in the order "shard".
+        class_balanced: Whether an epoch draws every class equally often.
         balance_weight: Weight of the load-balancing loss; 0 is the paper.
         heldout_fraction: Share of the clips held out to choose the best epoch by.
         recompute_statistics: Whether norms get the statistics of noise-free passes before every
@@ -51,6 +56,9 @@ class TrainingOptions:
     clip_norm: float | None = None
     part_size: int | None = None
     precision: Precision = "float32"
+    order: Order = "random"
+    shard_window: int = SHARD_WINDOW
+    class_balanced: bool = False
     label_smoothing: float = 0.0
     balance_weight: float = 0.0
     heldout_fraction: float = 0.0

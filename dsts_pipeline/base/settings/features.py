@@ -31,12 +31,14 @@ class FeedSettings(Section):
     """How stored maps are read for training and evaluation; nothing here changes a stored byte.
 
     `order`: "random" draws every clip from the whole split, "shard" shuffles shards and then the
-    clips within a window of them (for stores far larger than memory, or remote ones). `cache_dir`
-    and `cache_bytes` are for stores that are read over the network.
+    clips within a window of `shard_window` shards (for stores far larger than memory, or remote
+    ones). `class_balanced` draws every class equally often in an epoch of the same length.
+    `cache_dir` and `cache_bytes` are for stores that are read over the network.
     """
 
     preload_bytes: int = Field(2 * 2**30, ge=0)
     order: Literal["random", "shard"] = "random"
+    shard_window: int = Field(16, ge=1)
     class_balanced: bool = False
     num_read_threads: int = Field(2, ge=1)
     verify_checksums: bool = True
