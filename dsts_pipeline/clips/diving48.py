@@ -1,9 +1,13 @@
 """Diving48 V2's annotation files.
 
-Layout (http://www.svcl.ucsd.edu/projects/resound/dataset.html, V2): `rgb/<vid_name>.mp4`,
-`Diving48_V2_train.json` and `Diving48_V2_test.json` with items
+Enters: a folder as published (http://www.svcl.ucsd.edu/projects/resound/dataset.html, V2):
+`rgb/<vid_name>.mp4`, `Diving48_V2_train.json` and `Diving48_V2_test.json` with items
 `{"vid_name", "label", "start_frame", "end_frame"}`, and `Diving48_vocab.json`, a list of
-[takeoff, somersault, twist, position] whose place in the list is the label.
+[takeoff, somersault, twist, position] whose place in the list is the label; also as mmaction2 lays
+it out, with `videos/` and `annotations/`. Leaves: `Annotations`.
+
+`end_frame` is passed on as written: whether that frame still belongs to the clip is not published
+(see `dataset.end_frame`). A clip's group is its source video, `vid_name` without its number.
 """
 
 from __future__ import annotations
@@ -13,12 +17,53 @@ from typing import Any
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json
-from dsts_pipeline.clips.annotation import AnnotatedClip, check_inside_root
+from dsts_pipeline.clips.annotation import (
+    TEST,
+    TRAIN,
+    AnnotatedClip,
+    Annotations,
+    Sources,
+    check_frames,
+    check_inside_root,
+    expect_list,
+    find_file,
+    find_folder,
+    refuse_repeats,
+)
 
 ATTRIBUTE_NAMES = ("takeoff", "somersault", "twist", "position")
 VOCABULARY_FILE = "Diving48_vocab.json"
-SPLIT_FILES = {"train": "Diving48_V2_train.json", "test": "Diving48_V2_test.json"}
+SPLIT_FILES = {TRAIN: "Diving48_V2_train.json", TEST: "Diving48_V2_test.json"}
 VIDEO_FOLDER = "rgb"
+OFFICIAL_COUNTS = ((TRAIN, 15_027), (TEST, 1_970))
+_FILE_FOLDERS = ("", "annotations/")
+
+
+def read_diving48(root: Path, sources: Sources) -> Annotations:
+    """Read the data set in `root`.
+
+    Raises:
+        DataError: A file is missing, or an entry is wrong; the message names it.
+    """
+    vocabulary = read_vocabulary(_find(root, VOCABULARY_FILE, sources.class_file))
+    folder = sources.video_folder or find_folder(root, (VIDEO_FOLDER, "videos"))
+    chosen = {TRAIN: sources.train_file, TEST: sources.test_file}
+    clips: list[AnnotatedClip] = []
+    for split, name in SPLIT_FILES.items():
+        path = _find(root, name, chosen[split])
+        clips += read_split(path, split, num_classes=len(vocabulary), folder=folder)
+    return Annotations(
+        tuple(" ".join(entry) for entry in vocabulary),
+        ATTRIBUTE_NAMES,
+        vocabulary,
+        tuple(clips),
+        video_folders=(folder,),
+        official_counts=OFFICIAL_COUNTS,
+    )
+
+
+def _find(root: Path, name: str, chosen: str | None) -> Path:
+    return find_file(root, [chosen] if chosen else [f + name for f in _FILE_FOLDERS], name)
 
 
 def read_vocabulary(path: Path) -> tuple[tuple[str, ...], ...]:
@@ -40,28 +85,24 @@ def read_vocabulary(path: Path) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(entry) for entry in entries)
 
 
-def read_split(path: Path, split: str, *, num_classes: int) -> list[AnnotatedClip]:
+def read_split(
+    path: Path, split: str, *, num_classes: int, folder: str = VIDEO_FOLDER
+) -> list[AnnotatedClip]:
     """The clips of one split file.
-
-    `start_frame` and `end_frame` are taken as a half-open range.
 
     Raises:
         DataError: The file is missing or empty, an item lacks a key, a label is out of range, a
             name leaves the data root or stands twice.
     """
-    items = read_json(path)
-    if not isinstance(items, list) or not items:
-        raise DataError(f"{path}: the {split} split is empty; expected a list of clips")
-    clips = [_read_item(path, n, item, split, num_classes) for n, item in enumerate(items)]
-    seen: set[str] = set()
-    for number, clip in enumerate(clips):
-        if clip.id in seen:
-            raise DataError(f"{path}: item {number} names {clip.id!r} again; remove one of them")
-        seen.add(clip.id)
+    items = expect_list(read_json(path), path, split)
+    clips = [_read_item(path, n, item, split, num_classes, folder) for n, item in enumerate(items)]
+    refuse_repeats(clips, path)
     return clips
 
 
-def _read_item(path: Path, number: int, item: Any, split: str, num_classes: int) -> AnnotatedClip:
+def _read_item(
+    path: Path, number: int, item: Any, split: str, num_classes: int, folder: str
+) -> AnnotatedClip:
     where = f"{path}: item {number}"
     if not isinstance(item, dict) or not isinstance(item.get("vid_name"), str):
         raise DataError(f"{where} is {item!r}; expected an object with vid_name and label")
@@ -74,10 +115,8 @@ def _read_item(path: Path, number: int, item: Any, split: str, num_classes: int)
             f"{VOCABULARY_FILE} has classes 0 to {num_classes - 1}"
         )
     start, end = item.get("start_frame"), item.get("end_frame")
-    for bound in (start, end):
-        if bound is not None and (not isinstance(bound, int) or bound < 0):
-            raise DataError(f"{where} ({name}): frame {bound!r}; expected a whole number >= 0")
-    if start is not None and end is not None and end <= start:
-        raise DataError(f"{where} ({name}): end_frame {end} is not after start_frame {start}")
-    video = check_inside_root(f"{VIDEO_FOLDER}/{name}.mp4", where)
-    return AnnotatedClip(name, video, label, split, start, end)
+    check_frames(start, end, f"{where} ({name})")
+    video = check_inside_root(f"{folder}/{name}.mp4", where)
+    source, underscore, _ = name.rpartition("_")
+    group = source if underscore and source else name
+    return AnnotatedClip(name, video, label, split, start, end, group=group)

@@ -22,11 +22,29 @@ class RenderSettings(Section):
 
 
 class DatasetSettings(Section):
-    """Where the clips are and how their annotations are read."""
+    """Where the clips are, how their annotations are read, and which are held out.
+
+    `video_folder` and the three file names replace the format's own, relative to `root`.
+    `end_frame` says whether the annotated last frame belongs to its clip; "auto" decides from the
+    videos' frame counts. `heldout_fraction` of train becomes the split "val" of the clip index, by
+    clip or by whole groups (source video, performer), so that settings are chosen without the test
+    split. `official_counts` compares the splits with the published numbers of clips.
+    """
 
     name: str = "stick_diving"
-    format: Literal["diving48"] = "diving48"
+    format: Literal["diving48", "ssv2", "folder", "csv", "mmaction"] = "diving48"
     root: str = "data/stick_diving"
+    video_folder: str | None = None
+    train_file: str | None = None
+    test_file: str | None = None
+    class_file: str | None = None
+    end_frame: Literal["auto", "exclusive", "inclusive"] = "auto"
+    include_unlabelled: bool = False
+    official_counts: bool = False
+    min_frames: int = Field(1, ge=1)
+    heldout_fraction: float = Field(0.0, ge=0.0, lt=0.9)
+    heldout_by: Literal["clip", "group"] = "clip"
+    heldout_seed: int = Field(0, ge=0)
     max_problem_fraction: float = Field(0.01, ge=0.0, le=1.0)
     num_probe_workers: int = Field(2, ge=1)
     render: RenderSettings | None = RenderSettings()
