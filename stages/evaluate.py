@@ -8,7 +8,13 @@ from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.metrics import Bootstrap, Denominators, assemble_metrics, headline_figures
+from dsts_pipeline.metrics import (
+    Bootstrap,
+    Denominators,
+    assemble_metrics,
+    count_views,
+    headline_figures,
+)
 from stages import places
 from stages.inputs import open_features
 from stages.results import print_table
@@ -34,10 +40,12 @@ def run(settings: Settings) -> None:
             heads[name].predictions.save(places.PREDICTIONS / f"{name}.npz")
             progress.advance(len(rows), name)
     failures = [clip for clip in store.manifest["failures"] if clip["split"] == SPLIT]
+    views = count_views(feed.groups.tolist(), failures)
     problems = [problem for problem in index.problems if problem.split == SPLIT]
     metrics = assemble_metrics(
         heads,
-        denominators=Denominators(len(rows), failed=len(failures), missing=len(problems)),
+        denominators=Denominators(views.num_clips, len(views.failed), missing=len(problems)),
+        views=views.describe(),
         split=SPLIT,
         store=store.fingerprint,
         bootstrap=Bootstrap(chosen.num_bootstrap, chosen.confidence, settings.seed),

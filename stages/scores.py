@@ -11,12 +11,12 @@ from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.feed import FeatureFeed, split_batches
 from dsts_pipeline.head import DSTSHead, load_head
 from dsts_pipeline.head.inspection import temporal_shares
-from dsts_pipeline.metrics import HeadResult, Predictions, softmax
+from dsts_pipeline.metrics import HeadResult, average_views, softmax
 
 
 @torch.inference_mode()
 def score_head(folder: Path, feed: FeatureFeed, *, batch_size: int) -> HeadResult:
-    """Run the head in `folder` over all rows of `feed`, in their order.
+    """Run the head in `folder` over all rows of `feed`; the views of a clip give one answer.
 
     Raises:
         CheckpointError: The head is damaged or was trained on another store.
@@ -37,11 +37,11 @@ def score_head(folder: Path, feed: FeatureFeed, *, batch_size: int) -> HeadResul
     shares = [share.tolist() for share in map(temporal_shares, layers) if share is not None]
     return HeadResult(
         title=extra["title"],
-        predictions=Predictions(
-            clip_ids=tuple(feed.groups),
-            labels=feed.labels,
-            probabilities=softmax(np.concatenate(logits)),
-            neurons=np.concatenate(neurons) if routed else None,
+        predictions=average_views(
+            feed.groups.tolist(),
+            feed.labels,
+            softmax(np.concatenate(logits)),
+            np.concatenate(neurons) if routed else None,
         ),
         num_parameters=sum(parameter.numel() for parameter in head.parameters()),
         num_neurons=layers[0].num_neurons if routed else None,

@@ -8,6 +8,7 @@ from dsts_pipeline.metrics.intervals import Bootstrap, Interval, paired_differen
 from dsts_pipeline.metrics.predictions import Predictions, align, softmax
 from dsts_pipeline.metrics.summary import Denominators, HeadResult, assemble_metrics
 from dsts_pipeline.metrics.table import results_table
+from dsts_pipeline.metrics.views import average_views, count_views
 
 __all__ = [
     "Bootstrap",
@@ -17,6 +18,8 @@ __all__ = [
     "Predictions",
     "align",
     "assemble_metrics",
+    "average_views",
+    "count_views",
     "headline_figures",
     "paired_difference",
     "results_table",

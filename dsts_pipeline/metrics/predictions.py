@@ -1,8 +1,8 @@
 """What one head said about every clip, in memory and in one columnar file.
 
 Enters: clip ids, labels, class probabilities and, for heads that route, the chosen neurons.
-Leaves: a checked `Predictions`, and an npz file of four plain arrays (`clip_ids`, `labels`,
-`probabilities`, `neurons`) that loads without running code (no pickle).
+Leaves: a checked `Predictions`, and an npz file of its arrays by name that loads without running
+code (no pickle).
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ class Predictions:
         clip_ids: n distinct names.
         labels: true classes, int `[n]`, each in 0..K-1.
         probabilities: float32 `[n, K]`, rows summing to one.
-        neurons: chosen neuron per layer, int16 `[n, L]`; None for heads that do not route.
+        neurons: chosen neuron per layer, int16 `[n, L]`; None for heads that do not route. Of a
+            clip's first view, where there are several.
+        view_clips: clip (0..n-1) of each view, int64 `[m]`, where clips have several views and
+            the head routes; `views.average_views` gives it.
+        view_neurons: chosen neurons of each view, int16 `[m, L]`; with `view_clips` or None.
 
     Raises:
         DataError: Shapes disagree, a label is out of range, an id repeats, or a probability is
@@ -40,6 +44,8 @@ class Predictions:
     labels: np.ndarray
     probabilities: np.ndarray
     neurons: np.ndarray | None = None
+    view_clips: np.ndarray | None = None
+    view_neurons: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         set_field = object.__setattr__
@@ -48,6 +54,9 @@ class Predictions:
         set_field(self, "probabilities", np.asarray(self.probabilities, np.float32))
         if self.neurons is not None:
             set_field(self, "neurons", np.asarray(self.neurons, np.int16))
+        if self.view_clips is not None and self.view_neurons is not None:
+            set_field(self, "view_clips", np.asarray(self.view_clips, np.int64))
+            set_field(self, "view_neurons", np.asarray(self.view_neurons, np.int16))
         self._check()
 
     def _check(self) -> None:
@@ -63,10 +72,23 @@ class Predictions:
             raise DataError(f"predictions: expected neurons [n, L], n = {num_clips}, got {self}")
         if self.neurons is not None and self.neurons.size and self.neurons.min() < 0:
             raise DataError("predictions: a chosen neuron is negative; expected 0..N-1")
+        self._check_views()
         if len(set(self.clip_ids)) != num_clips:
             twice = next(name for name in self.clip_ids if self.clip_ids.count(name) > 1)
             raise DataError(f"predictions: clip {twice!r} appears twice; evaluate each clip once")
         self._check_values()
+
+    def _check_views(self) -> None:
+        if self.view_clips is None and self.view_neurons is None:
+            return
+        if self.view_clips is None or self.view_neurons is None or self.neurons is None:
+            raise DataError("predictions: routes of views need their clips, and those of clips")
+        clips, shape = self.view_clips, (len(self.view_clips), self.neurons.shape[1])
+        if self.view_neurons.shape != shape or set(clips.tolist()) != set(range(len(self))):
+            raise DataError(
+                f"predictions: expected neurons {list(shape)} of views of all {len(self)} clips, "
+                f"got {list(self.view_neurons.shape)} of {len(set(clips.tolist()))} clips"
+            )
 
     def _check_values(self) -> None:
         bad = ~np.isfinite(self.probabilities).all(axis=1)
@@ -105,8 +127,15 @@ class Predictions:
         """The most probable class of each clip, int64 `[n]`; ties go to the lowest index."""
         return self.probabilities.argmax(axis=1)
 
+    def routes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Chosen neurons `[m, L]` and the class `[m]` of every view that was routed."""
+        assert self.neurons is not None
+        if self.view_clips is None or self.view_neurons is None:
+            return self.neurons, self.labels
+        return self.view_neurons, self.labels[self.view_clips]
+
     def save(self, path: str | Path) -> None:
-        """Write the four arrays to `path` (npz, compressed, whole or not at all)."""
+        """Write the arrays that there are to `path` (npz, compressed, whole or not at all)."""
         arrays = {
             "clip_ids": np.asarray(self.clip_ids, dtype=np.str_),
             "labels": self.labels,
@@ -114,6 +143,8 @@ class Predictions:
         }
         if self.neurons is not None:
             arrays["neurons"] = self.neurons
+        if self.view_clips is not None and self.view_neurons is not None:
+            arrays |= {"view_clips": self.view_clips, "view_neurons": self.view_neurons}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomic(path, buffer.getvalue())
@@ -127,9 +158,10 @@ class Predictions:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                neurons = arrays["neurons"] if "neurons" in arrays.files else None
+                names = ("neurons", "view_clips", "view_neurons")
+                optional = {name: arrays[name] for name in names if name in arrays.files}
                 clip_ids = tuple(arrays["clip_ids"].tolist())
-                return cls(clip_ids, arrays["labels"], arrays["probabilities"], neurons)
+                return cls(clip_ids, arrays["labels"], arrays["probabilities"], **optional)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; run `python cli.py evaluate`") from None
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
@@ -156,7 +188,15 @@ def align(first: Predictions, second: Predictions) -> Predictions:
     if not np.array_equal(first.labels, second.labels[rows]):
         raise DataError("predictions disagree on labels; evaluate both heads on the same store")
     neurons = None if second.neurons is None else second.neurons[rows]
-    return Predictions(first.clip_ids, first.labels, second.probabilities[rows], neurons)
+    views = None if second.view_clips is None else np.argsort(rows)[second.view_clips]
+    return Predictions(
+        first.clip_ids,
+        first.labels,
+        second.probabilities[rows],
+        neurons,
+        view_clips=views,
+        view_neurons=second.view_neurons,
+    )
 
 
 def softmax(logits: ArrayLike) -> np.ndarray:

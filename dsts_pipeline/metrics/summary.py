@@ -47,7 +47,8 @@ class HeadResult:
 @dataclass(frozen=True)
 class Denominators:
     """Out of how many: `evaluated` clips have predictions, `failed` could not be decoded or
-    extracted, `missing` are annotated but had no usable file. The three are disjoint."""
+    extracted (in any view), `missing` are annotated but had no usable file. The three are
+    disjoint, and count clips, however many views a clip has."""
 
     evaluated: int
     failed: int = 0
@@ -70,6 +71,7 @@ def assemble_metrics(
     attributes: Sequence[Sequence[str]] = (),
     baseline: str = "baseline",
     provenance: Mapping[str, Any] | None = None,
+    views: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
@@ -80,6 +82,7 @@ def assemble_metrics(
         attributes: per class, aligned with `attribute_names`; empty if there are none.
         baseline: the head that others are compared with, clip by clip; skipped if absent.
         provenance: commit, settings, versions; put into the result under "provenance".
+        views: see `ViewCounts.describe`; put into the result where it is given.
 
     Returns:
         The dictionary that the contract of metrics.json describes, "versus_baseline" and
@@ -120,7 +123,7 @@ def assemble_metrics(
             "seed": bootstrap.seed,
         },
         "provenance": dict(provenance or {}),
-    }
+    } | ({"views": dict(views)} if views else {})
 
 
 def _identity(head: HeadResult, position: int) -> dict[str, Any]:
@@ -178,12 +181,11 @@ def _versus(
 
 
 def _routing(name: str, head: HeadResult) -> dict[str, Any] | None:
-    neurons = head.predictions.neurons
-    if neurons is None:
+    if head.predictions.neurons is None:
         return None
     if head.num_neurons is None:
         raise ValueError(f"head {name!r} has chosen neurons but no num_neurons")
-    usage = neuron_usage(neurons, head.num_neurons)
+    usage = neuron_usage(head.predictions.routes()[0], head.num_neurons)
     shares: list[list[float] | None] = [None] * len(usage)
     if head.temporal_share is not None:
         gates = np.asarray(head.temporal_share, np.float64)

@@ -42,11 +42,25 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def denominator_sentence(metrics: Mapping[str, Any]) -> str:
-    """Such as "1,195 of 1,200 clips evaluated; 4 failed to decode, 1 missing."""
+    """Such as "1,195 of 1,200 clips evaluated; 4 failed to decode, 1 missing or unusable."
+
+    Where clips have several views, a second sentence tells how many and which clips lack some.
+    """
     evaluated, failed, missing = (metrics[key] for key in ("evaluated", "failed", "missing"))
     return (
         f"{evaluated:,} of {evaluated + failed + missing:,} clips evaluated; "
-        f"{failed:,} failed to decode, {missing:,} missing or unusable."
+        f"{failed:,} failed to decode, {missing:,} missing or unusable.{_view_sentence(metrics)}"
+    )
+
+
+def _view_sentence(metrics: Mapping[str, Any]) -> str:
+    if not (views := metrics.get("views")):
+        return ""
+    lacking = [clip["id"] for clip in views["incomplete"]]
+    named = f" ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''})" if lacking else ""
+    return (
+        f" Probabilities are averaged over {views['per_clip']} views a clip; "
+        f"clips with fewer: {len(lacking):,}{named}."
     )
 
 

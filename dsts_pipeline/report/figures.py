@@ -124,9 +124,7 @@ def _routing(inputs: ReportInputs, rules: list[int]) -> dict[str, Figure]:
     answers = inputs.predictions[name]
     if not routing or answers.neurons is None:
         return {}
-    counts = class_by_neuron(
-        answers.neurons, answers.labels, answers.num_classes, routing["num_neurons"]
-    )
+    counts = class_by_neuron(*answers.routes(), answers.num_classes, routing["num_neurons"])
     panels = tuple(
         neuron_panel(position, layer["usage"], layer.get("temporal_share"))
         for position, layer in enumerate(routing["layers"])

@@ -147,9 +147,7 @@ def _information(inputs: ReportInputs) -> list[float]:
     routing = inputs.metrics["heads"][inputs.main_head].get("routing")
     if not routing or answers.neurons is None:
         return []
-    counts = class_by_neuron(
-        answers.neurons, answers.labels, answers.num_classes, routing["num_neurons"]
-    )
+    counts = class_by_neuron(*answers.routes(), answers.num_classes, routing["num_neurons"])
     return [normalised_mutual_information(layer) for layer in counts]
 
 

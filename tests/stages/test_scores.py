@@ -1,0 +1,62 @@
+"""What evaluation says of a head whose clips have several views."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
+from dsts_pipeline.metrics import softmax
+from stages.scores import score_head
+from tests.learn.small_feed import MemoryStore, ordered_feed
+
+
+def make_feed(num_views):
+    store = MemoryStore(ordered_feed(12 * num_views).store.maps, np.arange(12 * num_views), 4)
+    clips = np.arange(12).repeat(num_views)
+    store.video_ids, store.labels = tuple(f"clip{clip}" for clip in clips), clips % 4
+    store.fingerprint = "f" * 32
+    return FeatureFeed(store)
+
+
+def save(folder, head):
+    save_head(folder, head, {"store": "f" * 32, "title": "a head"})
+    return head.eval()
+
+
+def test_probabilities_of_views_are_averaged(tmp_path):
+    torch.manual_seed(0)
+    feed = make_feed(num_views=3)
+    head = save(tmp_path / "probe", LinearProbe(6, 4))
+    found = score_head(tmp_path / "probe", feed, batch_size=5).predictions
+    with torch.inference_mode():
+        logits = head(torch.from_numpy(feed.store.maps)).numpy().astype(np.float64)
+    powers = np.exp(logits)
+    by_hand = (powers / powers.sum(axis=1, keepdims=True)).reshape(12, 3, 4).mean(axis=1)
+    assert found.clip_ids == tuple(f"clip{clip}" for clip in range(12))
+    assert found.labels.tolist() == [clip % 4 for clip in range(12)]
+    np.testing.assert_allclose(found.probabilities, by_hand, rtol=1e-5)
+    assert found.neurons is None
+
+
+def test_every_view_is_routed(tmp_path):
+    torch.manual_seed(0)
+    feed = make_feed(num_views=2)
+    save(tmp_path / "dsts", DSTSHead(6, 4, num_neurons=3, num_layers=2, width=4))
+    found = score_head(tmp_path / "dsts", feed, batch_size=24).predictions
+    neurons, labels = found.routes()
+    assert neurons.shape == (24, 2) and found.neurons.shape == (12, 2)
+    np.testing.assert_array_equal(neurons[::2], found.neurons)
+    np.testing.assert_array_equal(labels, feed.labels)
+
+
+def test_one_view_a_clip_is_a_row_a_clip(tmp_path):
+    torch.manual_seed(0)
+    feed = make_feed(num_views=1)
+    head = save(tmp_path / "probe", LinearProbe(6, 4))
+    found = score_head(tmp_path / "probe", feed, batch_size=12).predictions
+    with torch.inference_mode():
+        expected = softmax(head(torch.from_numpy(feed.store.maps)).numpy())
+    np.testing.assert_array_equal(found.probabilities, expected)
+    assert found.view_clips is None
