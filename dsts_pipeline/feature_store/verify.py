@@ -1,62 +1,128 @@
-"""Damage to a finished store, found without decoding a map: presence, sizes, digests."""
+"""Damage to a finished store: presence, sizes and digests of its files against its manifest.
+
+Enters: a store's files and its manifest. Leaves: a `FileProblem` per file that is not what the
+manifest says. What is in the files, `values.py` looks at.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.files import read_json
+from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.manifest import REPAIR
 from dsts_pipeline.feature_store.presence import list_shard_files
+from dsts_pipeline.feature_store.store_files import LocalFiles, StoreFiles
 
 _NUM_NAMED = 5
 
 
-def list_files(manifest: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """`(what, path inside the store, {"bytes", "sha256"})` of every file a manifest vouches for."""
-    metadata = [(f"file {name}", name, entry) for name, entry in manifest["files"].items()]
-    shards = [
-        (f"shard {number} ({entry['file']})", entry["file"], entry)
-        for number, entry in list_shard_files(manifest)
-    ]
-    return metadata + shards
+@dataclass(frozen=True)
+class FileProblem:
+    """A file that is not as recorded, or a map in it that is not sound.
+
+    Attributes:
+        file: its name inside the store. problem: what is wrong, a phrase that follows the name.
+        shard: the shard that it belongs to; None for the small files.
+        clip: the clip whose map is concerned, where it is one map.
+    """
+
+    file: str
+    problem: str
+    shard: int | None = None
+    clip: str | None = None
+
+    def __str__(self) -> str:
+        return f"{_name_file(self.file, self.shard)} {self.problem}"
+
+
+def _name_file(file: str, shard: int | None) -> str:
+    return f"file {file}" if shard is None else f"shard {shard} ({file})"
+
+
+def list_files(manifest: Mapping[str, Any]) -> list[tuple[int | None, str, Mapping[str, Any]]]:
+    """`(shard or None, name, {"bytes", "sha256"})` of every file that a manifest vouches for."""
+    small = [(None, name, entry) for name, entry in manifest["files"].items()]
+    return [*small, *((shard, entry["file"], entry) for shard, entry in list_shard_files(manifest))]
+
+
+def check_files(
+    files: StoreFiles, manifest: Mapping[str, Any], *, digests: bool
+) -> Iterator[tuple[str, FileProblem | None]]:
+    """Check every file of a store, yielding its name and what is wrong, in the manifest's order.
+
+    Args:
+        digests: compare sha256 too (reads everything); else presence and size of shards, and
+            digests of the small files only.
+    """
+    listed = list_files(manifest)
+    sizes = files.sizes([name for _, name, _ in listed])
+    for shard, name, expected in listed:
+        problem = None
+        if name not in sizes:
+            problem = "is missing"
+        elif sizes[name] != expected["bytes"]:
+            problem = f"has {sizes[name]} bytes, not {expected['bytes']}"
+        elif digests or shard is None:
+            problem = _compare_digest(files, name, expected["sha256"])
+        yield name, FileProblem(name, problem, shard) if problem else None
+
+
+def _compare_digest(files: StoreFiles, name: str, expected: str) -> str | None:
+    try:
+        descriptor = files.open_descriptor(name)
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"can't be read ({error.strerror or error})"
+    return None if found == expected else "is damaged (sha256 does not hold)"
+
+
+def check_sidecars(store: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """Sidecars that are missing or say something else than the manifest: for each a sentence.
+
+    Readers need no sidecar. A writer trusts no shard without one, and would write it again.
+    """
+    strange = []
+    for shard, entry in enumerate(manifest["shards"]):
+        name = layout.name_sidecar(shard)
+        try:
+            sidecar = read_json(store / name)
+            same = sidecar["fingerprint"] == manifest["fingerprint"]
+            sound = same and sidecar["files"] == entry["files"]
+        except Exception:  # Whatever it holds instead: it is not this shard's sidecar.
+            sound = False
+        if not sound:
+            strange.append(f"file {name} is missing or damaged; a repair writes its shard again")
+    return strange
 
 
 def find_damage(
     store: str | Path, manifest: Mapping[str, Any], *, digests: bool
 ) -> Iterator[tuple[str, str | None]]:
-    """Check every file of a store, yielding `(what, problem or None)` for each, in order.
-
-    Args:
-        digests: compare sha256 too (reads everything); else presence and size of shards, and
-            digests of the small metadata files only.
-    """
-    for what, name, expected in list_files(manifest):
-        path = Path(store) / name
-        is_small = name in manifest["files"]
-        yield what, _find_problem(path, expected, digests or is_small)
+    """`check_files` for a store on a disk, yielding `(what, problem or None)` in words."""
+    listed = list_files(manifest)
+    checks = check_files(LocalFiles(store), manifest, digests=digests)
+    for (shard, name, _), (_, problem) in zip(listed, checks, strict=True):
+        yield _name_file(name, shard), problem.problem if problem else None
 
 
-def _find_problem(path: Path, expected: Mapping[str, Any], digest: bool) -> str | None:
-    try:
-        size = path.stat().st_size
-        if size != expected["bytes"]:
-            return f"has {size} bytes, not {expected['bytes']}"
-        if digest and sha256_file(path) != expected["sha256"]:
-            return "is damaged (sha256 does not hold)"
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"can't be read ({error.strerror})"
-    return None
+def list_some(problems: Sequence[Any]) -> str:
+    """The first few of `problems` in one line, and how many more there are."""
+    more = f" and {len(problems) - _NUM_NAMED} more" if len(problems) > _NUM_NAMED else ""
+    return "; ".join(map(str, problems[:_NUM_NAMED])) + more
 
 
 def require_sound(store: str | Path, manifest: Mapping[str, Any], *, digests: bool) -> None:
     """Raise a StoreError that names the damaged files, if there are any."""
     checks = find_damage(store, manifest, digests=digests)
-    damage = [f"{what} {problem}" for what, problem in checks if problem]
-    if damage:
-        more = f" and {len(damage) - _NUM_NAMED} more" if len(damage) > _NUM_NAMED else ""
-        raise StoreError(f"{store}: {'; '.join(damage[:_NUM_NAMED])}{more}; {REPAIR}")
+    if damage := [f"{what} {problem}" for what, problem in checks if problem]:
+        raise StoreError(f"{store}: {list_some(damage)}; {REPAIR}")

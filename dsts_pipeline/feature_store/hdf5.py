@@ -1,0 +1,161 @@
+"""A store (or a split of it) in one HDF5 file, read through the same `FeatureStore`.
+
+    maps        [n, C, T, H, W], one chunk a map, fletcher32; bfloat16 as its bits (uint16), with
+                the attribute stored_type
+    scales      float32 [n, C], for int8 only: map = stored * scale of its channel
+    labels, views, positions      int64 [n]; positions: places in the store's planned order
+    ids, splits, class_names      UTF-8 text of fixed length
+    frames      int32 [n, F], where the store has them
+    manifest, clips               JSON as bytes (an attribute holds 64 KiB at most), for our reader
+    attributes of the file        format, version, fingerprint, split, stored_type
+
+All datasets have fletcher32, and the file's structure has HDF5 1.10's own checksums. What is not
+there can't be read as zeros: the number of chunks is compared on opening.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.manifest import sign
+from dsts_pipeline.feature_store.reader import FeatureStore
+from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
+
+FORMAT_NAME = "dsts-feature-file"
+FORMAT_VERSION = 1
+CURE = "export or copy the file again"
+_SMALL = ("labels", "views", "positions", "ids", "splits", "class_names", "manifest", "clips")
+
+
+def open_hdf5(path: str | Path) -> FeatureStore:
+    """Open a file that `export_hdf5` wrote.
+
+    Raises:
+        StoreError: not such a file, of another version, incomplete or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError(f"{path}: no such file; make it with `python cli.py export`")
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            manifest, table = _load_small(file, path)
+            frames = file["frames"][()] if "frames" in file else None
+            _require_maps(file, path, manifest)
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"{path}: not a sound HDF5 file ({error}); {CURE}") from None
+    failed = {failure["position"] for failure in manifest["failures"]}
+    rows = np.full(manifest["array"]["shape"][0], -1, dtype=np.int64)
+    kept = [place for place in range(len(rows)) if place not in failed]
+    rows[kept] = np.arange(len(kept))
+    spread = None
+    if frames is not None:
+        spread = np.full((len(rows), frames.shape[1]), -1, dtype=np.int32)
+        spread[kept] = frames
+    return FeatureStore(path, manifest, table, Hdf5Source(path, rows), spread)
+
+
+def _load_small(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    found = file.attrs.get("format"), int(file.attrs.get("version", 0))
+    if found != (FORMAT_NAME, FORMAT_VERSION):
+        raise StoreError(
+            f"{path}: format is {found[0]} version {found[1]}, expected {FORMAT_NAME} version "
+            f"{FORMAT_VERSION}; bring in other files with `python cli.py import-features`"
+        )
+    if missing := [name for name in (*_SMALL, "maps") if name not in file]:
+        raise StoreError(f"{path}: has no dataset {missing[0]}; {CURE}")
+    manifest = json.loads(file["manifest"][()].tobytes())
+    encoded = file["clips"][()].tobytes()
+    digest = hashlib.sha256(encoded).hexdigest()
+    if sign(manifest) != manifest or manifest["files"][layout.CLIPS_NAME]["sha256"] != digest:
+        raise StoreError(f"{path}: damaged, its manifest's digest does not hold; {CURE}")
+    return manifest, json.loads(encoded)
+
+
+def _require_maps(file: h5py.File, path: Path, manifest: Mapping[str, Any]) -> None:
+    shape = (manifest["counts"]["stored"], *manifest["array"]["shape"][1:])
+    maps, dtype = file["maps"], STORED_DTYPES[manifest["array"]["stored_type"]]
+    wanted = {"maps": maps} | ({"scales": file["scales"]} if dtype == np.int8 else {})
+    if maps.shape != shape or maps.dtype != dtype:
+        raise StoreError(
+            f"{path}: its maps are {maps.dtype} {maps.shape}, expected {dtype} {shape}; {CURE}"
+        )
+    for name, dataset in wanted.items():
+        if (stored := dataset.id.get_num_chunks()) != len(maps):
+            raise StoreError(f"{path}: {stored} of {len(maps)} chunks of {name} exist; {CURE}")
+
+
+class Hdf5Source:
+    """A `MapSource` over an exported file.
+
+    The file is opened once per process: a forked child closes what it inherited and opens it
+    anew, a spawned one gets the path alone. Threads take turns, since HDF5 has one lock.
+
+    Args:
+        path: the file. rows: its row of each position, int64 `[planned]`, -1 where there is none.
+    """
+
+    def __init__(self, path: Path, rows: np.ndarray) -> None:
+        self.path, self._rows = path, rows
+        self._file: h5py.File | None = None
+        self._process = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_file": None, "_process": -1}
+
+    def _open(self) -> h5py.File:
+        if self._process != os.getpid():
+            if self._file is not None:
+                self._file.close()
+            self._file = h5py.File(self.path, "r", locking="best-effort")
+            self._process = os.getpid()
+        assert self._file is not None
+        return self._file
+
+    def read_into(self, positions: np.ndarray, out: np.ndarray, scales: np.ndarray | None) -> None:
+        """See `MapSource`. Rows that follow one another are read together."""
+        rows = self._rows[positions]
+        if len(rows) and rows.min() < 0:
+            raise StoreError(f"{self.path}: no map at position {positions[rows.argmin()]}")
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+        for first, last in zip(starts, [*starts[1:], len(rows)], strict=True):
+            source = slice(int(rows[first]), int(rows[first]) + int(last - first))
+            self._read_block("maps", source, out[first:last])
+            if scales is not None:
+                self._read_block("scales", source, scales[first:last])
+
+    def _read_block(self, name: str, source: slice, target: np.ndarray) -> None:
+        try:
+            self._open()[name].read_direct(target, np.s_[source])
+        except (OSError, RuntimeError) as error:
+            where = f"rows {source.start} to {source.stop - 1}"
+            raise StoreError(
+                f"{self.path}: {name} of {where} can't be read ({_shorten(error)}); {CURE}"
+            ) from None
+
+
+def _shorten(error: Exception) -> str:
+    text = str(error)
+    return "fletcher32 does not hold" if "filter" in text or "fletcher" in text else text
+
+
+def check_datasets(path: str | Path) -> list[tuple[str, str | None]]:
+    """`(name, problem or None)` of every dataset beside the maps, each read whole."""
+    found: list[tuple[str, str | None]] = []
+    with h5py.File(path, "r", locking="best-effort") as file:
+        for name in (name for name in file if name not in ("maps", "scales")):
+            try:
+                file[name][()]
+                found.append((name, None))
+            except (OSError, RuntimeError) as error:
+                found.append((name, f"can't be read ({_shorten(error)})"))
+    return found
