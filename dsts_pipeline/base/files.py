@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dsts_pipeline.base.errors import DataError
 
@@ -19,12 +21,22 @@ def write_atomic(path: str | Path, content: bytes) -> None:
 
     A reader sees the old file or the new one, never a part, also after a power cut.
     """
+    with open_atomic(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def open_atomic(path: str | Path) -> Iterator[IO[bytes]]:
+    """A file to write to that becomes `path` when the block ends, and leaves no trace if it fails.
+
+    The temporary file beside it is named `.<name>.<random>.tmp`; a killed process leaves it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)

@@ -9,14 +9,15 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/i
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import google_crc32c
 import numpy as np
-
 
 CRC_BYTES = 4
 ABSENT = 2**64 - 1
@@ -31,31 +32,45 @@ def format_nameplate(fingerprint: str, shard: int, array: str = "maps") -> bytes
     return f"{fingerprint}:{array}:{shard:08d}".encode()
 
 
-def encode_shard(maps: Sequence[np.ndarray | None], num_slots: int, nameplate: bytes) -> bytes:
-    """Bytes of a shard file.
+class ShardStream:
+    """Writes a shard chunk after chunk, holding no more of it than its index.
 
     Args:
-        maps: one array per slot, already in the storage type; None where there is no map. May be
-            shorter than `num_slots` (last shard of a store).
+        file: where it goes, positioned at 0.
         num_slots: slots of the index, filled or not.
-        nameplate: see `format_nameplate`.
     """
-    index = np.full((num_slots, 2), ABSENT, dtype="<u8")
-    pieces: list[bytes | memoryview] = []
-    offset = 0
-    for slot, stored in enumerate(maps):
-        if stored is None:
-            continue
-        little_endian = stored.astype(stored.dtype.newbyteorder("<"), order="C", copy=False)
-        chunk = little_endian.reshape(-1).view(np.uint8)
-        pieces += [chunk.data, _checksum(chunk)]
-        index[slot] = offset, chunk.nbytes + CRC_BYTES
-        offset += chunk.nbytes + CRC_BYTES
-    encoded_index = index.tobytes()
-    return b"".join([*pieces, nameplate, encoded_index, _checksum(encoded_index)])
+
+    def __init__(self, file: IO[bytes], num_slots: int) -> None:
+        self._file, self._digest, self._offset = file, hashlib.sha256(), 0
+        self._index = np.full((num_slots, 2), ABSENT, dtype="<u8")
+
+    def append(self, slot: int, chunk: np.ndarray | bytes) -> None:
+        """Write a chunk's encoded bytes (uint8 `[n]`) and their checksum as the one in `slot`."""
+        content = memoryview(chunk)  # type: ignore[arg-type]
+        self._index[slot] = self._offset, content.nbytes + CRC_BYTES
+        self._write(content)
+        self._write(checksum(chunk))
+
+    def finish(self, nameplate: bytes) -> dict[str, Any]:
+        """Write what closes the shard; its `{"bytes", "sha256"}`."""
+        encoded_index = self._index.tobytes()
+        self._write(nameplate + encoded_index + checksum(encoded_index))
+        return {"bytes": self._offset, "sha256": self._digest.hexdigest()}
+
+    def _write(self, content: memoryview | bytes) -> None:
+        self._file.write(content)
+        self._digest.update(content)
+        self._offset += len(content)
 
 
-def _checksum(content: bytes | np.ndarray) -> bytes:
+def little_endian_bytes(stored: np.ndarray) -> np.ndarray:
+    """An array's bytes (uint8 `[n]`), C order: zarr's `bytes` codec. No copy on most machines."""
+    ordered = stored.astype(stored.dtype.newbyteorder("<"), order="C", copy=False)
+    return ordered.reshape(-1).view(np.uint8)
+
+
+def checksum(content: bytes | np.ndarray) -> bytes:
+    """crc32c of `content`, as it is stored."""
     return struct.pack("<I", google_crc32c.value(content))
 
 
@@ -77,7 +92,7 @@ def read_index(path: str | Path, num_slots: int, nameplate: bytes) -> np.ndarray
     if len(tail) < tail_bytes:
         raise ShardDamage(f"is truncated to {size} bytes")
     encoded = tail[len(nameplate) : len(nameplate) + index_bytes]
-    if _checksum(encoded) != tail[-CRC_BYTES:]:
+    if checksum(encoded) != tail[-CRC_BYTES:]:
         raise ShardDamage("has a damaged index (crc32c does not hold)")
     if not tail.startswith(nameplate):
         raise ShardDamage(f"is not {nameplate.decode()} but another shard")
@@ -111,7 +126,7 @@ def read_chunks(
                 raise ShardDamage(f"has {length} bytes in slot {slot}, not {content.nbytes + 4}")
             if os.preadv(descriptor, [content.data, stored_crc], offset) != length:
                 raise ShardDamage(f"is cut off in slot {slot}")
-            if _checksum(content) != stored_crc:
+            if checksum(content) != stored_crc:
                 raise ShardDamage(f"has a damaged map in slot {slot} (crc32c does not hold)")
     finally:
         os.close(descriptor)

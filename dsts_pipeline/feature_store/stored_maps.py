@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STORED_DTYPES = {
+STORED_DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(np.uint16),
     "float32": np.dtype(np.float32),
