@@ -16,6 +16,7 @@ import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.buffers import BufferPool
 from dsts_pipeline.feature_store.manifest import load_manifest, parse_manifest
 from dsts_pipeline.feature_store.presence import require_presence
 from dsts_pipeline.feature_store.shard_source import ShardSource
@@ -71,6 +72,7 @@ class FeatureStore:
         frames: np.ndarray | None = None,
     ) -> None:
         self.location, self.manifest, self.source = str(location), dict(manifest), source
+        self._buffers = BufferPool()
         array, samples = manifest["array"], clip_table["samples"]
         self.map_shape: tuple[int, ...] = tuple(array["shape"][1:])
         self.stored_type: str = array.get("stored_type") or array["dtype"]
@@ -153,8 +155,8 @@ class FeatureStore:
         """Maps of the given rows, in the order given: `[n, C, T, H, W]` of type `dtype`.
 
         Args:
-            out: contiguous memory of that shape and type to fill and return. Reusing it saves
-                the kernel mapping (and clearing) fresh pages for every batch.
+            out: contiguous memory of that shape and type to fill and return. By default it is
+                fresh or that of an earlier batch which nobody holds any more.
 
         Raises:
             IndexError: a row number out of range.
@@ -162,7 +164,10 @@ class FeatureStore:
         """
         if self.dtype == self.stored_dtype:
             return self.read_stored(indices, out).maps
-        return self.read_stored(indices).to_float(out)
+        stored = self.read_stored(indices)
+        if out is None:
+            out = self._buffers.empty(stored.maps.shape, self.dtype)
+        return stored.to_float(out)
 
     def read_stored(
         self, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
@@ -175,7 +180,7 @@ class FeatureStore:
             )
         shape = (len(rows), *self.map_shape)
         if out is None:
-            out = np.empty(shape, dtype=self.stored_dtype)
+            out = self._buffers.empty(shape, self.stored_dtype)
         elif out.shape != shape or out.dtype != self.stored_dtype or not out.flags.c_contiguous:
             raise ValueError(
                 f"out is {out.dtype} {out.shape}, expected contiguous {self.stored_dtype} {shape}"
