@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_file
 
-TRAIN, TEST, UNLABELLED = "train", "test", "unlabelled"
+TRAIN, VAL, TEST, UNLABELLED = "train", "val", "test", "unlabelled"
 NO_LABEL = -1
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,8 @@ class AnnotatedClip:
         id: Name in the data set.
         path: Video file relative to the data root.
         label: Class number; `NO_LABEL` in the split "unlabelled".
-        split: "train", "test" (the labelled part that results are reported on) or "unlabelled".
+        split: "train", "val" (to choose settings by), "test" (the labelled part that results are
+            reported on) or "unlabelled".
         start_frame: First frame of the clip; None: the file's first.
         end_frame: Its end as the file says it, see `dataset.end_frame`; None: the file's end.
         start_seconds, end_seconds: The same in seconds, half-open.
@@ -51,7 +55,7 @@ class Annotations:
     Attributes:
         class_names: Name by class number.
         attribute_names, attributes: Per-class attributes, or empty.
-        clips: Train first, then test, in file order.
+        clips: Train first, then val where there is one, then test, in file order.
         unlabelled: Clips of a split whose labels are not published; see `read_annotations`.
         video_folders: Where this data set's videos lie, relative to the root; files there that no
             annotation names are reported as extra.
@@ -97,6 +101,11 @@ def check_inside_root(path: str, source: str) -> str:
     if not tidy:
         raise DataError(f"{source}: the file name is empty; expected the name of a video")
     return path if len(tidy) == len(parts) else "/".join(tidy)
+
+
+def is_video(name: str) -> bool:
+    """Whether a file's name ends like a video's."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_file(root: Path, names: Iterable[str], what: str) -> Path:

@@ -7,7 +7,10 @@ from pathlib import Path
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import AnnotatedClip, Annotations, Sources
+from dsts_pipeline.clips.class_folders import read_folders
+from dsts_pipeline.clips.csv_table import read_csv
 from dsts_pipeline.clips.diving48 import read_diving48
+from dsts_pipeline.clips.mmaction_list import read_mmaction
 from dsts_pipeline.clips.ssv2 import read_ssv2
 
 __all__ = ["AnnotatedClip", "Annotations", "read_annotations"]
@@ -15,6 +18,9 @@ __all__ = ["AnnotatedClip", "Annotations", "read_annotations"]
 _READERS: dict[str, Callable[[Path, Sources], Annotations]] = {
     "diving48": read_diving48,
     "ssv2": read_ssv2,
+    "folder": read_folders,
+    "csv": read_csv,
+    "mmaction": read_mmaction,
 }
 
 
@@ -30,7 +36,8 @@ def read_annotations(
     """Read the annotation files of a data set in the format `kind`.
 
     Args:
-        kind: "diving48" (also the embedded stick diving) or "ssv2".
+        kind: "diving48" (also the embedded stick diving), "ssv2", "folder" (one per class), "csv"
+            or "mmaction" (its annotation lists); each format's file describes its layout.
         root: Data root with the annotation files.
         video_folder, train_file, test_file, class_file: Names below the root that replace the
             format's own.

@@ -1,0 +1,148 @@
+"""Clips with labels as people write them, names or numbers, in; `Annotations` out.
+
+What the readers of folders, CSV files and mmaction2's lists have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip, Annotations, Sources
+
+_ORDER = {TRAIN: 0, VAL: 1, TEST: 2}
+_MAX_CLASSES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A clip whose class has no number yet.
+
+    Attributes:
+        clip: The clip; its label is of no account.
+        label: Name or number of its class, as written.
+        place: Where it stands, for errors.
+    """
+
+    clip: AnnotatedClip
+    label: str
+    place: str
+
+
+def build_annotations(
+    rows: Sequence[Row], *, class_names: Sequence[str] | None, video_folders: tuple[str, ...]
+) -> Annotations:
+    """Number the labels and put the splits in order.
+
+    A data set with a "val" split and no "test" split is evaluated on "val", which therefore becomes
+    "test", as papers do with Kinetics and Something-Something.
+
+    Args:
+        class_names: Names by class number; None: see `_number_labels`.
+
+    Raises:
+        DataError: A label is empty, unknown or out of range, a split names a clip twice.
+    """
+    splits = {row.clip.split for row in rows}
+    renamed = {VAL: TEST} if TEST not in splits else {}
+    names, numbers = _number_labels(rows, class_names)
+    clips = [
+        replace(
+            row.clip, label=numbers[row.label], split=renamed.get(row.clip.split, row.clip.split)
+        )
+        for row in rows
+    ]
+    seen: dict[tuple[str, str], str] = {}
+    for clip, row in zip(clips, rows, strict=True):
+        first = seen.setdefault((clip.split, clip.id), row.place)
+        if first != row.place:
+            raise DataError(
+                f"{row.place}: clip {clip.id!r} stands again in the {clip.split} split (first: "
+                f"{first}); remove one or give them ids of their own"
+            )
+    clips.sort(key=lambda clip: _ORDER[clip.split])
+    return Annotations(names, (), (), tuple(clips), video_folders=video_folders)
+
+
+def _number_labels(
+    rows: Sequence[Row], class_names: Sequence[str] | None
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Class names, and the class number of every label that occurs.
+
+    With `class_names`, a label is one of them or a number into them. Without, labels that are all
+    whole numbers are class numbers, named by these numbers; else names count in sorted order.
+    """
+    places: dict[str, str] = {}
+    for row in rows:
+        places.setdefault(row.label, row.place)
+    if "" in places:
+        raise DataError(f"{places['']}: the label is empty; expected a class")
+    if class_names is None and places and all(_is_number(label) for label in places):
+        highest = max(places, key=int)
+        if int(highest) >= _MAX_CLASSES:
+            raise DataError(
+                f"{places[highest]}: class number {highest}; expected less than {_MAX_CLASSES:,}"
+            )
+        class_names = [str(number) for number in range(int(highest) + 1)]
+    names = tuple(sorted(places) if class_names is None else class_names)
+    by_name = {name: number for number, name in enumerate(names)}
+    numbers = {}
+    for label, place in places.items():
+        number = by_name.get(label)
+        if number is None and _is_number(label) and int(label) < len(names):
+            number = int(label)
+        if number is None:
+            raise DataError(
+                f"{place}: label {label!r} is neither one of the {len(names)} classes nor a number "
+                f"from 0 to {len(names) - 1}; correct it or the class file"
+            )
+        numbers[label] = number
+    return names, numbers
+
+
+def _is_number(label: str) -> bool:
+    return label.isascii() and label.isdecimal()
+
+
+def read_class_names(root: Path, sources: Sources, default: str = "") -> tuple[str, ...] | None:
+    """Names by class number from a text file, one a line; None where there is no such file.
+
+    Args:
+        default: File below `root` that is read, if it is there, where `class_file` names none.
+
+    Raises:
+        DataError: The file that `class_file` names is missing, a line is empty or stands twice.
+    """
+    if not sources.class_file and not (default and (root / default).is_file()):
+        return None
+    path = root / (sources.class_file or default)
+    names = read_lines(path)
+    if not all(names) or not names:
+        where = f"line {names.index('') + 1} is" if names else "it is"
+        raise DataError(f"{path}: {where} empty; expected one class name a line")
+    first: dict[str, int] = {}
+    for number, name in enumerate(names, 1):
+        if first.setdefault(name, number) != number:
+            raise DataError(
+                f"{path}: class {name!r} stands in lines {first[name]} and {number}; remove one"
+            )
+    return tuple(names)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines without surrounding space; empty ones at the end are left out.
+
+    Raises:
+        DataError: The file is missing or no UTF-8 text.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; correct the setting that names it") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines

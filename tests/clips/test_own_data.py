@@ -1,0 +1,267 @@
+"""People's own data: class folders, CSV tables, mmaction2's lists; right ones and wrong ones."""
+
+from __future__ import annotations
+
+import pytest
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.clips import read_annotations
+from tests.clips.test_ssv2 import measure_reading
+
+
+def rows_of(annotations):
+    return [(c.id, c.path, c.label, c.split) for c in annotations.clips]
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+# ---- one folder per class -----------------------------------------------------------------------
+
+
+def test_folders_with_split_levels(tmp_path):
+    touch(tmp_path, "train/jump/0007.mp4", "train/fall/Süß 'x' [y].webm", "test/jump/b.MOV")
+    touch(tmp_path, "train/jump/notes.txt", "train/jump/.hidden.mp4", "train/jump/anna/a.mp4")
+    found = read_annotations("folder", tmp_path)
+    assert found.class_names == ("fall", "jump")
+    assert rows_of(found) == [
+        ("train/fall/Süß 'x' [y]", "train/fall/Süß 'x' [y].webm", 0, "train"),
+        ("train/jump/0007", "train/jump/0007.mp4", 1, "train"),
+        ("train/jump/anna/a", "train/jump/anna/a.mp4", 1, "train"),
+        ("test/jump/b", "test/jump/b.MOV", 1, "test"),
+    ]
+    assert [c.group for c in found.clips] == [None, None, "anna", None]
+    assert found.video_folders == ("train", "test")
+
+
+def test_folders_without_levels_are_all_training_and_val_alone_is_what_is_tested(tmp_path):
+    touch(tmp_path / "flat", "jump/a.mp4", "fall/a.mp4")
+    found = read_annotations("folder", tmp_path / "flat")
+    assert [c.split for c in found.clips] == ["train", "train"]
+    touch(tmp_path / "two", "train/jump/a.mp4", "validation/jump/b.mp4")
+    found = read_annotations("folder", tmp_path / "two")
+    assert [c.split for c in found.clips] == ["train", "test"]
+    touch(tmp_path / "two", "test/jump/c.mp4")
+    found = read_annotations("folder", tmp_path / "two")
+    assert [c.split for c in found.clips] == ["train", "val", "test"]
+
+
+def test_a_class_file_orders_the_classes(tmp_path):
+    touch(tmp_path, "train/jump/a.mp4", "train/fall/a.mp4")
+    (tmp_path / "classes.txt").write_bytes("\ufeffjump\r\nfall\r\nspin\r\n".encode())
+    found = read_annotations("folder", tmp_path)
+    assert found.class_names == ("jump", "fall", "spin")
+    assert [(c.id, c.label) for c in found.clips] == [("train/fall/a", 1), ("train/jump/a", 0)]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "no video found; expected one folder per class"),
+        (["jump/a.txt"], "no video in the folder of class 'jump'"),
+        (["train/a.mp4"], r"a video outside of a class folder; expected train/CLASS/a\.mp4"),
+        (["test/jump/a.mp4"], "found test but no train folder"),
+        (["jump/a.mp4", "jump/a.webm"], "clip 'jump/a' stands again in the train split"),
+    ],
+)
+def test_wrong_folders_are_explained(tmp_path, files, message):
+    with pytest.raises(DataError, match=message):
+        read_annotations("folder", touch(tmp_path, *files))
+
+
+@pytest.mark.parametrize("name", ["train/jump/link.mp4", "train/jump/link", "train/link"])
+def test_links_out_of_the_root_are_refused_by_name(tmp_path, name):
+    root = touch(tmp_path / "root", "train/jump/a.mp4")
+    outside = touch(tmp_path / "outside", "b.mp4")
+    (root / name).symlink_to(outside / "b.mp4" if name.endswith("mp4") else outside)
+    with pytest.raises(DataError, match=f"{name}: a link that leads out of the data root"):
+        read_annotations("folder", root)
+
+
+def test_a_link_inside_the_root_is_followed_for_a_file_and_refused_for_a_folder(tmp_path):
+    touch(tmp_path, "train/jump/a.mp4")
+    (tmp_path / "train/jump/b.mp4").symlink_to(tmp_path / "train/jump/a.mp4")
+    assert len(read_annotations("folder", tmp_path).clips) == 2
+    (tmp_path / "train/jump/loop").symlink_to(tmp_path / "train")
+    with pytest.raises(DataError, match="loop: a link to a folder"):
+        read_annotations("folder", tmp_path)
+
+
+# ---- CSV ----------------------------------------------------------------------------------------
+
+TABLE = """path,label,split,id,start_frame,end_frame,start_seconds,end_seconds,group,_note
+a/01.mp4,"jump, ""high"" [fast]",train,0001,0,30,,,anna,kept
+a/01.mp4,fall,train,,30,60,,,anna,
+b/Größe.webm,fall,val,,,,1.5,2.25,,
+b/2.webm,fall,test,,,,,,bo,
+"""
+
+
+def write_table(root, text=TABLE, name="annotations.csv", encoding="utf-8"):
+    (root / name).write_bytes(text.encode(encoding))
+    return root
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_csv_in_every_dress(tmp_path, encoding, newline, delimiter):
+    text = TABLE.replace('jump, ""high""', 'jump| ""high""').replace(",", delimiter)
+    write_table(tmp_path, text.replace("|", ",").replace("\n", newline), encoding=encoding)
+    found = read_annotations("csv", tmp_path)
+    assert found.class_names == ("fall", 'jump, "high" [fast]')
+    assert rows_of(found) == [
+        ("0001", "a/01.mp4", 1, "train"),
+        ("a/01@30-60", "a/01.mp4", 0, "train"),
+        ("b/Größe@1.5-2.25", "b/Größe.webm", 0, "val"),
+        ("b/2", "b/2.webm", 0, "test"),
+    ]
+    first, _, third, fourth = found.clips
+    assert (first.start_frame, first.end_frame, first.group) == (0, 30, "anna")
+    assert (third.start_seconds, third.end_seconds, third.group) == (1.5, 2.25, None)
+    assert (fourth.start_frame, fourth.end_seconds) == (None, None)
+
+
+def test_csv_a_file_for_each_split_and_numbers_as_labels(tmp_path):
+    write_table(tmp_path, "path,label\nx.mp4,2\n", "train.csv")
+    write_table(tmp_path, "label,path\n0,y.mp4\n", "test.csv")
+    found = read_annotations("csv", tmp_path, video_folder="videos")
+    assert found.class_names == ("0", "1", "2")
+    assert rows_of(found) == [
+        ("x", "videos/x.mp4", 2, "train"),
+        ("y", "videos/y.mp4", 0, "test"),
+    ]
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    named = read_annotations("csv", tmp_path, class_file="names.txt")
+    assert named.class_names == ("a", "b", "c") and named.clips[0].label == 2
+
+
+HEAD = "path,label,split\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEAD + "a.mp4,x,train\n../b.mp4,x,test\n", r"line 3: file name '\.\./b\.mp4' leads out"),
+        (HEAD + "/b.mp4,x,test\n", "line 2: file name '/b.mp4' leads out of the data root"),
+        (HEAD + "a/../../b.mp4,x,test\n", "line 2: .*leads out of the data root"),
+        (HEAD + "a\\b.mp4,x,test\n", "line 2: .*with forward slashes"),
+        (HEAD + ",x,test\n", "line 2: the file name is empty"),
+        (HEAD + "b.mp4,x,eval\n", "line 2: split is 'eval'; expected train, val or test"),
+        (HEAD + "b.mp4,,test\n", "line 2: the label is empty"),
+        (HEAD + "b.mp4,x\n", "line 2: 2 cells; expected 3"),
+        (HEAD + "b.mp4,x,test\nb.mp4,y,test\n", r"line 3: clip 'b' stands again .*line 2\)"),
+        (HEAD + 'b.mp4,"x,test\n', "not a UTF-8 CSV file"),
+        (HEAD, "it has no row"),
+        ("path,labl,split\n", "column 'labl' is unknown; did you mean label?"),
+        ("path,label\na.mp4,x\n", "no column 'split'"),
+        ("path,label,path\n", "column 'path' stands twice"),
+        ("", "no column 'path'"),
+        ("path,label,split,start_frame\na,x,test,-3\n", "start_frame is '-3'"),
+        ("path,label,split,start_seconds\na,x,test,nan\n", "start_seconds is 'nan'"),
+        ("path,label,split,end_seconds\na,x,test,0\n", "end_seconds 0 is not after"),
+        ("path,label,split,start_frame,end_seconds\na,x,test,1,2\n", "in frames and in seconds"),
+        ("path,label,split,start_frame,end_frame\na,x,test,5,5\n", "5 is not after start_frame"),
+    ],
+)
+def test_wrong_tables_are_explained_by_line(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        read_annotations("csv", write_table(tmp_path, text))
+
+
+def test_missing_tables_and_labels_beyond_the_class_file_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"train\.csv: no such file; expected annotations\.csv"):
+        read_annotations("csv", tmp_path)
+    write_table(tmp_path, HEAD + "a.mp4,9,train\n")
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    with pytest.raises(DataError, match="line 2: label '9' is neither one of the 2 classes"):
+        read_annotations("csv", tmp_path)
+    (tmp_path / "classes.txt").write_text("a\na\n")
+    with pytest.raises(DataError, match="class 'a' stands in lines 1 and 2"):
+        read_annotations("csv", tmp_path)
+
+
+# ---- mmaction2's lists --------------------------------------------------------------------------
+
+
+def write_lists(root, train="a/0001.mp4 1\nb c.mp4 0\n", val="d.mp4 1\n", prefix="", names=None):
+    root.mkdir(exist_ok=True)
+    (root / f"{prefix}train_list_videos.txt").write_text(train)
+    (root / f"{prefix}val_list_videos.txt").write_text(val)
+    if names is not None:
+        (root / "label_map.txt").write_text(names)
+    return root
+
+
+@pytest.mark.parametrize("prefix", ["", "diving48_"])
+def test_mmaction_lists(tmp_path, prefix):
+    (tmp_path / "videos").mkdir()
+    write_lists(tmp_path, prefix=prefix, train="\ufeffa/0001.mp4 1\r\nb c.mp4 0\r\n\r\n")
+    found = read_annotations("mmaction", tmp_path)
+    assert found.class_names == ("0", "1")
+    assert rows_of(found) == [
+        ("a/0001", "videos/a/0001.mp4", 1, "train"),
+        ("b c", "videos/b c.mp4", 0, "train"),
+        ("d", "videos/d.mp4", 1, "test"),
+    ]
+
+
+def test_mmaction_lists_with_class_names_and_chosen_files(tmp_path):
+    write_lists(tmp_path, names="jump\nfall\n")
+    (tmp_path / "mine.txt").write_text("e.mp4 0\n")
+    found = read_annotations("mmaction", tmp_path, test_file="mine.txt", video_folder="rgb")
+    assert found.class_names == ("jump", "fall")
+    assert [c.path for c in found.clips] == ["rgb/a/0001.mp4", "rgb/b c.mp4", "rgb/e.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ("some/dir 161 44\n", "line 1 is 'some/dir 161 44', as in lists of raw frames"),
+        ("a.mp4 1\nsome/dir 3 161 44\n", "line 2 .* folders of frames are not read"),
+        ("a.mp4 1 2\n", "several labels; expected one class a clip"),
+        ("a.mp4\n", "line 1 is 'a.mp4'; expected 'path label'"),
+        ("a.mp4 x\n", "expected 'path label', the label a class number"),
+        ("", "the train split is empty"),
+        ("../a.mp4 1\n", r"line 1: file name '\.\./a\.mp4' leads out of the data root"),
+        ("/data/a.mp4 1\n", "line 1: .*leads out of the data root"),
+        ("a.mp4 1\na.mp4 0\n", "line 2: clip 'a' stands again in the train split"),
+    ],
+)
+def test_wrong_lists_are_explained_by_line(tmp_path, train, message):
+    with pytest.raises(DataError, match=message):
+        read_annotations("mmaction", write_lists(tmp_path, train=train))
+
+
+def test_missing_and_ambiguous_lists_are_named(tmp_path):
+    write_lists(tmp_path)
+    (tmp_path / "val_list_videos.txt").unlink()
+    with pytest.raises(DataError, match="no test list; expected test_list_videos.txt or dataset"):
+        read_annotations("mmaction", tmp_path)
+    write_lists(tmp_path, prefix="other_")
+    with pytest.raises(DataError, match="may both be the train list"):
+        read_annotations("mmaction", tmp_path)
+
+
+# ---- size ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["csv", "mmaction"])
+def test_two_hundred_thousand_rows_in_5_seconds_and_300_mb(tmp_path, kind):
+    if kind == "csv":
+        lines = (f"a/{n:06d}.mp4,class {n % 174} ☕,train,{n:06d},0,90" for n in range(200_000))
+        write_table(tmp_path, "path,label,split,id,start_frame,end_frame\n" + "\n".join(lines))
+    else:
+        train = "".join(f"a/{n:06d}.mp4 {n % 174}\n" for n in range(199_999))
+        write_lists(tmp_path, train=train)
+    measured = [measure_reading(kind, tmp_path)]
+    if measured[0][1] >= 5:  # other work may have held the processor
+        measured.append(measure_reading(kind, tmp_path))
+    assert {count for count, _, _ in measured} == {200_000}
+    assert min(seconds for _, seconds, _ in measured) < 5, measured
+    assert max(peak for _, _, peak in measured) < 300 * 10**6, measured
+    print(kind, measured)
