@@ -17,7 +17,6 @@ import numpy as np
 from dsts_pipeline.feature_store.codecs import decompress_zstd
 from dsts_pipeline.feature_store.shards import ABSENT, CRC_BYTES, ShardDamage
 
-RUN_BYTES = 2 * 2**20
 _RUN_CHUNKS = 256  # Two buffers each, and the system takes 1,024 a call.
 
 
@@ -48,24 +47,7 @@ def read_index(
     return list(struct.iter_unpack("<QQ", encoded))
 
 
-def split_runs(index: Sequence[tuple[int, int]], slots: Sequence[int]) -> Iterator[slice]:
-    """Cut ascending `slots` into runs whose chunks lie one behind the other in the file.
-
-    A run ends at `RUN_BYTES`, so that threads can share the work and caches hold what was read.
-    """
-    start = 0
-    for stop in range(1, len(slots) + 1):
-        if stop < len(slots):
-            offset, length = index[slots[stop - 1]]
-            behind = offset + length == index[slots[stop]][0]
-            first = index[slots[start]][0]
-            if behind and offset + length - first < RUN_BYTES and stop - start < _RUN_CHUNKS:
-                continue
-        yield slice(start, stop)
-        start = stop
-
-
-def read_run(
+def read_chunks(
     descriptor: int,
     index: Sequence[tuple[int, int]],
     slots: Sequence[int],
@@ -77,7 +59,7 @@ def read_run(
     """Fill each of `targets` (bytes of a map, uint8) from the slot of the same rank.
 
     Args:
-        slots: one of the runs of `split_runs`.
+        slots: ascending, the file's order.
         verify: check each chunk's crc32c.
         zstd: the chunks are compressed.
 
@@ -90,10 +72,22 @@ def read_run(
             raise ShardDamage(f"holds no map in slot {slot}")
         if not zstd and length != target.nbytes + CRC_BYTES:
             raise ShardDamage(f"has {length} bytes in slot {slot}, not {target.nbytes + CRC_BYTES}")
-    if zstd:
-        _read_compressed(descriptor, index, slots, targets, verify)
-    else:
-        _read_plain(descriptor, index, slots, targets, verify)
+    read = _read_compressed if zstd else _read_plain
+    for run in _split_runs(index, slots):
+        read(descriptor, index, slots[run], targets[run], verify)
+
+
+def _split_runs(index: Sequence[tuple[int, int]], slots: Sequence[int]) -> Iterator[slice]:
+    """Cut `slots` into runs whose chunks lie one behind the other in the file."""
+    start = 0
+    for stop in range(1, len(slots)):
+        offset, length = index[slots[stop - 1]]
+        is_behind = offset + length == index[slots[stop]][0]
+        if not (is_behind and stop - start < _RUN_CHUNKS):
+            yield slice(start, stop)
+            start = stop
+    if len(slots):
+        yield slice(start, len(slots))
 
 
 def _read_plain(

@@ -1,7 +1,7 @@
 """Maps out of a store's shards: positions in, the batch's memory filled.
 
-Positions are sorted by shard and slot, cut into runs of neighbouring chunks, and the runs shared
-out among threads, whoever is free taking the next one.
+Positions are sorted by shard and slot, cut into portions, and the portions shared out among
+threads, whoever is free taking the next one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import layout
-from dsts_pipeline.feature_store.chunks import read_index, read_run, split_runs
+from dsts_pipeline.feature_store.chunks import read_chunks, read_index
 from dsts_pipeline.feature_store.descriptors import Descriptors
 from dsts_pipeline.feature_store.manifest import REPAIR
 from dsts_pipeline.feature_store.presence import list_shard_files
 from dsts_pipeline.feature_store.shards import ShardDamage, format_nameplate
 from dsts_pipeline.feature_store.store_files import StoreFiles
 
+_PORTION_BYTES = 2**21
 _WORTH_A_THREAD = 2**18  # Bytes: waking a thread takes as long as reading so many.
 
 
@@ -84,8 +85,8 @@ class ShardSource:
         groups = list(self._group(positions, out, scales))
         missing = [group for group in groups if group.name not in self._indices]
         self._share(missing, self._load_index, len(missing))
-        runs = [run for group in groups for run in self._cut(group)]
-        self._share(runs, self._read, 1 + out.nbytes // _WORTH_A_THREAD)
+        parts = [part for group in groups for part in self._cut(group)]
+        self._share(parts, self._read, 1 + out.nbytes // _WORTH_A_THREAD)
 
     def _share(
         self, chunks: Sequence[_Chunks], action: Callable[[_Chunks], None], worth: int
@@ -136,7 +137,10 @@ class ShardSource:
                 yield _Chunks(layout.name_scales(shard), shard, ours, [rows[at] for at in rank])
 
     def _cut(self, group: _Chunks) -> Iterator[_Chunks]:
-        for part in split_runs(self._indices[group.name], group.slots):
+        """Portions that threads can share and the processor's cache holds."""
+        step = max(1, _PORTION_BYTES // max(1, group.targets[0].nbytes))
+        for start in range(0, len(group.slots), step):
+            part = slice(start, start + step)
             yield group._replace(slots=group.slots[part], targets=group.targets[part])
 
     def _load_index(self, group: _Chunks) -> None:
@@ -147,15 +151,15 @@ class ShardSource:
                 descriptor, self._sizes[group.name], self._samples_per_shard, nameplate
             )
 
-    def _read(self, run: _Chunks) -> None:
-        with self._descriptors.borrow(run.name) as descriptor:
-            read_run(
+    def _read(self, part: _Chunks) -> None:
+        with self._descriptors.borrow(part.name) as descriptor:
+            read_chunks(
                 descriptor,
-                self._indices[run.name],
-                run.slots,
-                run.targets,
+                self._indices[part.name],
+                part.slots,
+                part.targets,
                 verify=self.verify_checksums,
-                zstd=self._zstd and run.name.startswith("maps/"),
+                zstd=self._zstd and part.name.startswith("maps/"),
             )
 
     def _explain(self, chunks: _Chunks, error: Exception) -> StoreError:
