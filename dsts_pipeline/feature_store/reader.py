@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,8 +21,10 @@ from dsts_pipeline.feature_store.buffers import BufferPool
 from dsts_pipeline.feature_store.manifest import load_manifest, parse_manifest
 from dsts_pipeline.feature_store.presence import require_presence
 from dsts_pipeline.feature_store.shard_source import ShardSource
+from dsts_pipeline.feature_store.shards import CRC_BYTES
 from dsts_pipeline.feature_store.store_files import LocalFiles, StoreFiles
 from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES, StoredMaps
+from dsts_pipeline.feature_store.zarr_source import ZarrSource, find_foreign_part
 
 CACHE_BYTES = 20 * 2**30
 _HDF5_SUFFIXES = (".h5", ".hdf5")
@@ -75,7 +78,7 @@ class FeatureStore:
         self._buffers = BufferPool()
         array, samples = manifest["array"], clip_table["samples"]
         self.map_shape: tuple[int, ...] = tuple(array["shape"][1:])
-        self.stored_type: str = array.get("stored_type") or array["dtype"]
+        self.stored_type: str = array["stored_type"]
         self.dtype = np.dtype(np.float16 if self.stored_type == "float16" else np.float32)
         failed = {failure["position"] for failure in manifest["failures"]}
         kept = [position for position in range(array["shape"][0]) if position not in failed]
@@ -256,8 +259,23 @@ def open_files(
         StoreError: a file is missing, of another size, or its digest does not hold.
     """
     small = require_presence(files, manifest)
-    source = ShardSource(
-        files, manifest, verify_checksums=verify_checksums, num_threads=num_threads
-    )
+    source: MapSource
+    if foreign := find_foreign_part(small, manifest):
+        note = f"{files.location}: read through zarr-python, slowly, since it has {foreign}"
+        warnings.warn(note, stacklevel=3)
+        source = ZarrSource(files, manifest)
+    else:
+        source = ShardSource(
+            files, manifest, verify_checksums=verify_checksums, num_threads=num_threads
+        )
     clip_table = json.loads(small[layout.CLIPS_NAME])
-    return FeatureStore(files.location, manifest, clip_table, source)
+    return FeatureStore(files.location, manifest, clip_table, source, _decode_frames(small))
+
+
+def _decode_frames(small: Mapping[str, bytes]) -> np.ndarray | None:
+    """Frame numbers int32 `[positions, F]`; the file's digest has been compared."""
+    if layout.FRAMES_CHUNK_NAME not in small:
+        return None
+    shape = json.loads(small[layout.FRAMES_NAME])["shape"]
+    content = small[layout.FRAMES_CHUNK_NAME][:-CRC_BYTES]
+    return np.frombuffer(content, dtype="<i4").astype(np.int32).reshape(shape)
