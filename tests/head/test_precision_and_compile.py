@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,3 +59,43 @@ def test_channels_last_maps_give_the_same():
     head = DSTSHead(8, 4, **OPTIONS).eval()
     maps = torch.randn(6, 8, 3, 4, 4)
     torch.testing.assert_close(head(maps.to(memory_format=torch.channels_last_3d)), head(maps))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_compiled_by_inductor(training, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.manual_seed(0)
+    options = OPTIONS | {"num_layers": 1}
+    head = DSTSHead(8, 4, routing_gradient="selected", **options).train(training)
+    maps, noise = torch.randn(6, 8, 3, 4, 4), head.draw_noise(6)
+    settings = {"update_statistics": False, "first_order": True}
+    torch._dynamo.reset()
+    eager = head(maps, noise, **settings)
+    compiled = torch.compile(head, fullgraph=True)(maps, noise, **settings)
+    torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+    if training:
+        wanted = torch.autograd.grad(eager.square().sum(), list(head.parameters()))
+        found = torch.autograd.grad(compiled.square().sum(), list(head.parameters()))
+        for first, second in zip(found, wanted, strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("estimator", ["dense", "selected"])
+def test_autocast_on_a_gpu(estimator, dtype):
+    torch.manual_seed(0)
+    head = DSTSHead(8, 4, routing_gradient=estimator, **(OPTIONS | {"num_neurons": 1})).cuda()
+    maps, labels = torch.randn(16, 8, 3, 4, 4).cuda(), (torch.arange(16) % 4).cuda()
+    noise, gradients = head.draw_noise(16), []
+    for enabled in (False, True):
+        head.zero_grad()
+        with torch.autocast("cuda", dtype=dtype, enabled=enabled):
+            logits = head(maps, noise, first_order=True)
+        F.cross_entropy(logits.float(), labels).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in head.parameters()]))
+    assert torch.isfinite(gradients[1]).all()
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
