@@ -1,0 +1,285 @@
+"""A plan as motion: where objects and fingertips are at one instant.
+
+Enters: a `Plan` and a time (0 first frame, 1 last). Leaves: a `State`. Classes whose twin differs
+in order alone are the twin's motion run backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dsts_pipeline.clips.stick_something.hand import Tip
+from dsts_pipeline.clips.stick_something.plan import Plan
+
+LID_OPEN = 1.9  # radians
+_OUTSIDE = 0.95
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Middle of an object's base, and its turn about its centre in radians."""
+
+    x: float
+    y: float
+    angle: float = 0.0
+
+
+@dataclass(frozen=True)
+class State:
+    """All that moves.
+
+    Attributes:
+        actor: The object that is handled.
+        other: The second object, or None.
+        tips: Hands in the picture.
+        lid: 0 closed, 1 open.
+        level: Of the liquid, in parts of the glass.
+        spill: Liquid beside the glass, left and right, 0 to 1.
+        stream_x: Where liquid falls, or None.
+        camera_x: Where the camera looks.
+    """
+
+    actor: Pose
+    other: Pose | None = None
+    tips: tuple[Tip, ...] = ()
+    lid: float = 0.0
+    level: float = 0.0
+    spill: tuple[float, float] = (0.0, 0.0)
+    stream_x: float | None = None
+    camera_x: float = 0.0
+
+
+def state_at(plan: Plan, time: float) -> State:
+    """The state of the planned clip at `time` (0 first frame, 1 last)."""
+    return _ACTIONS[plan.label](plan, time)
+
+
+def ramp(value: float, start: float, end: float) -> float:
+    """0 before `start`, 1 after `end`, a smooth step between."""
+    x = min(max((value - start) / (end - start), 0.0), 1.0)
+    return x * x * (3.0 - 2.0 * x)
+
+
+def _mix(first: float, second: float, share: float) -> float:
+    return first + (second - first) * share
+
+
+def _tip(
+    plan: Plan, time: float, contact: tuple[float, float], root: tuple[float, float], come: float
+) -> Tip:
+    """Fingertips on the way from `root` (come = 0) to `contact` (come = 1), never quite still."""
+    sway = 0.005 * np.sin(4 * np.pi * time + plan.wobble)
+    x, y = _mix(root[0], contact[0], come), _mix(root[1], contact[1], come)
+    return Tip(x + sway, y + 0.6 * sway, root, grip=ramp(come, 0.8, 1.0))
+
+
+def _come_and_go(plan: Plan, time: float) -> float:
+    """Presence of a hand that arrives before the action and leaves after it."""
+    return ramp(time, 0.0, plan.start) * (1.0 - ramp(time, plan.end + 0.02, 1.0))
+
+
+def _from_above(plan: Plan) -> tuple[float, float]:
+    """A root to the left or right, above the things on the table."""
+    return plan.root[0] * _OUTSIDE, 0.15 + 0.5 * plan.root[1]
+
+
+def _backwards(action: Callable[[Plan, float], State]) -> Callable[[Plan, float], State]:
+    """The same motion from its end to its beginning."""
+
+    def run(plan: Plan, time: float) -> State:
+        return action(replace(plan, start=1.0 - plan.end, end=1.0 - plan.start), 1.0 - time)
+
+    return run
+
+
+def _drag(direction: int, hand_side: int) -> Callable[[Plan, float], State]:
+    """Along the table; the hand is behind the object (pushing) or ahead of it (pulling)."""
+
+    def run(plan: Plan, time: float) -> State:
+        half_way = 0.17 + 0.1 * plan.reach
+        share = ramp(time, plan.start, plan.end)
+        x = plan.x + direction * half_way * (2 * share - 1)
+        contact = (x + hand_side * 0.5 * plan.actor.width, plan.y + 0.5 * plan.actor.height)
+        root = (contact[0] + hand_side * (0.1 + 0.4 * plan.root[1]), plan.root[0] * _OUTSIDE)
+        tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
+        return State(Pose(x, plan.y), tips=(tip,))
+
+    return run
+
+
+def _pick(pretend: bool) -> Callable[[Plan, float], State]:
+    """A hand grips from above and rises, with the object or without it."""
+
+    def run(plan: Plan, time: float) -> State:
+        rise = plan.lift * ramp(time, plan.start + 0.08, plan.end)
+        contact = (plan.x, plan.y + rise + 0.85 * plan.actor.height)
+        come = ramp(time, 0.0, plan.start)
+        tip = _tip(plan, time, contact, _from_above(plan), come)
+        return State(Pose(plan.x, plan.y + (0.0 if pretend else rise)), tips=(tip,))
+
+    return run
+
+
+def _carry(plan: Plan, time: float, target: Pose) -> tuple[Pose, Tip]:
+    """Something is brought from outside, over the target, put down and let go."""
+    share = ramp(time, 0.0, plan.end)
+    root = _from_above(plan)
+    height = max(target.y, plan.y) + plan.lift
+    x = _mix(target.x + 0.62 * plan.root[0], target.x, ramp(share, 0.0, 0.6))
+    y = _mix(height, target.y, ramp(share, 0.5, 1.0))
+    leave = ramp(time, plan.end + 0.02, 1.0)
+    contact = (x, y + 0.85 * plan.actor.height)
+    return Pose(x, y), _tip(plan, time, contact, root, 1.0 - leave)
+
+
+def _put(beside: bool) -> Callable[[Plan, float], State]:
+    def run(plan: Plan, time: float) -> State:
+        other = Pose(plan.x - 0.1 * plan.side, plan.y)
+        target = Pose(other.x, plan.y + plan.other.height)
+        if beside:
+            gap = 0.5 * (plan.actor.width + plan.other.width) + 0.02 + 0.06 * plan.reach
+            target = Pose(other.x + plan.side * gap, plan.y)
+        pose, tip = _carry(plan, time, target)
+        return State(pose, other, (tip,))
+
+    return run
+
+
+def _put_into(plan: Plan, time: float) -> State:
+    pose, tip = _carry(plan, time, Pose(plan.x, plan.y + 0.03))
+    return State(pose, Pose(plan.x, plan.y), (tip,))
+
+
+def _cover(plan: Plan, time: float) -> State:
+    """`other` is the cover: it comes from outside and sinks over the object."""
+    cover, tip = _carry(plan, time, Pose(plan.x, plan.y))
+    return State(Pose(plan.x, plan.y), cover, (replace(tip, y=tip.y + 0.04),))
+
+
+def _approach(plan: Plan, time: float) -> State:
+    """Two hands move two objects together."""
+    near = 0.5 * (plan.actor.width + plan.other.width) + 0.015
+    distance = _mix(0.42 + 0.1 * plan.reach, near, ramp(time, plan.start, plan.end))
+    left = Pose(plan.x - 0.5 * distance, plan.y)
+    right = Pose(plan.x + 0.5 * distance, plan.y)
+    tips = []
+    for side, pose, thing in ((-1, left, plan.actor), (1, right, plan.other)):
+        contact = (pose.x + side * 0.45 * thing.width, plan.y + 0.6 * thing.height)
+        root = (side * (0.5 + 0.4 * plan.root[1]), plan.root[0] * _OUTSIDE)
+        tips.append(_tip(plan, time, contact, root, _come_and_go(plan, time)))
+    return State(left, right, tuple(tips))
+
+
+def _open(plan: Plan, time: float) -> State:
+    """A lid hinged at `side` swings up; the hand is at its free edge."""
+    lid = ramp(time, plan.start, plan.end)
+    width, top = plan.actor.width, plan.y + plan.actor.height
+    angle = LID_OPEN * lid
+    edge = (
+        plan.x + plan.side * width * (0.5 - np.cos(angle)),
+        top + width * np.sin(angle) + 0.01,
+    )
+    root = (-plan.side * (0.2 + 0.6 * plan.root[1]), _OUTSIDE)
+    tip = _tip(plan, time, edge, root, _come_and_go(plan, time))
+    return State(Pose(plan.x, plan.y), tips=(tip,), lid=lid)
+
+
+def _turn_over(pretend: bool) -> Callable[[Plan, float], State]:
+    """Lifted a little and turned: all the way, or part of it and back."""
+
+    def run(plan: Plan, time: float) -> State:
+        share = ramp(time, plan.start, plan.end)
+        there_and_back = np.sin(np.pi * share)
+        angle = (0.5 + 0.5 * plan.reach) * there_and_back if pretend else np.pi * share
+        y = plan.y + 0.14 * there_and_back
+        contact = (plan.x + plan.side * 0.45 * plan.actor.width, y + 0.5 * plan.actor.height)
+        root = (plan.side * _OUTSIDE, -0.2 + 0.7 * plan.root[1])
+        tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
+        return State(Pose(plan.x, y, -plan.side * angle), tips=(tip,))
+
+    return run
+
+
+def _pour(outcome: str) -> Callable[[Plan, float], State]:
+    """A vessel is tilted over a glass: "fill", "overflow", "miss" or "empty"."""
+
+    def run(plan: Plan, time: float) -> State:
+        glass = Pose(plan.x - 0.1 * plan.side, plan.y)
+        fall_x = glass.x
+        if outcome == "miss":
+            fall_x += plan.side * (0.5 * plan.other.width + 0.045)
+        source = _pour_pose(plan, fall_x, plan.y + plan.other.height + 0.06, time)
+        done = ramp(time, plan.start + 0.1, plan.end)
+        first = 0.06 + 0.2 * plan.reach
+        flowing = outcome != "empty" and plan.start + 0.1 < time < plan.end
+        level, over = first, (0.0, 0.0)
+        if outcome == "fill":
+            level = _mix(first, plan.level, done)
+        elif outcome == "overflow":
+            level, run_over = _mix(first, 1.0, min(1.0, done / 0.55)), ramp(done, 0.5, 1.0)
+            over = (run_over, run_over)
+        elif outcome == "miss":
+            over = (0.0, done) if plan.side > 0 else (done, 0.0)
+        contact = (source.x + 0.3 * plan.side * plan.actor.width, source.y + 0.1)
+        tip = Tip(*contact, (plan.side * _OUTSIDE, 0.1 + 0.5 * plan.root[1]), grip=1.0)
+        stream_x = fall_x if flowing else None
+        return State(source, glass, (tip,), level=level, spill=over, stream_x=stream_x)
+
+    return run
+
+
+def _pour_pose(plan: Plan, lip_x: float, lip_y: float, time: float) -> Pose:
+    """Pose of the vessel; once it is tilted, its lip is at (lip_x, lip_y)."""
+    tilt = 1.95 * ramp(time, plan.start, plan.start + 0.1)
+    tilt *= 1.0 - ramp(time, plan.end, min(plan.end + 0.12, 1.0))
+    thing, angle = plan.actor, plan.side * 1.95
+    lip = np.array([-plan.side * (0.2 if thing.kind == "bottle" else 0.45) * thing.width, 0.0])
+    lip[1] = 0.5 * thing.height
+    c, s = np.cos(angle), np.sin(angle)
+    centre = np.array([lip_x, lip_y]) - np.array([[c, -s], [s, c]]) @ lip
+    away = 0.6 * plan.side * (1.0 - ramp(time, 0.0, plan.start))
+    return Pose(centre[0] + away, centre[1] - 0.5 * thing.height, plan.side * tilt)
+
+
+def _turn_camera(direction: int) -> Callable[[Plan, float], State]:
+    """The camera turns to the left (-1) or right (+1): the scene moves the other way."""
+
+    def run(plan: Plan, time: float) -> State:
+        way = 0.2 + 0.12 * plan.reach
+        share = ramp(time, 0.4 * plan.start, 1.0 - 0.4 * (1.0 - plan.end))
+        neighbour = Pose(plan.x + 0.3 * plan.side, plan.y + 0.05)
+        camera_x = plan.x + direction * way * (2 * share - 1)
+        return State(Pose(plan.x, plan.y), neighbour, camera_x=camera_x)
+
+    return run
+
+
+_ACTIONS: dict[int, Callable[[Plan, float], State]] = {
+    0: _backwards(_open),
+    1: _cover,
+    2: _backwards(_approach),
+    3: _approach,
+    4: _open,
+    5: _pick(pretend=False),
+    6: _pour("fill"),
+    7: _pour("overflow"),
+    8: _pick(pretend=True),
+    9: _pour("empty"),
+    10: _turn_over(pretend=True),
+    11: _drag(direction=1, hand_side=1),
+    12: _drag(direction=-1, hand_side=-1),
+    13: _drag(direction=1, hand_side=-1),
+    14: _drag(direction=-1, hand_side=1),
+    15: _put_into,
+    16: _put(beside=True),
+    17: _put(beside=False),
+    18: _backwards(_put_into),
+    19: _pour("miss"),
+    20: _turn_over(pretend=False),
+    21: _turn_camera(-1),
+    22: _turn_camera(1),
+    23: _backwards(_cover),
+}
