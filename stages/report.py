@@ -12,6 +12,7 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.sampling import uniform_frames
+from dsts_pipeline.feature_store.manifest import load_manifest
 from dsts_pipeline.metrics import Predictions
 from dsts_pipeline.report import Failure, ReportInputs, render_report, write_report
 from stages import places
@@ -23,7 +24,7 @@ def run(settings: Settings) -> None:
     """Write outputs/report/report.html.
 
     Raises:
-        DataError: A result is missing or does not fit the others.
+        DataError, StoreError: A result is missing or does not fit the others.
     """
     chosen, index = settings.report, ClipIndex.load(places.CLIP_INDEX)
     metrics, features = read_json(places.METRICS), read_json(places.FEATURES)
@@ -42,7 +43,7 @@ def run(settings: Settings) -> None:
         attributes=index.attributes,
         failures=failures,
         origins={
-            "features": features["provenance"],
+            "features": load_manifest(features["store"])["provenance"],
             "heads": read_json(places.HEADS / names[-1] / "head.json")["extra"]["provenance"],
         },
         dataset=index.dataset,

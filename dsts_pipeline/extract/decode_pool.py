@@ -81,15 +81,16 @@ class DecodePool:
         with self._lock:
             return [worker.process.pid for worker in self._workers if worker.process.pid]
 
-    def run(self, jobs: Iterable[DecodeJob]) -> Iterator[Decoded]:
-        """Decode `jobs`; answers come in their order."""
+    def run(self, jobs: Iterable[DecodeJob | None]) -> Iterator[Decoded]:
+        """Decode `jobs`; answers come in their order. None: no job just now, answer what is due."""
         if self._threads is None:
-            yield from (answer(self._decode, job) for job in jobs)
+            yield from (answer(self._decode, job) for job in jobs if job is not None)
             return
         ahead: deque[Future[Decoded]] = deque()
         for job in jobs:
-            ahead.append(self._threads.submit(self._decode_watched, job))
-            if len(ahead) >= self._prefetch:
+            if job is not None:
+                ahead.append(self._threads.submit(self._decode_watched, job))
+            if ahead and (job is None or len(ahead) >= self._prefetch):
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()

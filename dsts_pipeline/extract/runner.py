@@ -3,9 +3,10 @@
 Enters: a clip index, a frozen backbone, a writer of shards. Leaves: shards in the store, and a
 summary with every clip that could not be decoded.
 
-The same store comes out whatever the number of decode processes and wherever a run was stopped:
-a shard is done wholly or again from its start, its batches are cut at the same places, and a clip
-that fails leaves its place in the batch empty instead of moving its neighbours up.
+The same store comes out whatever the number of decode processes, of extractions that share it, and
+wherever one was stopped: a shard is done wholly or again from its start, its batches are cut at the
+same places, and a clip that fails leaves its place in the batch empty instead of moving its
+neighbours up.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,10 +43,12 @@ class ShardWriter(Protocol):
     """What the runner asks of a store's writer; positions count the index's clips."""
 
     def pending_shards(self) -> list[int]: ...
+    def claim(self, *, wait: bool = True) -> int | None: ...
     def shard_clips(self, shard: int) -> range: ...
     def write_shard(
         self, shard: int, maps: np.ndarray, failures: Mapping[int, str] | None = None
     ) -> None: ...
+    def flush(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ def extract_features(
 ) -> ExtractionSummary:
     """Write every pending shard of the store; afterwards `writer.finish` may be called.
 
-    Ctrl-C, SIGTERM or a kill lose the shard in work at most; the next run starts there.
+    Ctrl-C, SIGTERM or a kill lose the shards in work at most; the next run starts there. Shards
+    that another extraction holds are left to it; if it dies, they are taken over.
 
     Args:
         index: The clips, in the order of the writer's plan.
@@ -124,11 +130,12 @@ def extract_features(
 
     Raises:
         DataError: Too many clips cannot be decoded.
+        StoreError: A shard cannot be written.
     """
-    shards = writer.pending_shards()
-    positions = [position for shard in shards for position in writer.shard_clips(shard)]
-    jobs = (_plan_job(index, index.clips[p], backbone, decoder) for p in positions)
+    pending = writer.pending_shards()
+    num_pending = sum(len(writer.shard_clips(shard)) for shard in pending)
     run = _Run(index, backbone, batch_size, max_failed_fraction)
+    shards = _Shards(writer, lambda p: plan_job(index, index.clips[p], backbone, decoder))
     started = time.monotonic()
     with (
         _exit_on_sigterm(),
@@ -137,15 +144,20 @@ def extract_features(
             clip_timeout_seconds=clip_timeout_seconds,
             prefetch=2 * batch_size,
         ) as pool,
-        track(f"extract {backbone.name}", len(positions)) as progress,
+        track(f"extract {backbone.name}", num_pending) as progress,
         torch.inference_mode(),
     ):
-        results = pool.run(jobs)
-        for shard in shards:
-            maps, failures = run.extract_shard(writer.shard_clips(shard), results, progress)
+        results = pool.run(shards.plan_jobs())
+        # The first answer of a shard, because asking for it is what claims the shard.
+        while (first := next(results, None)) is not None:
+            shard = shards.claimed[0]
+            answers = chain([first], results)
+            maps, failures = run.extract_shard(writer.shard_clips(shard), answers, progress)
             writer.write_shard(shard, maps, failures)
+            shards.claimed.popleft()
+        writer.flush()
     return ExtractionSummary(
-        num_clips=len(positions),
+        num_clips=run.num_clips,
         failures=tuple(run.failures),
         seconds=time.monotonic() - started,
         forward_seconds=run.forward_seconds,
@@ -153,13 +165,44 @@ def extract_features(
     )
 
 
-def _plan_job(index: ClipIndex, clip: Clip, backbone: Backbone, decoder: Decoder) -> DecodeJob:
-    indices = clip.start_frame + uniform_frames(
-        clip.end_frame - clip.start_frame, backbone.num_frames
-    )
+class _Shards:
+    """The shards of this run, claimed as decoding gets to them.
+
+    Attributes:
+        claimed: Numbers of those that are not handed in yet, in order. As many as the decode
+            processes are ahead of the backbone: the clips of two batches, and the shard in work.
+    """
+
+    def __init__(self, writer: ShardWriter, plan_clip: Callable[[int], DecodeJob]) -> None:
+        self._writer, self._plan_clip = writer, plan_clip
+        self.claimed: deque[int] = deque()
+
+    def plan_jobs(self) -> Iterator[DecodeJob | None]:
+        """A job for every clip of every shard of this run; None: the rest is others' just now.
+
+        Waits for other processes only with empty hands, or two could wait for each other.
+        """
+        while True:
+            shard = self._writer.claim(wait=not self.claimed)
+            if shard is not None:
+                self.claimed.append(shard)
+                yield from map(self._plan_clip, self._writer.shard_clips(shard))
+            elif self.claimed:
+                yield None
+            else:
+                return
+
+
+def frames_used(clip: Clip, num_frames: int) -> np.ndarray:
+    """Numbers of the frames (int64 `[num_frames]`, in the file's count) that a clip's map shows."""
+    return clip.start_frame + uniform_frames(clip.end_frame - clip.start_frame, num_frames)
+
+
+def plan_job(index: ClipIndex, clip: Clip, backbone: Backbone, decoder: Decoder) -> DecodeJob:
+    """What a decode process is told about one clip."""
     return DecodeJob(
         path=str(Path(index.root) / clip.path),
-        indices=tuple(indices.tolist()),
+        indices=tuple(frames_used(clip, backbone.num_frames).tolist()),
         decoder=decoder,
         size_px=backbone.size_px,
         size_bytes=clip.size_bytes,
@@ -176,6 +219,7 @@ class _Run:
         self._index, self._backbone, self._batch_size = index, backbone, batch_size
         self._max_failed_fraction = max_failed_fraction
         self.failures: list[ClipFailure] = []
+        self.num_clips = 0
         self.forward_seconds = self.decode_wait_seconds = 0.0
 
     def extract_shard(
@@ -188,6 +232,7 @@ class _Run:
             batch = positions[start : start + self._batch_size]
             frames = self._collect(batch, results, failures)
             maps[start : start + len(batch)] = self._forward(frames)
+            self.num_clips += len(batch)
             progress.advance(len(batch), note=f"{len(self.failures)} failed")
         return maps, failures
 

@@ -85,6 +85,7 @@ class TalkingWriter(StoreWriter):
         self, shard: int, maps: np.ndarray, failures: Mapping[int, str] | None = None
     ) -> None:
         super().write_shard(shard, maps, failures)
+        self.flush()
         print("shard", shard, flush=True)
         time.sleep(0.3)
 
