@@ -47,15 +47,23 @@ def prepare(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debu
 
 
 @app.command()
-def extract(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+def extract(
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print size, free space and time; write nothing."),
+    ] = False,
+) -> None:
     """Cache the frozen backbone's feature map of every clip in a store under stores/.
 
     Goes on from the finished shards when it was interrupted; over a finished store it does
-    nothing.
+    nothing. Several of these commands may work on one store at once.
 
     Example: python cli.py extract --set backbone.num_decode_workers=2
     """
-    _run_stage("extract", params, overrides, debug)
+    _run_stage("extract_dry_run" if dry_run else "extract", params, overrides, debug)
 
 
 @app.command("train-head")
