@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 from dsts_pipeline.feature_store.store_files import StoreFiles
 
-NUM_OPEN = 64
-
 
 @dataclass
 class _Open:
@@ -29,11 +27,12 @@ class Descriptors:
 
     Args:
         files: where the files lie.
-        num_open: how many stay open between reads. While reading, each thread may hold one more.
+        num_open: how many stay open between reads (by default as many as `files` allows). While
+            reading, each thread may hold one more.
     """
 
-    def __init__(self, files: StoreFiles, num_open: int = NUM_OPEN) -> None:
-        self.files, self.num_open = files, num_open
+    def __init__(self, files: StoreFiles, num_open: int | None = None) -> None:
+        self.files, self.num_open = files, files.num_open if num_open is None else num_open
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -18,7 +18,7 @@ import numpy as np
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.buffers import BufferPool
-from dsts_pipeline.feature_store.manifest import load_manifest, parse_manifest
+from dsts_pipeline.feature_store.manifest import load_manifest
 from dsts_pipeline.feature_store.presence import require_presence
 from dsts_pipeline.feature_store.shard_source import ShardSource
 from dsts_pipeline.feature_store.shards import CRC_BYTES
@@ -227,9 +227,8 @@ def open_store(
     if "://" in str(location):
         from dsts_pipeline.feature_store.remote import RemoteFiles
 
-        files: StoreFiles = RemoteFiles(str(location), cache_dir=cache_dir, cache_bytes=cache_bytes)
-        encoded = files.read_bytes(layout.MANIFEST_NAME)
-        manifest = parse_manifest(encoded, f"{location}/{layout.MANIFEST_NAME}")
+        files = RemoteFiles(str(location), cache_dir=cache_dir, cache_bytes=cache_bytes)
+        manifest = files.load_manifest()
         return open_files(
             files, manifest, verify_checksums=verify_checksums, num_threads=num_threads
         )

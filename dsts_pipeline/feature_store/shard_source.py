@@ -115,9 +115,18 @@ class ShardSource:
             except IndexError:
                 return
             try:
-                action(chunks)
+                self._try_twice(action, chunks)
             except (ShardDamage, OSError) as error:
                 raise self._explain(chunks, error) from None
+
+    def _try_twice(self, action: Callable[[_Chunks], None], chunks: _Chunks) -> None:
+        """Do `action`, again on a fresh copy of the file where a copy was found damaged."""
+        try:
+            action(chunks)
+        except ShardDamage:
+            if not self.files.refetch(chunks.name):
+                raise
+            action(chunks)
 
     def _group(
         self, positions: np.ndarray, out: np.ndarray, scales: np.ndarray | None

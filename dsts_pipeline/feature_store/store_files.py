@@ -17,6 +17,8 @@ class StoreFiles(Protocol):
 
     location: str
     """For messages: the directory or URL."""
+    num_open: int
+    """How many of them may stay open between reads."""
 
     def read_bytes(self, name: str) -> bytes:
         """Content of a small file.
@@ -35,6 +37,9 @@ class StoreFiles(Protocol):
             FileNotFoundError: there is no such file.
         """
 
+    def refetch(self, name: str) -> bool:
+        """Told that a file is damaged: whether opening it again may give a sound one."""
+
 
 class LocalFiles:
     """The files of a store in a directory.
@@ -42,6 +47,8 @@ class LocalFiles:
     Args:
         path: the store's directory.
     """
+
+    num_open = 64
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -72,3 +79,7 @@ class LocalFiles:
     def open_descriptor(self, name: str) -> int:
         """See `StoreFiles`."""
         return os.open(self.path / name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def refetch(self, name: str) -> bool:
+        """See `StoreFiles`: no, it is the only copy."""
+        return False

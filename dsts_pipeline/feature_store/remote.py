@@ -1,0 +1,245 @@
+"""A store behind a URL: its files by name in, bytes, sizes and descriptors of local copies out.
+
+s3://bucket/prefix/fingerprint, gs://, http(s)://, file://, memory://: whatever fsspec knows. The
+files are those of docs/store-format.md as they are on a disk, uploaded by any tool that copies
+folders, `manifest.json` best last. Small files are read directly; shards are downloaded whole into
+a local cache of bounded size, their sha256 compared with the manifest's once, on arrival.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dsts_pipeline.base.errors import StoreError, UserError
+from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.manifest import parse_manifest
+from dsts_pipeline.feature_store.presence import list_shard_files
+from dsts_pipeline.feature_store.shard_cache import ShardCache, Sink, WrongContent
+
+CACHE_DIR = ".feature_cache"
+NUM_TRIES = 4
+FIRST_PAUSE_SECONDS = 0.25
+_BLOCK_BYTES = 16 * 2**20
+_NUM_PARALLEL = 16
+_NO_LISTING = ("http", "https")
+
+T = TypeVar("T")
+
+
+class RemoteFiles:
+    """The `StoreFiles` of a store behind a URL. Can be pickled, and used in threads and forks.
+
+    Args:
+        url: of the store's folder, without a query string.
+        cache_dir: where downloaded shards are kept; `.feature_cache` where it is None.
+        cache_bytes: what they may take together, of all stores that share the folder.
+
+    Raises:
+        StoreError: no such kind of address, or the package for it is not installed.
+    """
+
+    def __init__(
+        self, url: str, *, cache_dir: str | Path | None = None, cache_bytes: int = 20 * 2**30
+    ) -> None:
+        self.location = url.rstrip("/")
+        self.cache = ShardCache(cache_dir or CACHE_DIR, cache_bytes)
+        self._opened: tuple[int, Any, str] | None = None
+        self._filesystem()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}
+
+    num_open = 0  # A deleted copy gives its space back only when it is closed.
+
+    def load_manifest(self) -> dict[str, Any]:
+        """The store's manifest, checked.
+
+        Raises:
+            StoreError: there is none, or one that is damaged or of another format version.
+        """
+        url = f"{self.location}/{layout.MANIFEST_NAME}"
+        try:
+            return parse_manifest(self.read_bytes(layout.MANIFEST_NAME), url)
+        except FileNotFoundError:
+            raise StoreError(
+                f"{url}: no such file, so there is no finished store; check the address, or "
+                "upload the whole folder of a finished store"
+            ) from None
+
+    def read_bytes(self, name: str) -> bytes:
+        """See `StoreFiles`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreError: the network or the server fails again and again.
+        """
+
+        def read() -> bytes:
+            filesystem, root = self._filesystem()
+            return filesystem.cat_file(f"{root}/{name}")
+
+        return _insist(read, f"{self.location}/{name}")
+
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """See `StoreFiles`. One listing per folder; over http, which has none, one request a file.
+
+        Raises:
+            StoreError: as in `read_bytes`.
+            SettingsError: a file does not fit into the cache.
+        """
+        find = self._ask_each if self._has_no_listing() else self._list_folders
+        found = find(names)
+        if found:
+            largest = max(found, key=lambda name: found[name])
+            self.cache.require_room(found[largest], f"{self.location}/{largest}")
+        return found
+
+    def open_descriptor(self, name: str) -> int:
+        """See `StoreFiles`: of the copy in the cache, which is made if there is none.
+
+        Raises:
+            FileNotFoundError: the store has no such shard file.
+            StoreError: it can't be downloaded, or is damaged on the server.
+        """
+        if name not in self._shard_files:
+            raise FileNotFoundError(f"{self.location}/{name}")
+        entry, url = self._shard_files[name], f"{self.location}/{name}"
+
+        def download(sink: Sink) -> None:
+            def once() -> None:
+                sink.restart()
+                self._copy(name, sink)
+                sink.check(entry["sha256"])
+
+            _insist(once, url)
+
+        try:
+            return self.cache.open(entry["sha256"], entry["bytes"], download)
+        except WrongContent as problem:
+            raise StoreError(
+                f"{url}: {problem}; upload this file again from a sound store (there, "
+                "`python cli.py verify --repair` mends it)"
+            ) from None
+
+    def refetch(self, name: str) -> bool:
+        """See `StoreFiles`: delete the copy, so that the next `open_descriptor` downloads it."""
+        if name in self._shard_files:
+            self.cache.discard(self._shard_files[name]["sha256"])
+        return name in self._shard_files
+
+    @cached_property
+    def _shard_files(self) -> dict[str, dict[str, Any]]:
+        return {entry["file"]: dict(entry) for _, entry in list_shard_files(self.load_manifest())}
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """The fsspec file system and the store's path on it, opened anew after a fork."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = (os.getpid(), *_open_filesystem(self.location))
+        return self._opened[1], self._opened[2]
+
+    def _has_no_listing(self) -> bool:
+        return self.location.split("://")[0] in _NO_LISTING
+
+    def _list_folders(self, names: Sequence[str]) -> dict[str, int]:
+        wanted, found = set(names), {}
+        for folder in sorted({name.rpartition("/")[0] for name in names}):
+            url = f"{self.location}/{folder}"
+
+            def list_folder(folder: str = folder) -> list[dict[str, Any]]:
+                filesystem, root = self._filesystem()
+                filesystem.invalidate_cache()
+                return filesystem.ls(f"{root}/{folder}".rstrip("/"), detail=True)
+
+            try:
+                entries = _insist(list_folder, url)
+            except FileNotFoundError:
+                continue
+            for entry in entries:
+                name = f"{folder}/{entry['name'].rstrip('/').rpartition('/')[2]}".lstrip("/")
+                if name in wanted and entry["type"] == "file":
+                    found[name] = int(entry["size"])
+        return found
+
+    def _ask_each(self, names: Sequence[str]) -> dict[str, int]:
+        def ask(name: str) -> int | None:
+            try:
+                return _insist(lambda: self._ask(name), f"{self.location}/{name}")
+            except FileNotFoundError:
+                return None
+
+        with ThreadPoolExecutor(_NUM_PARALLEL) as pool:
+            answers = zip(names, pool.map(ask, names), strict=True)
+            return {name: size for name, size in answers if size is not None}
+
+    def _ask(self, name: str) -> int:
+        filesystem, root = self._filesystem()
+        try:
+            size = filesystem.info(f"{root}/{name}")["size"]
+        except FileNotFoundError as error:
+            # fsspec takes any failure for a missing file.
+            cause = error.__cause__
+            if cause is None or getattr(cause, "status", None) in (404, 410):
+                raise
+            raise cause from None
+        if size is None:
+            raise StoreError(f"{self.location}/{name}: the server does not tell the file's size")
+        return int(size)
+
+    def _copy(self, name: str, sink: Sink) -> None:
+        filesystem, root = self._filesystem()
+        if self._has_no_listing():
+            filesystem.get_file(f"{root}/{name}", sink)
+            return
+        options = {"block_size": _BLOCK_BYTES, "cache_type": "none"}
+        with filesystem.open(f"{root}/{name}", "rb", **options) as source:
+            while block := source.read(_BLOCK_BYTES):
+                sink.write(block)
+
+
+def _open_filesystem(url: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs
+
+        filesystem, root = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise StoreError(
+            f"{url}: can't open such an address ({error}); install what it takes, for http and s3 "
+            "by `pip install 'dsts-pipeline[remote]'`"
+        ) from None
+    return filesystem, root.rstrip("/")
+
+
+def _insist(action: Callable[[], T], url: str) -> T:
+    """Do it, again after a pause where the network or the server fails.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        WrongContent: it came, but wrong, every time.
+        StoreError: everything else, naming `url`.
+    """
+    pause = FIRST_PAUSE_SECONDS
+    for attempt in range(1, NUM_TRIES + 1):
+        try:
+            return action()
+        except (FileNotFoundError, UserError):
+            raise
+        except Exception as error:
+            status = getattr(error, "status", None) or 0
+            refused = isinstance(error, PermissionError) or status in (400, 401, 403, 405)
+            if refused or attempt == NUM_TRIES:
+                if isinstance(error, WrongContent):
+                    raise
+                reason = f"{type(error).__name__}: {error}".rstrip(": ")
+                raise StoreError(
+                    f"{url}: can't be read after {attempt} of {NUM_TRIES} tries ({reason}); "
+                    "check the address, the network and your access, then run again"
+                ) from None
+            time.sleep(pause)
+            pause *= 4
+    raise AssertionError("unreachable")
