@@ -16,7 +16,8 @@ OPTIONS = {"num_neurons": 3, "num_layers": 2, "impulse": "standardized", "impuls
 @pytest.mark.parametrize("estimator", ["dense", "selected"])
 @pytest.mark.parametrize("specialization", ["gated", "conv3d"])
 @pytest.mark.parametrize("width", [None, 4])
-def test_bfloat16_is_near_float32(estimator, specialization, width):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_near_float32(estimator, specialization, width, dtype):
     torch.manual_seed(0)
     options = {**OPTIONS, "specialization": specialization, "width": width, "num_neurons": 1}
     head = DSTSHead(8, 4, routing_gradient=estimator, **options)
@@ -25,7 +26,7 @@ def test_bfloat16_is_near_float32(estimator, specialization, width):
     gradients = []
     for enabled in (False, True):
         head.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
             logits = head(maps, noise, first_order=True)
         F.cross_entropy(logits.float(), labels).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in head.parameters()]))

@@ -114,13 +114,14 @@ def test_clipping_bounds_the_update():
 
 
 @pytest.mark.parametrize("estimator", ["dense", "selected"])
-def test_bfloat16_with_a_loss_scale_stays_near_float32(estimator):
+def test_half_precision_with_a_loss_scale_stays_near_float32(estimator):
     torch.manual_seed(0)
     head = DSTSHead(6, 4, num_neurons=1, num_layers=2, routing_gradient=estimator)
     batches = [batch_of(seed, 100 * seed, samples=16) for seed in (1, 2)]
     batches = [FeatureBatch(b.maps.float(), b.labels, b.rows) for b in batches]
     found = {}
-    for precision, scale in (("float32", 1.0), ("bfloat16", 1.0), ("bfloat16", 4096.0)):
+    half = (("bfloat16", 1.0), ("bfloat16", 4096.0), ("float16", 1024.0))
+    for precision, scale in (("float32", 1.0), *half):
         objective = Objective(head, precision=precision)
         generator = torch.Generator().manual_seed(0)
         draws = [objective.draw(batch, generator) for batch in batches]
@@ -129,7 +130,7 @@ def test_bfloat16_with_a_loss_scale_stays_near_float32(estimator):
         gates = [value.flatten() for name, value in gradient.items() if "gate" in name]
         found[precision, scale] = torch.cat(gates)
     exact = found["float32", 1.0]
-    for key in (("bfloat16", 1.0), ("bfloat16", 4096.0)):
+    for key in half:
         assert torch.cosine_similarity(found[key], exact, dim=0) > 0.97
         assert found[key].norm() == pytest.approx(float(exact.norm()), rel=0.15)
 
