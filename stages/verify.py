@@ -1,33 +1,70 @@
-"""Compare every file of the feature store with the digests of its manifest."""
+"""Check a feature store, tell what was found, and have damaged shards extracted again."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from rich.console import Console
+
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import read_json
-from dsts_pipeline.base.progress import console, track
+from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.feature_store import find_damage, open_store
+from dsts_pipeline.feature_store.tables import verdict_table
+from dsts_pipeline.feature_store.verdict import Verdict, check_store
 from stages import places
+from stages.repair import repair_store, tell_cure
+
+MIN_COLUMNS = 100
 
 
-def run(settings: Settings) -> None:
-    """Read the whole store once.
+def run(
+    settings: Settings,
+    *,
+    store: str | None = None,
+    fast: bool = False,
+    repair: bool = False,
+    strict: bool = False,
+    json_file: Path | None = None,
+) -> None:
+    """Check the store (that of outputs/features.json by default) and print the table.
 
     Raises:
-        StoreError: The store is missing, unfinished or damaged; each damaged file is listed.
+        StoreError: The store is missing, unfinished or damaged and was not repaired; with
+            `strict` also what is only strange.
     """
-    store = open_store(read_json(places.FEATURES)["store"])
-    num_files = len(store.manifest["files"]) + len(store.manifest["shards"])
-    damage = []
-    with track("verify", num_files, "files") as progress:
-        for what, problem in find_damage(store.path, store.manifest, digests=True):
-            if problem:
-                damage.append(f"{what} {problem}")
-            progress.advance()
-    if damage:
-        more = f" and {len(damage) - 5} more" if len(damage) > 5 else ""
-        raise StoreError(
-            f"{store.path}: {'; '.join(damage[:5])}{more}; "
-            "run `python cli.py extract` to write them again"
-        )
-    console.print(f"{store.path}: {num_files} files sound, {len(store)} maps", soft_wrap=True)
+    location = store or read_json(places.FEATURES)["store"]
+    try:
+        verdict = _check(settings, location, fast)
+    except StoreError:
+        if not repair:
+            raise
+        repair_store(settings, location, None)
+        verdict = _check(settings, location, fast)
+    if repair and verdict.damage:
+        print_table(verdict)
+        repair_store(settings, location, verdict)
+        verdict = _check(settings, location, fast)
+    print_table(verdict)
+    if json_file is not None:
+        write_json(json_file, verdict.to_json())
+    cure = tell_cure(location, verdict, named=store is not None)
+    verdict.require_sound(cure, strict=strict)
+
+
+def _check(settings: Settings, location: str, fast: bool) -> Verdict:
+    feed = settings.feed
+    return check_store(
+        location,
+        fast=fast,
+        start_track=track,
+        num_threads=feed.num_read_threads,
+        cache_dir=feed.cache_dir,
+        cache_bytes=feed.cache_bytes,
+    )
+
+
+def print_table(verdict: Verdict) -> None:
+    """Print what was found, wide enough to be read."""
+    console = Console(width=max(MIN_COLUMNS, Console().width), highlight=False)
+    console.print(verdict_table(verdict))

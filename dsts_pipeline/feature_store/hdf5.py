@@ -33,6 +33,8 @@ from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
 
 FORMAT_NAME = "dsts-feature-file"
 FORMAT_VERSION = 1
+# What h5py makes of damage, depending on where it lies.
+_HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 CURE = "export or copy the file again"
 _SMALL = ("labels", "views", "positions", "ids", "splits", "class_names", "manifest", "clips")
 
@@ -51,7 +53,7 @@ def open_hdf5(path: str | Path) -> FeatureStore:
             manifest, table = _load_small(file, path)
             frames = file["frames"][()] if "frames" in file else None
             _require_maps(file, path, manifest)
-    except (OSError, RuntimeError) as error:
+    except _HDF5_ERRORS as error:
         raise StoreError(f"{path}: not a sound HDF5 file ({error}); {CURE}") from None
     failed = {failure["position"] for failure in manifest["failures"]}
     rows = np.full(manifest["array"]["shape"][0], -1, dtype=np.int64)
@@ -136,7 +138,7 @@ class Hdf5Source:
     def _read_block(self, name: str, source: slice, target: np.ndarray) -> None:
         try:
             self._open()[name].read_direct(target, np.s_[source])
-        except (OSError, RuntimeError) as error:
+        except _HDF5_ERRORS as error:
             where = f"rows {source.start} to {source.stop - 1}"
             raise StoreError(
                 f"{self.path}: {name} of {where} can't be read ({_shorten(error)}); {CURE}"
@@ -156,6 +158,6 @@ def check_datasets(path: str | Path) -> list[tuple[str, str | None]]:
             try:
                 file[name][()]
                 found.append((name, None))
-            except (OSError, RuntimeError) as error:
+            except _HDF5_ERRORS as error:
                 found.append((name, f"can't be read ({_shorten(error)})"))
     return found

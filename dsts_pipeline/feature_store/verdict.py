@@ -1,0 +1,186 @@
+"""Everything that can be checked about a store, in one verdict: files first, then their content.
+
+Enters: a directory, a URL or an HDF5 file. Leaves: a `Verdict`, which says whether the store is
+sound, which shards are not, and what looks strange without being damage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.progress import Track
+from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.manifest import load_manifest
+from dsts_pipeline.feature_store.reader import FeatureStore, open_store
+from dsts_pipeline.feature_store.shard_source import ShardSource
+from dsts_pipeline.feature_store.store_files import LocalFiles
+from dsts_pipeline.feature_store.values import ValueReport, check_values
+from dsts_pipeline.feature_store.verify import (
+    FileProblem,
+    check_files,
+    check_sidecars,
+    list_files,
+    list_some,
+)
+
+StartTrack = Callable[[str, int, str], AbstractContextManager[Track]]
+
+
+@dataclass
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        location, fingerprint: the store's.
+        imported: whether its maps were made elsewhere, so that no stage can make them again.
+        fast: whether only presence, sizes and the small files' digests were looked at.
+        num_files, num_bytes, num_maps: how much was looked at.
+        problems: files that are not as recorded. values: None where no map was looked at.
+        notes: what a reader need not care about.
+    """
+
+    location: str
+    fingerprint: str
+    imported: bool
+    fast: bool
+    num_files: int
+    num_bytes: int
+    num_maps: int
+    problems: list[FileProblem] = field(default_factory=list)
+    values: ValueReport | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def damage(self) -> list[str]:
+        """A sentence per damaged file and map."""
+        maps = self.values.damaged if self.values else []
+        return [*map(str, self.problems), *map(str, maps)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What looks strange and may be right: maps of zeros, drift, sidecars."""
+        found = list(self.notes)
+        if self.values and self.values.zero:
+            found.append(
+                f"{len(self.values.zero)} maps are all zeros: {list_some(self.values.zero)}"
+            )
+        if self.values and self.values.drift:
+            found += map(str, self.values.drift.flagged)
+        return found
+
+    @property
+    def damaged_shards(self) -> list[int]:
+        """Numbers of the shards that have to be written again."""
+        maps = self.values.damaged if self.values else []
+        in_files = {problem.shard for problem in self.problems if problem.shard is not None}
+        return sorted(in_files | {strange.shard for strange in maps})
+
+    def require_sound(self, cure: str, *, strict: bool) -> None:
+        """Raise a StoreError that names the damage (and with `strict` the warnings)."""
+        found = self.damage + (self.warnings if strict else [])
+        if found:
+            raise StoreError(f"{self.location}: {list_some(found)}; {cure}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        sizes = {name: getattr(self, name) for name in ("num_files", "num_bytes", "num_maps")}
+        return sizes | {
+            "location": self.location,
+            "fingerprint": self.fingerprint,
+            "mode": "fast" if self.fast else "full",
+            "sound": not self.damage,
+            "damage": [vars(problem) for problem in self.problems],
+            "damaged_shards": self.damaged_shards,
+            "warnings": self.warnings,
+            "values": None if self.values is None else self.values.to_json(),
+        }
+
+
+def check_store(
+    location: str | Path,
+    *,
+    fast: bool,
+    start_track: StartTrack,
+    num_threads: int = 1,
+    **cache: Any,
+) -> Verdict:
+    """Check a store.
+
+    Args:
+        fast: presence, sizes and the small files' digests only.
+        start_track: `base.progress.track` or the like.
+        num_threads: threads that read.
+        cache: `cache_dir` and `cache_bytes` for a remote store.
+
+    Raises:
+        StoreError: there is no store, it is unfinished, of another format, or its manifest is
+            damaged: nothing can be compared then.
+    """
+    path = Path(location)
+    if "://" in str(location) or (path.is_file() and path.suffix in (".h5", ".hdf5")):
+        # Opening checks a file's digests, or presence and sizes behind the URL, and raises.
+        store = open_store(location, num_threads=num_threads, **cache)
+        return _check_open(store, fast, start_track)
+    manifest, files = load_manifest(path), LocalFiles(path)
+    listed = list_files(manifest)
+    verdict = Verdict(
+        location=str(location),
+        fingerprint=manifest["fingerprint"],
+        imported="import" in manifest["made_of"],
+        fast=fast,
+        num_files=len(listed),
+        num_bytes=sum(entry["bytes"] for _, _, entry in listed),
+        num_maps=manifest["counts"]["stored"],
+        notes=check_sidecars(path, manifest),
+    )
+    with start_track("verify digests" if not fast else "verify", len(listed), "files") as progress:
+        for _, problem in check_files(files, manifest, digests=not fast):
+            if problem:
+                verdict.problems.append(problem)
+            progress.advance(note=_tell(verdict))
+    if not fast and all(problem.shard is not None for problem in verdict.problems):
+        table = json.loads(files.read_bytes(layout.CLIPS_NAME))
+        source = ShardSource(files, manifest, num_threads=num_threads)
+        verdict.values = _check_maps(
+            FeatureStore(path, manifest, table, source), verdict, start_track
+        )
+    return verdict
+
+
+def _check_open(store: FeatureStore, fast: bool, start_track: StartTrack) -> Verdict:
+    verdict = Verdict(
+        location=store.location,
+        fingerprint=store.fingerprint,
+        imported="import" in store.manifest["made_of"],
+        fast=fast,
+        num_files=len(list_files(store.manifest)),
+        num_bytes=len(store) * store.sample_bytes,
+        num_maps=len(store),
+    )
+    if Path(store.location).is_file():
+        from dsts_pipeline.feature_store.hdf5 import check_datasets
+
+        verdict.num_files, verdict.num_bytes = 1, Path(store.location).stat().st_size
+        for name, problem in check_datasets(store.location):
+            if problem:
+                verdict.problems.append(FileProblem(name, problem))
+    if not fast:
+        verdict.values = _check_maps(store, verdict, start_track)
+    return verdict
+
+
+def _check_maps(store: FeatureStore, verdict: Verdict, start_track: StartTrack) -> ValueReport:
+    with start_track("verify maps", len(store), "maps") as progress:
+        return check_values(
+            store, on_maps=lambda count: progress.advance(count, note=_tell(verdict))
+        )
+
+
+def _tell(verdict: Verdict) -> str:
+    return f"{len(verdict.problems)} damaged" if verdict.problems else ""
