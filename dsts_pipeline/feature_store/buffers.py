@@ -58,7 +58,7 @@ class BufferPool:
     def _take(self, num_bytes: int) -> np.ndarray:
         while True:
             try:
-                memory = self._spare.popleft()
+                memory = self._spare.pop()  # The latest: a cache may still hold it.
             except IndexError:
                 return np.empty(num_bytes, dtype=np.uint8)
             if num_bytes <= memory.nbytes <= 2 * num_bytes:

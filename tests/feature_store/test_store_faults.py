@@ -10,6 +10,7 @@ import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import StoreWriter, find_damage, open_store
+from dsts_pipeline.feature_store.manifest import sign
 from tests.feature_store.small_store import (
     make_maps,
     make_plan,
@@ -18,7 +19,8 @@ from tests.feature_store.small_store import (
     write_store,
 )
 
-CURE = "python cli.py extract"
+REPAIR = "run `python cli.py verify --repair`"
+EXTRACT = "run `python cli.py extract`"
 
 
 @pytest.fixture
@@ -32,11 +34,11 @@ def flip_bit(file, offset):
     file.write_bytes(content)
 
 
-def fails(action, *words):
+def fails(action, *words, cure=REPAIR):
     with pytest.raises(StoreError) as caught:
         action()
     message = str(caught.value)
-    assert CURE in message, message
+    assert cure in message, message
     assert all(word in message for word in words), message
     return message
 
@@ -95,7 +97,7 @@ def test_shard_truncated_while_open(path):
     store, shard = open_store(path), path / "maps/c.0.0.0.0.0"
     store.read([0])
     shard.write_bytes(shard.read_bytes()[:50])
-    fails(lambda: store.read([0]), "shard 0", "cut off in slot 0")
+    fails(lambda: store.read([0]), "shard 0", "cut off in slots 0 to 0")
 
 
 def test_neighbour_in_a_shards_place(path):
@@ -133,17 +135,29 @@ def test_every_flipped_byte_of_the_manifest_is_seen(path):
     content = manifest.read_bytes()
     for offset in range(0, len(content), 97):
         flip_bit(manifest, offset)
-        fails(lambda: open_store(path), "manifest.json")
+        fails(lambda: open_store(path), "manifest.json", cure=EXTRACT)
         manifest.write_bytes(content)
     flip_bit(manifest, 200)
     repair_restores(path, before)
 
 
-def test_another_format_version(path):
+@pytest.mark.parametrize("version", [1, 3])
+def test_another_format_version(path, version):
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["format"]["version"] = 0
-    (path / "manifest.json").write_text(json.dumps(manifest))
-    fails(lambda: open_store(path), "version 0, expected dsts-feature-store version 1")
+    manifest["format"]["version"] = version
+    (path / "manifest.json").write_text(json.dumps(sign(manifest)))
+    expected = f"is dsts-feature-store version {version}, expected dsts-feature-store version 2"
+    fails(lambda: open_store(path), expected, cure=EXTRACT)
+    fails(lambda: open_store(path), "delete the store", cure=EXTRACT)
+
+
+def test_another_fingerprint(path, tmp_path):
+    """All of another store, but for the name in its manifest."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["fingerprint"] = "0" * 32
+    (path / "manifest.json").write_text(json.dumps(sign(manifest)))
+    store = open_store(path)
+    fails(lambda: store.read([0]), "shard 0", "another shard")
 
 
 def test_manifest_of_another_store(path, tmp_path):
@@ -163,13 +177,16 @@ def test_all_damage_is_listed(path):
 
 
 def test_no_store_no_manifest_not_a_store(tmp_path):
-    fails(lambda: open_store(tmp_path / "none"), "no feature store here")
-    fails(lambda: open_store(tmp_path), "not a feature store")
+    fails(lambda: open_store(tmp_path / "none"), "no feature store here", cure=EXTRACT)
+    fails(lambda: open_store(tmp_path), "not a feature store", cure=EXTRACT)
+    (tmp_path / "file").write_text("no folder")
+    fails(lambda: open_store(tmp_path / "file"), "no feature store here", cure=EXTRACT)
     with StoreWriter(tmp_path, make_plan()) as writer:
         write_shard(writer, 1)
         with pytest.raises(StoreError, match=r"shards \[0, 2, 3, 4\] of 5 are not written"):
             writer.finish({})
-    fails(lambda: open_store(writer.path), "unfinished store (1 shards written")
+    unfinished = "unfinished store (1 shards written"
+    fails(lambda: open_store(writer.path), unfinished, cure=EXTRACT)
 
 
 def test_row_out_of_range(path):
@@ -185,8 +202,9 @@ def test_values_that_do_not_fit_are_refused_with_clip_and_channel(tmp_path, valu
     with StoreWriter(tmp_path, make_plan()) as writer:
         maps = make_maps(writer.plan, range(5, 10))
         maps[2, 1, 0, 0, 0] = value
-        with pytest.raises(StoreError, match=f"clip clip-7: channel 1 of its map holds {value}"):
+        with pytest.raises(StoreError, match=f"clip clip-7: channel 1 of its map holds {value:g}"):
             writer.write_shard(1, maps)
+            writer.flush()
         assert 1 in writer.pending_shards()
 
 
