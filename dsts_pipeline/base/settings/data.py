@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dsts_pipeline.base.settings.sections import Section
 
 
 class RenderSettings(Section):
-    """The embedded stick-diving data set: how many clips of which look."""
+    """An embedded data set: which one, how many clips, of which look."""
 
+    renderer: Literal["stick_diving", "stick_something"] = "stick_diving"
     num_train: int = Field(2400, ge=1)
     num_test: int = Field(1200, ge=1)
     size_px: int = Field(96, ge=32, le=512, multiple_of=2)
@@ -39,15 +40,25 @@ class DatasetSettings(Section):
     test_file: str | None = None
     class_file: str | None = None
     end_frame: Literal["auto", "exclusive", "inclusive"] = "auto"
-    include_unlabelled: bool = False
     official_counts: bool = False
     min_frames: int = Field(1, ge=1)
+    flip: Literal["allowed", "label_mapped", "forbidden"] = "allowed"
+    flip_pairs: tuple[tuple[int, int], ...] = ()
     heldout_fraction: float = Field(0.0, ge=0.0, lt=0.9)
     heldout_by: Literal["clip", "group"] = "clip"
     heldout_seed: int = Field(0, ge=0)
     max_problem_fraction: float = Field(0.01, ge=0.0, le=1.0)
     num_probe_workers: int = Field(2, ge=1)
     render: RenderSettings | None = RenderSettings()
+
+    @model_validator(mode="after")
+    def _check_flip(self) -> DatasetSettings:
+        if (self.flip == "label_mapped") != bool(self.flip_pairs):
+            raise ValueError(
+                f"flip is {self.flip} with {len(self.flip_pairs)} flip_pairs; expected pairs with "
+                "label_mapped, and none otherwise"
+            )
+        return self
 
 
 class BackboneSettings(Section):

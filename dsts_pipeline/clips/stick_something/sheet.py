@@ -1,4 +1,4 @@
-"""Contact sheet of stick something: every second frame of one clip of each class.
+"""Contact sheet of stick something: every third frame of one clip of each class.
 
 `python -m dsts_pipeline.clips.stick_something.sheet OUT.jpg --difficulty 1`
 """
@@ -16,11 +16,11 @@ from dsts_pipeline.clips.stick_something.render import draw_clip, render_clip
 
 
 def draw_sheet(labels: Sequence[int], *, difficulty: float, seed: int = 0) -> Image.Image:
-    """One row of every second frame per label, its class name above."""
+    """One row of every third frame per label, its class name above."""
     rows = []
     for number, label in enumerate(labels):
         clip = draw_clip(seed, "sheet", number, label=label, difficulty=difficulty)
-        rows.append((f"{label}: {CLASS_NAMES[label]}", render_clip(clip)[::2]))
+        rows.append((f"{label}: {CLASS_NAMES[label]}", render_clip(clip)[::3]))
     return stack_strips(rows)
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     labels = range(len(CLASS_NAMES))
     sheet = draw_sheet(labels, difficulty=arguments.difficulty, seed=arguments.seed)
-    sheet.save(arguments.path, quality=75)
+    sheet.save(arguments.path, quality=70)
 
 
 if __name__ == "__main__":
