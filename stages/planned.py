@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.clips.index import ClipIndex
-from stages import places
 
 
 def planned_store(settings: Settings) -> Path:
@@ -15,12 +13,6 @@ def planned_store(settings: Settings) -> Path:
     Raises:
         CheckpointError, DataError: There is no clip index or no weights, so there is no plan.
     """
-    index = ClipIndex.load(places.CLIP_INDEX)
-    from dsts_pipeline.extract.backbones import build_backbone  # A second, if it comes to that.
-    from stages.store_plan import plan_store
+    from stages.store_plan import prepare_work  # Loads the backbone: a few seconds.
 
-    chosen = settings.backbone
-    backbone = build_backbone(
-        chosen.name, weights=chosen.weights, num_frames=chosen.num_frames, size_px=chosen.size_px
-    )
-    return Path(settings.store.root) / plan_store(settings, index, backbone).fingerprint
+    return Path(settings.store.root) / prepare_work(settings).plan.fingerprint

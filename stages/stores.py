@@ -12,7 +12,8 @@ from dsts_pipeline.base.files import read_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store.housekeeping import StoreEntry, list_stores, remove_store
-from dsts_pipeline.feature_store.tables import format_bytes, stores_table
+from dsts_pipeline.feature_store.space import format_bytes
+from dsts_pipeline.feature_store.tables import stores_table
 from stages import places
 from stages.planned import planned_store
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsts_pipeline.feature_store.housekeeping import StoreEntry
+from dsts_pipeline.feature_store.space import format_bytes
 from dsts_pipeline.feature_store.statistics import ChannelStatistics
 from dsts_pipeline.feature_store.values import ValueReport
 from dsts_pipeline.feature_store.verdict import Verdict
@@ -88,13 +89,3 @@ def stores_table(entries: Sequence[StoreEntry], referred_by: Mapping[Path, Seque
         )
         table.add_row(*map(Text, cells))
     return table
-
-
-def format_bytes(count: int) -> str:
-    """Decimal units, three digits."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB"
