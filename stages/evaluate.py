@@ -29,7 +29,10 @@ def run(settings: Settings) -> None:
     Raises:
         CheckpointError: A head is damaged or was trained on another store.
     """
-    store, index, chosen = open_features(), ClipIndex.load(places.CLIP_INDEX), settings.evaluate
+    store, chosen = open_features(), settings.evaluate
+    # Imported features have no clip index; all that is missing there is a failure of the store.
+    imported = "import" in store.manifest["made_of"]
+    unusable = () if imported else ClipIndex.load(places.CLIP_INDEX).problems
     rows = store.rows_of_split(SPLIT)
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     names = [name for name in places.HEAD_NAMES if (places.HEADS / name).exists()]
@@ -41,7 +44,7 @@ def run(settings: Settings) -> None:
             progress.advance(len(rows), name)
     failures = [clip for clip in store.manifest["failures"] if clip["split"] == SPLIT]
     views = count_views(feed.groups.tolist(), failures)
-    problems = [problem for problem in index.problems if problem.split == SPLIT]
+    problems = [problem for problem in unusable if problem.split == SPLIT]
     metrics = assemble_metrics(
         heads,
         denominators=Denominators(views.num_clips, len(views.failed), missing=len(problems)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import shutil
 from typing import Any
 
 import torch
@@ -9,14 +11,16 @@ from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.extract.weights import load_classifier
+from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead, LinearProbe, save_head, take_over_classifier
 from dsts_pipeline.learn import train_head
 from stages import places
+from stages.classifier import find_classifier
 from stages.curves import log_curves
 from stages.inputs import open_features
 
@@ -30,13 +34,18 @@ def run(settings: Settings) -> None:
     sizes = store.map_shape[0], len(store.class_names)
     options = settings.train.model_dump() | {"seed": settings.seed, "udl": False}
     options |= settings.feed.model_dump(include={"order", "shard_window", "class_balanced"})
-    weight, bias = load_classifier(settings.backbone.weights)
+    classifier = find_classifier(
+        settings.backbone.weights, num_channels=sizes[0], num_classes=sizes[1]
+    )
     made_of = {"store": store.fingerprint, "provenance": collect_provenance(_made_by(settings))}
 
-    if settings.head.take_over_classifier or tuple(weight.shape) == sizes[::-1]:
+    if classifier:
         baseline = LinearProbe(*sizes)
-        take_over_classifier(baseline, weight, bias)
+        take_over_classifier(baseline, *classifier)
         _save("baseline", "backbone's classifier", baseline, [], made_of)
+    else:
+        shutil.rmtree(places.HEADS / "baseline", ignore_errors=True)  # of another backbone
+        console.print(f"no baseline: the backbone has no classifier for {sizes[1]} classes")
 
     torch.manual_seed(derive_seed(settings.seed, "linear_probe"))
     probe = LinearProbe(*sizes)
@@ -44,8 +53,8 @@ def run(settings: Settings) -> None:
     _save("linear_probe", "linear probe", probe, history, made_of)
 
     head = _build_dsts(settings, sizes)
-    if settings.head.take_over_classifier:
-        take_over_classifier(head, weight, bias)
+    if classifier and settings.head.take_over_classifier:
+        take_over_classifier(head, *classifier)
     options |= {
         "udl": settings.udl.enabled,
         "udl_method": settings.udl.method,

@@ -180,9 +180,7 @@ def write_import(
         ):
             if features is not None:
                 target[...] = features
-        here = {
-            number: survey.failures[number] for number in positions if number in survey.failures
-        }
+        failed = {n: reason for n, reason in survey.failures.items() if n in positions}
         writer.write_shard(shard, maps, failed)
         on_maps(len(positions))
     return writer.finish(provenance)
