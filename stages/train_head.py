@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import shutil
 from typing import Any
 
 import torch
@@ -15,12 +14,11 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead, LinearProbe, save_head, take_over_classifier
 from dsts_pipeline.learn import train_head
 from stages import places
-from stages.classifier import find_classifier
+from stages.classifier import classifier_of
 from stages.curves import log_curves
 from stages.inputs import open_features
 
@@ -28,16 +26,14 @@ from stages.inputs import open_features
 def run(settings: Settings) -> None:
     """Write one folder per head below outputs/heads, and the curves of the DSTS head."""
     store = open_features()
-    feed = FeatureFeed(
-        store, store.rows_of_split("train"), preload_bytes=settings.feed.preload_bytes
-    )
+    rows = store.rows_of_split("train")
+    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     sizes = store.map_shape[0], len(store.class_names)
     options = settings.train.model_dump() | {"seed": settings.seed, "udl": False}
     options |= settings.feed.model_dump(include={"order", "shard_window", "class_balanced"})
-    classifier = find_classifier(
-        settings.backbone.weights, num_channels=sizes[0], num_classes=sizes[1]
-    )
-    made_of = {"store": store.fingerprint, "provenance": collect_provenance(_made_by(settings))}
+    classifier = classifier_of(settings, store)
+    made_by = settings.model_dump(mode="json", include={"head", "udl", "train", "feed", "seed"})
+    made_of = {"store": store.fingerprint, "provenance": collect_provenance(made_by)}
 
     if classifier:
         baseline = LinearProbe(*sizes)
@@ -45,7 +41,7 @@ def run(settings: Settings) -> None:
         _save("baseline", "backbone's classifier", baseline, [], made_of)
     else:
         shutil.rmtree(places.HEADS / "baseline", ignore_errors=True)  # of another backbone
-        console.print(f"no baseline: the backbone has no classifier for {sizes[1]} classes")
+        console.print(f"no baseline: no classifier of this backbone fits {sizes[1]} classes")
 
     torch.manual_seed(derive_seed(settings.seed, "linear_probe"))
     probe = LinearProbe(*sizes)
@@ -55,12 +51,9 @@ def run(settings: Settings) -> None:
     head = _build_dsts(settings, sizes)
     if classifier and settings.head.take_over_classifier:
         take_over_classifier(head, *classifier)
-    options |= {
-        "udl": settings.udl.enabled,
-        "udl_method": settings.udl.method,
-        "inner_learning_rate": settings.udl.inner_learning_rate,
-        "redraw_noise": settings.udl.redraw_noise,
-    }
+    udl = settings.udl
+    options |= {"udl": udl.enabled, "udl_method": udl.method, "redraw_noise": udl.redraw_noise}
+    options["inner_learning_rate"] = udl.inner_learning_rate
     with log_curves(places.CURVES) as log:
         history = train_head(head, feed, title="Training DSTS head", on_epoch=log, **options)
     title = f"DSTS head (N = {settings.head.num_neurons}, L = {settings.head.num_layers})"
@@ -73,12 +66,6 @@ def _build_dsts(settings: Settings, sizes: tuple[int, int]) -> DSTSHead:
         return DSTSHead(*sizes, **settings.head.model_dump(exclude={"take_over_classifier"}))
     except ValueError as error:
         raise SettingsError(f"head: {error}") from None
-
-
-def _made_by(settings: Settings) -> dict[str, Any]:
-    names = ("head", "udl", "train", "feed")
-    values = {name: getattr(settings, name).model_dump(mode="json") for name in names}
-    return values | {"seed": settings.seed}
 
 
 def _save(

@@ -99,6 +99,24 @@ def load_classifier(path: str | Path) -> tuple[Tensor, Tensor]:
     return state[CLASSIFIER_WEIGHT], state[CLASSIFIER_BIAS]
 
 
+def find_classifier(
+    path: str | Path, num_channels: int, num_classes: int
+) -> tuple[Tensor, Tensor] | None:
+    """The recognizer's own classifier if it has one for that many classes, else None.
+
+    Args:
+        num_channels, num_classes: C of the maps and K of the data set.
+
+    Raises:
+        CheckpointError: The file is unreadable.
+    """
+    state = read_weights(path)
+    weight, bias = state.get(CLASSIFIER_WEIGHT), state.get(CLASSIFIER_BIAS)
+    if weight is None or bias is None or tuple(weight.shape) != (num_classes, num_channels):
+        return None
+    return weight, bias
+
+
 def _list(title: str, items: list[str]) -> str:
     """'2 missing: a, b', at most a few by name; empty for no items."""
     if not items:
