@@ -8,22 +8,19 @@ from torch import Tensor
 
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.extract.weights import load_classifier
+from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 
 
-def find_classifier(settings: Settings, store: FeatureStore) -> tuple[Tensor, Tensor] | None:
-    """Weight `[K, C]` and bias `[K]`; None for imported maps that no such backbone made.
+def classifier_of(settings: Settings, store: FeatureStore) -> tuple[Tensor, Tensor] | None:
+    """Weight `[K, C]` and bias `[K]`; None where none fits, or another backbone made the maps.
 
     Raises:
         CheckpointError: The weights file of an extracted store's backbone is missing or damaged.
     """
     made_of, weights = store.manifest["made_of"], Path(settings.backbone.weights)
-    if "import" not in made_of:
-        return load_classifier(weights)
-    made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
-    if made_by is None or not weights.is_file() or sha256_file(weights) != made_by:
-        return None
-    weight, bias = load_classifier(weights)
-    fits = tuple(weight.shape) == (len(store.class_names), store.map_shape[0])
-    return (weight, bias) if fits else None
+    if "import" in made_of:
+        made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
+        if made_by is None or not weights.is_file() or sha256_file(weights) != made_by:
+            return None
+    return find_classifier(weights, store.map_shape[0], len(store.class_names))
