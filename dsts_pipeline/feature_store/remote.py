@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +48,7 @@ class RemoteFiles:
     ) -> None:
         self.location = url.rstrip("/")
         self.cache = ShardCache(cache_dir or CACHE_DIR, cache_bytes)
+        self._shard_files: dict[str, dict[str, Any]] = {}
         self._opened: tuple[int, Any, str] | None = None
         self._filesystem()
 
@@ -65,12 +65,14 @@ class RemoteFiles:
         """
         url = f"{self.location}/{layout.MANIFEST_NAME}"
         try:
-            return parse_manifest(self.read_bytes(layout.MANIFEST_NAME), url)
+            manifest = parse_manifest(self.read_bytes(layout.MANIFEST_NAME), url)
         except FileNotFoundError:
             raise StoreError(
                 f"{url}: no such file, so there is no finished store; check the address, or "
                 "upload the whole folder of a finished store"
             ) from None
+        self._shard_files = {entry["file"]: dict(entry) for _, entry in list_shard_files(manifest)}
+        return manifest
 
     def read_bytes(self, name: str) -> bytes:
         """See `StoreFiles`.
@@ -107,9 +109,7 @@ class RemoteFiles:
             FileNotFoundError: the store has no such shard file.
             StoreError: it can't be downloaded, or is damaged on the server.
         """
-        if name not in self._shard_files:
-            raise FileNotFoundError(f"{self.location}/{name}")
-        entry, url = self._shard_files[name], f"{self.location}/{name}"
+        entry, url = self._entry(name), f"{self.location}/{name}"
 
         def download(sink: Sink) -> None:
             def once() -> None:
@@ -129,13 +129,15 @@ class RemoteFiles:
 
     def refetch(self, name: str) -> bool:
         """See `StoreFiles`: delete the copy, so that the next `open_descriptor` downloads it."""
-        if name in self._shard_files:
-            self.cache.discard(self._shard_files[name]["sha256"])
-        return name in self._shard_files
+        self.cache.discard(self._entry(name)["sha256"])
+        return True
 
-    @cached_property
-    def _shard_files(self) -> dict[str, dict[str, Any]]:
-        return {entry["file"]: dict(entry) for _, entry in list_shard_files(self.load_manifest())}
+    def _entry(self, name: str) -> dict[str, Any]:
+        if not self._shard_files:
+            self.load_manifest()
+        if name not in self._shard_files:
+            raise FileNotFoundError(f"{self.location}/{name}")
+        return self._shard_files[name]
 
     def _filesystem(self) -> tuple[Any, str]:
         """The fsspec file system and the store's path on it, opened anew after a fork."""
