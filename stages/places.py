@@ -6,6 +6,8 @@ from pathlib import Path
 
 OUTPUTS = Path("outputs")
 CLIP_INDEX = OUTPUTS / "clips.json"
+CLIP_CHECK = OUTPUTS / "clip_check.json"
+PROBE_CACHE = OUTPUTS / "probe_cache.jsonl"
 FEATURES = OUTPUTS / "features.json"
 HEADS = OUTPUTS / "heads"
 CURVES = OUTPUTS / "dvclive"

@@ -16,7 +16,8 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json, sha256_json, write_json
 
 FORMAT = "dsts-clip-index"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, 2)  # version 1 had no frame rates, sizes, codecs and groups
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,13 @@ class Clip:
         id: Name of the clip in its data set.
         path: Video file, relative to the data root.
         label: Class number.
-        split: "train" or "test".
+        split: "train", "val" (held out of train, to choose settings by) or "test".
         num_frames: Frames in the video file.
         start_frame, end_frame: Half-open range of frames that belong to the clip.
         size_bytes, sha256: The video file's content.
+        fps: Frames a second; 0 where the file does not say.
+        width_px, height_px, codec: Of the video file.
+        group: What clips of one origin share; None where the annotations don't say.
     """
 
     id: str
@@ -42,16 +46,30 @@ class Clip:
     end_frame: int
     size_bytes: int
     sha256: str
+    fps: float = 0.0
+    width_px: int = 0
+    height_px: int = 0
+    codec: str = ""
+    group: str | None = None
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long the video is; None where the file does not tell its frame rate."""
+        return self.num_frames / self.fps if self.fps else None
 
 
 @dataclass(frozen=True)
 class Problem:
-    """An annotated clip that can't be used, and why."""
+    """An annotated clip that can't be used, and why.
+
+    `kind` is "missing", "outside" (a link out of the data root), "unreadable" or "too short".
+    """
 
     clip_id: str
     split: str
     path: str
     reason: str
+    kind: str = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,7 @@ class ClipIndex:
         """
         content = read_json(path)
         found = (content.get("format"), content.get("version")) if isinstance(content, dict) else ()
-        if found != (FORMAT, FORMAT_VERSION):
+        if not found or found[0] != FORMAT or found[1] not in _READABLE_VERSIONS:
             raise DataError(
                 f"{path}: expected a clip index of version {FORMAT_VERSION}, found {found}; "
                 "run `python cli.py prepare`"
@@ -134,4 +152,4 @@ class ClipIndex:
 
 def _rebuild(kind: type, rows: Sequence[dict[str, Any]]) -> tuple:
     names = [field.name for field in fields(kind)]
-    return tuple(kind(**{name: row[name] for name in names}) for row in rows)
+    return tuple(kind(**{name: row[name] for name in names if name in row}) for row in rows)

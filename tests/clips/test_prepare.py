@@ -22,7 +22,7 @@ def root(tmp_path):
 
 
 def prepare(root, **changes) -> ClipIndex:
-    return prepare_clips(name="stick", kind="diving48", root=root, **changes)
+    return prepare_clips(name="stick", kind="diving48", root=root, **changes)[0]
 
 
 def test_every_good_clip_is_indexed_in_order(root):

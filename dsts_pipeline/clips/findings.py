@@ -1,0 +1,197 @@
+"""What a person should know of a data set before anything costly is computed on it.
+
+Enters: the annotations, the clip index made of them, the videos that lie around. Leaves: findings,
+as a table for the terminal and as JSON. None of them stops the pipeline: what does is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from dsts_pipeline.clips.annotation import TEST, TRAIN, UNLABELLED, Annotations, is_video
+from dsts_pipeline.clips.frame_ranges import EndFrameRule
+from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.clips.official_counts import CountComparison, compare_counts
+
+_NUM_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Findings:
+    """See the module's first lines; clips are named "split/id".
+
+    Attributes:
+        annotated: Annotated clips by split, unlabelled ones too.
+        usable: Clips in the index by split.
+        problems: Annotated clips that cannot be used, by kind.
+        duplicates: Clips that show the same frames of the same content under several names.
+        in_several_splits: Those of them that are in more than one split, and ids that are.
+        classes_without_clips: Classes that no annotation names.
+        classes_without: By split, classes with clips elsewhere but no usable one there.
+        extra_videos: Files that no annotation names.
+        cut_ranges: Clips whose annotated end is beyond their video's end.
+        end_frame: How `end_frame` was read, and why.
+        official: Comparison with the published counts, or empty.
+        codecs, sizes_px, frame_rates: Number of clips by what their video is.
+        total_seconds: Length of all clips' videos that tell their frame rate.
+    """
+
+    annotated: dict[str, int]
+    usable: dict[str, int]
+    problems: dict[str, tuple[str, ...]]
+    duplicates: tuple[tuple[str, ...], ...]
+    in_several_splits: tuple[tuple[str, ...], ...]
+    classes_without_clips: tuple[str, ...]
+    classes_without: dict[str, tuple[str, ...]]
+    extra_videos: tuple[str, ...]
+    cut_ranges: tuple[str, ...]
+    end_frame: EndFrameRule
+    official: tuple[CountComparison, ...]
+    codecs: dict[str, int]
+    sizes_px: dict[str, int]
+    frame_rates: dict[str, int]
+    total_seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary of everything."""
+        texts = {"end_frame": str(self.end_frame), "official": [str(c) for c in self.official]}
+        return asdict(self) | {"texts": texts}
+
+    def rows(self) -> list[tuple[str, int, str]]:
+        """What was found: `(finding, number, first examples)`; nothing if all is in order."""
+        lists: list[tuple[str, Sequence[Any]]] = [
+            (f"unusable: {kind}", names) for kind, names in sorted(self.problems.items())
+        ]
+        lists += [
+            ("same content under several ids", self.duplicates),
+            ("in several splits", self.in_several_splits),
+            ("classes without any clip", self.classes_without_clips),
+        ]
+        lists += [
+            (f"classes without a {split} clip", n) for split, n in self.classes_without.items()
+        ]
+        lists += [
+            ("videos that no annotation names", self.extra_videos),
+            ("ranges cut at the video's end", self.cut_ranges),
+        ]
+        return [(name, len(found), _examples(found)) for name, found in lists if found]
+
+    def lines(self) -> list[str]:
+        """What is said of every data set that it applies to, in sentences."""
+        lines = [f"published counts: {comparison}" for comparison in self.official]
+        if self.end_frame.num_annotated:
+            lines.append(str(self.end_frame))
+        return lines
+
+    def table(self) -> Table | None:
+        """`rows` to print; None if all is in order."""
+        rows = self.rows()
+        if not rows:
+            return None
+        table = Table(title="Worth a look", title_justify="left")
+        table.add_column("finding")
+        table.add_column("number", justify="right")
+        table.add_column("first ones", overflow="fold")
+        for name, number, examples in rows:
+            table.add_row(name, f"{number:,}", examples)
+        return table
+
+
+def collect_findings(
+    annotations: Annotations,
+    index: ClipIndex,
+    *,
+    root: Path,
+    end_frame: EndFrameRule,
+    cut_ranges: Iterable[str],
+    official_counts: bool,
+) -> Findings:
+    """Compare what was annotated with what was found below `root`."""
+    problems: dict[str, list[str]] = defaultdict(list)
+    for problem in index.problems:
+        problems[problem.kind].append(f"{problem.split}/{problem.clip_id}")
+    annotated = Counter(clip.split for clip in annotations.clips)
+    annotated += Counter({UNLABELLED: len(annotations.unlabelled)})
+    duplicates = _find_duplicates(index.clips)
+    by_split: dict[str, set[int]] = defaultdict(set)
+    for clip in index.clips:
+        by_split[clip.split].add(clip.label)
+    named = {clip.label for clip in annotations.clips}
+    return Findings(
+        annotated=dict(annotated),
+        usable=index.count_splits(),
+        problems={kind: tuple(names) for kind, names in problems.items()},
+        duplicates=duplicates,
+        in_several_splits=_find_crossing(annotations, duplicates),
+        classes_without_clips=_names(index, set(range(len(index.class_names))) - named),
+        classes_without={
+            split: _names(index, named - by_split[split])
+            for split in (TRAIN, TEST)
+            if annotated[split] and named - by_split[split]
+        },
+        extra_videos=tuple(list_extra_videos(annotations, root)),
+        cut_ranges=tuple(cut_ranges),
+        end_frame=end_frame,
+        official=compare_counts(annotations, index) if official_counts else (),
+        codecs=_count(clip.codec for clip in index.clips),
+        sizes_px=_count(f"{clip.width_px} x {clip.height_px}" for clip in index.clips),
+        frame_rates=_count(f"{clip.fps:.3f}".rstrip("0").rstrip(".") for clip in index.clips),
+        total_seconds=round(sum(clip.duration_seconds or 0.0 for clip in index.clips), 3),
+    )
+
+
+def list_extra_videos(annotations: Annotations, root: Path) -> list[str]:
+    """Video files in the data set's folders that no annotation names, relative to `root`."""
+    named = {clip.path for clip in (*annotations.clips, *annotations.unlabelled)}
+    extra: set[str] = set()
+    for folder in annotations.video_folders:
+        for directory, folders, files in os.walk(root / folder):
+            folders[:] = [name for name in folders if name[0] != "."]
+            inside = os.path.relpath(directory, root)
+            prefix = "" if inside == "." else f"{inside}/"
+            extra.update(prefix + name for name in files if is_video(name) and name[0] != ".")
+    return sorted(extra - named)
+
+
+def _find_duplicates(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
+    same: dict[tuple[str, int, int], list[str]] = defaultdict(list)
+    for clip in clips:
+        key = (clip.sha256, clip.start_frame, clip.end_frame)
+        same[key].append(f"{clip.split}/{clip.id}")
+    return tuple(tuple(names) for names in same.values() if len(names) > 1)
+
+
+def _find_crossing(
+    annotations: Annotations, duplicates: Iterable[tuple[str, ...]]
+) -> tuple[tuple[str, ...], ...]:
+    """Duplicates in more than one split, and ids in more than one split."""
+    by_id: dict[str, list[str]] = defaultdict(list)
+    for clip in annotations.clips:
+        by_id[clip.id].append(f"{clip.split}/{clip.id}")
+    groups = [tuple(names) for names in by_id.values() if len(names) > 1]
+    groups += duplicates
+    crossing = [group for group in groups if len({name.split("/")[0] for name in group}) > 1]
+    return tuple(dict.fromkeys(crossing))
+
+
+def _names(index: ClipIndex, labels: Iterable[int]) -> tuple[str, ...]:
+    return tuple(index.class_names[label] for label in sorted(labels))
+
+
+def _count(values: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(values).most_common())
+
+
+def _examples(found: Sequence[Any]) -> str:
+    shown = [
+        " = ".join(example) if isinstance(example, tuple) else str(example)
+        for example in found[:_NUM_SHOWN]
+    ]
+    return ", ".join(shown) + (", ..." if len(found) > _NUM_SHOWN else "")

@@ -1,0 +1,62 @@
+"""A validation split out of train: settings are chosen by it, and test stays unseen.
+
+Enters: labels and groups of the training clips. Leaves: which of them are held out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.seeding import derive_seed
+
+
+def hold_out_groups(
+    labels: Sequence[int], groups: Sequence[str], *, fraction: float, seed: int
+) -> np.ndarray:
+    """Choose whole groups so that every class gives about `fraction` of its clips.
+
+    Groups come in random order; one is held out if that brings the classes' counts closer to
+    `fraction` of each, by the sum of squares, and leaves every class a clip to learn from. With
+    one clip per group, each class gives its share rounded to the nearest whole clip.
+
+    Args:
+        labels, groups: Of each training clip.
+        fraction: Share held out, in [0, 1).
+        seed: The same seed holds out the same clips, whatever their order.
+
+    Returns:
+        bool [n], True where held out.
+
+    Raises:
+        DataError: No group can be held out without taking all clips of a class, or much more than
+            the share.
+    """
+    if fraction == 0.0:
+        return np.zeros(len(labels), dtype=bool)
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][label] += 1
+    left = Counter(labels)
+    missing = {label: fraction * count for label, count in left.items()}
+    generator = np.random.default_rng(derive_seed(seed, "clips held out"))
+    names = sorted(counts)
+    held = set()
+    for position in generator.permutation(len(names)):
+        group = names[position]
+        gain = sum(n * (2 * missing[label] - n) for label, n in counts[group].items())
+        if gain > 0 and all(left[label] > n for label, n in counts[group].items()):
+            held.add(group)
+            for label, n in counts[group].items():
+                missing[label] -= n
+                left[label] -= n
+    if not held:
+        raise DataError(
+            f"dataset.heldout_fraction = {fraction:g}: none of the {len(names):,} groups of "
+            f"{len(labels):,} training clips is small enough to hold out; raise the fraction or "
+            "set dataset.heldout_by to clip"
+        )
+    return np.array([group in held for group in groups], dtype=bool)
