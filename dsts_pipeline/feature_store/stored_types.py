@@ -88,9 +88,14 @@ def encode_map(
 
 
 def largest_finite(stored_type: str) -> float:
-    """The largest value that a storage type holds; int8's is that of its float32 scales."""
+    """The largest value that a storage type holds.
+
+    int8's is one step below float32's: 127 times its scale, rounded, must still be finite.
+    """
     if stored_type == "bfloat16":
         return float(np.uint32(_BFLOAT16_LARGEST << 16).view(np.float32))
+    if stored_type == "int8":
+        return float(np.nextafter(np.finfo(np.float32).max, np.float32(0)))
     return float(np.finfo(np.float16 if stored_type == "float16" else np.float32).max)
 
 
@@ -137,4 +142,6 @@ def _is_finite(values: np.ndarray, stored: np.ndarray, stored_type: str) -> np.n
         return np.isfinite(stored)
     if stored_type == "bfloat16":
         return np.isfinite(values) & ((stored & _BFLOAT16_INFINITY) != _BFLOAT16_INFINITY)
+    if stored_type == "int8":
+        return np.abs(values) <= np.float32(largest_finite("int8"))  # False for NaN, too
     return np.isfinite(values)

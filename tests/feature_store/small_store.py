@@ -1,11 +1,17 @@
 """A small store whose maps follow from their position, and tools to compare stores.
 
-Run as a program it writes (or goes on writing) that store, for tests that kill it.
+Run as a program it writes (or goes on writing) a larger one, for tests that kill it, and prints a
+line when it starts, per shard and at the end. Arguments: the folder of stores; JSON of
+`{"plan": changes, "seconds_per_shard": s}`. It begins when it reads a line.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +64,7 @@ def write_shard(writer: StoreWriter, shard: int, failures: dict[int, str] = FAIL
 def write_store(root: Path, plan: StorePlan | None = None) -> Path:
     """Write all that is pending and finish; the store's path."""
     with StoreWriter(root, plan or make_plan()) as writer:
-        for shard in writer.pending_shards():
+        for shard in writer.claims():
             write_shard(writer, shard)
         return writer.finish(PROVENANCE).parent
 
@@ -72,7 +78,52 @@ def read_tree(store: Path) -> dict[str, bytes]:
     }
 
 
-if __name__ == "__main__":
-    kill_plan = make_plan(num_clips=100, map_shape=(64, 8, 4, 4))
+LARGER = {"num_clips": 300, "map_shape": (64, 8, 4, 4)}  # 60 shards of 80 kB
+
+
+def start_writers(
+    num_writers: int, root: Path, *, seconds_per_shard: float = 0.0, **changes
+) -> list[subprocess.Popen]:
+    """This file as processes that begin at the same moment to write the larger store."""
+    settings = {"plan": changes, "seconds_per_shard": seconds_per_shard}
+    writers = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(root), json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        for _ in range(num_writers)
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.stdin.write("begin\n")
+        writer.stdin.flush()
+    return writers
+
+
+def start_writer(root: Path, **settings) -> subprocess.Popen:
+    """One of them."""
+    return start_writers(1, root, **settings)[0]
+
+
+def _write_slowly(root: Path, plan: StorePlan, seconds_per_shard: float) -> None:
     print("ready", flush=True)
-    write_store(Path(sys.argv[1]), kill_plan)
+    sys.stdin.readline()
+    with StoreWriter(root, plan) as writer:
+        for shard in writer.claims():
+            print("claimed", shard, flush=True)
+            time.sleep(seconds_per_shard)
+            write_shard(writer, shard)
+        writer.finish(PROVENANCE)
+    print("finished", flush=True)
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[2])
+    _write_slowly(
+        Path(sys.argv[1]), make_plan(**(LARGER | given["plan"])), given["seconds_per_shard"]
+    )
