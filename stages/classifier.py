@@ -7,18 +7,20 @@ from pathlib import Path
 from torch import Tensor
 
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 
 
-def classifier_of(settings: Settings, store: FeatureStore) -> tuple[Tensor, Tensor] | None:
+def classifier_of(weights: str | Path, store: FeatureStore) -> tuple[Tensor, Tensor] | None:
     """Weight `[K, C]` and bias `[K]`; None where none fits, or another backbone made the maps.
+
+    Args:
+        weights: the backbone's weights file.
 
     Raises:
         CheckpointError: The weights file of an extracted store's backbone is missing or damaged.
     """
-    made_of, weights = store.manifest["made_of"], Path(settings.backbone.weights)
+    made_of, weights = store.manifest["made_of"], Path(weights)
     if "import" in made_of:
         made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
         if made_by is None or not weights.is_file() or sha256_file(weights) != made_by:

@@ -25,13 +25,13 @@ from stages.inputs import open_features
 
 def run(settings: Settings) -> None:
     """Write one folder per head below outputs/heads, and the curves of the DSTS head."""
-    store = open_features()
+    store = open_features(settings.feed)
     rows = store.rows_of_split("train")
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     sizes = store.map_shape[0], len(store.class_names)
     options = settings.train.model_dump() | {"seed": settings.seed, "udl": False}
     options |= settings.feed.model_dump(include={"order", "shard_window", "class_balanced"})
-    classifier = classifier_of(settings, store)
+    classifier = classifier_of(settings.backbone.weights, store)
     made_by = settings.model_dump(mode="json", include={"head", "udl", "train", "feed", "seed"})
     made_of = {"store": store.fingerprint, "provenance": collect_provenance(made_by)}
 

@@ -20,11 +20,11 @@ _NUM_LISTED = 20
 
 def verdict_table(verdict: Verdict) -> Table:
     """One row per question that was asked."""
-    table = Table(title=Text(f"{verdict.location} ({'fast' if verdict.fast else 'full'} check)"))
-    table.add_column("checked")
-    table.add_column("result")
+    table = Table()
+    table.add_column("fast check" if verdict.fast else "full check")
+    table.add_column(Text(verdict.location))
     files = f"{verdict.num_files:,} files, {format_bytes(verdict.num_bytes)}"
-    how = "presence, sizes" if verdict.fast else "presence, sizes, sha256"
+    how = "presence, sizes" + ("" if verdict.fast else ", digests")
     table.add_row(how, Text(f"{files}: {_tell(verdict.problems, 'sound', 'damaged')}"))
     if verdict.values is not None:
         for question, answer in _describe_values(verdict, verdict.values):
