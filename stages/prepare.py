@@ -6,6 +6,7 @@ from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.embedded import render_embedded
+from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.prepare import HoldOut, prepare_clips
 from stages import places
 
@@ -36,6 +37,7 @@ def run(settings: Settings) -> None:
         num_workers=dataset.num_probe_workers,
         max_problem_fraction=dataset.max_problem_fraction,
     )
+    FlipRule(dataset.flip, dataset.flip_pairs).check(index.class_names)
     index.save(places.CLIP_INDEX)
     write_json(places.CLIP_CHECK, findings.as_json())
     counts = ", ".join(f"{count:,} {split}" for split, count in index.count_splits().items())
