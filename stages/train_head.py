@@ -32,7 +32,9 @@ def run(settings: Settings) -> None:
     options = settings.train.model_dump() | {"seed": settings.seed, "udl": False}
     options |= settings.feed.model_dump(include={"order", "shard_window", "class_balanced"})
     classifier = classifier_of(settings.backbone.weights, store)
-    made_by = settings.model_dump(mode="json", include={"head", "udl", "train", "feed", "seed"})
+    names = "head", "udl", "train", "feed"
+    made_by = {name: getattr(settings, name).model_dump(mode="json") for name in names}
+    made_by["seed"] = settings.seed
     made_of = {"store": store.fingerprint, "provenance": collect_provenance(made_by)}
 
     if classifier:
