@@ -1,0 +1,67 @@
+"""The validation split out of train: whole groups, every class, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.clips.heldout import hold_out_groups
+
+LABELS = [n % 4 for n in range(200)]
+SINGLE = [f"clip {n}" for n in range(200)]
+
+
+def test_single_clips_give_each_class_its_rounded_share():
+    held = hold_out_groups(LABELS, SINGLE, fraction=0.1, seed=0)
+    assert Counter(np.array(LABELS)[held].tolist()) == {0: 5, 1: 5, 2: 5, 3: 5}
+    assert not hold_out_groups(LABELS, SINGLE, fraction=0.0, seed=0).any()
+
+
+def test_the_seed_decides_and_the_order_does_not():
+    held = hold_out_groups(LABELS, SINGLE, fraction=0.2, seed=1)
+    order = np.random.default_rng(0).permutation(200)
+    again = hold_out_groups(
+        [LABELS[i] for i in order], [SINGLE[i] for i in order], fraction=0.2, seed=1
+    )
+    np.testing.assert_array_equal(again, held[order])
+    assert (hold_out_groups(LABELS, SINGLE, fraction=0.2, seed=2) != held).any()
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=30, max_size=120),
+    st.floats(0.05, 0.5),
+    st.integers(0, 5),
+)
+def test_groups_stay_together_and_no_class_loses_all(rows, fraction, seed):
+    labels, groups = [label for label, _ in rows], [f"g{group}" for _, group in rows]
+    try:
+        held = hold_out_groups(labels, groups, fraction=fraction, seed=seed)
+    except DataError:
+        return
+    held_groups = {g for g, is_held in zip(groups, held, strict=True) if is_held}
+    assert held_groups.isdisjoint(g for g, is_held in zip(groups, held, strict=True) if not is_held)
+    assert {label for label, is_held in zip(labels, held, strict=True) if not is_held} == set(
+        labels
+    )
+    # Each group was taken only because it brought the counts closer to their share.
+    missing = {c: fraction * n for c, n in Counter(labels).items()}
+    counts = Counter(labels[i] for i in taken)
+    assert sum((missing[c] - counts[c]) ** 2 for c in missing) < sum(m**2 for m in missing.values())
+
+
+def test_groups_of_five_come_close_to_the_share():
+    groups = [f"dive {n // 5}" for n in range(1000)]
+    labels = [n % 5 for n in range(1000)]
+    held = hold_out_groups(labels, groups, fraction=0.2, seed=0)
+    assert 0.19 <= held.mean() <= 0.21
+
+
+def test_one_group_for_all_cannot_be_held_out():
+    with pytest.raises(DataError, match=r"none of the 1 groups .* set dataset\.heldout_by to clip"):
+        hold_out_groups(LABELS, ["stick_train"] * 200, fraction=0.1, seed=0)
