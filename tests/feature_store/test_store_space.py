@@ -193,7 +193,7 @@ from dsts_pipeline.feature_store import StorePlan, StoreWriter
 shape, num_shards = (64, 8, 8, 8), int(sys.argv[2])  # a map: 131 kB float32, a shard of 16: 2.1 MB
 plan = StorePlan({}, [(f"c{i}", 0, "train") for i in range(16 * num_shards)], ["a"], shape,
                  dtype=sys.argv[3], codec=sys.argv[4], samples_per_shard=16)
-noise = np.random.default_rng(0).standard_normal((16, *shape)).astype(np.float32)
+noise = np.random.default_rng(0).standard_normal((16, *shape), dtype=np.float32)
 before = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with StoreWriter(sys.argv[1], plan) as writer:
     for shard in writer.claims():
