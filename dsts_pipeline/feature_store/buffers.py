@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 _WORTH_KEEPING = 2**20
+_ALIGNMENT = 64
 NUM_SPARE = 2
 
 
@@ -51,7 +52,7 @@ class BufferPool:
         """An array of undefined content, C order."""
         num_bytes = math.prod(shape) * dtype.itemsize
         if num_bytes < _WORTH_KEEPING:
-            return np.empty(shape, dtype)
+            return _allocate(num_bytes).view(dtype).reshape(shape)
         memory = self._take(num_bytes)
         return np.asarray(_Lease(memory, self._spare))[:num_bytes].view(dtype).reshape(shape)
 
@@ -60,6 +61,16 @@ class BufferPool:
             try:
                 memory = self._spare.pop()  # The latest: a cache may still hold it.
             except IndexError:
-                return np.empty(num_bytes, dtype=np.uint8)
+                return _allocate(num_bytes)
             if num_bytes <= memory.nbytes <= 2 * num_bytes:
                 return memory
+
+
+def _allocate(num_bytes: int) -> np.ndarray:
+    """Bytes at an address that vector instructions like.
+
+    All batches start on one alignment, since matrix products may round otherwise on another.
+    """
+    memory = np.empty(num_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + num_bytes]

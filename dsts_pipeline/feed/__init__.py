@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dsts_pipeline.feed.batch import FeatureBatch
 from dsts_pipeline.feed.cursor import SamplerCursor
+from dsts_pipeline.feed.dataset import BatchDataset
 from dsts_pipeline.feed.epochs import EpochSampler
 from dsts_pipeline.feed.loader import FeatureFeed
 from dsts_pipeline.feed.orders import balanced_draws, sequential_order, shard_order
@@ -16,6 +17,7 @@ from dsts_pipeline.feed.samplers import (
 )
 
 __all__ = [
+    "BatchDataset",
     "EpochSampler",
     "FeatureBatch",
     "FeatureFeed",

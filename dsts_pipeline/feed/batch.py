@@ -43,5 +43,7 @@ class FeatureBatch:
         return f"FeatureBatch(maps={self.maps.dtype} {maps}, labels={labels}, rows={rows})"
 
     def to(self, device: torch.device | str) -> FeatureBatch:
-        """The same batch with maps and labels on `device`."""
-        return FeatureBatch(self.maps.to(device), self.labels.to(device), self.rows)
+        """The same batch with maps and labels on `device`; pinned maps go in the background."""
+        background = self.maps.is_pinned()
+        maps = self.maps.to(device, non_blocking=background)
+        return FeatureBatch(maps, self.labels.to(device), self.rows)

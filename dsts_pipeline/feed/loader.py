@@ -8,25 +8,36 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feature_store.buffers import BufferPool
+from dsts_pipeline.feature_store.stored_maps import StoredMaps
 from dsts_pipeline.feed.batch import FeatureBatch
+from dsts_pipeline.feed.preload import PreloadedMaps
 
-_PRELOAD_ROWS = 64
+FLOAT32 = np.dtype(np.float32)
 
 
 class FeatureFeed:
-    """Serves batches of some rows of a store.
+    """Serves batches of some rows of a store. Can be used after a fork and sent to a process.
+
+    Memory, beside preloaded maps: `read_ahead + 2` batches in float32 (those read ahead, the one
+    in use, the one to come), one batch in the storage type unless that is float32, and per
+    reading thread of the store 2 MiB (or one map) of compressed bytes: see `bound_bytes`.
 
     Args:
         store: an open store.
         rows: the rows to serve (int64), all by default.
         preload_bytes: keep the maps in memory, in their storage type, if they take no more.
-        read_ahead: batches being read in the background where they are not in memory; together
-            with the batch in use they bound the memory taken.
+        read_ahead: batches being read in the background where they are not in memory.
+        shared: preload into memory that processes share from the beginning. Otherwise it is
+            moved there when the feed is first sent to another process.
+        pin: page-locked batches, which a GPU fetches faster; by default where there is one.
 
     Raises:
         StoreError: damage met while preloading.
+        SettingsError: shared memory has no room.
     """
 
     def __init__(
@@ -36,23 +47,20 @@ class FeatureFeed:
         *,
         preload_bytes: int = 2 * 2**30,
         read_ahead: int = 2,
+        shared: bool = False,
+        pin: bool | None = None,
     ) -> None:
         if read_ahead < 1:
             raise ValueError(f"read_ahead is {read_ahead}, expected >= 1")
         self.store, self.read_ahead = store, read_ahead
+        self.pin = torch.cuda.is_available() if pin is None else pin
         self.rows = np.arange(len(store)) if rows is None else np.asarray(rows, dtype=np.int64)
         self._slots = np.full(len(store), -1, dtype=np.int64)
         self._slots[self.rows] = np.arange(len(self.rows))
-        self._maps: np.ndarray | None = None
+        self._buffers, self._stored_buffers = BufferPool(), BufferPool(num_spare=1)
+        self._preloaded: PreloadedMaps | None = None
         if len(self.rows) * store.sample_bytes <= preload_bytes:
-            self._maps = self._preload()
-
-    def _preload(self) -> np.ndarray:
-        maps = np.empty((len(self.rows), *self.store.map_shape), dtype=self.store.dtype)
-        for start in range(0, len(self.rows), _PRELOAD_ROWS):
-            chosen = slice(start, start + _PRELOAD_ROWS)
-            maps[chosen] = self.store.read(self.rows[chosen])
-        return maps
+            self._preloaded = PreloadedMaps(store, self.rows, shared=shared)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,7 +68,7 @@ class FeatureFeed:
     @property
     def preloaded(self) -> bool:
         """Whether the maps are in memory."""
-        return self._maps is not None
+        return self._preloaded is not None
 
     @property
     def labels(self) -> np.ndarray:
@@ -88,6 +96,13 @@ class FeatureFeed:
         """`(C, T, H, W)`."""
         return self.store.map_shape
 
+    def bound_bytes(self, batch_size: int, num_threads: int = 1) -> int:
+        """Largest memory that batches of this size take, without preloaded maps."""
+        values = batch_size * int(np.prod(self.map_shape))
+        stored = 0 if self.store.stored_type == "float32" else batch_size * self.store.sample_bytes
+        scratch = num_threads * max(2 * 2**20, self.store.sample_bytes)
+        return (self.read_ahead + 2) * values * FLOAT32.itemsize + stored + scratch
+
     def batch(self, rows: np.ndarray) -> FeatureBatch:
         """The batch of the given rows (numbers in the store), in that order.
 
@@ -100,12 +115,36 @@ class FeatureFeed:
         slots = self._slots[np.where(inside, rows, 0)]
         if strange := rows[~inside | (slots < 0)].tolist():
             raise ValueError(f"row {strange[0]} is not among this feed's {len(self)} rows")
-        maps = self.store.read(rows) if self._maps is None else self._maps[slots]
         return FeatureBatch(
-            maps=torch.from_numpy(maps).to(torch.float32),
+            maps=self._maps(rows, slots),
             labels=torch.from_numpy(self.store.labels[rows]),
             rows=torch.from_numpy(rows.copy()),
         )
+
+    def _maps(self, rows: np.ndarray, slots: np.ndarray) -> Tensor:
+        """float32 `[B, C, T, H, W]` in memory of an earlier batch that is no longer in use.
+
+        The conversion writes twice the bytes that were read; into fresh memory it takes seven
+        times as long, for the sake of the kernel's mapping and clearing its pages.
+        """
+        shape = (len(rows), *self.map_shape)
+        if self.pin:  # torch keeps such memory for reuse itself.
+            maps = torch.empty(shape, dtype=torch.float32, pin_memory=True)
+        else:
+            maps = torch.from_numpy(self._buffers.empty(shape, FLOAT32))
+        is_float32 = self.store.stored_type == "float32"
+        dtype = self.store.stored_dtype
+        stored = maps.numpy() if is_float32 else self._stored_buffers.empty(shape, dtype)
+        if self._preloaded is None:
+            read = self.store.read_stored(rows, stored)
+        else:
+            whole = self._preloaded.stored
+            np.take(whole.maps, slots, axis=0, out=stored, mode="clip")
+            scales = None if whole.scales is None else whole.scales[slots]
+            read = StoredMaps(stored, scales, whole.stored_type)
+        if not is_float32:
+            _convert(read, maps)
+        return maps
 
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[FeatureBatch]:
         """The batches of `order` (see `samplers.epoch_batches`), one after the other."""
@@ -134,3 +173,13 @@ class FeatureFeed:
             finally:
                 for future in waiting:
                     future.cancel()
+
+
+def _convert(stored: StoredMaps, maps: Tensor) -> None:
+    """Stored maps as float32, exactly what `StoredMaps.to_float` gives, but faster."""
+    if stored.stored_type == "bfloat16":
+        maps.copy_(torch.from_numpy(stored.maps).view(torch.bfloat16))
+        return
+    maps.copy_(torch.from_numpy(stored.maps))
+    if stored.scales is not None:
+        maps.mul_(torch.from_numpy(stored.scales)[:, :, None, None, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dsts_pipeline.feature_store.stored_maps import StoredMaps
 from dsts_pipeline.feed import FeatureFeed
 
 
@@ -12,16 +13,18 @@ class MemoryStore:
 
     def __init__(self, maps, labels, num_classes):
         self.maps, self.labels = maps, labels.astype(np.int64)
-        self.map_shape, self.dtype = maps.shape[1:], maps.dtype
-        self.sample_bytes = int(np.prod(self.map_shape)) * self.dtype.itemsize
+        self.map_shape, self.stored_dtype = maps.shape[1:], maps.dtype
+        self.stored_type = maps.dtype.name
+        self.sample_bytes = int(np.prod(self.map_shape)) * maps.dtype.itemsize
         self.video_ids = tuple(f"clip{row}" for row in range(len(maps)))
         self.class_names = tuple(f"class{k}" for k in range(num_classes))
 
     def __len__(self):
         return len(self.maps)
 
-    def read(self, rows):
-        return self.maps[rows]
+    def read_stored(self, rows, out):
+        np.take(self.maps, rows, axis=0, out=out)
+        return StoredMaps(out, None, self.stored_type)
 
 
 def ordered_feed(num_clips=64, channels=6, seed=0):
