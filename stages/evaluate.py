@@ -29,7 +29,7 @@ def run(settings: Settings) -> None:
     Raises:
         CheckpointError: A head is damaged or was trained on another store.
     """
-    store, chosen = open_features(), settings.evaluate
+    store, chosen = open_features(settings.feed), settings.evaluate
     # Imported features have no clip index; all that is missing there is a failure of the store.
     imported = "import" in store.manifest["made_of"]
     unusable = () if imported else ClipIndex.load(places.CLIP_INDEX).problems
