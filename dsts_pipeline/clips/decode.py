@@ -2,7 +2,9 @@
 
 Enters: a path and frame numbers. Leaves: uint8 [T, H, W, 3] RGB of exactly these frames, or a
 `VideoError` that says what is wrong with the file. A neighbouring frame never takes the place of
-one that cannot be decoded.
+one that cannot be decoded. Frames are turned upright where the file says that they lie.
+
+Memory: the packets of one frame and the frames asked for, however long the file is.
 
 Messages of the decoders carry times, addresses and paths; reasons given here do not, since they
 are stored in manifests, which must have the same bytes on every run.
@@ -23,6 +25,9 @@ from dsts_pipeline.base.errors import DataError
 
 Decoder = Literal["decord", "pyav"]
 _PACKAGE = {"decord": "decord", "pyav": "av"}
+# decord 0.6 finds frames by number in these alone: in MPEG transport and program streams it hands
+# over others, some of them repeated, and says nothing (seen with H.264 and MPEG-2).
+_DECORD_CONTAINERS = {"mov", "matroska", "avi", "flv"}
 # decord raises DECORDLimitReachedError as soon as one frame was made up from a neighbour.
 _NO_RECOVERED_FRAME = "0.0000001"
 
@@ -74,13 +79,15 @@ def decode_frames(
     *,
     decoder: Decoder = "decord",
     size_px: int | None = None,
+    is_cut: bool = True,
 ) -> np.ndarray:
     """The frames numbered `indices`, in that order; repeats are allowed.
 
     Args:
         indices: Frame numbers in order of presentation, from 0.
         decoder: "decord" or "pyav".
-        size_px: Scale the shorter side to this and cut the square in the middle; None: as stored.
+        size_px: Scale the shorter side to this; None: as stored.
+        is_cut: Cut the square in the middle out of scaled frames.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
@@ -96,7 +103,7 @@ def decode_frames(
         raise ValueError(f"decoder is {decoder!r}, expected one of {sorted(_PACKAGE)}")
     decode = _decode_decord if decoder == "decord" else _decode_pyav
     frames = decode(path, wanted, size_px)
-    return frames if size_px is None else _cut_square(frames, size_px)
+    return frames if size_px is None or not is_cut else _cut_square(frames, size_px)
 
 
 def _read_info(path: str | Path) -> VideoInfo:
@@ -118,6 +125,7 @@ def _read_info(path: str | Path) -> VideoInfo:
 def _decode_decord(path: str | Path, wanted: np.ndarray, size_px: int | None) -> np.ndarray:
     info = _read_info(path)
     _check_reach(path, wanted, info.num_frames)
+    _check_decord_can(path)
     width, height = info.width, info.height
     if size_px is not None:
         width, height = _scaled_size(width, height, size_px)
@@ -129,6 +137,17 @@ def _decode_decord(path: str | Path, wanted: np.ndarray, size_px: int | None) ->
             reason = f"decord 0.6 cannot hand over frames {width} px wide: use the decoder pyav"
             raise VideoError(path, reason) from None
         raise VideoError(path, _decord_reason(error)) from None
+
+
+def _check_decord_can(path: str | Path) -> None:
+    """Refuse what decord 0.6 would hand over wrongly, without an error of its own."""
+    with _open_av(path) as container:
+        if not _DECORD_CONTAINERS & set(container.format.name.split(",")):
+            found = container.format.name.split(",")[0]
+            raise VideoError(path, f"decord finds no exact frames in {found}: use the decoder pyav")
+        frame = next(container.decode(container.streams.video[0]), None)
+        if frame is not None and frame.rotation:  # 180 is right, 90 and 270 come out squeezed
+            raise VideoError(path, "decord squeezes rotated frames: use the decoder pyav")
 
 
 def _open_decord(path: str | Path, info: VideoInfo, width: int = -1, height: int = -1) -> Any:
@@ -184,7 +203,16 @@ def _to_rgb(frame: Any, size_px: int | None) -> np.ndarray:
     if size_px is not None:
         width, height = _scaled_size(width, height, size_px)
     image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-    return image.to_ndarray()
+    return _turn_upright(image.to_ndarray(), frame.rotation)
+
+
+def _turn_upright(image: np.ndarray, rotation_degrees: int) -> np.ndarray:
+    """Apply the rotation (counterclockwise) of a file's display matrix, as players do.
+
+    Choice: angles between the quarter turns, which cameras don't write, go to the nearest one.
+    """
+    quarters = round(rotation_degrees / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
 @contextmanager

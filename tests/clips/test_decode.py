@@ -138,3 +138,53 @@ def test_indices_that_make_no_sense_are_a_bug_of_the_caller(video, decoder, indi
 def test_an_unknown_decoder_is_refused(video, decoder):
     with pytest.raises(ValueError, match="expected one of"):
         decode_frames(video, [0], decoder=decoder + "x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_rotated_frames_are_turned_upright_or_refused(folder, decoder, quarters):
+    still = write_video(folder / "lying.mp4", size=(80, 48), num_frames=3)
+    path = write_video(
+        folder / f"turned{quarters}.mp4",
+        size=(80, 48),
+        num_frames=3,
+        rotation_degrees=90 * quarters,
+    )
+    if decoder == "decord":
+        with pytest.raises(
+            VideoError, match="decord squeezes rotated frames: use the decoder pyav"
+        ):
+            decode_frames(path, [1], decoder=decoder)
+        return
+    lying = decode_frames(still, [1], decoder=decoder)[0]
+    upright = decode_frames(path, [1], decoder=decoder)[0]
+    np.testing.assert_array_equal(upright, np.rot90(lying, quarters))
+    assert decode_frames(path, [1], decoder=decoder, size_px=32).shape == (1, 32, 32, 3)
+
+
+@pytest.mark.parametrize("ending", ["ts", "mpg"])
+def test_streams_in_which_decord_finds_other_frames_are_refused_to_it(folder, decoder, ending):
+    codec = {"ts": "libx264", "mpg": "mpeg2video"}[ending]
+    path = write_video(folder / f"stream.{ending}", codec=codec)
+    if decoder == "decord":
+        with pytest.raises(VideoError, match="decord finds no exact frames in mpeg"):
+            decode_frames(path, [0, 12], decoder=decoder)
+        return
+    grays = _grays(decode_frames(path, [0, 12, 23], decoder=decoder))
+    np.testing.assert_allclose(grays, [gray_of(i) for i in (0, 12, 23)], atol=2.5)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 49), (81, 47)])
+def test_odd_sizes_without_chroma_subsampling(folder, decoder, size):
+    path = write_video(
+        folder / f"odd{size[0]}.mp4", size=size, num_frames=5, pixel_format="yuv444p"
+    )
+    assert decode_frames(path, [4], decoder=decoder).shape == (1, size[1], size[0], 3)
+    assert decode_frames(path, [4], decoder=decoder, size_px=32).shape == (1, 32, 32, 3)
+
+
+def test_frames_can_stay_uncut(folder, decoder):
+    path = write_video(folder / "wide.mp4", size=(80, 46), num_frames=4)
+    whole = decode_frames(path, [2], decoder=decoder, size_px=32, is_cut=False)
+    assert whole.shape == (1, 32, 56, 3)
+    cut = decode_frames(path, [2], decoder=decoder, size_px=32)
+    np.testing.assert_array_equal(cut, whole[:, :, 12:44])

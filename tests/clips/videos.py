@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -21,19 +23,33 @@ def write_video(
     codec: str = "libx264",
     faststart: bool = False,
     seed: int = 0,
+    pixel_format: str = "yuv420p",
+    rotation_degrees: int = 0,
+    duration_ticks: Callable[[int], int] | None = None,
 ) -> Path:
-    """A video of `size` (width, height): grey frames with a noisy band on top."""
+    """A video of `size` (width, height): grey frames with a noisy band on top.
+
+    Args:
+        rotation_degrees: Counterclockwise, by the display matrix.
+        duration_ticks: How many 24ths of a second frame i is shown; all one by default.
+    """
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as file:
         stream = file.add_stream(codec, rate=24)
         stream.width, stream.height = size
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = pixel_format
         stream.gop_size = 8
+        if rotation_degrees:
+            stream.set_display_rotation(rotation_degrees)
+        shown_at = 0
         for number in range(num_frames):
             image = np.full((size[1], size[0], 3), gray_of(number), np.uint8)
             image[: size[1] // 4] = rng.integers(0, 256, (size[1] // 4, size[0], 3))
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = shown_at, Fraction(1, 24)
+            shown_at += duration_ticks(number) if duration_ticks else 1
+            file.mux(stream.encode(frame))
         file.mux(stream.encode())
     return path
 
