@@ -42,8 +42,9 @@ class EpochSampler:
     each epoch unless the order is sequential. Training and validation batches of an iteration
     share no clip across processes either.
 
-    Choice: "shard" order gives pairs a window of their own for either batch, half an epoch apart:
-    a reader should keep two windows of shards.
+    Choice: "shard" order gives pairs a window of their own for either batch, half an epoch apart.
+    A reader that keeps three windows of shards then takes each shard about twice an epoch; one
+    that keeps a single window would take them as often as in random order.
 
     Args:
         rows: Row numbers `[n]`, all different.

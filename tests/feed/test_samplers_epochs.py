@@ -115,24 +115,24 @@ def test_shard_order_goes_through_each_window_once():
     assert {*shards[again[:30]].tolist()} != windows[0]
 
 
+def count_fetches(batches, shards, num_kept):
+    """Downloads of a reader that keeps the shards that it used last, batch by batch."""
+    kept: list[int] = []
+    count = 0
+    for rows in batches:
+        for shard in sorted(set(shards[rows].tolist())):
+            count += shard not in kept
+            kept = [*(other for other in kept if other != shard), shard][-num_kept:]
+    return count
+
+
 def test_shard_order_fetches_each_shard_once_with_a_cache_of_one_window():
-    rows, shards = np.arange(400), np.arange(400) // 10
-
-    def fetches(order, num_kept):
-        kept: list[int] = []
-        count = 0
-        for shard in shards[order].tolist():
-            if shard in kept:
-                kept.remove(shard)
-            else:
-                count += 1
-            kept = [*kept, shard][-num_kept:]
-        return count
-
-    random = np.concatenate(epoch_batches(rows, 8, seed=0, epoch=0))
-    near = shard_order(rows, shards, window=4, seed=0, epoch=0)
-    assert fetches(near, 4) == 40
-    assert fetches(random, 4) > 300
+    rows, shards = np.arange(1200), np.arange(1200) // 20
+    near = EpochSampler(rows, 8, seed=0, order="shard", shards=shards, window=4)
+    assert count_fetches(near.batches(0), shards, 4) == 60
+    assert count_fetches(EpochSampler(rows, 8, seed=0).batches(0), shards, 4) > 1000
+    pairs = [batch for pair in near.pairs(0) for batch in pair]
+    assert count_fetches(pairs, shards, 12) <= 2.2 * 60
 
 
 def test_sequential_order_is_the_order_of_the_files():
