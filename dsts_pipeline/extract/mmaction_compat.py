@@ -2,7 +2,7 @@
 
 Enters: a model configuration. Leaves: the model, built by mmaction2's registry.
 
-Four traps:
+Five traps:
 1. The wheel lacks `mmaction/models/localizers/drn`, which its own package imports
    (mmaction2 issue 2714): an empty stand-in takes its place.
 2. It imports `importlib_metadata` without declaring it: our requirements name it.
@@ -10,6 +10,8 @@ Four traps:
 4. It imports OpenCV, whose wheels need libGL, libX11 and libglib of the system, which a bare
    machine lacks. Recognizers never call OpenCV, so a stand-in takes its place there; it says so
    as soon as somebody calls it.
+5. Where transformers is installed, it imports its multimodal models, too, which need timm: an empty
+   stand-in takes their place.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 from dsts_pipeline.base.errors import UserError
 
 _DRN = "mmaction.models.localizers.drn"
+_MULTIMODAL = "mmaction.models.multimodal"
 
 
 class _Absent:
@@ -76,6 +79,11 @@ def _stand_in_for_drn() -> None:
     sys.modules[_DRN], sys.modules[f"{_DRN}.drn"] = stub, module
 
 
+def _stand_in_for_multimodal() -> None:
+    if importlib.util.find_spec("timm") is None:
+        sys.modules.setdefault(_MULTIMODAL, types.ModuleType(_MULTIMODAL))
+
+
 @functools.cache
 def import_mmaction() -> Any:
     """Import mmaction2's models (seconds, once) and return its registry of models.
@@ -86,6 +94,7 @@ def import_mmaction() -> Any:
     _import_opencv()
     try:
         _stand_in_for_drn()
+        _stand_in_for_multimodal()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # optional parts of mmcv and old syntax: not ours
             import mmaction.models  # noqa: F401
