@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import DataError
@@ -27,6 +28,15 @@ def test_same_plan_same_fingerprint():
         {"class_names": ("a", "b", "d")},
         {"map_shape": (3, 4, 2, 4)},
         {"dtype": "float32"},
+        {"dtype": "bfloat16"},
+        {"dtype": "int8"},
+        {"codec": "zstd"},
+        {"codec": "zstd", "zstd_level": 3},
+        {"on_overflow": "fail"},
+        {"on_overflow": "saturate"},
+        {"frames": [[0]] * 23},
+        {"frames": [[1]] * 23},
+        {"frames": [[0, 1]] * 23},
         {"samples_per_shard": 6},
         {"attributes": (("Back",), ("Forward",), ("Reverse",))},
     ],
@@ -34,6 +44,36 @@ def test_same_plan_same_fingerprint():
 def test_whatever_decides_bytes_changes_the_fingerprint(changes):
     others = [make_plan().fingerprint, make_plan(clips=[("clip-9", 0, "train")]).fingerprint]
     assert make_plan(**changes).fingerprint not in others
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"zstd_level": 3},  # without zstd
+        {"on_overflow": "error"},
+        {"frames": None},
+    ],
+)
+def test_what_decides_no_byte_leaves_the_fingerprint_alone(changes):
+    assert make_plan(**changes).fingerprint == make_plan().fingerprint
+
+
+def test_all_these_fingerprints_differ():
+    changes = [
+        {"dtype": dtype, "codec": codec, "on_overflow": on_overflow, "frames": frames}
+        for dtype in ("float16", "bfloat16", "float32", "int8")
+        for codec in ("none", "zstd")
+        for on_overflow in ("error", "fail", "saturate")
+        for frames in (None, [[0]] * 23, [[0, -1]] * 22 + [[0, 5]])
+    ]
+    assert len({make_plan(**change).fingerprint for change in changes}) == len(changes)
+
+
+def test_frames_of_any_kind_of_sequence_are_the_same():
+    lists = [[position, position + 1] for position in range(23)]
+    plan = make_plan(frames=lists)
+    assert make_plan(frames=np.array(lists)).fingerprint == plan.fingerprint
+    assert plan.frame_table.tolist() == lists
 
 
 def test_views_of_one_clip_are_samples_of_their_own():
@@ -56,7 +96,16 @@ def test_bad_clips_are_named(clips, message):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"dtype": "int7"}, {"map_shape": (3, 4)}, {"samples_per_shard": 0}]
+    "changes",
+    [
+        {"dtype": "int7"},
+        {"map_shape": (3, 4)},
+        {"samples_per_shard": 0},
+        {"codec": "gzip"},
+        {"zstd_level": 0},
+        {"on_overflow": "ignore"},
+        {"frames": [[0]]},
+    ],
 )
 def test_bad_geometry_is_refused(changes):
     with pytest.raises(ValueError, match="expected"):
