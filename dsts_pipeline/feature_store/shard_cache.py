@@ -119,6 +119,9 @@ class ShardCache:
         """
         self.require_room(num_bytes, f"one file ({sha256[:12]}...)")
         while True:
+            # No lock for what is there: it never changes, and may be deleted while it is open.
+            if (descriptor := self._open_finished(sha256, num_bytes)) is not None:
+                return descriptor
             with self._locked():
                 descriptor = self._open_finished(sha256, num_bytes)
                 if descriptor is not None:
@@ -165,11 +168,13 @@ class ShardCache:
             descriptor = _open_to_read(path)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _cannot_write(self.folder, error) from None
         if os.fstat(descriptor).st_size != num_bytes:
             os.close(descriptor)
-            path.unlink()
+            path.unlink(missing_ok=True)
             return None
-        os.utime(path)
+        os.utime(descriptor)
         return descriptor
 
     def _open_if_busy(self, part: Path) -> int | None:
