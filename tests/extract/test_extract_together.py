@@ -1,0 +1,127 @@
+"""Extractions that share a store, and the forecast of one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.extract.forecast import Forecast, forecast_extraction
+from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.feature_store import StoreWriter, open_store
+from tests.extract.small_set import (
+    NUM_CLIPS,
+    PoolingBackbone,
+    extract_store,
+    index_clips,
+    plan_store,
+    write_clips,
+)
+from tests.feature_store.small_store import read_tree
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clips")
+    write_clips(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(clips, tmp_path_factory):
+    """The store as one process writes it."""
+    store, _ = extract_store(tmp_path_factory.mktemp("s"), index_clips(clips), num_decode_workers=0)
+    return store
+
+
+def start_extraction(clips: Path, root: Path, repository: Path) -> subprocess.Popen[str]:
+    """A process that extracts and prints a line per shard; it waits 0.3 s after each."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.extract.small_set", str(clips), str(root)],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_extractions_share_a_store(clips, undisturbed, tmp_path, repository):
+    runs = [start_extraction(clips, tmp_path, repository) for _ in range(2)]
+    outputs = [run.communicate(timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
+    shards = [out.split("\n")[:-1] for out, _ in outputs]
+    assert sorted(sum(shards, [])) == [f"shard {number}" for number in range(6)]
+    assert read_tree(tmp_path / undisturbed.name) == read_tree(undisturbed)
+
+
+@pytest.mark.slow
+def test_the_shards_of_a_killed_extraction_are_taken_over(clips, undisturbed, tmp_path, repository):
+    first = start_extraction(clips, tmp_path, repository)
+    assert first.stdout.readline() == "shard 0\n"
+    first.send_signal(signal.SIGSTOP)  # It holds its shards, and does not get on.
+    second = start_extraction(clips, tmp_path, repository)
+    waited = iter(second.stderr.readline, "")
+    assert any("shards that other processes write" in line for line in waited)
+    first.kill()
+    first.communicate(timeout=60)
+    out, _ = second.communicate(timeout=60)
+    assert second.returncode == 0 and out
+    assert read_tree(tmp_path / undisturbed.name) == read_tree(undisturbed)
+
+
+def test_an_unwritable_store_ends_the_extraction(clips, tmp_path):
+    class Hot(PoolingBackbone):
+        def __call__(self, frames):
+            return super().__call__(frames) * 1e6
+
+    index = index_clips(clips)
+    with StoreWriter(tmp_path, plan_store(index)) as writer:
+        with pytest.raises(StoreError, match="clip clip0: channel 0 .* overflows float16"):
+            extract_features(index, Hot(), writer, num_decode_workers=0)
+        assert len(writer.pending_shards()) == writer.plan.num_shards
+
+
+def test_overflowing_clips_count_as_failed(clips, tmp_path):
+    from dataclasses import replace
+
+    class HotAtFirst(PoolingBackbone):
+        def __call__(self, frames):
+            maps = super().__call__(frames)
+            maps[0] *= 1e6
+            return maps
+
+    index = index_clips(clips)
+    plan = replace(plan_store(index), on_overflow="fail")
+    with StoreWriter(tmp_path, plan) as writer:
+        extract_features(index, HotAtFirst(), writer, num_decode_workers=0)
+        writer.finish({})
+    store = open_store(writer.path)
+    assert [failure["position"] for failure in store.manifest["failures"]] == [0, 4, 8, 12, 16, 20]
+    assert len(store) == NUM_CLIPS - 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_forecast_measures_pending_clips_and_keeps_nothing(clips, tmp_path, workers):
+    index = index_clips(clips)
+    backbone: object = PoolingBackbone()
+    forecast = forecast_extraction(
+        index,
+        backbone,  # type: ignore[arg-type]
+        range(3, NUM_CLIPS),
+        num_decode_workers=workers,
+        batch_size=4,
+    )
+    assert forecast.num_clips == 8
+    assert 0 < forecast.decode_seconds < 1 and 0 < forecast.forward_seconds < 1
+    few = forecast_extraction(index, backbone, [5], num_decode_workers=0)  # type: ignore[arg-type]
+    assert few.num_clips == 1
+
+
+def test_forecast_adds_up_what_does_not_go_on_side_by_side():
+    assert Forecast(8, 0.2, 0.3, is_parallel=True).seconds_per_clip == 0.3
+    assert Forecast(8, 0.2, 0.3, is_parallel=False).seconds_per_clip == 0.5
