@@ -64,7 +64,8 @@ format: $(STAMP)  ## Repair style and formatting
 	ruff check --fix .
 	ruff format .
 
-bench: $(STAMP)  ## Run the benchmarks
+bench: $(STAMP)  ## Run the benchmarks (the store's leaves its table in docs/)
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$file"; python -m benchmarks.$$(basename $$file .py); done
 

@@ -38,7 +38,7 @@ def measure(
     """Run every way `num_rounds` times, after one run each to warm up."""
     one_thread = device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if one_thread else time.perf_counter
-    peaks = {name: _peak_mib(run, device) for name, run in ways.items()}
+    peaks = {name: peak_mib(run, device) for name, run in ways.items()}
     rounds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(num_rounds):
         for name, run in ways.items():
@@ -66,7 +66,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_mib(run: Callable[[], object], device: torch.device) -> float:
+def peak_mib(run: Callable[[], object], device: torch.device) -> float:
     """Memory that one run takes at its peak, after a first run to warm up."""
     run()
     _wait(device)

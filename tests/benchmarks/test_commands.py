@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -32,3 +33,25 @@ def test_prints_its_table(name, options, rows):
     )
     assert run.returncode == 0, run.stderr
     assert all(row in run.stdout for row in rows), run.stdout
+
+
+@pytest.mark.slow
+def test_the_stores_benchmark_leaves_its_tables(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.store", "--quick", "--rounds=1", f"--out={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+    )
+    assert run.returncode == 0, run.stderr
+    results = json.loads((tmp_path / "store-benchmark.json").read_text())
+    page = (tmp_path / "store-benchmark.md").read_text()
+    assert results["quick"] and "the figures mean nothing" in page
+    for sample in ("1.6 MB", "0.03 MB"):
+        reading = {(row["way"], row["form"]) for row in results["reading"][sample]}
+        assert {("memmap", "none"), ("ours, 1 thread", "checksum")} <= reading
+        assert ("zarr-python, loop", "zstd + checksum") in reading
+        for row in results["reading"][sample] + results["writing"][sample]:
+            assert row["milliseconds"] > 0 and len(row["ratios"]) == 1
+            assert f"| {row['way']} |" in page and row["way"] in run.stdout
