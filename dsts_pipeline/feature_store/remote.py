@@ -92,9 +92,10 @@ class RemoteFiles:
         """See `StoreFiles`. One listing per folder; over http, which has none, one request a file.
 
         Raises:
-            StoreError: as in `read_bytes`.
+            StoreError: as in `read_bytes`, or the cache's folder can't be written to.
             SettingsError: a file does not fit into the cache.
         """
+        self.cache.shrink()
         find = self._ask_each if self._has_no_listing() else self._list_folders
         found = find(names)
         if found:

@@ -106,6 +106,15 @@ class ShardCache:
                 f"feed.cache_bytes to at least that, better to several times as much"
             )
 
+    def shrink(self) -> None:
+        """Bring a cache that was filled under a larger bound down to this one.
+
+        Raises:
+            StoreError: the folder can't be written to.
+        """
+        with self._locked():
+            self._make_room(0)
+
     def open(self, sha256: str, num_bytes: int, download: Download) -> int:
         """A descriptor of the file with this digest, downloaded if it is not there.
 

@@ -226,9 +226,17 @@ def test_addresses_that_are_none(tmp_path):
 
 def test_a_cache_that_can_not_be_written_to(served, tmp_path):
     (tmp_path / "file").write_text("")
-    store = open_store(served[2], cache_dir=tmp_path / "file" / "cache")
     with pytest.raises(StoreError, match="can't keep downloaded shards here"):
-        store.read([0])
+        open_store(served[2], cache_dir=tmp_path / "file" / "cache")
+
+
+def test_a_smaller_bound_holds_from_the_opening_on(served, tmp_path):
+    store = open_remote(served[2], tmp_path)
+    store.read(np.arange(len(store)))
+    largest = max(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+    open_remote(served[2], tmp_path, cache_bytes=2 * largest)
+    kept = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+    assert largest < kept <= 2 * largest
 
 
 def read_all(store, results):
