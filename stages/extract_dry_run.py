@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.table import Table
 
-from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.extract.forecast import forecast_extraction
 from dsts_pipeline.feature_store.plan import StorePlan
@@ -42,10 +42,10 @@ def run(settings: Settings) -> None:
         table.add_row(
             "time",
             f"about {_format_seconds(seconds)}, measured on {forecast.num_clips} clips: decoding "
-            f"{1000 * forecast.decode_seconds:.1f} ms a clip with {chosen.num_decode_workers} "
-            f"processes, backbone {1000 * forecast.forward_seconds:.1f} ms",
+            f"{1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = "
+            f"{chosen.num_decode_workers}), backbone {1000 * forecast.forward_seconds:.1f} ms",
         )
-    console.print(table)
+    Console(highlight=False).print(table)
     require_space(survey)
 
 

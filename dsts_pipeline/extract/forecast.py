@@ -62,7 +62,7 @@ def forecast_extraction(
     jobs = [plan_job(index, index.clips[position], backbone, decoder) for position in chosen]
     size = backbone.size_px
     frames = np.zeros((num_clips, backbone.num_frames, size, size, 3), np.uint8)
-    with DecodePool(num_decode_workers, prefetch=2 * batch_size) as pool:
+    with DecodePool(num_decode_workers) as pool:
         _warm_up(pool, jobs[:1] * num_decode_workers)
         started = time.monotonic()
         for row, decoded in enumerate(pool.run(jobs)):

@@ -36,6 +36,7 @@ from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.extract.decode_process import Decoded, DecodeJob
 
 _NUM_LISTED = 3
+_MAX_CLAIMED = 3  # more would leave less to other processes, and more to lose when one is stopped
 _SIGTERM_STATUS = 128 + signal.SIGTERM
 
 
@@ -49,6 +50,7 @@ class ShardWriter(Protocol):
         self, shard: int, maps: np.ndarray, failures: Mapping[int, str] | None = None
     ) -> None: ...
     def flush(self) -> None: ...
+    def failures(self) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def check_failures(
     listed = "; ".join(f"{f.clip_id}: {f.reason}" for f in failures[:_NUM_LISTED])
     more = "; ..." if len(failures) > _NUM_LISTED else ""
     raise DataError(
-        f"{len(failures)} of {num_clips} clips cannot be decoded, {allowed} are allowed by "
+        f"{len(failures)} of {num_clips} clips have no map, {allowed} are allowed by "
         f"backbone.max_failed_fraction = {max_failed_fraction:g} ({listed}{more}). Replace these "
         "files and run `python cli.py prepare`, or raise the setting"
     )
@@ -129,7 +131,7 @@ def extract_features(
         clip_timeout_seconds: A clip that takes its decoder longer is failed.
 
     Raises:
-        DataError: Too many clips cannot be decoded.
+        DataError: Too many clips cannot be decoded, or stored.
         StoreError: A shard cannot be written.
     """
     pending = writer.pending_shards()
@@ -139,11 +141,7 @@ def extract_features(
     started = time.monotonic()
     with (
         _exit_on_sigterm(),
-        DecodePool(
-            num_decode_workers,
-            clip_timeout_seconds=clip_timeout_seconds,
-            prefetch=2 * batch_size,
-        ) as pool,
+        DecodePool(num_decode_workers, clip_timeout_seconds=clip_timeout_seconds) as pool,
         track(f"extract {backbone.name}", num_pending) as progress,
         torch.inference_mode(),
     ):
@@ -155,6 +153,7 @@ def extract_features(
             maps, failures = run.extract_shard(writer.shard_clips(shard), answers, progress)
             writer.write_shard(shard, maps, failures)
             shards.claimed.popleft()
+            run.check(writer.failures())
         writer.flush()
     return ExtractionSummary(
         num_clips=run.num_clips,
@@ -169,8 +168,8 @@ class _Shards:
     """The shards of this run, claimed as decoding gets to them.
 
     Attributes:
-        claimed: Numbers of those that are not handed in yet, in order. As many as the decode
-            processes are ahead of the backbone: the clips of two batches, and the shard in work.
+        claimed: Numbers of those that are not handed in yet, in order: the one in work, and those
+            that the decode processes look ahead to, `_MAX_CLAIMED` at most.
     """
 
     def __init__(self, writer: ShardWriter, plan_clip: Callable[[int], DecodeJob]) -> None:
@@ -178,11 +177,14 @@ class _Shards:
         self.claimed: deque[int] = deque()
 
     def plan_jobs(self) -> Iterator[DecodeJob | None]:
-        """A job for every clip of every shard of this run; None: the rest is others' just now.
+        """A job for every clip of every shard of this run; None: not now, write what is claimed.
 
         Waits for other processes only with empty hands, or two could wait for each other.
         """
         while True:
+            if len(self.claimed) >= _MAX_CLAIMED:
+                yield None
+                continue
             shard = self._writer.claim(wait=not self.claimed)
             if shard is not None:
                 self.claimed.append(shard)
@@ -236,6 +238,14 @@ class _Run:
             progress.advance(len(batch), note=f"{len(self.failures)} failed")
         return maps, failures
 
+    def check(self, stored: Sequence[Mapping[str, Any]]) -> None:
+        """Stop if too many clips failed; `stored` may know of some whose maps were refused."""
+        failures = [ClipFailure(failure["id"], failure["reason"]) for failure in stored]
+        for known in (failures, self.failures):
+            check_failures(
+                known, len(self._index.clips), max_failed_fraction=self._max_failed_fraction
+            )
+
     def _collect(
         self, batch: range, results: Iterator[Decoded], failures: dict[int, str]
     ) -> np.ndarray:
@@ -250,9 +260,7 @@ class _Run:
             failures[position] = decoded.reason
             self.failures.append(ClipFailure(self._index.clips[position].id, decoded.reason))
         self.decode_wait_seconds += time.monotonic() - started
-        check_failures(
-            self.failures, len(self._index.clips), max_failed_fraction=self._max_failed_fraction
-        )
+        self.check([])
         return frames
 
     def _forward(self, frames: np.ndarray) -> np.ndarray:

@@ -101,6 +101,14 @@ class StoreWriter:
         self.flush()
         return self._claims.pending()
 
+    def failures(self) -> list[dict[str, Any]]:
+        """Clips without a map in the shards known to be complete, as the manifest will list them.
+
+        The shard handed in last is not among those; no waiting, no file is read.
+        """
+        sidecars = self._claims.sidecars
+        return [failure for shard in sorted(sidecars) for failure in sidecars[shard]["failures"]]
+
     def claims(self) -> Iterator[int]:
         """Shards for this process to write, one after the other, until the store is complete.
 

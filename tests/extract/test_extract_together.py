@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.errors import DataError, StoreError
 from dsts_pipeline.extract.forecast import Forecast, forecast_extraction
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StoreWriter, open_store
@@ -87,8 +88,6 @@ def test_an_unwritable_store_ends_the_extraction(clips, tmp_path):
 
 
 def test_overflowing_clips_count_as_failed(clips, tmp_path):
-    from dataclasses import replace
-
     class HotAtFirst(PoolingBackbone):
         def __call__(self, frames):
             maps = super().__call__(frames)
@@ -98,7 +97,12 @@ def test_overflowing_clips_count_as_failed(clips, tmp_path):
     index = index_clips(clips)
     plan = replace(plan_store(index), on_overflow="fail")
     with StoreWriter(tmp_path, plan) as writer:
-        extract_features(index, HotAtFirst(), writer, num_decode_workers=0)
+        with pytest.raises(DataError, match="2 of 22 clips have no map, 1 are .*can't be stored"):
+            extract_features(
+                index, HotAtFirst(), writer, num_decode_workers=0, max_failed_fraction=0.05
+            )
+        assert len(writer.pending_shards()) >= 3, "it does not go on to the end"
+        extract_features(index, HotAtFirst(), writer, num_decode_workers=0, max_failed_fraction=0.3)
         writer.finish({})
     store = open_store(writer.path)
     assert [failure["position"] for failure in store.manifest["failures"]] == [0, 4, 8, 12, 16, 20]

@@ -168,7 +168,7 @@ def test_too_many_broken_clips_stop_the_run_with_the_first_few(broken, tmp_path)
     with pytest.raises(DataError) as caught:
         extract_store(tmp_path / "s", broken, max_failed_fraction=0.3, batch_size=4)
     text = str(caught.value)
-    assert "4 of 12 clips cannot be decoded, 3 are allowed" in text
+    assert "4 of 12 clips have no map, 3 are allowed" in text
     assert "backbone.max_failed_fraction = 0.3" in text and "clip1: it is empty" in text
     with StoreWriter(tmp_path / "s", plan_store(broken)) as writer:
         assert writer.pending_shards() == [1, 2]
