@@ -1,26 +1,67 @@
-"""Weights of recognizers as safetensors files, loaded strictly.
+"""Weights of recognizers: safetensors written, and files of several makes loaded strictly.
 
-Enters: a file whose keys are an mmaction2 recognizer's state_dict names (`backbone.*`,
-`cls_head.*`). Leaves: a recognizer that holds exactly these values, or a `CheckpointError`.
-safetensors hold arrays only: nothing in them can run.
-Format: https://github.com/huggingface/safetensors#format
+Enters: a weights file and a recognizer. Leaves: a recognizer that holds exactly the file's values,
+with a report of every key, or a `CheckpointError` that names what does not fit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import write_atomic
+from dsts_pipeline.extract.checkpoint_files import read_state
+from dsts_pipeline.extract.key_maps import AUTOMATIC, KeyMapName, rename_keys
 
+RANDOM = "random"
 CLASSIFIER_WEIGHT = "cls_head.fc_cls.weight"
 CLASSIFIER_BIAS = "cls_head.fc_cls.bias"
+# Counts batches of the training; nothing reads it in evaluation, and old files lack it.
+_OPTIONAL_SUFFIX = ".num_batches_tracked"
 _NUM_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the keys of a weights file.
+
+    Attributes:
+        key_map: The map that renamed them.
+        matched: Names of the recognizer that were filled.
+        missing: Names of the recognizer that the file lacks.
+        unexpected: Keys of the file that no rule explains.
+        misshapen: Names with both shapes, where they differ.
+        left_out: Keys of the file that the recognizer is built without, such as the classifier.
+    """
+
+    key_map: str
+    matched: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def num_problems(self) -> int:
+        """Keys that keep the file from being loaded."""
+        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
+
+    def summarize(self) -> dict[str, Any]:
+        """Counts, and the names that are few, as plain JSON values."""
+        return {
+            "key_map": self.key_map,
+            "num_matched": len(self.matched),
+            "missing": list(self.missing),
+            "unexpected": list(self.unexpected),
+            "num_left_out": len(self.left_out),
+        }
 
 
 def save_weights(recognizer: nn.Module, path: str | Path, *, half: bool = False) -> None:
@@ -40,50 +81,79 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Read a weights file; float16 and bfloat16 arrays are widened to float32.
 
     Raises:
-        CheckpointError: The file is missing or is not safetensors.
+        CheckpointError: The file is missing, damaged or wants to run code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path}: no such weights file; give backbone.weights an existing safetensors file "
-            "or make one with `python cli.py pretrain`"
-        )
-    try:
-        state = safetensors.torch.load(path.read_bytes())
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path}: not a sound safetensors file ({error}); replace it by a sound copy"
-        ) from None
-    return {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
+    return read_state(path)
 
 
-def load_weights(recognizer: nn.Module, path: str | Path) -> None:
+def load_weights(
+    recognizer: nn.Module,
+    path: str | Path,
+    *,
+    key_map: KeyMapName = "auto",
+    leave_out: tuple[str, ...] = (),
+) -> LoadReport:
     """Fill `recognizer` from `path`; every key must match in name and shape.
+
+    Args:
+        key_map: How the file's keys are renamed; "auto" takes the map that leaves fewest problems.
+        leave_out: Beginnings of names that the recognizer is built without.
 
     Raises:
         CheckpointError: Keys are missing, unexpected or of another shape, or a value is not finite.
     """
-    state = read_weights(path)
-    expected = {name: tuple(value.shape) for name, value in recognizer.state_dict().items()}
+    state, expected = read_weights(path), recognizer.state_dict()
+    names = AUTOMATIC if key_map == "auto" else (key_map,)
+    try:
+        matchings = [_match(state, expected, name, leave_out) for name in names]
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}; choose another backbone.key_map") from None
+    report, renamed = min(matchings, key=lambda matching: matching[0].num_problems)
+    not_finite = [name for name, value in renamed.items() if not torch.isfinite(value).all()]
     problems = [
-        _list("missing", sorted(expected.keys() - state.keys())),
-        _list("unexpected", sorted(state.keys() - expected.keys())),
-        _list(
-            "of another shape",
-            [
-                f"{name} {tuple(state[name].shape)} instead of {expected[name]}"
-                for name in sorted(expected.keys() & state.keys())
-                if tuple(state[name].shape) != expected[name]
-            ],
-        ),
-        _list("not finite", sorted(n for n, v in state.items() if not torch.isfinite(v).all())),
+        _list("missing", report.missing),
+        _list("unexpected", report.unexpected),
+        _list("of another shape", report.misshapen),
+        _list("not finite", sorted(not_finite)),
     ]
     if any(problems):
         raise CheckpointError(
-            f"{path}: does not fit the recognizer: {'; '.join(filter(None, problems))}. "
-            "Choose the weights that belong to backbone.name"
+            f"{path}: does not fit the recognizer: {'; '.join(filter(None, problems))} "
+            f"({len(report.matched)} of {len(expected)} match by the key map {report.key_map}). "
+            "Choose the weights that belong to backbone.name, or another backbone.key_map"
         )
-    recognizer.load_state_dict(state, strict=True)
+    recognizer.load_state_dict({**expected, **renamed}, strict=True)
+    return report
+
+
+def _match(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    key_map: str,
+    leave_out: tuple[str, ...],
+) -> tuple[LoadReport, dict[str, Tensor]]:
+    """The keys of a file against those of a recognizer, by one map."""
+    renamed, left_out = {}, []
+    for key, name in rename_keys(state, key_map).items():
+        if name is None or (name.startswith(leave_out) and name not in expected):
+            left_out.append(key)
+        else:
+            renamed[name] = state[key]
+    both = renamed.keys() & expected.keys()
+    wrong = sorted(name for name in both if renamed[name].shape != expected[name].shape)
+    missing = (n for n in expected.keys() - both if not n.endswith(_OPTIONAL_SUFFIX))
+    report = LoadReport(
+        key_map,
+        matched=tuple(sorted(both - set(wrong))),
+        missing=tuple(sorted(missing)),
+        unexpected=tuple(sorted(renamed.keys() - both)),
+        left_out=tuple(sorted(left_out)),
+    )
+    shapes = [
+        f"{name} {tuple(renamed[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in wrong
+    ]
+    return replace(report, misshapen=tuple(shapes)), renamed
 
 
 def load_classifier(path: str | Path) -> tuple[Tensor, Tensor]:
@@ -110,6 +180,8 @@ def find_classifier(
     Raises:
         CheckpointError: The file is unreadable.
     """
+    if str(path) == RANDOM:
+        return None
     state = read_weights(path)
     weight, bias = state.get(CLASSIFIER_WEIGHT), state.get(CLASSIFIER_BIAS)
     if weight is None or bias is None or tuple(weight.shape) != (num_classes, num_channels):
@@ -117,7 +189,7 @@ def find_classifier(
     return weight, bias
 
 
-def _list(title: str, items: list[str]) -> str:
+def _list(title: str, items: tuple[str, ...] | list[str]) -> str:
     """'2 missing: a, b', at most a few by name; empty for no items."""
     if not items:
         return ""

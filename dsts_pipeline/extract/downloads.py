@@ -1,0 +1,133 @@
+"""Weights by path or address -> a local file whose SHA-256 is known.
+
+Enters: a path, or an http(s) address (others, such as s3://, where fsspec is installed). Leaves: a
+path and its digest. A download is checked before it gets its name, so a file with a name is whole;
+beside it lies a note of the address and the digest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from dsts_pipeline.base.errors import CheckpointError
+from dsts_pipeline.base.files import open_atomic, read_json, sha256_file, write_json
+
+CACHE_FOLDER = Path(".weights_cache")
+_BLOCK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 60.0
+
+
+class WeightsFile(NamedTuple):
+    """A weights file on this machine."""
+
+    path: Path
+    sha256: str
+
+
+def is_address(source: str | Path) -> bool:
+    """Whether `source` has to be fetched."""
+    return "://" in str(source)
+
+
+def locate_weights(
+    source: str | Path, *, sha256: str | None = None, cache_folder: str | Path = CACHE_FOLDER
+) -> WeightsFile:
+    """The file at a path or an address, downloaded once.
+
+    Args:
+        sha256: The digest that the file must have.
+        cache_folder: Where downloads stay.
+
+    Raises:
+        CheckpointError: There is no such file, it cannot be fetched, or it is another one.
+    """
+    path = _fetch(str(source), sha256, Path(cache_folder)) if is_address(source) else Path(source)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path}: no such weights file; give backbone.weights an existing file, an address or "
+            "the word random, or make weights with `python cli.py pretrain`"
+        )
+    found = sha256_file(path)
+    _compare(str(source), found, sha256)
+    return WeightsFile(path, found)
+
+
+def _compare(source: str, found: str, expected: str | None) -> None:
+    if expected is not None and found != expected.lower():
+        raise CheckpointError(
+            f"{_without_secrets(source)}: its sha256 is {found}, backbone.weights_sha256 expects "
+            f"{expected}; get the file again, or correct the setting if the new file is meant"
+        )
+
+
+def _fetch(address: str, sha256: str | None, cache: Path) -> Path:
+    """The downloaded file; one that is there already is used if it is still what it was."""
+    shown = _without_secrets(address)
+    folder = cache / hashlib.sha256(shown.encode()).hexdigest()[:16]
+    path = folder / (PurePosixPath(urlsplit(address).path).name or "weights")
+    note = path.with_name(f"{path.name}.json")
+    if path.is_file() and note.is_file() and read_json(note)["sha256"] == sha256_file(path):
+        return path
+    digest = hashlib.sha256()
+    with _open(address, shown) as remote, open_atomic(path) as file:
+        num_bytes = 0
+        try:
+            while block := remote.read(_BLOCK_BYTES):
+                file.write(block)
+                digest.update(block)
+                num_bytes += len(block)
+        except OSError as error:
+            raise _unreachable(shown, error) from None
+        promised = int(getattr(remote, "length", None) or 0)  # what http.client still waits for
+        if promised:
+            raise _unreachable(shown, f"cut off after {num_bytes:,} bytes")
+        _compare(address, digest.hexdigest(), sha256)
+    write_json(note, {"address": shown, "sha256": digest.hexdigest(), "size_bytes": num_bytes})
+    return path
+
+
+@contextlib.contextmanager
+def _open(address: str, shown: str) -> Iterator[IO[bytes]]:
+    scheme = urlsplit(address).scheme.lower()
+    try:
+        if scheme in ("http", "https"):
+            with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as response:
+                yield response
+        else:
+            with _import_fsspec(shown).open(address, "rb") as file:
+                yield file
+    except (urllib.error.URLError, OSError, ValueError, ImportError) as error:
+        raise _unreachable(shown, error) from None
+
+
+def _import_fsspec(shown: str) -> Any:
+    try:
+        import fsspec
+    except ImportError:
+        raise CheckpointError(
+            f"{shown}: addresses other than http(s) need fsspec; install it with "
+            "`pip install -c constraints.txt -e '.[remote]'`"
+        ) from None
+    return fsspec
+
+
+def _unreachable(shown: str, reason: object) -> CheckpointError:
+    return CheckpointError(
+        f"{shown}: cannot be downloaded ({reason}); check the address and the network, or download "
+        "the file by hand and give backbone.weights its path"
+    )
+
+
+def _without_secrets(address: str) -> str:
+    """The address without user, password and query, which may hold a token."""
+    if not is_address(address):
+        return address
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -1,0 +1,287 @@
+"""Weights: files of several makes, key maps, harmful pickles, downloads."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dsts_pipeline.base.errors import CheckpointError
+from dsts_pipeline.extract.checkpoint_files import read_state
+from dsts_pipeline.extract.downloads import locate_weights
+from dsts_pipeline.extract.key_maps import rename_keys
+from dsts_pipeline.extract.weights import find_classifier, load_weights
+
+
+class Recognizer(nn.Module):
+    """Two layers under the names of a Swin recognizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"proj": nn.Linear(3, 4), "norm3": nn.LayerNorm(4)})
+
+
+@pytest.fixture
+def recognizer():
+    torch.manual_seed(0)
+    model = Recognizer()
+    nn.init.normal_(model.backbone["norm3"].weight)
+    return model
+
+
+def save_as_mmengine_does(path, state):
+    """OpenMMLab's published format: weights, and the log of the training as mmengine keeps it."""
+    from mmengine.logging import HistoryBuffer, MessageHub
+
+    hub = MessageHub("test_weights_files")
+    for step in range(3):
+        hub.update_scalar("train/loss", np.float64(step) + 0.5)
+        hub.update_scalar("train/lr", 0.1)
+    hub.update_info("acc", np.float64(0.5))
+    buffers = hub.state_dict()
+    assert isinstance(buffers["log_scalars"]["train/loss"], HistoryBuffer)
+    meta = {"epoch": np.int64(3), "iter": 9, "seed": np.float32(0.0), "ids": np.arange(4)}
+    torch.save({"meta": meta, "message_hub": buffers, "state_dict": state}, path)
+
+
+def assert_equal_states(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_checkpoint_of_openmmlab_with_its_training_log_loads(recognizer, tmp_path):
+    path = tmp_path / "epoch_3.pth"
+    save_as_mmengine_does(path, recognizer.state_dict())
+    with pytest.raises(pickle.UnpicklingError, match="numpy._core.multiarray.scalar"):
+        torch.load(path, weights_only=True)  # which is why there is an allow-list
+    fresh = Recognizer()
+    report = load_weights(fresh, path)
+    assert_equal_states(fresh.state_dict(), recognizer.state_dict())
+    assert report.key_map == "mmaction2" and len(report.matched) == 4
+    assert report.missing == report.unexpected == report.left_out == ()
+
+
+def test_the_file_of_mmengines_own_runner_loads(recognizer, tmp_path):
+    from mmengine.runner import save_checkpoint
+
+    content = {"meta": {"time": "x"}, "state_dict": recognizer.state_dict()}
+    save_checkpoint(content, str(tmp_path / "c"))
+    assert_equal_states(read_state(tmp_path / "c"), dict(recognizer.state_dict()))
+
+
+def test_an_extra_missing_norm_is_an_error_that_names_it(recognizer, tmp_path):
+    state = dict(recognizer.state_dict())
+    for name in ("backbone.norm3.weight", "backbone.norm3.bias"):
+        del state[name]
+    save_as_mmengine_does(tmp_path / "c.pth", state)
+    expected = r"2 missing: backbone\.norm3\.bias, backbone\.norm3\.weight \(2 of 4 match by"
+    with pytest.raises(CheckpointError, match=expected):
+        load_weights(Recognizer(), tmp_path / "c.pth")
+
+
+def test_a_failed_load_changes_nothing(recognizer, tmp_path):
+    torch.save({"backbone.proj.weight": torch.zeros(4, 3)}, tmp_path / "c.pth")
+    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    with pytest.raises(CheckpointError):
+        load_weights(recognizer, tmp_path / "c.pth")
+    assert_equal_states(before, dict(recognizer.state_dict()))
+
+
+class Harmful:
+    """Unpickled without care, it creates a file."""
+
+    def __init__(self, command):
+        self._command = command
+
+    def __reduce__(self):
+        return os.system, (self._command,)
+
+
+@pytest.mark.parametrize("where", ["alone", "beside the weights", "old format"])
+def test_a_harmful_pickle_is_refused_and_nothing_of_it_runs(recognizer, tmp_path, where):
+    harmed, path = tmp_path / "harmed", tmp_path / "weights.pth"
+    payload = Harmful(f"touch {harmed}")
+    if where == "alone":
+        path.write_bytes(pickle.dumps(payload))
+    else:
+        content = {"state_dict": recognizer.state_dict(), "meta": payload}
+        torch.save(content, path, _use_new_zipfile_serialization=where != "old format")
+    with pytest.raises(
+        CheckpointError, match=r"refused, it (names (posix|nt)\.system|is no plain)"
+    ):
+        read_state(path)
+    assert not harmed.exists()
+    pickle.loads(pickle.dumps(payload))  # the payload is a real one
+    assert harmed.exists()
+
+
+@pytest.mark.parametrize("function", [eval, print, np.load, os.remove, setattr, __import__])
+def test_functions_beyond_the_allow_list_are_refused_by_name(function, tmp_path):
+    class Call:
+        def __reduce__(self):
+            return function, ("x",)
+
+    torch.save({"state_dict": {"a": torch.ones(1)}, "meta": Call()}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=rf"it names [\w.]*{function.__name__},"):
+        read_state(tmp_path / "c.pth")
+
+
+def test_the_getattr_of_a_history_is_not_pythons(tmp_path):
+    class Call:
+        def __reduce__(self):
+            return getattr, ("text", "no such attribute")  # would raise AttributeError
+
+    torch.save({"state_dict": {"a": torch.ones(1)}, "meta": Call()}, tmp_path / "c.pth")
+    assert torch.equal(read_state(tmp_path / "c.pth")["a"], torch.ones(1))
+
+
+def test_allowed_names_are_bound_to_objects_that_do_nothing(tmp_path):
+    # An array whose unpickling would run numpy's code comes back as an inert stand-in: an error
+    # where a tensor is expected, never an array.
+    torch.save({"a": torch.ones(1), "b": np.ones(2)}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"1 entries of its weights are no tensors \(b\)"):
+        read_state(tmp_path / "c.pth")
+
+
+def test_damaged_and_foreign_files_are_refused(recognizer, tmp_path):
+    whole = tmp_path / "whole.pth"
+    torch.save(recognizer.state_dict(), whole)
+    (tmp_path / "cut.pth").write_bytes(whole.read_bytes()[:-300])
+    torch.save([1, 2], tmp_path / "list.pth")
+    (tmp_path / "text.pth").write_text("hello")
+    for name, message in [
+        ("cut.pth", "not a sound"),
+        ("list.pth", "holds a list without weights"),
+        ("text.pth", "not a sound safetensors file"),
+        ("none.pth", "no such weights file"),
+    ]:
+        with pytest.raises(CheckpointError, match=message):
+            read_state(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("rename", "chosen"),
+    [
+        (lambda k: f"module.{k}", "mmaction2"),
+        (lambda k: f"module._orig_mod.{k}", "mmaction2"),
+        (lambda k: k.replace("norm3", "norm"), "video_swin"),
+        (lambda k: f"module.{k.replace('norm3', 'norm')}", "video_swin"),
+        (lambda k: k.removeprefix("backbone.").replace("norm3", "norm"), "video_swin"),
+        (lambda k: k.removeprefix("backbone."), "video_swin"),
+    ],
+)
+def test_names_of_other_makers_are_mapped(recognizer, tmp_path, rename, chosen):
+    torch.save({rename(k): v for k, v in recognizer.state_dict().items()}, tmp_path / "c.pth")
+    fresh = Recognizer()
+    assert load_weights(fresh, tmp_path / "c.pth").key_map == chosen
+    assert_equal_states(dict(fresh.state_dict()), dict(recognizer.state_dict()))
+
+
+def test_a_fine_tuned_dsts_model_gives_its_backbone_by_the_named_map_only(recognizer, tmp_path):
+    state = {f"module.{k}": v for k, v in recognizer.state_dict().items()}
+    state |= {"module.head.classifier.weight": torch.ones(2, 2)}
+    torch.save({"model": state}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"1 unexpected: head\.classifier\.weight"):
+        load_weights(Recognizer(), tmp_path / "c.pth")
+    fresh = Recognizer()
+    report = load_weights(fresh, tmp_path / "c.pth", key_map="dsts")
+    assert report.left_out == ("module.head.classifier.weight",) and len(report.matched) == 4
+    assert report.summarize()["num_left_out"] == 1
+
+
+def test_a_classifier_is_left_out_only_where_the_recognizer_has_none(recognizer, tmp_path):
+    state = dict(recognizer.state_dict()) | {"cls_head.fc_cls.weight": torch.ones(2, 4)}
+    torch.save(state | {"cls_head.fc_cls.bias": torch.ones(2)}, tmp_path / "c.pth")
+    report = load_weights(Recognizer(), tmp_path / "c.pth", leave_out=("cls_head.",))
+    assert report.left_out == ("cls_head.fc_cls.bias", "cls_head.fc_cls.weight")
+    assert find_classifier(tmp_path / "c.pth", 4, 2) is not None
+    assert find_classifier(tmp_path / "c.pth", 4, 3) is None
+    assert find_classifier("random", 4, 2) is None
+
+
+def test_two_keys_for_one_name_are_an_error(recognizer, tmp_path):
+    with pytest.raises(ValueError, match="two tensors would be called a by the key map mmaction2"):
+        rename_keys(["a", "module.a"], "mmaction2")
+    state = dict(recognizer.state_dict())
+    torch.save(state | {f"module.{k}": v for k, v in state.items()}, tmp_path / "c.pth")
+    with pytest.raises(CheckpointError, match=r"choose another backbone\.key_map"):
+        load_weights(Recognizer(), tmp_path / "c.pth")
+
+
+def test_counters_of_old_files_may_be_missing(tmp_path):
+    model = nn.ModuleDict({"backbone": nn.BatchNorm3d(2)})
+    state = model.state_dict()
+    del state["backbone.num_batches_tracked"]
+    torch.save(state, tmp_path / "c.pth")
+    assert len(load_weights(model, tmp_path / "c.pth").matched) == 4
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    content = b"weights" * 1000
+    num_requests = 0
+
+    def do_GET(self):
+        type(self).num_requests += 1
+        path = self.path.split("?")[0]
+        self.send_response(404 if path == "/gone.pth" else 200)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[:100] if path == "/cut.pth" else self.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    _Handler.num_requests = 0
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_a_download_is_checked_kept_and_fetched_once(server, tmp_path):
+    digest = hashlib.sha256(_Handler.content).hexdigest()
+    first = locate_weights(f"{server}/w.pth", cache_folder=tmp_path)
+    assert first.sha256 == digest and first.path.read_bytes() == _Handler.content
+    again = locate_weights(f"{server}/w.pth", sha256=digest.upper(), cache_folder=tmp_path)
+    assert again == first and _Handler.num_requests == 1
+    first.path.write_bytes(b"damaged")
+    assert locate_weights(f"{server}/w.pth", cache_folder=tmp_path) == first
+    assert first.path.read_bytes() == _Handler.content and _Handler.num_requests == 2
+
+
+def test_a_download_of_another_digest_is_refused_and_leaves_nothing(server, tmp_path):
+    with pytest.raises(CheckpointError, match=r"backbone\.weights_sha256 expects 0000") as error:
+        locate_weights(
+            f"{server}/w.pth?token=secret",
+            sha256="0" * 64,
+            cache_folder=tmp_path,
+        )
+    assert "secret" not in str(error.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_cannot_be_downloaded_says_why(server, tmp_path):
+    for name, message in [("gone.pth", "404"), ("cut.pth", "cannot be downloaded")]:
+        with pytest.raises(CheckpointError, match=message):
+            locate_weights(f"{server}/{name}", cache_folder=tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
+        locate_weights("http://127.0.0.1:9/w.pth", cache_folder=tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_digest_of_a_local_file_is_checked(tmp_path):
+    (tmp_path / "w").write_bytes(b"abc")
+    digest = hashlib.sha256(b"abc").hexdigest()
+    assert locate_weights(tmp_path / "w", sha256=digest).sha256 == digest
+    with pytest.raises(CheckpointError, match=f"its sha256 is {digest}"):
+        locate_weights(tmp_path / "w", sha256="1" * 64)
