@@ -38,6 +38,18 @@ PARAMS_FILE = Path("params.yaml")
 
 
 @app.command()
+def doctor(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Look whether this machine can run the settings: one line per check, ok or what to do.
+
+    Versions, decoder, devices, data, weights, free space, and the time of the extraction as
+    measured on four clips. The exit status is 0 if all is well, else 1.
+
+    Example: python cli.py doctor --set dataset.root=/data/diving48
+    """
+    _run_stage("doctor", params, overrides, debug)
+
+
+@app.command()
 def prepare(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
     """Render or read the data set and write the checked clip index, outputs/clips.json.
 

@@ -1,0 +1,42 @@
+"""Checks of a machine before extraction: devices, and whether the weights fit the backbone."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from dsts_pipeline.base.files import sha256_file
+
+_NUM_DIGITS = 12
+
+
+def check_weights(
+    name: str, weights: str | Path, *, num_frames: int, size_px: int
+) -> tuple[str, tuple[int, int, int, int]]:
+    """Load the weights into the backbone they are meant for, every key and shape compared.
+
+    Returns:
+        What was found, and the shape (C, T', H', W') of one clip's map.
+
+    Raises:
+        SettingsError: No backbone has this name.
+        CheckpointError: The file is missing, damaged or belongs to another backbone.
+    """
+    from dsts_pipeline.extract.backbones import build_backbone
+
+    backbone = build_backbone(name, weights=weights, num_frames=num_frames, size_px=size_px)
+    shape = " x ".join(map(str, backbone.map_shape))
+    digest = sha256_file(weights)[:_NUM_DIGITS]
+    return f"{weights} (sha256 {digest}...) fits {name}: maps of {shape}", backbone.map_shape
+
+
+def describe_devices() -> str:
+    """Processors and accelerators that torch sees."""
+    import torch
+
+    found: list[Any] = [f"{platform.machine()}, {torch.get_num_threads()} threads"]
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(number)
+        found.append(f"{properties.name} with {properties.total_memory / 1e9:.0f} GB")
+    return "; ".join(found) if len(found) > 1 else f"{found[0]}; no GPU, which is not needed"
