@@ -1,4 +1,4 @@
-"""Score every trained head on the test split."""
+"""Score every trained head on the test split, or on the one that settings are chosen by."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from stages.inputs import open_features
 from stages.results import print_table
 from stages.scores import score_head
 
-SPLIT = "test"
-
 
 def run(settings: Settings) -> None:
     """Write the predictions of each head, metrics.json and headline.json; print the table.
@@ -33,7 +31,7 @@ def run(settings: Settings) -> None:
     # Imported features have no clip index; all that is missing there is a failure of the store.
     imported = "import" in store.manifest["made_of"]
     unusable = () if imported else ClipIndex.load(places.CLIP_INDEX).problems
-    rows = store.rows_of_split(SPLIT)
+    rows = store.rows_of_split(chosen.split)
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     names = [name for name in places.HEAD_NAMES if (places.HEADS / name).exists()]
     heads = {}
@@ -42,14 +40,14 @@ def run(settings: Settings) -> None:
             heads[name] = score_head(places.HEADS / name, feed, batch_size=chosen.batch_size)
             heads[name].predictions.save(places.PREDICTIONS / f"{name}.npz")
             progress.advance(len(rows), name)
-    failures = [clip for clip in store.manifest["failures"] if clip["split"] == SPLIT]
+    failures = [clip for clip in store.manifest["failures"] if clip["split"] == chosen.split]
     views = count_views(feed.groups.tolist(), failures)
-    problems = [problem for problem in unusable if problem.split == SPLIT]
+    problems = [problem for problem in unusable if problem.split == chosen.split]
     metrics = assemble_metrics(
         heads,
         denominators=Denominators(views.num_clips, len(views.failed), missing=len(problems)),
         views=views.describe(),
-        split=SPLIT,
+        split=chosen.split,
         store=store.fingerprint,
         bootstrap=Bootstrap(chosen.num_bootstrap, chosen.confidence, settings.seed),
         attribute_names=store.attribute_names,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from dsts_pipeline.base.settings.sections import Section
 
 
 class EvaluateSettings(Section):
-    """How heads are run over the test split and how sure their figures are."""
+    """Which split heads are run over, and how sure their figures are.
 
+    `split` "val" is for choosing settings: it is there where `dataset.heldout_fraction` or the
+    annotations make one, and leaves "test" unseen until the settings are settled.
+    """
+
+    split: Literal["test", "val"] = "test"
     batch_size: int = Field(64, ge=1)
     num_bootstrap: int = Field(2000, ge=100, le=100_000)
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
