@@ -19,12 +19,13 @@ from dsts_pipeline.base.errors import StoreError, UserError
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.manifest import parse_manifest
 from dsts_pipeline.feature_store.presence import list_shard_files
-from dsts_pipeline.feature_store.shard_cache import ShardCache, Sink, WrongContent
+from dsts_pipeline.feature_store.shard_cache import ShardCache
+from dsts_pipeline.feature_store.sink import Sink, WrongContent
 
 CACHE_DIR = ".feature_cache"
 NUM_TRIES = 4
 FIRST_PAUSE_SECONDS = 0.25
-_BLOCK_BYTES = 16 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 _NUM_PARALLEL = 16
 _NO_LISTING = ("http", "https")
 

@@ -15,7 +15,6 @@ closes it.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import re
 import time
@@ -24,67 +23,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from dsts_pipeline.base.errors import SettingsError, StoreError
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.feature_store.sink import Sink, cannot_write
 
 _FINISHED = re.compile(r"[0-9a-f]{64}")
 _COUNTED = re.compile(r"[0-9a-f]{64}(\.part)?")
 _WAIT_SECONDS = 0.02
 
-Download = Callable[["Sink"], None]
-
-
-class WrongContent(Exception):
-    """What arrived is not what was expected; the message tells in which way."""
-
-
-class Sink:
-    """Takes a download: writes it, and compares its length and digest with what is expected.
-
-    It looks like a binary file to those who write into it.
-    """
-
-    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
-        self._file, self._expected = file, num_bytes
-        self._digest, self._num_bytes = hashlib.sha256(), 0
-
-    def write(self, block: bytes) -> int:
-        """Take the next block.
-
-        Raises:
-            WrongContent: more bytes than expected.
-        """
-        if self._num_bytes + len(block) > self._expected:
-            raise WrongContent(f"has more than the {self._expected} bytes that the manifest says")
-        try:
-            self._file.write(block)
-        except OSError as error:
-            raise _cannot_write(Path(self._file.name).parent, error) from None
-        self._digest.update(block)
-        self._num_bytes += len(block)
-        return len(block)
-
-    def restart(self) -> None:
-        """Forget what was taken, for another attempt."""
-        self._file.seek(0)
-        self._digest, self._num_bytes = hashlib.sha256(), 0
-
-    def check(self, sha256: str) -> None:
-        """Raise WrongContent unless exactly the expected bytes have come."""
-        if self._num_bytes != self._expected:
-            raise WrongContent(f"ended after {self._num_bytes} of {self._expected} bytes")
-        if self._digest.hexdigest() != sha256:
-            raise WrongContent("is damaged (sha256 does not hold)")
-
-    def read(self, size: int = -1) -> bytes:
-        """Nothing can be read back."""
-        raise NotImplementedError
-
-    def tell(self) -> int:
-        """Bytes taken so far."""
-        return self._num_bytes
-
-    def close(self) -> None:
-        """The cache closes its file itself."""
+Download = Callable[[Sink], None]
 
 
 class ShardCache:
@@ -163,7 +109,7 @@ class ShardCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / ".lock", "ab")
         except OSError as error:
-            raise _cannot_write(self.folder, error) from None
+            raise cannot_write(self.folder, error) from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
@@ -178,7 +124,7 @@ class ShardCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _cannot_write(self.folder, error) from None
+            raise cannot_write(self.folder, error) from None
         if os.fstat(descriptor).st_size != num_bytes:
             os.close(descriptor)
             path.unlink(missing_ok=True)
@@ -223,7 +169,7 @@ class ShardCache:
             fcntl.flock(file, fcntl.LOCK_EX)
             os.truncate(part, num_bytes)
         except OSError as error:
-            raise _cannot_write(self.folder, error) from None
+            raise cannot_write(self.folder, error) from None
         return file
 
     def _fill(self, file: BinaryIO, sha256: str, num_bytes: int, download: Download) -> int:
@@ -256,10 +202,3 @@ def _wait_for(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
     finally:
         os.close(descriptor)
-
-
-def _cannot_write(folder: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"{folder}: can't keep downloaded shards here ({error.strerror or error}); free space, or "
-        "set feed.cache_dir to a folder that can be written to"
-    )

@@ -18,8 +18,10 @@ BUCKET = "features"
 def s3_server() -> Iterator[str]:
     """An S3-compatible server with an empty bucket; gives its endpoint."""
     import boto3
+    import s3fs
     from moto.server import ThreadedMotoServer
 
+    s3fs.S3FileSystem.clear_instance_cache()  # of another server's clients
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -15,7 +15,8 @@ import pytest
 
 from dsts_pipeline.base.errors import SettingsError, StoreError
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.shard_cache import ShardCache, WrongContent
+from dsts_pipeline.feature_store.shard_cache import ShardCache
+from dsts_pipeline.feature_store.sink import Sink, WrongContent
 from tests.feature_store.servers import http_server
 from tests.feature_store.small_store import make_plan, write_store
 
@@ -135,8 +136,6 @@ def test_a_full_disk_is_told(tmp_path):
 
         def write(self, block):
             raise OSError(28, "No space left on device")
-
-    from dsts_pipeline.feature_store.shard_cache import Sink
 
     with pytest.raises(StoreError, match="No space left on device.*set feed.cache_dir"):
         Sink(Full(), 10).write(b"123")
