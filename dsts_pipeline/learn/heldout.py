@@ -55,7 +55,11 @@ class Evaluation:
 def evaluate_rows(
     head: nn.Module, feed: FeatureFeed, rows: np.ndarray, *, batch_size: int
 ) -> Evaluation:
-    """Evaluate `head` in evaluation mode on `rows` of `feed`."""
+    """Evaluate `head` in evaluation mode on `rows` of `feed`.
+
+    Choice: where held-out clips have several views, each counts as a clip. These figures only
+    choose the epoch; the views' mean is taken where results are counted (`metrics.views`).
+    """
     was_training = head.training
     head.eval()
     loss, correct, routing = 0.0, 0, []
