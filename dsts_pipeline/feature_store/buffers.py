@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 _WORTH_KEEPING = 2**20
+_LARGEST_KEPT = 2**29  # A batch may be so large; a whole split that was dropped is to be free.
 _ALIGNMENT = 64
 NUM_SPARE = 2
 
@@ -30,7 +31,8 @@ class _Lease:
         return self._memory.__array_interface__
 
     def __del__(self) -> None:
-        self._spare.append(self._memory)
+        if self._memory.nbytes <= _LARGEST_KEPT:
+            self._spare.append(self._memory)
 
 
 class BufferPool:

@@ -14,7 +14,7 @@ import pytest
 import zarr
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.feature_store import open_store
+from dsts_pipeline.feature_store import buffers, open_store
 from dsts_pipeline.feature_store.descriptors import Descriptors
 from dsts_pipeline.feature_store.manifest import sign
 from dsts_pipeline.feature_store.store_files import LocalFiles
@@ -236,3 +236,13 @@ def test_damage_in_arrays_of_other_programs(tmp_path):
     file.unlink()
     with pytest.raises(StoreError, match="shard 2 .maps/c/2/0/0/0/0. is missing"):
         open_store(path)
+
+
+def test_memory_of_a_whole_split_is_not_kept(tmp_path, monkeypatch):
+    store = open_store(write_store(tmp_path, make_plan(map_shape=(64, 8, 16, 16))))
+    monkeypatch.setattr(buffers, "_LARGEST_KEPT", 2**21)
+    store.read(range(4))
+    assert len(store._buffers._spare) == 1
+    for _ in range(5):
+        store.read(range(21))
+    assert sum(memory.nbytes for memory in store._buffers._spare) <= 2**21
