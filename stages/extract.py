@@ -11,7 +11,7 @@ from dsts_pipeline.feature_store import StorePlan, StoreWriter
 from dsts_pipeline.feature_store.manifest import drop_provenance
 from dsts_pipeline.feature_store.space import require_space, survey_store
 from stages import places
-from stages.store_plan import prepare_work
+from stages.store_plan import extraction_options, prepare_work
 
 
 def run(settings: Settings) -> None:
@@ -29,12 +29,12 @@ def run(settings: Settings) -> None:
             index,
             backbone,
             writer,
-            decoder=chosen.decoder,
-            num_decode_workers=chosen.num_decode_workers,
-            batch_size=chosen.batch_size,
-            max_failed_fraction=chosen.max_failed_fraction,
+            **extraction_options(settings),
         )
-        sections = {"backbone": chosen.model_dump(mode="json")}
+        sections = {
+            "backbone": chosen.model_dump(mode="json"),
+            "dataset": settings.dataset.model_dump(mode="json", include={"flip", "flip_pairs"}),
+        }
         manifest = read_json(writer.finish(collect_provenance(sections)))
     # Also those of earlier runs that were interrupted, or had another limit.
     failures = [ClipFailure(failure["id"], failure["reason"]) for failure in manifest["failures"]]

@@ -1,30 +1,32 @@
 """Decode processes under a watchdog: jobs in, frames or reasons out, in the order of the jobs.
 
 Each of `num_workers` threads owns one process and waits for its answer. A process that takes too
-long is killed, one that dies is replaced; the clip is tried once more and then failed with a
-reason. At most `prefetch` clips are decoded ahead of the consumer, so memory is bounded.
+long is killed, one that dies is replaced; the clip is tried once more, then with the job's other
+decoder if it names one, and then failed with a reason. At most `prefetch_bytes` of frames are
+decoded ahead of the consumer, whatever the size and length of the videos.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 
 from dsts_pipeline.base.errors import UserError
-from dsts_pipeline.extract.decode_process import (
+from dsts_pipeline.extract.decode_job import (
     Decoded,
     DecodeFunction,
     DecodeJob,
-    Worker,
-    WorkerLost,
     answer,
     decode_clip,
 )
+from dsts_pipeline.extract.decode_process import Worker, WorkerLost
 
 NUM_ATTEMPTS = 2
+PREFETCH_BYTES = 256 * 2**20
 _NUM_STARTS = 3
 
 
@@ -33,8 +35,9 @@ class DecodePool:
 
     Args:
         clip_timeout_seconds: A process that works longer on one clip is killed.
-        prefetch: Clips decoded ahead of the consumer, at most.
-        decode: What the processes do with a job; must be importable by name.
+        prefetch_bytes: Frames decoded ahead of the consumer, at most; one job per process always.
+        decode: What the processes do with a job; must be importable by name, like `warm_up`.
+        warm_up: What each process does before its first job, outside of any clip's time.
     """
 
     def __init__(
@@ -42,11 +45,12 @@ class DecodePool:
         num_workers: int,
         *,
         clip_timeout_seconds: float = 60.0,
-        prefetch: int = 64,
+        prefetch_bytes: int = PREFETCH_BYTES,
         decode: DecodeFunction = decode_clip,
+        warm_up: Callable[[], None] | None = None,
     ) -> None:
-        self._timeout_seconds, self._prefetch = clip_timeout_seconds, max(prefetch, num_workers, 1)
-        self._decode = decode
+        self._timeout_seconds, self._prefetch_bytes = clip_timeout_seconds, prefetch_bytes
+        self._num_workers, self._decode, self._warm_up = num_workers, decode, warm_up
         self._threads = ThreadPoolExecutor(num_workers, "decode") if num_workers else None
         self._own = threading.local()
         self._workers: set[Worker] = set()
@@ -86,18 +90,41 @@ class DecodePool:
         if self._threads is None:
             yield from (answer(self._decode, job) for job in jobs if job is not None)
             return
-        ahead: deque[Future[Decoded]] = deque()
+        ahead: deque[tuple[Future[Decoded], int]] = deque()
+        num_bytes = 0
         for job in jobs:
             if job is not None:
-                ahead.append(self._threads.submit(self._decode_watched, job))
-            if ahead and (job is None or len(ahead) >= self._prefetch):
-                yield ahead.popleft().result()
+                # Room is made before the job starts, or its frames would come on top.
+                while len(ahead) >= self._num_workers and (
+                    num_bytes + job.frame_bytes > self._prefetch_bytes
+                ):
+                    future, due_bytes = ahead.popleft()
+                    num_bytes -= due_bytes
+                    yield future.result()
+                ahead.append((self._threads.submit(self._decode_watched, job), job.frame_bytes))
+                num_bytes += job.frame_bytes
+            elif ahead:
+                future, due_bytes = ahead.popleft()
+                num_bytes -= due_bytes
+                yield future.result()
         while ahead:
-            yield ahead.popleft().result()
+            yield ahead.popleft()[0].result()
 
     def _decode_watched(self, job: DecodeJob) -> Decoded:
+        answered = self._try(job, NUM_ATTEMPTS)
+        if isinstance(answered, Decoded):
+            return answered
+        if job.fallback is None or job.fallback == job.decoder:
+            return Decoded(None, answered)
+        other = self._try(replace(job, decoder=job.fallback), 1)
+        if isinstance(other, Decoded):
+            return other
+        return Decoded(None, f"{answered}; {job.fallback}: {other}")
+
+    def _try(self, job: DecodeJob, num_attempts: int) -> Decoded | str:
+        """The answer to `job`, or what became of the processes that should have given it."""
         reason = ""
-        for _ in range(NUM_ATTEMPTS):
+        for _ in range(num_attempts):
             if self._closing:
                 return Decoded(None, "the pool is closed")
             try:
@@ -105,12 +132,12 @@ class DecodePool:
             except WorkerLost as loss:
                 reason = str(loss)
                 self._drop_worker()
-        return Decoded(None, f"{reason}, {NUM_ATTEMPTS} times")
+        return f"{reason}, {num_attempts} times" if num_attempts > 1 else reason
 
     def _get_worker(self) -> Worker:
         worker: Worker | None = getattr(self._own, "worker", None)
         if worker is None:
-            worker = self._own.worker = _start_worker(self._decode)
+            worker = self._own.worker = _start_worker(self._decode, self._warm_up)
             with self._lock:
                 self._workers.add(worker)
         if self._closing:
@@ -126,7 +153,7 @@ class DecodePool:
             worker.kill()
 
 
-def _start_worker(decode: DecodeFunction) -> Worker:
+def _start_worker(decode: DecodeFunction, warm_up: Callable[[], None] | None) -> Worker:
     """A process that does not even start says nothing about the clip: that is an error of its own.
 
     Raises:
@@ -135,7 +162,7 @@ def _start_worker(decode: DecodeFunction) -> Worker:
     reason = ""
     for _ in range(_NUM_STARTS):
         try:
-            return Worker(decode)
+            return Worker(decode, warm_up)
         except WorkerLost as loss:
             reason = str(loss)
     raise UserError(

@@ -7,7 +7,6 @@ killed. They are spawned, not forked, since a fork copies torch's threads in an 
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import signal
@@ -15,74 +14,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-import numpy as np
-
-from dsts_pipeline.clips.decode import Decoder, VideoError, decode_frames
+from dsts_pipeline.extract.decode_job import Decoded, DecodeFunction, DecodeJob, answer
 
 _START_SECONDS = 120.0
 _ORPHAN_POLL_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class DecodeJob:
-    """Frames `indices` of the video at `path`, whose content must have this size and digest."""
-
-    path: str
-    indices: tuple[int, ...]
-    decoder: Decoder
-    size_px: int
-    size_bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """Frames uint8 [T, H, W, 3], or None and the reason why there are none."""
-
-    frames: np.ndarray | None
-    reason: str = ""
-
-
-DecodeFunction = Callable[[DecodeJob], np.ndarray]
-
-
-def decode_clip(job: DecodeJob) -> np.ndarray:
-    """Decode `job` after checking that the file is still the one that was indexed.
-
-    The check also catches the damage that decord would paper over.
-
-    Raises:
-        VideoError: The file changed since it was indexed, or cannot be decoded.
-    """
-    try:
-        content = Path(job.path).read_bytes()
-    except OSError as error:
-        raise VideoError(job.path, f"it cannot be read ({error.strerror})") from None
-    if len(content) != job.size_bytes:
-        raise VideoError(job.path, f"{len(content)} bytes, {job.size_bytes} when it was indexed")
-    if hashlib.sha256(content).hexdigest() != job.sha256:
-        raise VideoError(job.path, "its content changed since it was indexed")
-    return decode_frames(job.path, job.indices, decoder=job.decoder, size_px=job.size_px)
-
-
-def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
-    """What became of `job`: frames, or the reason why there are none."""
-    try:
-        return Decoded(decode(job))
-    except VideoError as error:
-        return Decoded(None, error.reason)
-
-
-def _serve(connection: Connection, decode: DecodeFunction, parent: int) -> None:
+def _serve(
+    connection: Connection,
+    decode: DecodeFunction,
+    warm_up: Callable[[], None] | None,
+    parent: int,
+) -> None:
     """The life of a decode process: answer jobs until the other end closes or the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
     threading.Thread(target=_exit_when_orphaned, args=(parent,), daemon=True).start()
     # Decoders print about broken files by themselves; the reason goes into the manifest instead.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    if warm_up is not None:
+        warm_up()
     connection.send("ready")
     while True:
         try:
@@ -110,15 +62,22 @@ class WorkerLost(Exception):
 class Worker:
     """One decode process, seen from its parent.
 
+    Args:
+        decode: What it does with a job; must be importable by name, like `warm_up`.
+        warm_up: What it does once, before its first job.
+
     Raises:
         WorkerLost: It does not start.
     """
 
-    def __init__(self, decode: DecodeFunction) -> None:
+    def __init__(self, decode: DecodeFunction, warm_up: Callable[[], None] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, child = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(child, decode, os.getpid()), daemon=True, name="decode"
+            target=_serve,
+            args=(child, decode, warm_up, os.getpid()),
+            daemon=True,
+            name="decode",
         )
         self.process.start()
         child.close()

@@ -16,9 +16,9 @@ import torch
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.decode_job import DecodeJob
 from dsts_pipeline.extract.decode_pool import DecodePool
-from dsts_pipeline.extract.decode_process import DecodeJob
-from dsts_pipeline.extract.runner import plan_job
+from dsts_pipeline.extract.views import ViewPlan, Views
 
 _NUM_BATCHES = 2
 
@@ -48,18 +48,20 @@ def forecast_extraction(
     backbone: Backbone,
     positions: Sequence[int],
     *,
+    views: Views = Views(),
     decoder: Decoder = "decord",
     num_decode_workers: int = 1,
     batch_size: int = 32,
 ) -> Forecast:
-    """Time two batches (fewer if fewer are pending) of the clips at `positions`, evenly spread.
+    """Time two batches (fewer if fewer are pending) of the rows at `positions`, evenly spread.
 
     Choice: both halves are timed one after the other, because two batches are too few for a
     pipeline to settle. Where decoding and the backbone share processors the truth is slower.
     """
     num_clips = min(len(positions), _NUM_BATCHES * batch_size)
     chosen = [positions[i * len(positions) // num_clips] for i in range(num_clips)]
-    jobs = [plan_job(index, index.clips[position], backbone, decoder) for position in chosen]
+    plan = ViewPlan(index, backbone, views, decoder)
+    jobs = [job for position in chosen for job in plan.jobs([position])]
     size = backbone.size_px
     frames = np.zeros((num_clips, backbone.num_frames, size, size, 3), np.uint8)
     with DecodePool(num_decode_workers) as pool:
@@ -67,7 +69,7 @@ def forecast_extraction(
         started = time.monotonic()
         for row, decoded in enumerate(pool.run(jobs)):
             if decoded.frames is not None:
-                frames[row] = decoded.frames
+                frames[row] = decoded.frames[0]
         decode_seconds = time.monotonic() - started
     return Forecast(
         num_clips=num_clips,

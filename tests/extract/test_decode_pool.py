@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.clips.decode import VideoError
+from dsts_pipeline.extract.decode_job import DecodeJob, FrameView
 from dsts_pipeline.extract.decode_pool import DecodePool
-from dsts_pipeline.extract.decode_process import DecodeJob
 
 
 def obey(job: DecodeJob) -> np.ndarray:
     """A decoder that does what the job's path says; its frames hold the first index."""
     order, _, argument = job.path.partition(":")
+    if order == "hang-in-decord" and job.decoder == "decord":
+        order = "hang"
     if order == "hang":
         time.sleep(600)
     if order == "crash":
@@ -33,11 +35,21 @@ def obey(job: DecodeJob) -> np.ndarray:
         time.sleep(float(argument))
     if order == "modules":
         return np.array([name in sys.modules for name in ("torch", "mmaction")])
-    return np.full((1, 2, 2, 3), job.indices[0], np.uint8)
+    if order == "huge":
+        raise MemoryError
+    return np.full((1, 1, 2, 2, 3), job.views[0].indices[0], np.uint8)
 
 
-def _jobs(*orders: str) -> list[DecodeJob]:
-    return [DecodeJob(order, (i,), "decord", 2, 0, "") for i, order in enumerate(orders)]
+def wait() -> None:
+    """A slow start."""
+    time.sleep(3.0)
+
+
+def _jobs(*orders: str, fallback=None) -> list[DecodeJob]:
+    return [
+        DecodeJob(order, (FrameView((i,)),), 0, "", "decord", 2, 2, fallback)
+        for i, order in enumerate(orders)
+    ]
 
 
 def _values(answers) -> list[int | str]:
@@ -81,18 +93,42 @@ def test_a_bug_in_our_own_code_is_no_failure_of_the_clip():
         list(pool.run(_jobs("bug")))
 
 
+def test_the_other_decoder_gets_its_turn_after_the_first_hung_twice():
+    with DecodePool(1, decode=obey, clip_timeout_seconds=2.0) as pool:
+        values = _values(pool.run(_jobs("hang-in-decord", "hang", "", fallback="pyav")))
+    told = "decoding took longer than 2 s"
+    assert values == [0, f"{told}, 2 times; pyav: {told}", 2]
+
+
+def test_too_little_memory_is_a_reason():
+    with DecodePool(1, decode=obey) as pool:
+        values = _values(pool.run(_jobs("huge", "")))
+    assert values == ["decoding it takes more memory than there is", 1]
+
+
+def test_a_slow_start_is_not_held_against_the_first_clip():
+    with DecodePool(1, decode=obey, warm_up=wait, clip_timeout_seconds=1.5) as pool:
+        assert _values(pool.run(_jobs("", ""))) == [0, 1]
+
+
 def test_no_more_is_decoded_ahead_than_asked_for():
     taken = []
+    frame_bytes = 2 * 2 * 3
 
     def jobs():
         for job in _jobs(*[""] * 50):
             taken.append(job)
             yield job
 
-    with DecodePool(2, decode=obey, prefetch=5) as pool:
+    with DecodePool(2, decode=obey, prefetch_bytes=5 * frame_bytes) as pool:
         for number, _ in enumerate(pool.run(jobs()), start=1):
-            assert len(taken) <= number + 5
+            assert len(taken) <= number + 5  # the one in hand counts no more
     assert len(taken) == 50
+
+
+def test_one_job_for_each_process_is_let_in_whatever_its_size():
+    with DecodePool(2, decode=obey, prefetch_bytes=1) as pool:
+        assert _values(pool.run(_jobs(*[""] * 7))) == list(range(7))
 
 
 def test_decode_processes_do_without_torch():
@@ -102,7 +138,7 @@ def test_decode_processes_do_without_torch():
 
 
 def test_closing_ends_the_processes_and_drops_what_is_left():
-    with DecodePool(1, decode=obey, clip_timeout_seconds=500, prefetch=2) as pool:
+    with DecodePool(1, decode=obey, clip_timeout_seconds=500, prefetch_bytes=24) as pool:
         results = pool.run(_jobs("", *["hang"] * 5))
         assert _values([next(results)]) == [0]
         (process,) = pool.process_ids

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from dsts_pipeline.base.settings.extraction import ViewSettings
 from dsts_pipeline.base.settings.sections import Section
 
 
@@ -62,14 +63,27 @@ class DatasetSettings(Section):
 
 
 class BackboneSettings(Section):
-    """The frozen recognizer whose feature map is cached, and what it is fed."""
+    """The frozen recognizer whose feature map is cached, what it is fed, and how it is run.
+
+    `decoder_fallback` is tried on clips on which `decoder` fails. `prefetch_bytes` bounds the
+    frames that are held ahead of the backbone. `batch_size` is halved where it does not fit the
+    device. `device` "auto" takes the CUDA device of this process's number on its host, else the
+    CPU.
+    """
 
     name: str = "stick_r18"
     weights: str = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
     num_frames: int = Field(16, ge=1)
     size_px: int = Field(64, ge=16)
     decoder: Literal["decord", "pyav"] = "decord"
+    decoder_fallback: Literal["none", "decord", "pyav"] = "none"
     num_decode_workers: int = Field(1, ge=0)
+    clip_timeout_seconds: float = Field(60.0, gt=0.0)
+    prefetch_bytes: int = Field(256 * 2**20, ge=1)
+    views: ViewSettings = ViewSettings()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
     batch_size: int = Field(32, ge=1)
     max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
 

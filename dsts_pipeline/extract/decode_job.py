@@ -1,0 +1,149 @@
+"""What a decode process is asked, and what it answers: one video, the frames of its views.
+
+Enters: a path with the digest that its content must have, and which frames are wanted. Leaves:
+uint8 [V, T, H, W, 3], a row per view, or the reason why there is none. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.clips.decode import Decoder, VideoError, decode_frames
+from dsts_pipeline.extract.augmentation import Augmentation, augment
+
+CENTRE = 1
+
+
+@dataclass(frozen=True)
+class FrameView:
+    """One view of a clip.
+
+    Attributes:
+        indices: Frame numbers in the file, T of them.
+        crop: Where the square lies along the longer side: 0 at its start, 1 in the middle, 2 at
+            its end. Not looked at where the view is augmented.
+        seed: Of the augmentation; None: the view is not augmented.
+        is_flipped: Whether an augmented view is mirrored left to right.
+    """
+
+    indices: tuple[int, ...]
+    crop: int = CENTRE
+    seed: int | None = None
+    is_flipped: bool = False
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """Some views of the video at `path`, whose content must have this size and digest.
+
+    Attributes:
+        resize_px: What the shorter side is scaled to before a square of `size_px` is cut.
+        fallback: Tried where `decoder` fails; None: nothing is.
+        augmentation: What happens to views that have a seed.
+    """
+
+    path: str
+    views: tuple[FrameView, ...]
+    size_bytes: int
+    sha256: str
+    decoder: Decoder
+    size_px: int
+    resize_px: int
+    fallback: Decoder | None = None
+    augmentation: Augmentation = Augmentation()
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of the answer."""
+        return sum(len(view.indices) for view in self.views) * self.size_px**2 * 3
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Frames uint8 [V, T, H, W, 3], or None and the reason why there are none."""
+
+    frames: np.ndarray | None
+    reason: str = ""
+
+
+DecodeFunction = Callable[[DecodeJob], np.ndarray]
+
+
+def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
+    """What became of `job`: frames, or the reason why there are none."""
+    try:
+        return Decoded(decode(job))
+    except VideoError as error:
+        return Decoded(None, error.reason)
+    except MemoryError:
+        return Decoded(None, "decoding it takes more memory than there is")
+
+
+def decode_clip(job: DecodeJob) -> np.ndarray:
+    """Decode `job` after checking that the file is still the one that was indexed.
+
+    The check also catches the damage that decord would paper over.
+
+    Raises:
+        VideoError: The file changed since it was indexed, or cannot be decoded.
+    """
+    _check_content(job)
+    try:
+        return _decode_views(job)
+    except VideoError as error:
+        if job.fallback is None or job.fallback == job.decoder:
+            raise
+        first = error.reason
+    try:
+        return _decode_views(replace(job, decoder=job.fallback))
+    except VideoError as error:
+        both = first if error.reason == first else f"{first}; {job.fallback}: {error.reason}"
+        raise VideoError(job.path, both) from None
+
+
+def _check_content(job: DecodeJob) -> None:
+    try:
+        num_bytes = Path(job.path).stat().st_size
+        if num_bytes != job.size_bytes:
+            reason = f"{num_bytes} bytes, {job.size_bytes} when it was indexed"
+            raise VideoError(job.path, reason)
+        if sha256_file(job.path) != job.sha256:
+            raise VideoError(job.path, "its content changed since it was indexed")
+    except OSError as error:
+        raise VideoError(job.path, f"it cannot be read ({error.strerror})") from None
+
+
+def _decode_views(job: DecodeJob) -> np.ndarray:
+    """Every frame is decoded once, whichever views show it."""
+    numbers = np.unique(np.concatenate([view.indices for view in job.views]))
+    whole = decode_frames(
+        job.path, numbers, decoder=job.decoder, size_px=job.resize_px, is_cut=False
+    )
+    if min(whole.shape[1:3]) < job.size_px:
+        raise VideoError(
+            job.path, f"frames of {whole.shape[2]} x {whole.shape[1]} px are too small"
+        )
+    shape = (len(job.views), len(job.views[0].indices), job.size_px, job.size_px, 3)
+    frames = np.empty(shape, np.uint8)
+    for row, view in zip(frames, job.views, strict=True):
+        shown = whole[np.searchsorted(numbers, view.indices)]
+        if view.seed is None:
+            row[:] = _cut_square(shown, job.size_px, view.crop)
+        else:
+            row[:] = augment(
+                shown, job.augmentation, job.size_px, seed=view.seed, is_flipped=view.is_flipped
+            )
+    return frames
+
+
+def _cut_square(frames: np.ndarray, size_px: int, crop: int) -> np.ndarray:
+    """The square number `crop` of three along the longer side, as mmaction2's ThreeCrop cuts it."""
+    steps = [(length - size_px) // 2 for length in frames.shape[1:3]]
+    is_wide = frames.shape[2] >= frames.shape[1]
+    top, left = (steps[0], crop * steps[1]) if is_wide else (crop * steps[0], steps[1])
+    return frames[:, top : top + size_px, left : left + size_px]

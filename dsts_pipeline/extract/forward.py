@@ -1,0 +1,168 @@
+"""Batches of frames through a frozen backbone, so that its device always has work.
+
+Enters: frames uint8 [n, T, H, W, 3] and the memory that their maps go to. Leaves: maps float32
+[n, C, T', H', W'] in that memory, at the latest after `finish`.
+
+On a CUDA device frames are sent from pinned memory and maps come back into pinned memory while the
+next batch is gathered; one batch is under way. On a CPU a batch is done when `submit` returns.
+
+Batch size and bits: a batch that does not fit the memory is halved, and so are all that follow. A
+backbone may sum in another order at another batch size, which can change the last bit of a
+float32; the same size gives the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.progress import console
+
+Precision = Literal["float32", "bfloat16", "float16"]
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_OUT_OF_MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+class MapMaker(Protocol):
+    """What extraction asks of a backbone, `extract.Backbone` or a test's stand-in."""
+
+    name: str
+    num_frames: int
+    size_px: int
+    map_shape: tuple[int, int, int, int]
+
+    @property
+    def device(self) -> torch.device: ...
+    def __call__(self, frames: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How a backbone is run.
+
+    Attributes:
+        batch_size: Clips per forward pass, at most.
+        precision: Of autocast; "float32" means that there is none.
+        compile: Whether torch.compile is used.
+    """
+
+    batch_size: int = 32
+    precision: Precision = "float32"
+    compile: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """What of this a store's fingerprint names; empty where all is plain.
+
+        Choice: the batch size is left out. It can change the last bit of a float32, as another
+        processor can, and a store should outlive a change of either.
+        """
+        described: dict[str, Any] = {}
+        if self.precision != "float32":
+            described["precision"] = self.precision
+        if self.compile:
+            described["compiled"] = True
+        return described
+
+
+class _UnderWay(NamedTuple):
+    on_device: Tensor
+    pinned: Tensor
+    out: np.ndarray
+    started: torch.cuda.Event
+    ended: torch.cuda.Event
+
+
+class ForwardPass:
+    """Runs batches; `seconds` is how long the backbone took so far.
+
+    Attributes:
+        batch_size: The largest batch that is tried now.
+    """
+
+    def __init__(self, backbone: MapMaker, computing: Computing) -> None:
+        self._device, self._precision = backbone.device, computing.precision
+        self._backbone: Any = torch.compile(backbone) if computing.compile else backbone
+        self.batch_size = computing.batch_size
+        self.seconds = 0.0
+        self._under_way: _UnderWay | None = None
+
+    def submit(self, frames: np.ndarray, out: np.ndarray) -> None:
+        """Start on `frames`; `out` (float32, as many rows) is filled now or later.
+
+        Raises:
+            UserError: Not even one clip fits the device's memory.
+        """
+        started = time.monotonic()
+        done = 0
+        while done < len(frames):
+            rows = slice(done, done + self.batch_size)
+            try:
+                self._run(frames[rows], out[rows])
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._halve(len(frames[rows]))
+                continue
+            done += len(frames[rows])
+        if self._device.type != "cuda":
+            self.seconds += time.monotonic() - started
+
+    def finish(self) -> None:
+        """Wait for the batch under way."""
+        batch, self._under_way = self._under_way, None
+        if batch is None:
+            return
+        batch.ended.synchronize()
+        batch.out[:] = batch.pinned.numpy()
+        self.seconds += batch.started.elapsed_time(batch.ended) / 1000
+
+    def _run(self, frames: np.ndarray, out: np.ndarray) -> None:
+        if self._device.type != "cuda":
+            with self._autocast():
+                maps = self._backbone(torch.from_numpy(frames).to(self._device))
+            out[:] = maps.float().cpu().numpy()
+            return
+        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        started.record()
+        sent = torch.from_numpy(frames).pin_memory().to(self._device, non_blocking=True)
+        with self._autocast():
+            maps = self._backbone(sent).float()
+        pinned = torch.empty(maps.shape, dtype=torch.float32, pin_memory=True)
+        pinned.copy_(maps, non_blocking=True)
+        ended.record()
+        self.finish()  # the one before, now that the device has its next work
+        self._under_way = _UnderWay(maps, pinned, out, started, ended)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._precision == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=_AUTOCAST[self._precision])
+
+    def _halve(self, num_clips: int) -> None:
+        if num_clips == 1:
+            raise UserError(
+                f"one clip alone does not fit the memory of {self._device}; free memory, choose "
+                "another device by backbone.device, or set backbone.precision to bfloat16"
+            )
+        self.finish()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.batch_size = num_clips // 2
+        console.print(
+            f"{num_clips} clips do not fit the memory of {self._device}: going on with batches of "
+            f"{self.batch_size} (backbone.batch_size)"
+        )
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in text for words in _OUT_OF_MEMORY_WORDS
+    )

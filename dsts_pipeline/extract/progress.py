@@ -1,0 +1,118 @@
+"""How far an extraction is: on a terminal a bar that moves, else a line a minute.
+
+Shows clips a second, the share of the time in which the backbone worked and in which it waited for
+the decoders, the time left, and how many clips failed so far.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from dsts_pipeline.base.progress import console
+
+LINE_INTERVAL_SECONDS = 60.0
+
+
+class ExtractionProgress(Protocol):
+    """Told after every batch; the seconds are sums since the start."""
+
+    def advance(
+        self,
+        count: int,
+        *,
+        num_failed: int,
+        forward_seconds: float,
+        decode_wait_seconds: float,
+    ) -> None: ...
+
+
+class _Rates:
+    """What is told, from what is known so far."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self._start = time.monotonic()
+
+    def describe(self, num_failed: int, forward_seconds: float, decode_wait_seconds: float) -> str:
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        rate = self.done / elapsed
+        left = format_duration((self.total - self.done) / rate) if rate else "?"
+        return (
+            f"{rate:,.1f} clips/s, backbone {forward_seconds / elapsed:.0%}, waiting for decoders "
+            f"{decode_wait_seconds / elapsed:.0%}, {left} left, {num_failed} failed"
+        )
+
+
+class _Lines:
+    def __init__(self, title: str, total: int) -> None:
+        self._title, self._rates, self._last = title, _Rates(total), time.monotonic()
+
+    def advance(self, count: int, **state: float) -> None:
+        self._rates.done += count
+        now, is_last = time.monotonic(), self._rates.done >= self._rates.total
+        if now - self._last < LINE_INTERVAL_SECONDS and not is_last:
+            return
+        self._last = now
+        done = f"{self._rates.done:,}/{self._rates.total:,} clips"
+        text = self._rates.describe(**state)  # type: ignore[arg-type]
+        console.print(f"{self._title}: {done}, {text}", soft_wrap=True)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
+        self._progress, self._task, self._rates = progress, task, _Rates(total)
+
+    def advance(self, count: int, **state: float) -> None:
+        self._rates.done += count
+        text = self._rates.describe(**state)  # type: ignore[arg-type]
+        self._progress.update(self._task, advance=count, note=text)
+
+
+@contextmanager
+def show_progress(title: str, total: int) -> Iterator[ExtractionProgress]:
+    """Show how far the extraction of `total` maps is, under `title`."""
+    if not console.is_terminal:
+        yield _Lines(title, total)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield _Bar(progress, progress.add_task(title, total=total, note=""), total)
+
+
+def format_duration(seconds: float) -> str:
+    """In the unit that a reader expects: 45 s, 12 min, 3.5 h, 2.1 days."""
+    for limit, unit, length, digits in (
+        (120, "s", 1, 0),
+        (7200, "min", 60, 0),
+        (172_800, "h", 3600, 1),
+    ):
+        if seconds < limit:
+            return f"{seconds / length:.{digits}f} {unit}"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def tabulate(rows: dict[str, str]) -> Table:
+    """A table of two columns for the end of a run."""
+    table = Table(show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table

@@ -1,0 +1,213 @@
+"""Views of clips: which maps a store holds for each clip, and what a decode process makes of one.
+
+Enters: a clip index, the backbone's input, how many views are wanted. Leaves: the store's rows, a
+row per view, the views of a clip next to each other, and a decode job for some views of one clip.
+
+Test clips (and those held out of train) get V = clips x crops views: the segments are sampled
+`test_clips` times, shifted against each other, and of each sample `test_crops` squares are cut (1:
+the middle; 3: left, middle, right, as mmaction2's ThreeCrop). Evaluation averages their answers.
+Training clips get K views, augmented if asked for; training takes one of them per epoch, so that a
+cache gives what training on videos gives, K epochs long.
+
+All that is drawn at random follows from the seed, the clip's id and the view's number, so the same
+store comes out however the work is spread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.clips.decode import Decoder, name_decoder
+from dsts_pipeline.clips.flips import FlipRule
+from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.clips.sampling import jitter_generator, uniform_frames
+from dsts_pipeline.extract.augmentation import Augmentation
+from dsts_pipeline.extract.decode_job import CENTRE, DecodeJob, FrameView
+
+_CROPS = {1: (CENTRE,), 3: (0, CENTRE, 2)}
+_TRAIN = "train"
+
+
+class ClipInput(Protocol):
+    """What a backbone is fed: T frames of size_px x size_px."""
+
+    num_frames: int
+    size_px: int
+
+
+@dataclass(frozen=True)
+class Views:
+    """How many views of each clip there are, and how training views are changed.
+
+    Attributes:
+        train: K, views of a training clip.
+        test_clips, test_crops: V is their product; crops are 1 or 3.
+        augmentation: Of training views.
+        flips: What a mirrored clip shows.
+        seed: Of all that is drawn.
+
+    Raises:
+        SettingsError: Views are to be mirrored and a mirrored clip has no class.
+        ValueError: A count is out of range.
+    """
+
+    train: int = 1
+    test_clips: int = 1
+    test_crops: int = 1
+    augmentation: Augmentation = Augmentation()
+    flips: FlipRule = field(default=FlipRule())
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.train, self.test_clips) < 1 or self.test_crops not in _CROPS:
+            raise ValueError(
+                f"{self.train} training views, {self.test_clips} clips, {self.test_crops} crops: "
+                "expected at least 1, 1, and 1 or 3"
+            )
+        if self.augmentation.flip:
+            self.flips.map_label(0)
+
+    def count(self, split: str) -> int:
+        """Views of a clip of `split`."""
+        return self.train if split == _TRAIN else self.test_clips * self.test_crops
+
+    def describe(self) -> dict[str, Any]:
+        """For a store's fingerprint; empty where every clip has its one plain view."""
+        if self.train == self.test_clips == self.test_crops == 1 and not self.augmentation.is_on:
+            return {}
+        described: dict[str, Any] = {"train": self.train}
+        described |= {"test_clips": self.test_clips, "test_crops": self.test_crops}
+        if self.augmentation.is_on:
+            described |= {"augmentation": self.augmentation.describe(), "seed": self.seed}
+        return {"views": described}
+
+
+class Row(NamedTuple):
+    """A row of the store: clip number `clip` of the index in view `view`, and its class."""
+
+    clip: int
+    view: int
+    label: int
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """The rows of the store of `index`, in its order, and the decode jobs that make them.
+
+    Attributes:
+        input: The backbone, or anything that says what it is fed.
+        decoder, fallback: See `DecodeJob`.
+    """
+
+    index: ClipIndex
+    input: ClipInput
+    views: Views = Views()
+    decoder: Decoder = "decord"
+    fallback: Decoder | None = None
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows."""
+        return tuple(
+            Row(number, view, self._label(clip, view))
+            for number, clip in enumerate(self.index.clips)
+            for view in range(self.views.count(clip.split))
+        )
+
+    @property
+    def samples(self) -> list[tuple[str, int, str, int]]:
+        """(id, label, split, view) per row, as a store's plan wants them."""
+        clips = self.index.clips
+        return [(clips[r.clip].id, r.label, clips[r.clip].split, r.view) for r in self.rows]
+
+    @cached_property
+    def frames(self) -> np.ndarray:
+        """Frame numbers int32 [rows, T], in the count of each video file."""
+        numbers = [self.frame_view(row).indices for row in self.rows]
+        return np.array(numbers, dtype=np.int32).reshape(len(self.rows), -1)
+
+    def clip_of(self, position: int) -> Clip:
+        """The clip that row number `position` is a view of."""
+        return self.index.clips[self.rows[position].clip]
+
+    def jobs(self, positions: Sequence[int]) -> Iterator[DecodeJob]:
+        """One job for each clip of these neighbouring rows, for those of its views."""
+        rows = [self.rows[position] for position in positions]
+        for number, of_clip in groupby(rows, key=lambda row: row.clip):
+            clip = self.index.clips[number]
+            yield DecodeJob(
+                path=str(Path(self.index.root) / clip.path),
+                views=tuple(self.frame_view(row) for row in of_clip),
+                size_bytes=clip.size_bytes,
+                sha256=clip.sha256,
+                decoder=self.decoder,
+                size_px=self.input.size_px,
+                resize_px=getattr(self.input, "resize_px", self.input.size_px),
+                fallback=self.fallback,
+                augmentation=self.views.augmentation,
+            )
+
+    def frame_view(self, row: Row) -> FrameView:
+        """What a decode process is told about one row."""
+        clip, length = self.index.clips[row.clip], self.input.num_frames
+        num_frames = clip.end_frame - clip.start_frame
+        if clip.split != _TRAIN:
+            number, crop = divmod(row.view, self.views.test_crops)
+            numbers = _shifted(num_frames, length, number, self.views.test_clips)
+            return FrameView(_in_file(clip, numbers), _CROPS[self.views.test_crops][crop])
+        if not self.views.augmentation.is_on:
+            numbers = _shifted(num_frames, length, row.view, self.views.train)
+            return FrameView(_in_file(clip, numbers))
+        seed = derive_seed(self.views.seed, "augmentation", clip.id, row.view)
+        numbers = _jittered(num_frames, length, self.views.seed, clip.id, row.view)
+        return FrameView(
+            _in_file(clip, numbers), seed=seed, is_flipped=self._is_flipped(clip, row.view)
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """For a store's fingerprint: clips, decoders, views."""
+        described: dict[str, Any] = {
+            "clips": {"dataset": self.index.dataset, "digest": self.index.digest},
+            "decoder": name_decoder(self.decoder),
+        }
+        if self.fallback is not None and self.fallback != self.decoder:
+            described["decoder_fallback"] = name_decoder(self.fallback)
+        return described | self.views.describe()
+
+    def _label(self, clip: Clip, view: int) -> int:
+        flipped = clip.split == _TRAIN and self._is_flipped(clip, view)
+        return self.views.flips.map_label(clip.label) if flipped else clip.label
+
+    def _is_flipped(self, clip: Clip, view: int) -> bool:
+        probability = self.views.augmentation.flip
+        if not probability:
+            return False
+        seed = derive_seed(self.views.seed, "flip", clip.id, view)
+        return bool(np.random.default_rng(seed).random() < probability)
+
+
+def _in_file(clip: Clip, numbers: np.ndarray) -> tuple[int, ...]:
+    return tuple((clip.start_frame + numbers).tolist())
+
+
+def _shifted(num_frames: int, length: int, number: int, count: int) -> np.ndarray:
+    """Sample `number` of `count`: frame i is floor((i + (number + 1/2) / count) n / length).
+
+    Together the samples are the centres of count x length segments; one alone is the centres.
+    """
+    return uniform_frames(num_frames, length * count)[number::count]
+
+
+def _jittered(num_frames: int, length: int, seed: int, clip_id: str, view: int) -> np.ndarray:
+    """Any frame of each segment, as in training: floor((i + u_i) n / length), u_i in [0, 1)."""
+    shares = jitter_generator(seed, clip_id, view).random(length)
+    numbers = ((np.arange(length) + shares) * num_frames / length).astype(np.int64)
+    return np.minimum(numbers, num_frames - 1)  # a share next to 1 may be rounded up
