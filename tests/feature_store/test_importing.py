@@ -1,0 +1,348 @@
+"""Features made elsewhere: what comes in is what was there, and nothing wrong comes in silently."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.feature_store import StoreWriter, open_store
+from dsts_pipeline.feature_store.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.import_labels import read_labels
+from dsts_pipeline.feature_store.import_sources import Unusable, arrange_axes, open_source
+from dsts_pipeline.feature_store.importing import plan_import, survey_source, write_import
+from tests.feature_store.small_store import make_plan, read_tree, write_store
+
+SHAPE = (3, 4, 2, 2)
+NUM = 20
+
+
+def make_features(number: int, shape=SHAPE) -> np.ndarray:
+    return np.random.default_rng(number).standard_normal(shape).astype(np.float32)
+
+
+def write_labels(path, rows, header="id,label,split"):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def default_rows():
+    return [f"clip{n},{'ab'[n % 2]},{'test' if n % 4 == 3 else 'train'}" for n in range(NUM)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """20 .npy files and their labels.csv."""
+    source = tmp_path / "features"
+    source.mkdir()
+    for number in range(NUM):
+        np.save(source / f"clip{number}.npy", make_features(number))
+    write_labels(tmp_path / "labels.csv", default_rows())
+    return source
+
+
+def bring_in(root, source, labels, *, limit=0.0, axes=None, dataset=None, dtype="float32", **more):
+    """Import and open the store."""
+    table, features = read_labels(labels), open_source(source, axes=axes, dataset=dataset, **more)
+    survey = survey_source(features, table.rows, max_failed_fraction=limit)
+    storage = {"dtype": dtype, "shard_bytes": 2**20, "min_shards": 4}
+    plan = plan_import(features, table, survey, name="mine", **storage)
+    with StoreWriter(root, plan) as writer:
+        path = write_import(features, table.rows, survey, writer, provenance={}).parent
+    return open_store(path)
+
+
+# ---- folders ----------------------------------------------------------------------------------
+
+
+def test_folder_of_npy(folder, tmp_path):
+    store = bring_in(tmp_path / "stores", folder, tmp_path / "labels.csv")
+    assert store.video_ids == tuple(f"clip{n}" for n in range(NUM))
+    assert store.class_names == ("a", "b")
+    assert store.labels.tolist() == [n % 2 for n in range(NUM)]
+    assert len(store.rows_of_split("test")) == 5
+    np.testing.assert_array_equal(
+        store.read(range(NUM)), np.stack([make_features(n) for n in range(NUM)])
+    )
+    assert store.manifest["made_of"]["clips"]["dataset"] == "mine"
+    store.verify()
+
+
+def test_every_kind_of_file_gives_the_same_store(folder, tmp_path):
+    """The fingerprint follows the content, not the container."""
+    first = bring_in(tmp_path / "stores", folder, tmp_path / "labels.csv")
+    mixed = tmp_path / "mixed"
+    (mixed / "deep").mkdir(parents=True)
+    for number in range(NUM):
+        features = make_features(number)
+        if number % 3 == 0:
+            np.savez(mixed / f"clip{number}.npz", features)
+        elif number % 3 == 1:
+            torch.save(torch.from_numpy(features), mixed / "deep" / f"clip{number}.pt")
+        else:
+            torch.save({"map": torch.from_numpy(features)}, mixed / f"clip{number}.pth")
+    second = bring_in(tmp_path / "other", mixed, tmp_path / "labels.csv")
+    assert read_tree(second.path) == read_tree(first.path)
+    np.save(folder / "clip3.npy", make_features(99))
+    third = bring_in(tmp_path / "stores", folder, tmp_path / "labels.csv")
+    assert third.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("axes", "shape", "expected"),
+    [
+        (None, (3, 4, 2, 2), (3, 4, 2, 2)),
+        (None, (1, 3, 4, 2, 2), (3, 4, 2, 2)),
+        ("TCHW", (4, 3, 2, 2), (3, 4, 2, 2)),
+        ("THWC", (4, 2, 2, 3), (3, 4, 2, 2)),
+        (None, (4, 3), (3, 4, 1, 1)),
+        ("TC", (4, 3), (3, 4, 1, 1)),
+        ("TC", (1, 4, 3), (3, 4, 1, 1)),
+        (None, (7,), (7, 1, 1, 1)),
+        ("C", (1, 7), (7, 1, 1, 1)),
+    ],
+)
+def test_layouts(axes, shape, expected):
+    features = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    arranged = arrange_axes(features, axes)
+    assert arranged.shape == expected
+    plain = features.reshape(shape[1:] if len(shape) > len(axes or "CTHW") else shape)
+    if axes in ("TCHW", "TC", "THWC"):
+        channel = axes.index("C")
+        time = axes.index("T")
+        assert arranged[2, 3].ravel().tolist() == (
+            np.moveaxis(plain, (channel, time), (0, 1))[2, 3].ravel().tolist()
+        )
+
+
+@pytest.mark.parametrize(
+    ("features", "axes"),
+    [
+        (np.zeros((3, 4, 2)), None),
+        (np.zeros((3, 4)), "CTHW"),
+        (np.zeros((3, 4, 2, 2), np.int64), None),
+        (np.zeros((0, 4, 2, 2)), None),
+        (np.array(["text"]), None),
+    ],
+)
+def test_what_is_no_map(features, axes):
+    with pytest.raises(Unusable, match="expected"):
+        arrange_axes(features, axes)
+
+
+# ---- what goes wrong --------------------------------------------------------------------------
+
+
+class Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def spoil(folder, tmp_path):
+    """One file of each kind that can't be used; the reason expected of each."""
+    marks = [tmp_path / f"executed{n}" for n in range(3)]
+    (folder / "clip0.npy").unlink()
+    (folder / "clip1.npy").write_bytes((folder / "clip1.npy").read_bytes()[:100])
+    np.save(folder / "clip2.npy", make_features(2, (3, 4, 2, 3)))
+    bad = make_features(4)
+    bad[1, 0, 0, 0] = np.nan
+    np.save(folder / "clip4.npy", bad)
+    np.save(folder / "clip5.npy", np.array([Harmful(marks[0])], dtype=object), allow_pickle=True)
+    (folder / "clip6.npy").unlink()
+    torch.save(Harmful(marks[1]), folder / "clip6.pt")
+    (folder / "clip8.npy").unlink()
+    (folder / "clip8.pt").write_bytes(pickle.dumps(Harmful(marks[2])))
+    np.save(folder / "clip9.npy", np.zeros(SHAPE, np.int32))
+    np.savez(folder / "clip10.npz", a=bad, b=bad)
+    np.save(folder / "clip12.npy", make_features(12).astype(np.float64) * 1e39)
+    return marks, {
+        "clip0": "no file of that id",
+        "clip1": "can't be loaded safely",
+        "clip2": "map is (3, 4, 2, 3), most are (3, 4, 2, 2)",
+        "clip4": "channel 1 of its map holds NaN or Inf",
+        "clip5": "can't be loaded safely",
+        "clip6": "can't be loaded safely",
+        "clip8": "can't be loaded safely",
+        "clip9": "holds int32, expected floats",
+        "clip10": "several files of that id",
+        "clip12": "overflows float32",
+    }
+
+
+def test_unusable_files_are_listed_with_their_reason(folder, tmp_path):
+    marks, reasons = spoil(folder, tmp_path)
+    store = bring_in(tmp_path / "stores", folder, tmp_path / "labels.csv", limit=0.5)
+    found = {failure["id"]: failure["reason"] for failure in store.manifest["failures"]}
+    assert found.keys() == reasons.keys()
+    for clip, reason in reasons.items():
+        assert reason in found[clip], (clip, found[clip])
+    assert not any(mark.exists() for mark in marks), "a harmful pickle ran"
+    assert len(store) == 10 and store.manifest["counts"]["failed"] == 10
+    assert not set(store.video_ids) & reasons.keys()
+
+
+def test_too_many_failures_stop_before_anything_is_written(folder, tmp_path):
+    spoil(folder, tmp_path)
+    with pytest.raises(DataError, match=r"10 of 20 clips have no usable map, 2 are allowed"):
+        bring_in(tmp_path / "stores", folder, tmp_path / "labels.csv", limit=0.1)
+    assert not (tmp_path / "stores").exists()
+
+
+def test_links_out_of_the_source_are_refused(folder, tmp_path):
+    np.save(tmp_path / "secret.npy", make_features(0))
+    (folder / "clip0.npy").unlink()
+    (folder / "clip0.npy").symlink_to(tmp_path / "secret.npy")
+    store = bring_in(tmp_path / "stores", folder, tmp_path / "labels.csv", limit=0.1)
+    assert "leads out of the source folder" in store.manifest["failures"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ("id,split", ["a,train"], "no column label"),
+        ("label,split", ["a,train"], r"no column id \(or path\)"),
+        ("id,label,split", [], "no row below the header"),
+        ("id,label,split", ["a,x,train", "b,y"], "line 3: not as many fields"),
+        ("id,label,split", ["a,x,train,more"], "line 2: not as many fields"),
+        ("id,label,split", ["a,,train"], "line 2: no label"),
+        ("id,label,split", ["a,x,"], "line 2: no split"),
+        ("id,label,split", [",x,train"], "line 2: neither id nor path"),
+        ("id,label,split", ["a,x,train", "a,x,test"], "line 3: clip a view 0 was in line 2"),
+        ("id,label,split,view", ["a,x,train,one"], "view one, expected a number"),
+        ("id,label,split", ["a,99999999,train"], "99999999 is no class number"),
+        ("path,label,split", ["../a.npy,x,train"], "leaves the source folder"),
+        ("path,label,split", ["/etc/a.npy,x,train"], "leaves the source folder"),
+    ],
+)
+def test_wrong_labels(tmp_path, header, rows, message):
+    path = write_labels(tmp_path / "labels.csv", rows, header)
+    with pytest.raises(DataError, match=message):
+        read_labels(path)
+
+
+def test_numbers_are_class_numbers_and_paths_are_found(folder, tmp_path):
+    rows = [f"clip{n}.npy,{n % 5},train" for n in range(NUM)]
+    labels = write_labels(tmp_path / "labels.csv", rows, "path,label,split")
+    store = bring_in(tmp_path / "stores", folder, labels)
+    assert store.class_names == ("0", "1", "2", "3", "4")
+    assert store.video_ids[3] == "clip3" and store.labels[3] == 3
+
+
+def test_views(folder, tmp_path):
+    for number in range(4):
+        np.save(folder / f"clip{number}_view1.npy", make_features(100 + number))
+    rows = [f"clip{n},x,train,{view}" for n in range(4) for view in (0, 1)]
+    labels = write_labels(tmp_path / "labels.csv", rows, "id,label,split,view")
+    store = bring_in(tmp_path / "stores", folder, labels)
+    assert store.views.tolist() == [0, 1] * 4
+    np.testing.assert_array_equal(store.read([3])[0], make_features(101))
+
+
+def test_nothing_to_import_from(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_source(tmp_path / "none")
+    with pytest.raises(DataError, match="nothing to import"):
+        open_source(tmp_path)
+    (tmp_path / "x.h5").write_bytes(b"no HDF5")
+    with pytest.raises(DataError, match="neither a folder nor an HDF5 file"):
+        open_source(tmp_path / "x.h5")
+    with pytest.raises(DataError, match="layout HWC: expected one of CTHW"):
+        open_source(tmp_path, axes="HWC")
+
+
+# ---- going on ---------------------------------------------------------------------------------
+
+
+def test_import_goes_on_from_the_finished_shards(folder, tmp_path):
+    labels = tmp_path / "labels.csv"
+    whole = bring_in(tmp_path / "whole", folder, labels)
+    store = bring_in(tmp_path / "stores", folder, labels)
+    kept = (store.path / "maps/c.0.0.0.0.0").stat().st_mtime_ns
+    for name in ("manifest.json", "maps/c.1.0.0.0.0"):
+        (store.path / name).unlink()
+    bring_in(tmp_path / "stores", folder, labels)
+    assert read_tree(store.path) == read_tree(whole.path)
+    assert (store.path / "maps/c.0.0.0.0.0").stat().st_mtime_ns == kept
+
+
+def test_a_source_that_changes_meanwhile_is_told(folder, tmp_path):
+    table, source = read_labels(tmp_path / "labels.csv"), open_source(folder)
+    survey = survey_source(source, table.rows, max_failed_fraction=0)
+    storage = {"dtype": "float16", "shard_bytes": 2**20, "min_shards": 4}
+    plan = plan_import(source, table, survey, name="mine", **storage)
+    np.save(folder / "clip7.npy", make_features(70))
+    with (
+        pytest.raises(DataError, match="clip clip7: its map changed"),
+        StoreWriter(tmp_path / "stores", plan) as writer,
+    ):
+        write_import(source, table.rows, survey, writer, provenance={})
+
+
+# ---- HDF5 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("maps", "ids"), ("some/features", "clips")])
+def test_any_hdf5_file_with_maps_and_ids(folder, tmp_path, names):
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file[names[0]] = np.stack([make_features(n) for n in reversed(range(NUM))])
+        file[names[1]] = [f"clip{n}" for n in reversed(range(NUM))]
+        file["scores"] = np.zeros((NUM, 4))
+    store = bring_in(tmp_path / "stores", path, tmp_path / "labels.csv")
+    from_folder = bring_in(tmp_path / "other", folder, tmp_path / "labels.csv")
+    assert store.fingerprint == from_folder.fingerprint
+
+
+def test_hdf5_file_that_leaves_a_choice(folder, tmp_path):
+    path, labels = tmp_path / "other.h5", tmp_path / "labels.csv"
+    maps = np.stack([make_features(n) for n in range(NUM)])
+    with h5py.File(path, "w") as file:
+        file["early"], file["late"] = maps, maps + 1
+        file["x"] = file["y"] = [f"clip{n}" for n in range(NUM)]
+    with pytest.raises(DataError, match="2 datasets with 5 axes .* name the one with --dataset"):
+        open_source(path)
+    with pytest.raises(DataError, match="name the one with --ids-dataset"):
+        open_source(path, dataset="late")
+    with pytest.raises(DataError, match="no dataset later; found early, late"):
+        open_source(path, dataset="later")
+    store = bring_in(tmp_path / "stores", path, labels, dataset="late", ids_dataset="x")
+    np.testing.assert_array_equal(store.read([2])[0], make_features(2) + 1)
+
+
+def test_hdf5_ids_twice_or_unknown(tmp_path):
+    path = tmp_path / "other.h5"
+    with h5py.File(path, "w") as file:
+        file["maps"], file["ids"] = np.zeros((3, *SHAPE), np.float32), ["a", "b", "a"]
+    with pytest.raises(DataError, match="id a is there twice"):
+        open_source(path)
+    with h5py.File(path, "a") as file:
+        file["ids"][2] = "c"
+    labels = write_labels(tmp_path / "labels.csv", ["a,x,train", "b,x,train", "d,x,train"])
+    store = bring_in(tmp_path / "stores", path, labels, limit=0.4)
+    assert store.manifest["failures"][0]["reason"] == "no such id in the file"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_our_own_file_comes_back_with_its_backbone_and_classes(tmp_path, dtype):
+    parts = {"backbone": {"name": "b", "weights": {"sha256": "0" * 64}}}
+    plan = make_plan(dtype=dtype, fingerprint_parts=parts)
+    store = open_store(write_store(tmp_path / "first", plan))
+    path = export_hdf5(store, tmp_path / "maps.h5")
+    rows = [
+        f"{clip},{label},{split}"
+        for clip, label, split in zip(store.video_ids, store.labels, store.splits, strict=True)
+    ]
+    labels = write_labels(tmp_path / "labels.csv", rows)
+    again = bring_in(tmp_path / "second", path, labels, dtype=store.dtype.name)
+    np.testing.assert_array_equal(again.read(range(21)), store.read(range(21)))
+    assert again.class_names == store.class_names and again.attributes == store.attributes
+    assert again.manifest["made_of"]["backbone"] == parts["backbone"]
+    assert again.manifest["made_of"]["import"]["store"] == store.fingerprint

@@ -1,0 +1,194 @@
+"""verify --repair on the embedded data set, with its real backbone: damage, then the old bytes.
+
+The stages run in this process, in a folder of their own; one extraction serves all tests.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.feature_store import StoreWriter, open_store
+from stages import extract, prepare, stores, verify
+from stages.store_plan import prepare_work
+from tests.feature_store.small_store import read_tree
+from tests.pipeline import ROOT, TINY, WEIGHTS, run_cli
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
+]
+ZERO_TO_ONE = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (255.0, 255.0, 255.0)}
+SHARD = "maps/c.2.0.0.0.0"
+
+
+def settings_with(**changes):
+    values = TINY | {"dataset.render.num_train": 96, "dataset.render.num_test": 48}
+    values |= {key.replace("__", "."): value for key, value in changes.items()}
+    return load_settings(ROOT / "params.yaml", [f"{k}={v}" for k, v in values.items()])
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A folder in which 144 clips were prepared and extracted, 9 shards of 16."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare.run(settings_with())
+        extract.run(settings_with())
+    return folder
+
+
+@pytest.fixture
+def store(original, tmp_path, monkeypatch):
+    """A copy of that store, in a copy of that folder, which is the current one."""
+    for name in ("outputs", "stores"):
+        shutil.copytree(original / name, tmp_path / name)
+    (tmp_path / "data").symlink_to(original / "data")
+    monkeypatch.chdir(tmp_path)
+    (path,) = Path("stores").iterdir()
+    return path
+
+
+def flip_bit(file, offset):
+    content = bytearray(file.read_bytes())
+    content[offset] ^= 0x10
+    file.write_bytes(content)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-7])
+
+
+def swap(file):
+    """Another shard, with its sidecar, as a careless copy leaves it."""
+    store = file.parents[1]
+    shutil.copy(store / "maps/c.5.0.0.0.0", file)
+    shutil.copy(store / "shards/000005.json", store / "shards/000002.json")
+
+
+def change_version(file):
+    content = json.loads(file.read_text())
+    content["fingerprint"] = "0" * 32
+    file.write_text(json.dumps(content))
+
+
+DAMAGE = {
+    "bit in a chunk": (SHARD, lambda f: flip_bit(f, 10)),
+    "bit in the index": (SHARD, lambda f: flip_bit(f, -20)),
+    "truncated": (SHARD, cut),
+    "empty": (SHARD, lambda f: f.write_bytes(b"")),
+    "missing": (SHARD, lambda f: f.unlink()),
+    "foreign": (SHARD, swap),
+    "bit in the manifest": ("manifest.json", lambda f: flip_bit(f, 200)),
+    "manifest that is no JSON": ("manifest.json", lambda f: f.write_bytes(b"{")),
+    "manifest of another store": ("manifest.json", change_version),
+    "missing manifest": ("manifest.json", lambda f: f.unlink()),
+    "bit in clips.json": ("clips.json", lambda f: flip_bit(f, 40)),
+    "bit in the array's metadata": ("maps/zarr.json", lambda f: flip_bit(f, 40)),
+    "bit in the frames": ("frames/c.0.0", lambda f: flip_bit(f, 40)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_repair_restores_every_byte(store, kind, capsys):
+    before, features = read_tree(store), Path("outputs/features.json").read_bytes()
+    name, damage = DAMAGE[kind]
+    damage(store / name)
+    with pytest.raises(StoreError):
+        verify.run(settings_with())
+    times = {p.name: p.stat().st_mtime_ns for p in (store / "maps").glob("c.*")}
+    verify.run(settings_with(), repair=True)
+    assert read_tree(store) == before
+    assert Path("outputs/features.json").read_bytes() == features
+    rewritten = [
+        name for name, time in times.items() if (store / "maps" / name).stat().st_mtime_ns != time
+    ]
+    assert rewritten == (["c.2.0.0.0.0"] if name == SHARD and kind != "missing" else [])
+    verify.run(settings_with())
+
+
+def test_several_damaged_shards_are_told_and_repaired_together(store):
+    before = read_tree(store)
+    for number in (0, 4, 8):
+        flip_bit(store / f"maps/c.{number}.0.0.0.0", 99)
+    with pytest.raises(StoreError, match=r"shard 0 .*shard 4 .*shard 8 .*verify --repair"):
+        verify.run(settings_with())
+    verify.run(settings_with(), repair=True)
+    assert read_tree(store) == before
+
+
+def test_repair_with_settings_of_another_store_removes_nothing(store):
+    flip_bit(store / SHARD, 10)
+    before = read_tree(store)
+    with pytest.raises(StoreError, match="these settings: they describe .*Nothing was removed"):
+        verify.run(settings_with(store__dtype="float32"), repair=True)
+    assert read_tree(store) == before
+    assert len(list(Path("stores").iterdir())) == 1
+
+
+def test_repair_of_a_sound_store_does_nothing(store):
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    verify.run(settings_with(), repair=True)
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+
+
+def test_json_has_the_whole_result(store, tmp_path):
+    verify.run(settings_with(), json_file=tmp_path / "verify.json")
+    result = json.loads((tmp_path / "verify.json").read_text())
+    assert result["sound"] and result["num_maps"] == 144
+    assert len(result["values"]["channels"]["mean"]) == 128
+    assert result["values"]["drift"]["flagged"] == []
+    assert result["values"]["drift"]["num_shards"] == 9
+
+
+def test_shard_of_another_normalisation_is_flagged(store, capsys):
+    """Pixels scaled to [0, 1] instead of the backbone's own mean and spread: digests hold."""
+    work = prepare_work(settings_with())
+    wrong = work.backbone
+    wrong._preset = replace(wrong._preset, **ZERO_TO_ONE)
+    for name in ("manifest.json", "shards/000004.json", "maps/c.4.0.0.0.0"):
+        (store / name).unlink()
+    with StoreWriter("stores", work.plan) as writer:
+        extract_features(
+            work.clip_index, wrong, writer, num_decode_workers=0, max_failed_fraction=0.0
+        )
+        writer.finish({})
+    verify.run(settings_with())
+    told = capsys.readouterr().out
+    assert "shard 4 differs from the others beyond chance" in told and "1 beyond chance" in told
+    with pytest.raises(StoreError, match="shard 4 differs"):
+        verify.run(settings_with(), strict=True)
+
+
+def test_stores_lists_what_is_in_use_and_prunes_the_rest(store, capsys):
+    other = Path("stores") / ("0" * 32)
+    shutil.copytree(store, other)
+    stores.run(settings_with())
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if store.name in line]
+    for text in ("complete", "144", "float16", "stick_r18", "stick_diving", "features.json, set"):
+        assert text in line
+    stores.run(settings_with(store__dtype="int8"), prune=True, yes=True)
+    assert store.exists() and not other.exists(), "features.json still refers to it"
+    Path("outputs/features.json").unlink()
+    stores.run(settings_with(), prune=True, yes=True)
+    assert len(open_store(store)) == 144, "the settings still describe it"
+
+
+def test_exit_status_of_the_command(store, tmp_path):
+    settings = {key.replace(".", "__"): value for key, value in TINY.items()}
+    sound = run_cli(tmp_path, "verify", "--fast", **settings)
+    assert sound.returncode == 0 and "all sound" in sound.stdout, sound.stderr
+    flip_bit(store / SHARD, 10)
+    damaged = run_cli(tmp_path, "verify", str(store), **settings)
+    assert damaged.returncode == 2
+    told = damaged.stderr.splitlines()[-1]
+    assert told.startswith("error: ") and "shard 2 (maps/c.2.0.0.0.0) is damaged" in told
+    assert told.endswith(f"run `python cli.py verify {store} --repair`")
