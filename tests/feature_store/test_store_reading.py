@@ -16,6 +16,7 @@ import zarr
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import buffers, open_store
 from dsts_pipeline.feature_store.descriptors import Descriptors
+from dsts_pipeline.feature_store.hdf5_export import export_hdf5
 from dsts_pipeline.feature_store.manifest import sign
 from dsts_pipeline.feature_store.store_files import LocalFiles
 from tests.feature_store.small_store import make_maps, make_plan, read_tree, write_store
@@ -246,3 +247,17 @@ def test_memory_of_a_whole_split_is_not_kept(tmp_path, monkeypatch):
     for _ in range(5):
         store.read(range(21))
     assert sum(memory.nbytes for memory in store._buffers._spare) <= 2**21
+
+
+def test_verify_reads_all_of_an_exported_file(tmp_path):
+    store = open_store(write_store(tmp_path))
+    store.verify()
+    file = tmp_path / "maps.h5"
+    export_hdf5(store, file)
+    open_store(file).verify()
+    content = bytearray(file.read_bytes())
+    place = content.index(store.read([20]).tobytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match="maps.h5"):
+        open_store(file).verify()
