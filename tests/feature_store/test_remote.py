@@ -259,3 +259,14 @@ def test_processes_read_too(s3_url, store_path, tmp_path, method):
     assert found == [local.read(np.arange(len(local))).sum(dtype=np.float64)] * 2
     again = pickle.loads(pickle.dumps(store))
     np.testing.assert_array_equal(again.read([0, 1, 2]), expected)
+
+
+def test_compressed_maps_with_scales(tmp_path):
+    plan = make_plan(dtype="int8", codec="zstd")
+    local = open_store(path := write_store(tmp_path / "served", plan))
+    with http_server(tmp_path / "served") as server:
+        store = open_remote(f"{server.url}/{path.name}", tmp_path)
+        rows = np.arange(len(local))[::-1]
+        np.testing.assert_array_equal(store.read(rows), local.read(rows))
+    # The lock, and a file of maps and one of scales a shard.
+    assert len(list((tmp_path / "cache").iterdir())) == 1 + 2 * plan.num_shards
