@@ -237,13 +237,15 @@ def show(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug =
     _run_stage("show", params, overrides, debug)
 
 
-def _run_stage(name: str, params: Path, overrides: list[str], debug: bool, **options: Any) -> None:
-    """Load the settings and run `stages/<name>.py` with them (and the command's own options)."""
+def _run_stage(
+    stage: str, params: Path, overrides: list[str], debug: bool, /, **options: Any
+) -> None:
+    """Load the settings and run `stages/<stage>.py` with them (and the command's own options)."""
     with _told_plainly(debug):
         from dsts_pipeline.base.settings import load_settings
 
         settings: Any = load_settings(params, overrides)
-        import_module(f"stages.{name}").run(settings, **options)
+        import_module(f"stages.{stage}").run(settings, **options)
 
 
 @contextmanager

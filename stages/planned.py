@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.index import ClipIndex
+from stages import places
 
 
 def planned_store(settings: Settings) -> Path:
@@ -13,6 +15,7 @@ def planned_store(settings: Settings) -> Path:
     Raises:
         CheckpointError, DataError: There is no clip index or no weights, so there is no plan.
     """
+    ClipIndex.load(places.CLIP_INDEX)  # Without one the answer is quick.
     from stages.store_plan import prepare_work  # Loads the backbone: a few seconds.
 
     return Path(settings.store.root) / prepare_work(settings).plan.fingerprint
