@@ -48,9 +48,8 @@ def average_views(
     clip_of_row = np.argsort(appearance)[clip_of_row]
     first, counts = first[appearance], counts[appearance]
     if (odd := labels != labels[first][clip_of_row]).any():
-        raise DataError(
-            f"clip {str(names[int(odd.argmax())])!r}: its views have different labels; extract again"
-        )
+        clip = str(names[int(odd.argmax())])
+        raise DataError(f"clip {clip!r}: its views have different labels; extract again")
     sums = np.zeros((len(first), np.shape(probabilities)[1]), dtype=np.float64)
     np.add.at(sums, clip_of_row, probabilities)
     return Predictions(
