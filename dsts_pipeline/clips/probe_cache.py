@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -82,7 +82,8 @@ class ProbeCache:
         self._seen[os.fspath(path)] = seen
         if self._file is None:
             return
-        text = json.dumps([self._tools, os.fspath(path), asdict(seen)]).encode()
+        found = vars(seen) | {"info": seen.info and vars(seen.info)}
+        text = json.dumps([self._tools, os.fspath(path), found]).encode()
         self._file.write(b"%08x %s\n" % (zlib.crc32(text), text))
         self._file.flush()
 
