@@ -26,6 +26,7 @@ def write_video(
     pixel_format: str = "yuv420p",
     rotation_degrees: int = 0,
     duration_ticks: Callable[[int], int] | None = None,
+    muxer_options: dict[str, str] | None = None,
 ) -> Path:
     """A video of `size` (width, height): grey frames with a noisy band on top.
 
@@ -35,7 +36,8 @@ def write_video(
     """
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as file:
+    options = ({"movflags": "faststart"} if faststart else {}) | (muxer_options or {})
+    with av.open(str(path), "w", options=options) as file:
         stream = file.add_stream(codec, rate=24)
         stream.width, stream.height = size
         stream.pix_fmt = pixel_format
