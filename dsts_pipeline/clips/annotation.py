@@ -6,9 +6,10 @@ name out of an annotation stays in the data root.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import DataError
@@ -105,7 +106,7 @@ def check_inside_root(path: str, source: str) -> str:
 
 def is_video(name: str) -> bool:
     """Whether a file's name ends like a video's."""
-    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+    return posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def find_file(root: Path, names: Iterable[str], what: str) -> Path:

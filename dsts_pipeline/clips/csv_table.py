@@ -21,8 +21,9 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+import posixpath
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import (
@@ -125,7 +126,7 @@ def _read_row(values: Mapping[str, str], split: str | None, folder: str, place: 
     clip_range = [values.get(column) or "" for column in COLUMNS[4:8]]
     ending = "@" + "-".join(filter(None, clip_range)) if any(clip_range) else ""
     clip = AnnotatedClip(
-        values.get("id") or str(PurePosixPath(name or "?").with_suffix("")) + ending,
+        values.get("id") or posixpath.splitext(name)[0] + ending,
         check_inside_root(f"{folder}/{name}" if name and folder != "." else name, place),
         0,
         split or SPLIT_NAMES[written],

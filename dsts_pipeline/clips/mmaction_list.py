@@ -9,7 +9,8 @@ label") are refused: a folder of frames is no video.
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import posixpath
+from pathlib import Path
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import (
@@ -95,5 +96,5 @@ def _read_line(line: str, split: str, folder: str, place: str) -> Row:
             "folders of frames are not read: give the list of videos ('path label')"
         )
     video = check_inside_root(name if folder in ("", ".") else f"{folder}/{name}", place)
-    clip_id = str(PurePosixPath(name).with_suffix(""))
+    clip_id, _ = posixpath.splitext(name)
     return Row(AnnotatedClip(clip_id, video, 0, split), label, place)
