@@ -155,10 +155,8 @@ def test_prune_removes_what_nothing_refers_to(tmp_path):
     run = run_cli(tmp_path, "stores", "--prune", "--yes")
     assert run.returncode == 0, run.stderr
     assert not unused.exists() and (root / "notes").exists()
-    lines = {
-        name: line for line in run.stdout.splitlines() for name in (used.name,) if name in line
-    }
-    assert "features.json" in lines[used.name] and "complete" in lines[used.name]
+    (line,) = [line for line in run.stdout.splitlines() if used.name in line]
+    assert "features.json" in line and "complete" in line
     assert "not a store" in run.stdout
     open_store(used).verify()
 
@@ -195,7 +193,12 @@ def test_imported_features_are_trained_on_and_evaluated(tmp_path):
     run = run_cli(tmp_path, "import-features", "vectors", "--labels=labels.csv", "--name=v")
     assert run.returncode == 0 and "96 maps of 32x4x1x1, 0 clips failed" in run.stderr, run.stderr
     (tmp_path / "outputs/heads/baseline").mkdir(parents=True)  # of an earlier run
-    settings |= {"train__num_epochs": 3, "head__width": 8, "head__num_neurons": 2}
+    settings |= {
+        "train__learning_rate": 0.02,
+        "train__num_epochs": 12,
+        "head__width": 8,
+        "head__num_neurons": 2,
+    }
     run = run_cli(tmp_path, "train-head", **settings)
     assert run.returncode == 0, run.stderr
     run = run_cli(tmp_path, "evaluate", **settings)

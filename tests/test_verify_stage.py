@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,23 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
 ]
-ZERO_TO_ONE = {"pixel_mean": (0.0, 0.0, 0.0), "pixel_std": (255.0, 255.0, 255.0)}
 SHARD = "maps/c.2.0.0.0.0"
+
+
+class WronglyNormalised:
+    """The backbone as if its pixels were scaled to [0, 1], not by its own mean and spread.
+
+    It takes (p - 127.5) / 63.75 of a pixel p; of p / 4 + 127.5 that is p / 255.
+    """
+
+    def __init__(self, backbone):
+        self._backbone = backbone
+
+    def __getattr__(self, name):
+        return getattr(self._backbone, name)
+
+    def __call__(self, frames):
+        return self._backbone(frames // 4 + 127)
 
 
 def settings_with(**changes):
@@ -152,8 +166,7 @@ def test_json_has_the_whole_result(store, tmp_path):
 def test_shard_of_another_normalisation_is_flagged(store, capsys):
     """Pixels scaled to [0, 1] instead of the backbone's own mean and spread: digests hold."""
     work = prepare_work(settings_with())
-    wrong = work.backbone
-    wrong._preset = replace(wrong._preset, **ZERO_TO_ONE)
+    wrong = WronglyNormalised(work.backbone)
     for name in ("manifest.json", "shards/000004.json", "maps/c.4.0.0.0.0"):
         (store / name).unlink()
     with StoreWriter("stores", work.plan) as writer:
