@@ -110,7 +110,7 @@ def test_damage_is_found_named_and_repaired(folder):
     sound = shard.read_bytes()
     shard.write_bytes(sound[:1000] + bytes([sound[1000] ^ 1]) + sound[1001:])
     message = tell_plainly(run_cli(folder, "verify", **SETTINGS))
-    assert shard.name in message and "python cli.py extract" in message
+    assert shard.name in message and "python cli.py verify --repair" in message
     assert run_cli(folder, "extract", **SETTINGS).returncode == 0
     assert shard.read_bytes() == sound
     assert run_cli(folder, "verify", **SETTINGS).returncode == 0

@@ -25,31 +25,28 @@ NUM_KILLS = 50
 
 @pytest.mark.slow
 def test_writer_killed_fifty_times_ends_with_the_same_bytes(tmp_path):
-    """int8 with zstd, as that store has the most files."""
-    form = {"dtype": "int8", "codec": "zstd"}
-    started = time.monotonic()
+    """int8 with zstd, the store with the most files; 100 shards, so that each kill finds work."""
+    form = {"dtype": "int8", "codec": "zstd", "num_clips": 500}
     process = start_writer(tmp_path / "undisturbed", **form)
-    assert process.communicate(timeout=60)[0].endswith("finished\n")
-    duration_seconds = time.monotonic() - started
+    assert process.communicate(timeout=120)[0].endswith("finished\n")
     (undisturbed,) = (tmp_path / "undisturbed").iterdir()
 
-    chance, killed, unfinished, left_over = random.Random(0), 0, 0, 0
+    chance, left_over = random.Random(0), 0
     store = tmp_path / "killed" / undisturbed.name
     for _ in range(NUM_KILLS):
         process = start_writer(tmp_path / "killed", **form)
-        time.sleep(chance.uniform(0, duration_seconds / 15))
+        for _ in range(chance.randrange(3)):
+            assert process.stdout.readline().startswith("claimed")
+        time.sleep(chance.uniform(0, 0.02))
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
-        killed += process.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL
         left_over += any(store.rglob(".*.tmp"))
-        try:
+        with pytest.raises(StoreError, match=r"python cli\.py extract"):
             open_store(store)
-        except StoreError as error:
-            assert "python cli.py extract" in str(error)
-            unfinished += 1
-    assert killed >= NUM_KILLS - 5 and unfinished >= NUM_KILLS - 10 and left_over > 0
+    assert left_over > 0, "no kill hit a shard that was being written"
     last = start_writer(tmp_path / "killed", **form)
-    assert last.communicate(timeout=60)[0].endswith("finished\n")
+    assert last.communicate(timeout=120)[0].endswith("finished\n")
     assert read_tree(store) == read_tree(undisturbed)
 
 
