@@ -16,8 +16,8 @@ from dsts_pipeline.clips.stick_diving.dataset import Recipe, render_dataset
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 
 COMMANDS = (
-    "prepare extract train-head evaluate report pretrain verify stores export import-features "
-    "results show"
+    "doctor prepare extract train-head evaluate report pretrain verify stores export "
+    "import-features results show"
 ).split()
 RECIPE = Recipe(num_train=6, num_test=4, size_px=32, num_frames=6, difficulty=1.0, seed=3)
 
