@@ -11,7 +11,7 @@ from typing import Any
 _HOME_OF = {
     "Backbone": "backbones",
     "build_backbone": "backbones",
-    "build_recognizer": "backbones",
+    "build_recognizer": "build",
     "extract_features": "runner",
     "load_classifier": "weights",
 }

@@ -1,22 +1,24 @@
-"""Frozen recognizers: uint8 frames in, float32 feature maps and the recognizer's own logits out.
+"""Frozen backbones: uint8 frames in, float32 feature maps out.
 
-Enters: frames [B, T, H, W, 3], RGB. Leaves: maps [B, C, T', H', W'] and logits [B, K].
-The recognizers are mmaction2's: built from its registry, with its parameter names.
+Enters: frames [B, T, H, W, 3], RGB. Leaves: a map [B, C, T', H', W'] for each tap.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.extract.mmaction_compat import build_model
-from dsts_pipeline.extract.presets import PIXEL_MEAN, PIXEL_STD, Preset, get_preset
-from dsts_pipeline.extract.weights import load_weights
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.extract.key_maps import KeyMapName
+from dsts_pipeline.extract.pipelines import Pipeline
+from dsts_pipeline.extract.presets import PIXEL_MEAN, PIXEL_STD
+from dsts_pipeline.extract.recognizers import FrozenModel
+from dsts_pipeline.extract.taps import Tap, parse_tap
+from dsts_pipeline.extract.weights import LoadReport
 
 
 def normalize_frames(
@@ -38,57 +40,53 @@ def normalize_frames(
     return torch.addcmul(shift, frames.float(), scale).permute(0, 4, 1, 2, 3)
 
 
-def build_recognizer_config(name: str, *, num_classes: int | None = None) -> dict[str, Any]:
-    """The mmaction2 model config of preset `name`, with `num_classes` outputs if given."""
-    config = get_preset(name).recognizer
-    if num_classes is not None:
-        config["cls_head"]["num_classes"] = num_classes
-    return config
-
-
-def build_recognizer(name: str, *, num_classes: int | None = None, seed: int = 0) -> Any:
-    """A trainable mmaction2 recognizer with random weights drawn from `seed`.
-
-    Its `backbone(x)` maps [B, 3, T, H, W] to [B, C, T', H', W'], its `cls_head(map)` gives logits
-    [B, K], its linear classifier is `cls_head.fc_cls`. Note that `backbone.train()` and `.eval()`
-    of mmaction2's ResNet3d return None: do not chain them.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        recognizer = build_model(build_recognizer_config(name, num_classes=num_classes))
-        recognizer.init_weights()
-    return recognizer
-
-
 class Backbone(nn.Module):
-    """A frozen recognizer behind the interface that extraction needs.
+    """A frozen model behind the interface that extraction needs.
 
     Attributes:
-        name: The preset's name.
+        name: The preset's or config's name.
         num_frames, size_px: The input, T and H = W.
-        map_shape: (C, T', H', W') of the map of one clip.
+        resize_px: What the shorter side of a video is scaled to before a square is cut.
+        pipeline: The model's own test pipeline; None: centres of equal segments, scaled by the
+            decoder, the square in the middle.
+        taps: Names of the maps that `extract` gives, the main one first.
+        map_shapes: (C, T', H', W') of the map of one clip, by tap.
+        map_shape: The main one's.
+        load_report: What became of the keys of the weights file; None for random weights.
     """
 
     def __init__(
         self,
-        preset: Preset,
-        recognizer: Any,
+        name: str,
+        model: FrozenModel,
         *,
         num_frames: int,
         size_px: int,
-        weights: dict[str, Any],
+        taps: Sequence[str] = ("backbone",),
+        pipeline: Pipeline | None = None,
+        description: dict[str, Any],
+        load_report: LoadReport | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.num_frames, self.size_px = preset.name, num_frames, size_px
-        self._preset, self._weights = preset, weights
-        self.recognizer = recognizer
-        recognizer.backbone.to(memory_format=torch.channels_last_3d)
+        self.name, self.num_frames, self.size_px = name, num_frames, size_px
+        self.pipeline, self.load_report = pipeline, load_report
+        self.resize_px = size_px if pipeline is None else pipeline.resize_px
+        self._mean, self._std = (
+            (PIXEL_MEAN, PIXEL_STD) if pipeline is None else (pipeline.mean, pipeline.std)
+        )
+        self._description = description
+        self._taps: tuple[Tap, ...] = tuple(parse_tap(tap) for tap in dict.fromkeys(taps))
+        self.taps = tuple(tap.name for tap in self._taps)
+        self.model = model
         self.requires_grad_(False)
         self.eval()
-        with torch.inference_mode():
-            sample = torch.zeros(1, num_frames, size_px, size_px, 3, dtype=torch.uint8)
-            shape = tuple(self.forward(sample).shape[1:])
-        self.map_shape: tuple[int, int, int, int] = shape  # type: ignore[assignment]
+        self.map_shapes = self._measure()
+        self.map_shape = self.map_shapes[self.taps[0]]
+
+    @property
+    def recognizer(self) -> Any:
+        """The mmaction2 recognizer inside."""
+        return self.model.recognizer
 
     @property
     def device(self) -> torch.device:
@@ -96,85 +94,117 @@ class Backbone(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Feature maps float32 [B, C, T', H', W'] of frames uint8 [B, T, H, W, 3].
+        """The main tap's maps float32 [B, C, T', H', W'] of frames uint8 [B, T, H, W, 3].
 
         Raises:
             ValueError: The frames are not of the type and size that the backbone was built for.
         """
+        return self._run(frames, self._taps[:1])[self.taps[0]]
+
+    def extract(self, frames: Tensor) -> dict[str, Tensor]:
+        """Every tap's maps [B, C, T', H', W'] from one pass over frames uint8 [B, T, H, W, 3].
+
+        Raises:
+            ValueError: See `forward`.
+        """
+        return self._run(frames, self._taps)
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Logits [B, K] of the recognizer's own head on maps [B, C, T', H', W'].
+
+        Raises:
+            SettingsError: The backbone was built without a head.
+        """
+        return self._head(maps)
+
+    @property
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """Weight [K, C] and bias [K] of the linear classifier on the globally averaged map."""
+        linear = self._head.fc_cls
+        return linear.weight.detach().clone(), linear.bias.detach().clone()
+
+    def describe(self, tap: str | None = None) -> dict[str, Any]:
+        """All about this backbone that decides the bytes of one tap's map, as plain JSON values.
+
+        Args:
+            tap: One of `taps`; None: the main one.
+        """
+        tap = self.taps[0] if tap is None else tap
+        changed = {"tap": tap, "map_shape": list(self.map_shapes[tap])}
+        return self._description | changed
+
+    @property
+    def _head(self) -> Any:
+        head = getattr(self.recognizer, "cls_head", None)
+        if head is None:
+            raise SettingsError(
+                f"{self.name} is built without its classifier; expected one of the project's own "
+                "presets, or `load_classifier` on the weights file"
+            )
+        return head
+
+    def _run(self, frames: Tensor, taps: Sequence[Tap]) -> dict[str, Tensor]:
         expected = (self.num_frames, self.size_px, self.size_px, 3)
         if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
                 f"frames are {frames.dtype} {tuple(frames.shape)}, expected torch.uint8 "
                 f"(B, {', '.join(map(str, expected))})"
             )
-        inputs = normalize_frames(frames, self._preset.pixel_mean, self._preset.pixel_std)
-        return self.recognizer.backbone(inputs).contiguous()
+        if self.pipeline is not None and self.pipeline.is_bgr:
+            frames = frames.flip(-1)
+        return self.model.tap(normalize_frames(frames, self._mean, self._std), taps)
 
-    def classify(self, maps: Tensor) -> Tensor:
-        """Logits [B, K] of the recognizer's own head on maps [B, C, T', H', W']."""
-        return self.recognizer.cls_head(maps)
-
-    @property
-    def classifier(self) -> tuple[Tensor, Tensor]:
-        """Weight [K, C] and bias [K] of the linear classifier on the globally averaged map."""
-        linear = self.recognizer.cls_head.fc_cls
-        return linear.weight.detach().clone(), linear.bias.detach().clone()
-
-    def describe(self) -> dict[str, Any]:
-        """All about this backbone that decides a map's bytes, as plain JSON values."""
-        return {
-            "name": self.name,
-            "recognizer": _as_json(self._preset.recognizer),
-            "weights": self._weights,
-            "tap": "backbone",
-            "map_shape": list(self.map_shape),
-            "frames": {"num_frames": self.num_frames, "sampling": "centres of equal segments"},
-            "transforms": [
-                {"resize_px": [self.size_px, self.size_px]},
-                {"mean": list(self._preset.pixel_mean), "std": list(self._preset.pixel_std)},
-            ],
-            "versions": {
-                "mmaction2": importlib.metadata.version("mmaction2"),
-                "torch": torch.__version__,
-            },
-        }
+    def _measure(self) -> dict[str, tuple[int, int, int, int]]:
+        """Shapes of the maps of one clip, by trying."""
+        sample = torch.zeros(1, self.num_frames, self.size_px, self.size_px, 3, dtype=torch.uint8)
+        try:
+            with torch.inference_mode():
+                maps = self.extract(sample)
+        except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+            raise SettingsError(
+                f"{self.name} cannot take {self.num_frames} frames of {self.size_px} px "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); expected "
+                "its own input: set backbone.num_frames and backbone.size_px to null"
+            ) from error
+        return {tap: tuple(value.shape[1:]) for tap, value in maps.items()}  # type: ignore[misc]
 
 
 def build_backbone(
     name: str,
     *,
-    weights: str | Path | None,
+    weights: str | Path,
     num_frames: int | None = None,
     size_px: int | None = None,
+    taps: Sequence[str] = (),
+    weights_sha256: str | None = None,
+    key_map: KeyMapName = "auto",
+    seed: int = 0,
 ) -> Backbone:
-    """The backbone of preset `name`, frozen and in evaluation mode.
+    """The backbone called `name`, frozen and in evaluation mode.
 
     Args:
-        weights: A safetensors file with the recognizer's keys; None for random weights, which
-            only tests and pretraining want, and which `describe` marks.
-        num_frames, size_px: The input T and H = W; the preset's own by default.
+        name: A preset (see `presets`), a config of mmaction2's model zoo by name, a config file by
+            path, or a folder of the transformers library.
+        weights: A file (safetensors or .pth), an address, for the transformers library a folder;
+            or the word "random": weights drawn from `seed`, which `describe` marks.
+        num_frames, size_px: The input T and H = W; the model's own by default.
+        taps: Where maps are taken, see `taps`; by default the preset's own.
+        weights_sha256: The digest that the file must have.
+        key_map: How the file's keys are renamed, see `key_maps`.
 
     Raises:
-        SettingsError: No preset has this name.
-        CheckpointError: The weights are missing or do not fit.
+        SettingsError: There is no such model, or it has no such tap or input.
+        CheckpointError: The weights are missing, refused, others than expected, or do not fit.
     """
-    preset = get_preset(name)
-    recognizer = build_recognizer(name)
-    origin: dict[str, Any] = {"random_seed": 0}
-    if weights is not None:
-        load_weights(recognizer, weights)
-        origin = {"sha256": sha256_file(weights)}
-    return Backbone(
-        preset,
-        recognizer,
-        num_frames=num_frames or preset.num_frames,
-        size_px=size_px or preset.size_px,
-        weights=origin,
+    from dsts_pipeline.extract.build import build
+
+    return build(
+        name,
+        weights=weights,
+        num_frames=num_frames,
+        size_px=size_px,
+        taps=tuple(taps),
+        weights_sha256=weights_sha256,
+        key_map=key_map,
+        seed=seed,
     )
-
-
-def _as_json(value: Any) -> Any:
-    """Tuples become lists, so that a description survives a round trip through JSON."""
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,8 +1,9 @@
 """The one door to mmaction2 1.2.0: its import traps are handled here and nowhere else.
 
-Enters: a model configuration. Leaves: the model, built by mmaction2's registry.
+Enters: a model configuration, or the name of one in its model zoo. Leaves: the model, built by
+mmaction2's registry; the configuration as plain dicts and lists.
 
-Five traps:
+Six traps:
 1. The wheel lacks `mmaction/models/localizers/drn`, which its own package imports
    (mmaction2 issue 2714): an empty stand-in takes its place.
 2. It imports `importlib_metadata` without declaring it: our requirements name it.
@@ -12,12 +13,15 @@ Five traps:
    as soon as somebody calls it.
 5. Where transformers is installed, it imports its multimodal models, too, which need timm: an empty
    stand-in takes their place.
+6. Its configs name weights of other models to start from, and mmengine downloads them unasked while
+   a model is built or initialised: `strip_downloads` takes these names out.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import logging
 import os
 import sys
@@ -107,6 +111,60 @@ def import_mmaction() -> Any:
         ) from error
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # else a line per parameter
     return MODELS
+
+
+def zoo_folder() -> Path:
+    """The folder of recognition configs that mmaction2's wheel ships.
+
+    Raises:
+        UserError: mmaction2 is not installed, or without its configs.
+    """
+    package = importlib.util.find_spec("mmaction")
+    for folder in (package.submodule_search_locations or []) if package else []:
+        configs = Path(folder) / ".mim" / "configs" / "recognition"
+        if configs.is_dir():
+            return configs
+    raise UserError(
+        "mmaction2's model-zoo configs are not installed; expected mmaction/.mim/configs of the "
+        "wheel mmaction2 1.2.0: run `make setup`, or give backbone.name the path of a config file"
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """An mmengine config file, bases merged in, as plain dicts, lists and tuples.
+
+    A `.py` config is a program: reading it runs it. Only read those that you would run.
+    """
+    import_mmaction()
+    from mmengine.config import Config
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # old syntax in mmengine
+        return Config.fromfile(str(path), import_custom_modules=False).to_dict()
+
+
+def strip_downloads(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a model config that names no weights, so that building it fetches nothing."""
+    stripped: dict[str, Any] = {}
+    for key, value in config.items():
+        if key in ("pretrained", "pretrained_type"):
+            value = None
+        elif key == "init_cfg" and "Pretrained" in str(value):
+            continue
+        stripped[key] = strip_downloads(value) if isinstance(value, dict) else value
+    for switch in ("pretrained2d", "clip_pretrained"):  # on unless they are switched off
+        if accepts(config.get("type"), switch):
+            stripped[switch] = False
+    return stripped
+
+
+def accepts(kind: Any, option: str) -> bool:
+    """Whether the registered class called `kind` has an argument called `option`."""
+    registered = import_mmaction().get(kind) if isinstance(kind, str) else None
+    if not inspect.isclass(registered):
+        return False
+    bases = registered.__mro__[:-1]  # arguments may be handed on to a base as **kwargs
+    return any(option in inspect.signature(base).parameters for base in bases)
 
 
 def build_model(config: dict[str, Any]) -> Any:

@@ -1,6 +1,7 @@
 """Named recognizers: mmaction2 model configurations with the input that each expects.
 
-Enters: a name. Leaves: a `Preset`, whose `recognizer` is a plain mmaction2 config.
+Enters: a name. Leaves: a `Preset`, whose `recognizer` is a plain mmaction2 config, or a
+`ZooPreset`, which names a config of mmaction2's model zoo and the tap that keeps most of it.
 
 stick_r18, for the embedded data set at 16 frames of 64 x 64 px (output "C T H W"):
   stem     3x5x5 convolution, stride (1, 2, 2), max-pool (1, 2, 2)    16 x 16 x 16 x 16
@@ -15,8 +16,9 @@ neighbouring frames: angular speed is visible between frames, not in one.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any
 
 from dsts_pipeline.base.errors import SettingsError
@@ -36,6 +38,56 @@ class Preset:
     size_px: int
     pixel_mean: tuple[float, float, float] = PIXEL_MEAN
     pixel_std: tuple[float, float, float] = PIXEL_STD
+
+
+@dataclass(frozen=True)
+class ZooPreset:
+    """A config of mmaction2's model zoo, and what is changed in it.
+
+    Attributes:
+        config: Its name.
+        tap: Where maps are taken unless the settings say otherwise.
+        changes, pipeline_changes: See `model_zoo.read_zoo_model`.
+    """
+
+    config: str
+    tap: str = "backbone"
+    changes: dict[str, Any] = field(default_factory=dict)
+    pipeline_changes: dict[str, Any] = field(default_factory=dict)
+
+
+# Video Swin's recipe for Something-Something v2: a window over all 16 time steps, one frame out of
+# each of 32 segments, three crops; https://arxiv.org/abs/2106.13230, section 4.1 and appendix.
+_SWIN_B_SSV2 = ZooPreset(
+    "swin-base-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb",
+    changes={"backbone": {"window_size": (16, 7, 7), "drop_path_rate": 0.4}},
+    pipeline_changes={
+        "sampler": "swin_uniform",
+        "options": {"clip_len": 32, "num_clips": 1},
+        "num_frames": 32,
+        "resize_px": 224,
+        "size_px": 224,
+        "crops": "three",
+    },
+)
+ZOO_PRESETS: MappingProxyType[str, ZooPreset] = MappingProxyType(
+    {
+        "tpn_slowonly_r50": ZooPreset(
+            "tpn-slowonly_imagenet-pretrained-r50_8xb8-8x8x1-150e_kinetics400-rgb", tap="neck_time"
+        ),
+        "tpn_tsm_r50": ZooPreset(
+            "tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb", tap="neck_time"
+        ),
+        "swin_b": _SWIN_B_SSV2,
+        "swin_t": ZooPreset("swin-tiny-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb"),
+        "slowfast_r50": ZooPreset("slowfast_r50_8xb8-8x8x1-256e_kinetics400-rgb", tap="pathways"),
+        "i3d_r50": ZooPreset("i3d_imagenet-pretrained-r50_8xb8-32x2x1-100e_kinetics400-rgb"),
+        "tsm_r50": ZooPreset("tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb"),
+        "mvit_s": ZooPreset("mvit-small-p244_k400-pre_16xb16-u16-100e_sthv2-rgb"),
+    }
+)
+# Models of the transformers library by name; see `transformers_models`.
+TRANSFORMERS_PRESETS = ("videomae", "vivit", "vjepa2")
 
 
 def _resnet3d_recognizer(**backbone: Any) -> dict[str, Any]:
@@ -81,19 +133,19 @@ def _presets() -> dict[str, Preset]:
 
 
 def preset_names() -> tuple[str, ...]:
-    """Names that `get_preset` knows."""
-    return tuple(sorted(_presets()))
+    """Names that `build_backbone` knows besides configs and folders."""
+    return tuple(sorted((*_presets(), *ZOO_PRESETS, *TRANSFORMERS_PRESETS)))
 
 
 def get_preset(name: str) -> Preset:
-    """The preset called `name`, a fresh copy.
+    """The preset of our own called `name`, a fresh copy.
 
     Raises:
         SettingsError: There is no such preset; the closest name is told.
     """
     presets = _presets()
     if name not in presets:
-        close = get_close_matches(name, presets, n=1)
+        close = get_close_matches(name, preset_names(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {preset_names()}"
         raise SettingsError(f"backbone.name: no backbone is called {name!r}; {hint}")
     return copy.deepcopy(presets[name])

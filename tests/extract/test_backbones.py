@@ -106,7 +106,7 @@ def test_the_description_is_json_and_tells_weights_apart(backbone, weights):
     described = backbone.describe()
     assert json.loads(json.dumps(described)) == described
     assert len(described["weights"]["sha256"]) == 64
-    random = build_backbone("stick_r18", weights=None, num_frames=8, size_px=32)
+    random = build_backbone("stick_r18", weights="random", num_frames=8, size_px=32)
     assert random.map_shape == (128, 4, 2, 2)
     assert random.describe()["weights"] == {"random_seed": 0}
     assert described == build_backbone("stick_r18", weights=weights).describe()
@@ -125,7 +125,7 @@ def test_random_weights_follow_their_seed_and_leave_the_global_stream_alone():
 
 def test_an_unknown_preset_names_the_closest():
     with pytest.raises(SettingsError, match="did you mean 'stick_r18'"):
-        build_backbone("stick_r81", weights=None)
+        build_backbone("stick_r81", weights="random")
     assert "stick_r18" in preset_names()
     get_preset("stick_r18").recognizer["backbone"]["depth"] = 50
     assert get_preset("stick_r18").recognizer["backbone"]["depth"] == 18
@@ -193,7 +193,7 @@ import torch
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.extract import build_backbone
 before = dict(os.environ)
-backbone = build_backbone("stick_r18", weights=None, num_frames=4, size_px=32)
+backbone = build_backbone("stick_r18", weights="random", num_frames=4, size_px=32)
 assert dict(os.environ) == before
 frames = torch.arange(4 * 32 * 32 * 3).reshape(1, 4, 32, 32, 3).to(torch.uint8)
 print(backbone(frames).double().sum().item())
@@ -213,5 +213,5 @@ def test_recognizers_work_where_opencvs_system_libraries_are_missing(repository)
     total, told = run.stdout.splitlines()
     assert "OpenCV's resize was called" in told and "libGL.so.1" in told
     frames = torch.arange(4 * 32 * 32 * 3).reshape(1, 4, 32, 32, 3).to(torch.uint8)
-    with_opencv = build_backbone("stick_r18", weights=None, num_frames=4, size_px=32)
+    with_opencv = build_backbone("stick_r18", weights="random", num_frames=4, size_px=32)
     np.testing.assert_allclose(float(total), with_opencv(frames).double().sum(), rtol=1e-5)
