@@ -1,4 +1,4 @@
-"""One shard file: maps in, bytes out, and back. The zarr v3 `sharding_indexed` codec.
+"""One shard file: maps in, bytes out (the way back: `chunks.py`). The zarr v3 `sharding_indexed` codec.
 
     chunk | crc32c   one pair per stored map, without gaps, in the order of the clips
     nameplate        ASCII "<fingerprint>:<array>:<shard number, 8 digits>"; zarr readers skip it
@@ -10,10 +10,7 @@ Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/i
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
-from collections.abc import Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import google_crc32c
@@ -72,61 +69,3 @@ def little_endian_bytes(stored: np.ndarray) -> np.ndarray:
 def checksum(content: bytes | np.ndarray) -> bytes:
     """crc32c of `content`, as it is stored."""
     return struct.pack("<I", google_crc32c.value(content))
-
-
-def read_index(path: str | Path, num_slots: int, nameplate: bytes) -> np.ndarray:
-    """Offsets and lengths `[num_slots, 2]` (uint64) of a shard's chunks, checked.
-
-    Raises:
-        ShardDamage: missing or truncated file, wrong checksum, another shard's nameplate.
-    """
-    index_bytes = num_slots * 16
-    tail_bytes = len(nameplate) + index_bytes + CRC_BYTES
-    try:
-        with open(path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - tail_bytes))
-            tail = file.read(tail_bytes)
-    except FileNotFoundError:
-        raise ShardDamage("is missing") from None
-    if len(tail) < tail_bytes:
-        raise ShardDamage(f"is truncated to {size} bytes")
-    encoded = tail[len(nameplate) : len(nameplate) + index_bytes]
-    if checksum(encoded) != tail[-CRC_BYTES:]:
-        raise ShardDamage("has a damaged index (crc32c does not hold)")
-    if not tail.startswith(nameplate):
-        raise ShardDamage(f"is not {nameplate.decode()} but another shard")
-    return np.frombuffer(encoded, dtype="<u8").reshape(num_slots, 2).astype(np.uint64)
-
-
-def read_chunks(
-    path: str | Path, index: np.ndarray, slots: Sequence[int], targets: Sequence[np.ndarray]
-) -> None:
-    """Fill each of `targets` with the map in the slot of the same rank, checksums verified.
-
-    The bytes go from the file straight into the targets (contiguous, in the storage type): one
-    positioned read a map, no copy. Safe in threads and in forked or spawned processes, since no
-    file stays open.
-
-    Raises:
-        ShardDamage: naming the slot, where a chunk is absent, cut off or its crc32c fails.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except FileNotFoundError:
-        raise ShardDamage("is missing") from None
-    stored_crc = bytearray(CRC_BYTES)
-    try:
-        for slot, target in zip(slots, targets, strict=True):
-            content = target.reshape(-1).view(np.uint8)
-            offset, length = (int(value) for value in index[slot])
-            if (offset, length) == (ABSENT, ABSENT):
-                raise ShardDamage(f"holds no map in slot {slot}")
-            if length != content.nbytes + CRC_BYTES:
-                raise ShardDamage(f"has {length} bytes in slot {slot}, not {content.nbytes + 4}")
-            if os.preadv(descriptor, [content.data, stored_crc], offset) != length:
-                raise ShardDamage(f"is cut off in slot {slot}")
-            if checksum(content) != stored_crc:
-                raise ShardDamage(f"has a damaged map in slot {slot} (crc32c does not hold)")
-    finally:
-        os.close(descriptor)
