@@ -17,7 +17,7 @@ from dsts_pipeline.feature_store.tables import stores_table
 from stages import places
 from stages.planned import planned_store
 
-MIN_COLUMNS = 140
+MIN_COLUMNS = 170
 
 
 def run(settings: Settings, *, prune: bool = False, yes: bool = False) -> None:
