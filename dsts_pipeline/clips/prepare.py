@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips.annotation import TRAIN, VAL, AnnotatedClip
+from dsts_pipeline.clips.annotation import TRAIN, VAL, AnnotatedClip, Annotations
 from dsts_pipeline.clips.findings import Findings, collect_findings
 from dsts_pipeline.clips.frame_ranges import EndFrame, decide_end_frame, frames_of
 from dsts_pipeline.clips.heldout import hold_out_groups
@@ -79,9 +79,31 @@ def prepare_clips(
         ((c, info.num_frames) for c in annotations.clips if (info := videos[c.path].info)),
         end_frame,
     )
-    checked = [_check(clip, videos[clip.path], rule.rule, min_frames) for clip in annotations.clips]
+    index = _build_index(name, root, annotations, videos, rule.rule, min_frames, hold_out)
+    _refuse_unusable(index, {clip.split for clip in annotations.clips}, max_problem_fraction)
+    findings = collect_findings(
+        annotations,
+        index,
+        root=root,
+        end_frame=rule,
+        cut_ranges=_find_cut(annotations, videos),
+        official_counts=official_counts,
+    )
+    return index, findings
+
+
+def _build_index(
+    name: str,
+    root: Path,
+    annotations: Annotations,
+    videos: Mapping[str, SeenVideo],
+    rule: str,
+    min_frames: int,
+    hold_out: HoldOut,
+) -> ClipIndex:
+    checked = [_check(clip, videos[clip.path], rule, min_frames) for clip in annotations.clips]
     clips = [clip for clip in checked if isinstance(clip, Clip)]
-    index = ClipIndex(
+    return ClipIndex(
         dataset=name,
         root=str(root),
         class_names=annotations.class_names,
@@ -90,21 +112,15 @@ def prepare_clips(
         clips=tuple(_hold_out(clips, hold_out)),
         problems=tuple(problem for problem in checked if isinstance(problem, Problem)),
     )
-    _refuse_unusable(index, {clip.split for clip in annotations.clips}, max_problem_fraction)
-    cut = [
+
+
+def _find_cut(annotations: Annotations, videos: Mapping[str, SeenVideo]) -> list[str]:
+    """Clips whose annotated end is beyond their video's end."""
+    return [
         f"{clip.split}/{clip.id}"
         for clip in annotations.clips
         if (info := videos[clip.path].info) and (clip.end_frame or 0) > info.num_frames
     ]
-    findings = collect_findings(
-        annotations,
-        index,
-        root=root,
-        end_frame=rule,
-        cut_ranges=cut,
-        official_counts=official_counts,
-    )
-    return index, findings
 
 
 def _check(annotated: AnnotatedClip, seen: SeenVideo, rule: str, min_frames: int) -> Clip | Problem:
