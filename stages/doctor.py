@@ -9,7 +9,7 @@ from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.checkup import check_data, check_decoder
-from dsts_pipeline.extract.checkup import check_weights, describe_devices
+from dsts_pipeline.extract.checkup import check_devices, check_weights
 
 _FILES = {"video_folder", "train_file", "test_file", "class_file"}
 
@@ -64,7 +64,7 @@ def examine_all(settings: Settings) -> Iterator[Finding]:
 
     yield examine("versions", lambda: check_versions(tested=read_constraints("constraints.txt")))
     yield examine("decoder", lambda: check_decoder(backbone.decoder))
-    yield examine("devices", describe_devices)
+    yield examine("devices", lambda: check_devices(backbone.device))
     yield examine("data", data)
     yield examine("weights", weights)
     if num_clips[0] and map_shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from dsts_pipeline.base.files import sha256_file
 
@@ -31,12 +31,19 @@ def check_weights(
     return f"{weights} (sha256 {digest}...) fits {name}: maps of {shape}", backbone.map_shape
 
 
-def describe_devices() -> str:
-    """Processors and accelerators that torch sees."""
+def check_devices(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> str:
+    """Processors and accelerators that torch sees, and the one that extraction would use.
+
+    Raises:
+        UserError: "cuda" is wanted and there is none.
+    """
     import torch
 
-    found: list[Any] = [f"{platform.machine()}, {torch.get_num_threads()} threads"]
+    from dsts_pipeline.extract.devices import choose_device
+
+    chosen = choose_device(wanted)
+    found = [f"{platform.machine()}, {torch.get_num_threads()} threads"]
     for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(number)
         found.append(f"{properties.name} with {properties.total_memory / 1e9:.0f} GB")
-    return "; ".join(found) if len(found) > 1 else f"{found[0]}; no GPU, which is not needed"
+    return f"{'; '.join(found)}; extraction runs on {chosen}"

@@ -58,6 +58,13 @@ def test_a_missing_decoder_is_named(settings_of, monkeypatch, decoder):
         assert "decord cannot be loaded" in found.text and "backbone.decoder to pyav" in found.text
 
 
+def test_a_device_that_is_not_there_is_named(settings_of, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = findings(settings_of("backbone.device=cuda"))["devices"]
+    assert not found.is_ok and "torch sees no CUDA device" in found.text
+    assert "extraction runs on cpu" in findings(settings_of())["devices"].text
+
+
 def test_missing_data_is_named(settings_of, tmp_path):
     found = findings(settings_of("dataset.root=elsewhere"))["data"]
     assert not found.is_ok and "elsewhere does not exist" in found.text
