@@ -67,15 +67,31 @@ def extract(
         bool,
         typer.Option("--dry-run", help="Print size, free space and time; write nothing."),
     ] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", help="processes, or ray for a Ray cluster.")
+    ] = "processes",
+    num_workers: Annotated[
+        int | None,
+        typer.Option("--num-workers", min=1, help="With ray: backbones at work, else as fit."),
+    ] = None,
 ) -> None:
     """Cache the frozen backbone's feature map of every clip in a store under stores/.
 
     Goes on from the finished shards when it was interrupted; over a finished store it does
-    nothing. Several of these commands may work on one store at once.
+    nothing. Several of these commands may work on one store at once, also as
+    `torchrun --nproc-per-node 8 cli.py extract`; see docs/extraction-on-clusters.md.
 
     Example: python cli.py extract --set backbone.num_decode_workers=2
     """
-    _run_stage("extract_dry_run" if dry_run else "extract", params, overrides, debug)
+    if engine not in ("processes", "ray"):
+        raise typer.BadParameter(
+            f"found {engine}, expected processes or ray", param_hint="--engine"
+        )
+    if dry_run:
+        _run_stage("extract_dry_run", params, overrides, debug)
+    else:
+        options = {"engine": engine, "num_workers": num_workers}
+        _run_stage("extract", params, overrides, debug, **options)
 
 
 @app.command("train-head")

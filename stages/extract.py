@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.extract.runner import ClipFailure, check_failures, extract_features
+from dsts_pipeline.extract.failures import ClipFailure, check_failures
+from dsts_pipeline.extract.progress import summarize
+from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StorePlan, StoreWriter
 from dsts_pipeline.feature_store.manifest import drop_provenance
 from dsts_pipeline.feature_store.space import require_space, survey_store
 from stages import places
-from stages.store_plan import extraction_options, prepare_work
+from stages.extract_options import extraction_options
+from stages.store_plan import prepare_work
 
 
-def run(settings: Settings) -> None:
+def run(
+    settings: Settings,
+    engine: Literal["processes", "ray"] = "processes",
+    num_workers: int | None = None,
+) -> None:
     """Finish the store of these settings and write its manifest to outputs/features.json.
 
     What may differ between two extractions of the same bytes stays in the store's own manifest.
 
+    Args:
+        num_workers: With the engine "ray": backbones at work.
+
     Raises:
         CheckpointError, DataError, StoreError: See the parts; the finished shards stay.
     """
-    chosen, (index, backbone, plan) = settings.backbone, prepare_work(settings)
+    chosen, work = settings.backbone, prepare_work(settings)
+    index, backbone, plan = work
     require_space(survey_store(settings.store.root, plan))
     with StoreWriter(settings.store.root, plan) as writer:
-        summary = extract_features(
-            index,
-            backbone,
-            writer,
-            **extraction_options(settings),
-        )
+        if engine == "ray":
+            from stages.on_cluster import extract_by_ray
+
+            summary = extract_by_ray(settings, work, writer.pending_shards(), num_workers)
+        else:
+            summary = extract_features(index, backbone, writer, **extraction_options(settings))
         sections = {
             "backbone": chosen.model_dump(mode="json"),
             "dataset": settings.dataset.model_dump(mode="json", include={"flip", "flip_pairs"}),
@@ -40,11 +53,7 @@ def run(settings: Settings) -> None:
     failures = [ClipFailure(failure["id"], failure["reason"]) for failure in manifest["failures"]]
     check_failures(failures, len(index.clips), max_failed_fraction=chosen.max_failed_fraction)
     write_json(places.FEATURES, drop_provenance(manifest) | {"store": str(writer.path)})
-    console.print(
-        f"{writer.path}: {manifest['counts']['stored']:,} maps, {len(failures):,} clips failed; "
-        f"{summary.num_clips:,} extracted now in {summary.seconds:.0f} s",
-        soft_wrap=True,
-    )
+    console.print(summarize(str(writer.path), manifest["counts"], summary))
 
 
 def plan_store(settings: Settings) -> StorePlan:

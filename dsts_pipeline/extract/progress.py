@@ -7,9 +7,10 @@ the decoders, the time left, and how many clips failed so far.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from rich.progress import (
     BarColumn,
@@ -22,8 +23,28 @@ from rich.progress import (
 from rich.table import Table
 
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.extract.failures import ClipFailure
 
 LINE_INTERVAL_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class ExtractionSummary:
+    """What one run did: clips looked at, those that failed, and where the time went.
+
+    Attributes:
+        num_clips: Maps that were to be made; views of a clip count one each.
+        forward_seconds: The backbone was at work.
+        decode_wait_seconds: The backbone waited for frames.
+        num_shards: Shards that this run wrote.
+    """
+
+    num_clips: int
+    failures: tuple[ClipFailure, ...]
+    seconds: float
+    forward_seconds: float
+    decode_wait_seconds: float
+    num_shards: int = 0
 
 
 class ExtractionProgress(Protocol):
@@ -110,9 +131,21 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 86_400:.1f} days"
 
 
-def tabulate(rows: dict[str, str]) -> Table:
-    """A table of two columns for the end of a run."""
+def summarize(store: str, counts: Mapping[str, Any], summary: ExtractionSummary) -> Table:
+    """What the end of a run tells: the store, this run, where its time went.
+
+    Args:
+        counts: Of the store's manifest.
+    """
     table = Table(show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, value)
+    table.add_row("store", store)
+    table.add_row("maps", f"{counts['stored']:,} stored, {counts['failed']:,} failed")
+    done = f"{summary.num_clips:,} maps in {summary.num_shards:,} shards"
+    table.add_row("this run", f"{done}, {format_duration(summary.seconds)}")
+    if summary.num_clips:
+        seconds = summary.seconds or 1e-9
+        table.add_row("rate", f"{summary.num_clips / seconds:,.1f} clips/s")
+        table.add_row("backbone", f"{summary.forward_seconds / seconds:.0%} of the time at work")
+        waited = f"{summary.decode_wait_seconds / seconds:.0%} of the time"
+        table.add_row("waiting for decoders", waited)
     return table

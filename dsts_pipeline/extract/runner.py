@@ -12,46 +12,24 @@ neighbours up.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, groupby
-from typing import Any
+from itertools import chain
 
-import numpy as np
 import torch
 
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.augmentation import import_transforms
-from dsts_pipeline.extract.decode_job import Decoded
+from dsts_pipeline.extract.decode_job import DecodeFunction, decode_clip
 from dsts_pipeline.extract.decode_pool import PREFETCH_BYTES, DecodePool
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker, Precision
-from dsts_pipeline.extract.progress import ExtractionProgress, show_progress
+from dsts_pipeline.extract.progress import ExtractionSummary, show_progress
+from dsts_pipeline.extract.shard_run import ShardRun
 from dsts_pipeline.extract.shards_ahead import ShardsAhead, ShardWriter
 from dsts_pipeline.extract.stopping import exit_on_sigterm
 from dsts_pipeline.extract.views import ViewPlan, Views
 
 __all__ = ["ClipFailure", "ExtractionSummary", "check_failures", "extract_features"]
-
-
-@dataclass(frozen=True)
-class ExtractionSummary:
-    """What one run did: clips looked at, those that failed, and where the time went.
-
-    Attributes:
-        num_clips: Maps that were to be made; views of a clip count one each.
-        forward_seconds: The backbone was at work.
-        decode_wait_seconds: The backbone waited for frames.
-        num_shards: Shards that this run wrote.
-    """
-
-    num_clips: int
-    failures: tuple[ClipFailure, ...]
-    seconds: float
-    forward_seconds: float
-    decode_wait_seconds: float
-    num_shards: int = 0
 
 
 def extract_features(
@@ -69,6 +47,7 @@ def extract_features(
     precision: Precision = "float32",
     compile: bool = False,
     max_failed_fraction: float = 0.01,
+    decode: DecodeFunction = decode_clip,
 ) -> ExtractionSummary:
     """Write every pending shard of the store; afterwards `writer.finish` may be called.
 
@@ -85,6 +64,7 @@ def extract_features(
         batch_size: Maps per forward pass, halved where they do not fit the device's memory.
         precision, compile: See `Computing`.
         max_failed_fraction: Clips without a map that are tolerated, of all in the index.
+        decode: What the decode processes do with a job; must be importable by name.
 
     Raises:
         DataError: Too many clips cannot be decoded, or stored.
@@ -105,13 +85,14 @@ def extract_features(
             num_decode_workers,
             clip_timeout_seconds=clip_timeout_seconds,
             prefetch_bytes=prefetch_bytes,
+            decode=decode,
             warm_up=warm_up,
         ) as pool,
         show_progress(f"extract {backbone.name}", num_pending) as progress,
         torch.inference_mode(),
     ):
         forward = ForwardPass(backbone, Computing(batch_size, precision, compile))
-        run = _Run(plan, backbone, forward, batch_size, max_failed_fraction, progress)
+        run = ShardRun(plan, backbone, forward, batch_size, max_failed_fraction, progress)
         results = pool.run(shards.jobs())
         num_shards = 0
         # The first answer of a shard, because asking for it is what claims the shard.
@@ -131,84 +112,3 @@ def extract_features(
         decode_wait_seconds=run.decode_wait_seconds,
         num_shards=num_shards,
     )
-
-
-class _Run:
-    """The state of one extraction: failures so far and where time went."""
-
-    def __init__(
-        self,
-        plan: ViewPlan,
-        backbone: MapMaker,
-        forward: ForwardPass,
-        batch_size: int,
-        max_failed_fraction: float,
-        progress: ExtractionProgress,
-    ) -> None:
-        self._plan, self._backbone, self._forward = plan, backbone, forward
-        self._batch_size, self._max_failed_fraction = batch_size, max_failed_fraction
-        self._progress = progress
-        self.failures: list[ClipFailure] = []
-        self.num_clips = 0
-        self.decode_wait_seconds = 0.0
-
-    def extract_shard(
-        self, positions: range, answers: Iterator[Decoded]
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """Maps float32 [n, C, T, H, W] of a shard's rows, and the reasons of those that failed."""
-        maps = np.zeros((len(positions), *self._backbone.map_shape), np.float32)
-        failures: dict[int, str] = {}
-        views = self._views(positions, answers)
-        for start in range(0, len(positions), self._batch_size):
-            batch = positions[start : start + self._batch_size]
-            frames = self._collect(batch, views, failures)
-            self._forward.submit(frames, maps[start : start + len(batch)])
-            self.num_clips += len(batch)
-            self._progress.advance(
-                len(batch),
-                num_failed=len(self.failures),
-                forward_seconds=self._forward.seconds,
-                decode_wait_seconds=self.decode_wait_seconds,
-            )
-        self._forward.finish()
-        return maps, failures
-
-    def check(self, stored: Sequence[Mapping[str, Any]]) -> None:
-        """Stop if too many clips failed; `stored` may know of some whose maps were refused."""
-        failures = [ClipFailure(failure["id"], failure["reason"]) for failure in stored]
-        for known in (failures, self.failures):
-            check_failures(
-                known, len(self._plan.index.clips), max_failed_fraction=self._max_failed_fraction
-            )
-
-    def _views(
-        self, positions: range, answers: Iterator[Decoded]
-    ) -> Iterator[tuple[np.ndarray | None, str]]:
-        """Frames [T, H, W, 3] or None and the reason, for each row; an answer is for one clip."""
-        for _, rows in groupby(self._plan.rows[position].clip for position in positions):
-            decoded, num_views = next(answers), len(list(rows))
-            for view in range(num_views):
-                yield (
-                    None if decoded.frames is None else decoded.frames[view],
-                    decoded.reason,
-                )
-
-    def _collect(
-        self,
-        batch: range,
-        views: Iterator[tuple[np.ndarray | None, str]],
-        failures: dict[int, str],
-    ) -> np.ndarray:
-        size = self._backbone.size_px
-        frames = np.zeros((len(batch), self._backbone.num_frames, size, size, 3), np.uint8)
-        started = time.monotonic()
-        for row, position in enumerate(batch):
-            decoded, reason = next(views)
-            if decoded is not None:
-                frames[row] = decoded
-                continue
-            failures[position] = reason
-            self.failures.append(ClipFailure(self._plan.clip_of(position).id, reason))
-        self.decode_wait_seconds += time.monotonic() - started
-        self.check([])
-        return frames

@@ -1,0 +1,46 @@
+"""How clips are decoded and computed, and in which views, as the settings say."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.flips import FlipRule
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.extract.augmentation import Augmentation
+from dsts_pipeline.extract.forward import Computing
+from dsts_pipeline.extract.views import ClipInput, ViewPlan, Views
+
+
+def plan_views(settings: Settings, index: ClipIndex, backbone: ClipInput) -> ViewPlan:
+    """The rows of the store of `index`, and what decode processes are told about them."""
+    options = extraction_options(settings)
+    return ViewPlan(
+        index, backbone, options["views"], options["decoder"], options["decoder_fallback"]
+    )
+
+
+def choose_computing(settings: Settings) -> Computing:
+    """How the backbone is run."""
+    chosen = settings.backbone
+    return Computing(chosen.batch_size, chosen.precision, chosen.compile)
+
+
+def extraction_options(settings: Settings) -> dict[str, Any]:
+    """Keywords of `extract_features`."""
+    chosen, dataset = settings.backbone, settings.dataset
+    fallback = chosen.decoder_fallback
+    return asdict(choose_computing(settings)) | {
+        "views": Views(
+            **chosen.views.model_dump(exclude={"augmentation"}),
+            augmentation=Augmentation(**chosen.views.augmentation.model_dump()),
+            flips=FlipRule(dataset.flip, dataset.flip_pairs),
+        ),
+        "decoder": chosen.decoder,
+        "decoder_fallback": None if fallback == "none" else fallback,
+        "num_decode_workers": chosen.num_decode_workers,
+        "clip_timeout_seconds": chosen.clip_timeout_seconds,
+        "prefetch_bytes": chosen.prefetch_bytes,
+        "max_failed_fraction": chosen.max_failed_fraction,
+    }
