@@ -64,8 +64,11 @@ class Recognizer(FrozenModel):
     def __init__(self, recognizer: Any, *, is_2d: bool) -> None:
         super().__init__()
         self.recognizer, self.is_2d = recognizer, is_2d
-        layout = torch.channels_last if is_2d else torch.channels_last_3d
-        recognizer.backbone.to(memory_format=layout)
+        for module in recognizer.backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+            elif isinstance(module, nn.Conv3d):
+                module.to(memory_format=torch.channels_last_3d)
 
     @property
     def root(self) -> nn.Module:

@@ -184,6 +184,7 @@ def _load(
             return model_class(config, **options), {"random_seed": choice.seed}, None
     digest = _digest(folder, choice.sha256)
     library.logging.set_verbosity_error()
+    library.logging.disable_progress_bar()
     model, info = model_class.from_pretrained(
         folder,
         config=config,
@@ -268,5 +269,5 @@ def _pair_of_sizes(config: Any) -> tuple[int, ...]:
 def _settings_of(config: Any) -> dict[str, Any]:
     """The model's settings without what names files and versions."""
     settings = config.to_diff_dict()
-    dropped = ("_name_or_path", "transformers_version", "id2label", "label2id", "dtype")
-    return {key: value for key, value in settings.items() if key not in dropped}
+    dropped = ("_name_or_path", "transformers_version", "architectures", "id2label", "label2id")
+    return {key: value for key, value in settings.items() if key not in (*dropped, "dtype")}

@@ -1,0 +1,360 @@
+"""Taps: layouts folded to B C T H W, modules by name, several in one pass, TPN with its time."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dsts_pipeline.base.errors import CheckpointError, SettingsError
+from dsts_pipeline.extract import build_backbone
+from dsts_pipeline.extract.mmaction_compat import build_model
+from dsts_pipeline.extract.recognizers import Recognizer
+from dsts_pipeline.extract.taps import fold, parse_tap
+from dsts_pipeline.extract.tpn import keep_time
+
+GRID = (2, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def maps():
+    return torch.randn(2, 5, *GRID, generator=torch.Generator().manual_seed(0))
+
+
+def folded(output, text="x", *, grid=None, module=None):
+    return fold(output, parse_tap(text), num_clips=2, grid=grid, module=module)
+
+
+def with_class_token(tokens):
+    return torch.cat([torch.full_like(tokens[:, :1], 9.0), tokens], dim=1)
+
+
+def test_every_layout_folds_back_to_the_same_map(maps):
+    tokens = maps.flatten(2).transpose(1, 2)
+    columns_first = maps.permute(0, 3, 4, 2, 1).flatten(1, 3)
+    for found in [
+        folded(maps),
+        folded(maps.permute(0, 2, 3, 4, 1), "x@BTHWC"),
+        folded(maps.transpose(1, 2).flatten(0, 1)),
+        folded(tokens, grid=GRID),
+        folded(with_class_token(tokens), "x@THW", grid=GRID),
+        folded((tokens, list(GRID)), grid=(7, 7, 7)),  # the grid beside the tokens counts
+        folded(columns_first, "x@HWT", grid=GRID),
+        folded(with_class_token(columns_first), "x@HWT", grid=GRID),
+        folded([maps * 2, maps]),
+        folded([maps, maps * 2], "x[0]"),
+        folded(([maps, torch.zeros(2, 5)],)),
+        folded((maps, {})),
+        folded({"last_hidden_state": tokens, "pooled": maps * 2}, grid=GRID),
+    ]:
+        assert torch.equal(found, maps)
+
+
+def test_two_pathways_are_joined_to_what_their_classifier_averages(maps):
+    fast = torch.randn(2, 3, 8, 3, 4)
+    joined = folded((maps, fast), "pathways")
+    assert joined.shape == (2, 8, *GRID) and torch.equal(joined[:, :5], maps)
+    torch.testing.assert_close(joined[:, 5:].mean((2, 3, 4)), fast.mean((2, 3, 4)))
+    with pytest.raises(SettingsError, match="joins the slow and the fast map"):
+        folded(maps, "pathways")
+
+
+@pytest.mark.parametrize(
+    ("output", "text", "message"),
+    [
+        (torch.zeros(2, 5), "x", r"gives \[\(2, 5\)\], which is no map"),
+        (torch.zeros(3, 5, 4, 4), "x", "no whole number of frames for each of 2 clips"),
+        (torch.zeros(2, 24, 5), "x", "tokens of a model that does not tell their grid"),
+        (torch.zeros(2, 5, 2, 3, 4), "x@THW", "no map in the layout THW"),
+        ([torch.zeros(2, 5, 2, 3, 4)], "x[1]", "asks for output 1 of 1"),
+    ],
+)
+def test_outputs_that_are_no_maps_are_refused(output, text, message):
+    with pytest.raises(SettingsError, match=message):
+        folded(output, text)
+    with pytest.raises(SettingsError, match=r"not the 24 tokens of a grid \(2, 3, 4\)"):
+        folded(torch.zeros(2, 23, 5), grid=GRID)
+
+
+@pytest.mark.parametrize("text", ["", "a b", "x[-1]", "x@NTHWC", "x@", "x[0"])
+def test_what_is_no_tap_is_refused(text):
+    with pytest.raises(SettingsError, match="is no tap; expected a module such as"):
+        parse_tap(text)
+
+
+# A TPN with a tenth of the channels, so that it runs in no time.
+TPN = {
+    "type": "TPN",
+    "in_channels": (128, 256),
+    "out_channels": 128,
+    "spatial_modulation_cfg": {"in_channels": (128, 256), "out_channels": 256},
+    "temporal_modulation_cfg": {"downsample_scales": (8, 8)},
+    "upsample_cfg": {"scale_factor": (1, 1, 1)},
+    "downsample_cfg": {"downsample_scale": (1, 1, 1)},
+    "level_fusion_cfg": {
+        "in_channels": (128, 128),
+        "mid_channels": (128, 128),
+        "out_channels": 256,
+        "downsample_scales": ((1, 1, 1), (1, 1, 1)),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def neck():
+    torch.manual_seed(0)
+    neck = build_model(TPN)
+    with torch.no_grad():
+        for value in neck.state_dict().values():
+            if value.is_floating_point() and value.ndim == 1:
+                value += 0.3 * torch.rand_like(value)
+    neck.eval()
+    return neck
+
+
+@pytest.fixture(scope="module")
+def features():
+    generator = torch.Generator().manual_seed(1)
+    return [
+        torch.rand(2, 128, 8, 6, 6, generator=generator),
+        torch.rand(2, 256, 8, 3, 3, generator=generator),
+    ]
+
+
+class OneFrame(nn.Module):
+    """In place of TPN's pool over 8 frames: frame t alone."""
+
+    def __init__(self, t):
+        super().__init__()
+        self.t = t
+
+    def forward(self, x):
+        return x[:, :, self.t : self.t + 1]
+
+
+@torch.no_grad()
+def test_tpn_with_time_gives_what_the_published_layers_make_of_each_frame(neck, features):
+    ours = copy.deepcopy(neck)
+    keep_time(ours)
+    found = ours(features)[0]
+    assert found.shape == (2, 2048, 8, 3, 3)
+    published = copy.deepcopy(neck)
+    for t in range(8):
+        for operation in published.temporal_modulation_ops:
+            operation.pool = OneFrame(t)
+        expected = published(features)[0]
+        assert expected.shape[2] == 1
+        torch.testing.assert_close(found[:, :, t : t + 1], expected)
+    assert (found[:, :, 1:] - found[:, :, :-1]).abs().max() > 1e-2  # time is there
+
+
+@torch.no_grad()
+def test_without_zeroed_taps_untrained_weights_would_mix_frames(neck, features):
+    ours, naive = copy.deepcopy(neck), copy.deepcopy(neck)
+    keep_time(ours)
+    for operation in naive.temporal_modulation_ops:
+        operation.pool = nn.Identity()
+    assert (ours(features)[0] - naive(features)[0]).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_for_a_still_picture_time_kept_and_pooled_agree_inside(neck, features):
+    still = [part[:, :, :1].expand(-1, -1, 8, -1, -1).contiguous() for part in features]
+    ours = copy.deepcopy(neck)
+    keep_time(ours)
+    kept = ours(still)[0][:, :, 1:-1]  # the ends see zero padding in the temporal modulation
+    assert (kept - kept[:, :, :1]).abs().max() < 1e-5
+
+
+def test_keep_time_is_for_tpn_only():
+    with pytest.raises(SettingsError, match="the tap neck_time is for TPN, this recognizer has"):
+        keep_time(None)
+
+
+def tiny_config(tmp_path, *, two_d=False):
+    """A config file of a TPN that is small, as a user would write one."""
+    backbone = (
+        "dict(type='ResNetTSM', depth=18, out_indices=(2, 3), shift_div=8, "
+        "pretrained='torchvision://resnet18')"
+        if two_d
+        else "dict(type='ResNet3dSlowOnly', depth=50, base_channels=8, lateral=False, "
+        "out_indices=(2, 3), conv1_kernel=(1, 7, 7), conv1_stride_t=1, pool1_stride_t=1, "
+        "inflate=(0, 0, 1, 1), pretrained='torchvision://resnet50')"
+    )
+    sampler = "clip_len=1, num_clips=8" if two_d else "clip_len=8, frame_interval=2"
+    channels = {"in_channels": (256, 512)} if two_d else {"in_channels": (128, 256)}
+    spatial = {**channels, "out_channels": channels["in_channels"][1]}
+    neck = {**TPN, **channels, "spatial_modulation_cfg": spatial}
+    neck["aux_head_cfg"] = {"out_channels": 4}
+    path = tmp_path / "tiny_tpn.py"
+    path.write_text(
+        f"model = dict(type='Recognizer{'2D' if two_d else '3D'}', backbone={backbone},\n"
+        f"  neck={neck!r},\n"
+        "  cls_head=dict(type='TPNHead', num_classes=4, in_channels=2048),\n"
+        "  data_preprocessor=dict(type='ActionDataPreprocessor', mean=[120, 110, 100],\n"
+        "    std=[50, 60, 70], format_shape='NCTHW'))\n"
+        "test_pipeline = [dict(type='DecordInit'),\n"
+        f"  dict(type='SampleFrames', {sampler}, test_mode=True),\n"
+        "  dict(type='DecordDecode'), dict(type='Resize', scale=(-1, 32)),\n"
+        "  dict(type='CenterCrop', crop_size=32)]\n"
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (2, 8, 32, 32, 3), dtype=torch.uint8, generator=generator)
+
+
+@pytest.mark.parametrize("two_d", [False, True], ids=["3d", "2d"])
+def test_several_taps_from_one_pass_are_those_of_single_passes(two_d, frames, tmp_path):
+    config = tiny_config(tmp_path, two_d=two_d)
+    taps = ("neck_time", "backbone[0]", "backbone", "backbone.layer4", "backbone.layer2.0")
+    backbone = build_backbone(config, weights="random", taps=taps)
+    assert backbone.name == "tiny_tpn" and backbone.taps == taps
+    found = backbone.extract(frames)
+    assert {name: tuple(value.shape[1:]) for name, value in found.items()} == backbone.map_shapes
+    assert backbone.map_shape == (2048, 8, 1, 1) == backbone.map_shapes["neck_time"]
+    assert backbone.map_shapes["backbone[0]"] == (256 if two_d else 128, 8, 2, 2)
+    assert torch.equal(found["backbone"], found["backbone.layer4"])
+    for tap in taps:
+        alone = build_backbone(config, weights="random", taps=(tap,))
+        torch.testing.assert_close(alone(frames), found[tap], rtol=1e-4, atol=1e-5)
+        assert alone.describe() == backbone.describe(tap)
+    assert torch.equal(backbone(frames), found["neck_time"])
+
+
+def test_segments_of_a_2d_recognizer_become_time(frames, tmp_path):
+    backbone = build_backbone(
+        tiny_config(tmp_path, two_d=True), weights="random", taps=("backbone",)
+    )
+    from dsts_pipeline.extract.backbones import normalize_frames
+
+    pipeline = backbone.pipeline
+    inputs = normalize_frames(frames, pipeline.mean, pipeline.std)
+    with torch.no_grad():
+        single = backbone.recognizer.backbone(inputs.transpose(1, 2).flatten(0, 1))[-1]
+    found = backbone(frames)
+    for clip in range(2):
+        for time in range(8):
+            torch.testing.assert_close(found[clip, :, time], single[8 * clip + time])
+
+
+def test_a_published_checkpoint_loads_for_time_kept_and_its_outer_taps_are_zeroed(tmp_path, frames):
+    config = tiny_config(tmp_path)
+    published = build_backbone(config, weights="random", seed=4, taps=("neck",))
+    assert published.map_shape == (2048, 1, 1, 1)
+    state = {
+        k: value.clone().contiguous() for k, value in published.recognizer.state_dict().items()
+    }
+    heads = {"cls_head.fc_cls.weight": torch.ones(4, 2048), "neck.aux_head.fc.bias": torch.ones(4)}
+    save_file(state | heads, tmp_path / "published.safetensors")
+    kept = build_backbone(config, weights=tmp_path / "published.safetensors")
+    assert kept.taps == ("backbone",)
+    kept = build_backbone(
+        config, weights=tmp_path / "published.safetensors", taps=("neck_time", "backbone")
+    )
+    assert kept.load_report.left_out == tuple(sorted(heads)) and not kept.load_report.missing
+    (operation,) = kept.recognizer.neck.downsample_ops
+    kernel, original = operation.conv.conv.weight, state["neck.downsample_ops.0.conv.conv.weight"]
+    assert torch.equal(kernel[:, :, 1], original[:, :, 1])
+    assert not kernel[:, :, [0, 2]].any() and original[:, :, [0, 2]].any()
+    assert kept(frames).shape == (2, 2048, 8, 1, 1)
+    del state["neck.level_fusion_1.fusion_conv.bn.weight"]
+    save_file(state, tmp_path / "altered.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 missing: neck\.level_fusion_1\.fusion_conv\.bn"):
+        build_backbone(config, weights=tmp_path / "altered.safetensors")
+
+
+def test_the_neck_cannot_be_both_kept_and_published(tmp_path):
+    with pytest.raises(SettingsError, match="changes the neck, so that neck, neck.level_fusion_2"):
+        build_backbone(
+            tiny_config(tmp_path),
+            weights="random",
+            taps=("neck_time", "neck", "neck.level_fusion_2"),
+        )
+
+
+def test_unknown_modules_and_inputs_are_refused_with_a_hint(tmp_path):
+    config = tiny_config(tmp_path)
+    with pytest.raises(SettingsError, match=r"no module 'backbone\.layer5'; did you mean"):
+        build_backbone(config, weights="random", taps=("backbone.layer5",))
+    fixed = config.replace("tiny_tpn", "fixed_length")
+    text = Path(config).read_text()
+    start, end = text.index("backbone="), text.index("  cls_head")
+    Path(fixed).write_text(f"{text[:start]}backbone={VIT['backbone']!r},\n{text[end:]}")
+    assert build_backbone(fixed, weights="random", size_px=64).map_shape == (24, 4, 4, 4)
+    with pytest.raises(SettingsError, match="fixed_length cannot take 4 frames of 64 px"):
+        build_backbone(fixed, weights="random", num_frames=4, size_px=64)
+    with pytest.raises(SettingsError, match="is built without its classifier"):
+        build_backbone(config, weights="random").classify(torch.zeros(1))
+
+
+def test_random_weights_are_marked_and_only_by_the_word(tmp_path):
+    config = tiny_config(tmp_path)
+    backbone = build_backbone(config, weights="random", seed=3)
+    assert backbone.describe()["weights"] == {"random_seed": 3} and backbone.load_report is None
+    with pytest.raises(SettingsError, match=r"expected a file, an address, or the word random"):
+        build_backbone(config, weights=None)
+    with pytest.raises(CheckpointError, match="no such weights file"):
+        build_backbone(config, weights="rnadom")
+
+
+SWIN = {
+    "type": "Recognizer3D",
+    "backbone": {
+        "type": "SwinTransformer3D",
+        "arch": {"embed_dims": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 3, 6]},
+        "pretrained2d": False,
+    },
+}
+MVIT = {
+    "type": "Recognizer3D",
+    "backbone": {
+        "type": "MViT",
+        "arch": {"embed_dims": 24, "num_layers": 2, "num_heads": 1, "downscale_indices": [1]},
+        "temporal_size": 8,
+        "spatial_size": 64,
+    },
+}
+VIT = {
+    "type": "Recognizer3D",
+    "backbone": {
+        "type": "VisionTransformer",
+        "img_size": 64,
+        "embed_dims": 24,
+        "depth": 2,
+        "num_heads": 2,
+        "num_frames": 8,
+        "return_feat_map": True,
+        "use_mean_pooling": False,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "block", "norm"),
+    [
+        (SWIN, "backbone.layers.3", "norm3"),
+        (MVIT, "backbone.blocks.1", "norm1"),
+        (VIT, "backbone.blocks.1", "norm"),
+    ],
+    ids=["swin", "mvit", "vit"],
+)
+def test_blocks_of_transformers_are_folded_as_the_models_own_output_is(config, block, norm):
+    torch.manual_seed(0)
+    recognizer = build_model(config)
+    model = Recognizer(recognizer, is_2d=False)
+    model.eval()
+    inputs = torch.randn(2, 3, 8, 64, 64)
+    with torch.no_grad():
+        found = model.tap(inputs, [parse_tap(block), parse_tap("backbone")])
+        last = getattr(recognizer.backbone, norm)
+        normed = last(found[block].permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+    assert found["backbone"].ndim == 5 and len(set(found["backbone"].shape[1:3])) == 2
+    torch.testing.assert_close(normed, found["backbone"], rtol=1e-4, atol=1e-5)

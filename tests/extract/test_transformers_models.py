@@ -1,0 +1,164 @@
+"""ViViT, VideoMAE and V-JEPA 2, small, against the transformers library's own models."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dsts_pipeline.base.errors import CheckpointError, SettingsError, UserError
+from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.extract import build_backbone, transformers_models
+
+transformers = pytest.importorskip("transformers", reason="the optional extra is not installed")
+SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+VIDEO_SIZES = SIZES | {"intermediate_size": 48, "image_size": 48, "num_frames": 6}
+
+
+def make_model(kind):
+    torch.manual_seed(0)
+    if kind == "vivit":
+        config = transformers.VivitConfig(**VIDEO_SIZES, tubelet_size=[2, 16, 16])
+        model = transformers.VivitForVideoClassification(config)
+    elif kind == "videomae":
+        model = transformers.VideoMAEForVideoClassification(
+            transformers.VideoMAEConfig(**VIDEO_SIZES)
+        )
+    else:
+        predictor = {f"pred_{name}": value for name, value in SIZES.items()}
+        model = transformers.VJEPA2Model(
+            transformers.VJEPA2Config(**SIZES, **predictor, crop_size=48, frames_per_clip=6)
+        )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=["vivit", "videomae", "vjepa2"])
+def saved(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    model = make_model(request.param)
+    model.save_pretrained(folder)
+    return request.param, folder, model
+
+
+@pytest.fixture(scope="module")
+def frames():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (2, 6, 48, 48, 3), dtype=torch.uint8, generator=generator)
+
+
+@torch.no_grad()
+def tokens_of(kind, model, frames):
+    """The library's own way from pixels to tokens, without the class token."""
+    mean = [0.5] * 3 if kind == "vivit" else [0.485, 0.456, 0.406]
+    std = [0.5] * 3 if kind == "vivit" else [0.229, 0.224, 0.225]
+    pixels = (frames / 255 - torch.tensor(mean)) / torch.tensor(std)
+    pixels = pixels.permute(0, 1, 4, 2, 3)
+    if kind == "vjepa2":
+        return model.get_vision_features(pixels)
+    tokens = getattr(model, kind)(pixels).last_hidden_state
+    return tokens[:, 1:] if kind == "vivit" else tokens
+
+
+def test_tokens_are_folded_back_to_time_rows_and_columns(saved, frames):
+    kind, folder, model = saved
+    backbone = build_backbone(kind, weights=folder)
+    assert backbone.map_shape == (24, 3, 3, 3) and backbone.num_frames == 6
+    found, tokens = backbone(frames), tokens_of(kind, model, frames)
+    for time, row, column in np.ndindex(3, 3, 3):
+        expected = tokens[:, time * 9 + row * 3 + column]
+        torch.testing.assert_close(found[:, :, time, row, column], expected, rtol=1e-4, atol=1e-5)
+    assert found.std() > 0.1
+
+
+def test_the_weights_are_described_by_their_digest_and_every_key_is_told(saved):
+    kind, folder, _ = saved
+    backbone = build_backbone(kind, weights=folder)
+    digest = sha256_file(folder / "model.safetensors")
+    described = backbone.describe()
+    assert described["weights"] == {"sha256": digest}
+    assert json.loads(json.dumps(described)) == described
+    report = backbone.load_report
+    assert not report.missing and not report.unexpected and len(report.matched) > 20
+    assert bool(report.left_out) == (kind != "vjepa2")
+    assert (
+        build_backbone(str(folder), weights=folder, weights_sha256=digest).describe() == described
+    )
+    with pytest.raises(CheckpointError, match=r"backbone\.weights_sha256 expects 0000"):
+        build_backbone(kind, weights=folder, weights_sha256="0" * 64)
+
+
+def test_layers_are_tapped_by_name_and_class_tokens_dropped(saved, frames):
+    kind, folder, _ = saved
+    layer = {"vivit": "layers.1", "videomae": "encoder.layer.1", "vjepa2": "encoder.layer.1"}[kind]
+    taps = ("backbone", f"backbone.{layer}")
+    backbone = build_backbone(kind, weights=folder, taps=taps)
+    found = backbone.extract(frames)
+    assert found[taps[1]].shape == found[taps[0]].shape == (2, 24, 3, 3, 3)
+
+
+def test_random_weights_follow_their_seed_and_are_marked(saved, frames):
+    _, folder, _ = saved
+    first, again, other = (
+        build_backbone(str(folder), weights="random", seed=seed) for seed in (1, 1, 2)
+    )
+    assert first.describe()["weights"] == {"random_seed": 1}
+    assert torch.equal(first(frames), again(frames)) and not torch.equal(
+        first(frames), other(frames)
+    )
+
+
+def test_the_folders_own_normalisation_counts(saved, tmp_path):
+    kind, folder, _ = saved
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    # As google/vivit-b-16x2 has it: x / 127.5 - 1, then (x - 0.5) / 0.5.
+    values = {"rescale_factor": 1 / 127.5, "offset": True, "image_mean": [0.5] * 3}
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(values | {"image_std": [0.5] * 3})
+    )
+    pipeline = build_backbone(kind, weights=tmp_path).pipeline
+    for pixel in (0, 100, 255):
+        found = (pixel - pipeline.mean[0]) / pipeline.std[0]
+        assert found == pytest.approx((pixel / 127.5 - 1 - 0.5) / 0.5)
+
+
+def test_folders_that_do_not_fit_are_refused(saved, tmp_path):
+    kind, folder, model = saved
+    other = "vivit" if kind != "vivit" else "videomae"
+    with pytest.raises(SettingsError, match=f"holds a {kind} model, expected {other}"):
+        build_backbone(other, weights=folder)
+    with pytest.raises(CheckpointError, match=r"no config\.json; expected a folder"):
+        build_backbone(kind, weights=tmp_path)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        build_backbone(kind, weights=tmp_path)
+
+
+def test_a_missing_norm_is_an_error_that_names_it(saved, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    kind, folder, _ = saved
+    state = load_file(folder / "model.safetensors")
+    norms = [name for name in state if "norm" in name and name.endswith("weight")]
+    gone = next(name for name in norms if not name.startswith("fc_norm"))  # that is the head's
+    del state[gone]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    named = gone.removeprefix(f"{kind}.").split(".")[-2]
+    with pytest.raises(CheckpointError, match=rf"missing \[.*{named}"):
+        build_backbone(kind, weights=tmp_path)
+
+
+def test_without_the_library_the_error_says_what_to_install(monkeypatch):
+    def fail(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(transformers_models.importlib, "import_module", fail)
+    with pytest.raises(UserError, match=r"install it with `pip install .*\[transformers\]"):
+        build_backbone("vivit", weights="random")
