@@ -7,6 +7,7 @@ Exit status: 0 done, 2 a problem that the message explains, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -267,6 +268,9 @@ def _run_stage(
 @contextmanager
 def _told_plainly(debug: bool) -> Iterator[None]:
     """Turn problems that a user can act on into one or two lines and an exit status."""
+    # Threads that wait for each other by spinning keep a busy machine's cores from the one that
+    # they wait for. Read by OpenMP when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         yield
     except UserError as error:
