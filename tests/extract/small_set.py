@@ -1,6 +1,7 @@
 """A small set of real clips, a backbone that computes in no time, and a store of its maps.
 
 Run as a program it extracts that store and prints a line per shard, for tests that kill it.
+Arguments: the clips, the folder of stores; clips per shard and decode processes, if not the usual.
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ def index_clips(root: Path) -> ClipIndex:
     return ClipIndex("small", str(root), ("a", "b"), (), (), tuple(clips))
 
 
-def plan_store(index: ClipIndex) -> StorePlan:
+def plan_store(index: ClipIndex, samples_per_shard: int = SAMPLES_PER_SHARD) -> StorePlan:
     return StorePlan(
         fingerprint_parts={"digest": index.digest},
         clips=[(clip.id, clip.label, clip.split) for clip in index.clips],
         class_names=index.class_names,
         map_shape=PoolingBackbone.map_shape,
-        samples_per_shard=SAMPLES_PER_SHARD,
+        samples_per_shard=samples_per_shard,
     )
 
 
@@ -87,11 +88,18 @@ class TalkingWriter(StoreWriter):
         super().write_shard(shard, maps, failures)
         self.flush()
         print("shard", shard, flush=True)
-        time.sleep(0.3)
+        time.sleep(0.3 if self.plan.samples_per_shard > 1 else 0.1)
 
 
 if __name__ == "__main__":
     small_index = index_clips(Path(sys.argv[1]))
-    with TalkingWriter(sys.argv[2], plan_store(small_index)) as talking_writer:
-        extract_features(small_index, PoolingBackbone(), talking_writer, batch_size=2)  # type: ignore[arg-type]
+    per_shard, num_processes = map(int, sys.argv[3:] or (SAMPLES_PER_SHARD, 1))
+    with TalkingWriter(sys.argv[2], plan_store(small_index, per_shard)) as talking_writer:
+        extract_features(
+            small_index,
+            PoolingBackbone(),  # type: ignore[arg-type]
+            talking_writer,
+            batch_size=2,
+            num_decode_workers=num_processes,
+        )
         talking_writer.finish({})

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,7 @@ from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.extract.runner import ClipFailure, check_failures
 from dsts_pipeline.feature_store import StoreWriter, open_store
+from tests.extract.processes import children_of, wait_until_gone
 from tests.extract.small_set import (
     NUM_CLIPS,
     PoolingBackbone,
@@ -91,41 +90,18 @@ def test_a_stopped_run_resumes_to_the_same_bytes_and_leaves_no_process(
     ) as run:
         assert run.stdout is not None
         lines = [run.stdout.readline(), run.stdout.readline()]
-        children = _children_of(run.pid)
+        children = children_of(run.pid)
         run.send_signal(stop)
         run.wait(timeout=60)
     assert lines == ["shard 0\n", "shard 1\n"]
     assert run.returncode == (128 + stop if stop == signal.SIGTERM else -stop)
-    assert children and _wait_until_gone(children)
+    assert children and wait_until_gone(children)
     with StoreWriter(tmp_path, plan_store(index_clips(clips))) as writer:
         assert 0 < len(writer.pending_shards()) <= writer.plan.num_shards - 2
         assert not writer.finished
     store, summary = extract_store(tmp_path, index_clips(clips), num_decode_workers=1)
     assert 0 < summary.num_clips < NUM_CLIPS
     assert read_tree(store) == read_tree(undisturbed)
-
-
-def _children_of(parent: int) -> list[int]:
-    """Processes that any thread of `parent` started."""
-    lists = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(pid) for path in lists for pid in path.read_text().split()]
-
-
-def _wait_until_gone(processes: list[int]) -> bool:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        if not any(_is_alive(pid) for pid in processes):
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return False
 
 
 @pytest.fixture

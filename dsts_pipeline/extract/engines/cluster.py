@@ -226,7 +226,7 @@ def _import_ray() -> Any:
 
 def _connect(ray: Any, options: ClusterOptions) -> None:
     quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
-    if "RAY_ADDRESS" in os.environ:
+    if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level="error", log_to_driver=False)
         return
     needed = (options.num_workers or 0) * (1 + options.num_decoders)
