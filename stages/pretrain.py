@@ -7,6 +7,7 @@ from pathlib import Path
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.extract.presets import get_preset
 from dsts_pipeline.extract.weights import save_weights
 from dsts_pipeline.learn.pretrain import (
     PoolRecipe,
@@ -30,13 +31,15 @@ def run(settings: Settings) -> None:
             "recognizer trained elsewhere: give its file in backbone.weights"
         )
 
+    preset = get_preset(backbone.name)
+
     def recipe(stream: str, num_clips: int) -> PoolRecipe:
         return PoolRecipe(
             stream=stream,
             num_clips=num_clips,
-            num_frames=backbone.num_frames,
+            num_frames=backbone.num_frames or preset.num_frames,
             render_px=render.size_px,
-            input_px=backbone.size_px,
+            input_px=backbone.size_px or preset.size_px,
             difficulty=render.difficulty,
             seed=chosen.seed,
         )

@@ -14,6 +14,8 @@ from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
 from stages import places
 from stages.extract_options import choose_computing, plan_views
 
+_CHOICE = {"name", "weights", "weights_sha256", "key_map", "taps", "num_frames", "size_px"}
+
 
 class Work(NamedTuple):
     """Clips, what makes their maps, and the store that will hold them."""
@@ -30,9 +32,7 @@ def prepare_work(settings: Settings) -> Work:
         CheckpointError, DataError: There is no clip index, or no sound weights.
     """
     chosen, index = settings.backbone, ClipIndex.load(places.CLIP_INDEX)
-    backbone = build_backbone(
-        chosen.name, weights=chosen.weights, num_frames=chosen.num_frames, size_px=chosen.size_px
-    )
+    backbone = build_backbone(**chosen.model_dump(include=_CHOICE))
     backbone.to(choose_device(chosen.device))
     return Work(index, backbone, _plan(settings, index, backbone))
 

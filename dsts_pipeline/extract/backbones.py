@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import SettingsError, UserError
 from dsts_pipeline.extract.key_maps import KeyMapName
 from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.presets import PIXEL_MEAN, PIXEL_STD
@@ -160,6 +160,12 @@ class Backbone(nn.Module):
         try:
             with torch.inference_mode():
                 maps = self.extract(sample)
+        except ImportError as error:
+            raise UserError(
+                f"{self.name} cannot run: {error}; what it needs (such as mmcv's compiled "
+                "operators) is not among the project's requirements: install it, or choose another "
+                "backbone.name"
+            ) from error
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise SettingsError(
                 f"{self.name} cannot take {self.num_frames} frames of {self.size_px} px "

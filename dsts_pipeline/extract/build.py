@@ -32,6 +32,9 @@ from dsts_pipeline.extract.taps import KEEP_TIME
 from dsts_pipeline.extract.tpn import keep_time
 from dsts_pipeline.extract.weights import RANDOM, LoadReport, load_weights
 
+# Backbones whose own output is no map: where one is.
+_TAP_OF = {"C3D": "backbone.conv5b", "TimeSformer": "backbone.norm@HWT"}
+
 
 @dataclass(frozen=True)
 class WeightsChoice:
@@ -150,7 +153,7 @@ def _build_from_zoo(
     model = read_zoo_model(
         preset.config, changes=preset.changes, pipeline_changes=preset.pipeline_changes
     )
-    taps = taps or (preset.tap,)
+    taps = taps or (_TAP_OF.get(model.recognizer["backbone"]["type"], preset.tap),)
     pipeline = model.pipeline.resized(num_frames=num_frames, size_px=size_px)
     config = _fit_segments(model, pipeline.num_frames)
     recognizer = _construct(config, choice.seed, is_filled=not choice.is_random)

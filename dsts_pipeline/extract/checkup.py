@@ -6,13 +6,11 @@ import platform
 from pathlib import Path
 from typing import Literal
 
-from dsts_pipeline.base.files import sha256_file
-
 _NUM_DIGITS = 12
 
 
 def check_weights(
-    name: str, weights: str | Path, *, num_frames: int, size_px: int
+    name: str, weights: str | Path, *, num_frames: int | None, size_px: int | None
 ) -> tuple[str, tuple[int, int, int, int]]:
     """Load the weights into the backbone they are meant for, every key and shape compared.
 
@@ -27,8 +25,9 @@ def check_weights(
 
     backbone = build_backbone(name, weights=weights, num_frames=num_frames, size_px=size_px)
     shape = " x ".join(map(str, backbone.map_shape))
-    digest = sha256_file(weights)[:_NUM_DIGITS]
-    return f"{weights} (sha256 {digest}...) fits {name}: maps of {shape}", backbone.map_shape
+    digest = backbone.describe()["weights"].get("sha256")
+    origin = f"(sha256 {digest[:_NUM_DIGITS]}...) fits" if digest else "weights, never trained, for"
+    return f"{weights} {origin} {name}: maps of {shape}", backbone.map_shape
 
 
 def check_devices(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> str:

@@ -168,9 +168,20 @@ def accepts(kind: Any, option: str) -> bool:
 
 
 def build_model(config: dict[str, Any]) -> Any:
-    """The mmaction2 model that `config` describes, parts that mmengine would look up included."""
+    """The mmaction2 model that `config` describes, parts that mmengine would look up included.
+
+    Raises:
+        UserError: A part is unknown, or needs a package that is not installed.
+    """
     models = import_mmaction()
     from mmengine.registry import DefaultScope
 
-    with DefaultScope.overwrite_default_scope("mmaction"):
-        return models.build(config)
+    try:
+        with DefaultScope.overwrite_default_scope("mmaction"):
+            return models.build(config)
+    except (ImportError, KeyError) as error:
+        raise UserError(
+            f"mmaction2 cannot build this model ({str(error).strip() or type(error).__name__}); "
+            "what it needs (timm, mmpretrain, torchvision, mmcv's compiled operators) is not "
+            "among the project's requirements: install it, or choose another backbone.name"
+        ) from error

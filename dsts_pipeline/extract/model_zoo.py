@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.extract.mmaction_compat import read_config, strip_downloads, zoo_folder
+from dsts_pipeline.extract.mmaction_compat import accepts, read_config, strip_downloads, zoo_folder
 from dsts_pipeline.extract.pipelines import Pipeline, read_pipeline
 
 _CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
@@ -97,6 +97,9 @@ def read_zoo_model(
             f"{', '.join(_RECOGNIZERS)} with a test_pipeline"
         )
     recognizer = strip_downloads(_lay_over(_without_heads(model), changes or {}))
+    backbone = recognizer["backbone"]
+    if accepts(backbone["type"], "return_feat_map"):  # VideoMAE gives its mean unless it is asked
+        backbone["return_feat_map"] = True
     preprocessor = recognizer.get("data_preprocessor") or {}
     pipeline = read_pipeline(transforms, preprocessor, source=path.stem)
     return ZooModel(path.stem, recognizer, replace(pipeline, **(pipeline_changes or {})))

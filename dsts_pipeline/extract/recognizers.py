@@ -65,10 +65,10 @@ class Recognizer(FrozenModel):
         super().__init__()
         self.recognizer, self.is_2d = recognizer, is_2d
         for module in recognizer.backbone.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
-            elif isinstance(module, nn.Conv3d):
-                module.to(memory_format=torch.channels_last_3d)
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                is_flat = isinstance(module, nn.Conv2d)
+                layout = torch.channels_last if is_flat else torch.channels_last_3d
+                module.weight.data = module.weight.data.contiguous(memory_format=layout)
 
     @property
     def root(self) -> nn.Module:

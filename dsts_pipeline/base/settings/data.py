@@ -65,6 +65,11 @@ class DatasetSettings(Section):
 class BackboneSettings(Section):
     """The frozen recognizer whose feature map is cached, what it is fed, and how it is run.
 
+    `name` is a preset, a config of mmaction2's model zoo by name, the path of a config file, or a
+    folder of the transformers library. `weights` is a file, an address, such a folder, or the word
+    random; a file must have the digest `weights_sha256` if one is given, and `key_map` says whose
+    names its keys are. `num_frames` and `size_px` null stand for the model's own input. Maps are
+    taken at `taps`, the first of which is stored; none given: where the preset says.
     `decoder_fallback` is tried on clips on which `decoder` fails. `prefetch_bytes` bounds the
     frames that are held ahead of the backbone. `batch_size` is halved where it does not fit the
     device. `device` "auto" takes the CUDA device of this process's number on its host, else the
@@ -73,8 +78,11 @@ class BackboneSettings(Section):
 
     name: str = "stick_r18"
     weights: str = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
-    num_frames: int = Field(16, ge=1)
-    size_px: int = Field(64, ge=16)
+    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
+    key_map: Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"] = "auto"
+    taps: tuple[str, ...] = ()
+    num_frames: int | None = Field(16, ge=1)
+    size_px: int | None = Field(64, ge=16)
     decoder: Literal["decord", "pyav"] = "decord"
     decoder_fallback: Literal["none", "decord", "pyav"] = "none"
     num_decode_workers: int = Field(1, ge=0)
