@@ -32,8 +32,7 @@ class Augmentation:
         crop: "centre", "multi_scale" (mmaction2's MultiScaleCrop) or "resized"
             (RandomResizedCrop); both draw place and size of a window that is scaled to the input.
         flip: Probability that a view is mirrored left to right.
-        color_jitter: Brightness, contrast and saturation change by up to this share, the hue by a
-            fifth of it; 0 to 1.
+        color_jitter: Brightness, contrast and saturation change by up to this share, 0 to 1.
         rand_augment: Magnitude of two random operations, 0 (none) to 10.
         erasing: Probability that a random rectangle is painted grey.
     """
@@ -86,12 +85,8 @@ def augment(
 
 
 def _color_ranges(strength: float) -> dict[str, float]:
-    return {
-        "brightness": strength,
-        "contrast": strength,
-        "saturation": strength,
-        "hue": strength / 5,
-    }
+    """Choice: the hue stays, because mmaction2 1.2's change of it fails under numpy 2 (uint8)."""
+    return {"brightness": strength, "contrast": strength, "saturation": strength, "hue": 0.0}
 
 
 def _crop(images: list[np.ndarray], kind: str, size_px: int) -> list[np.ndarray]:

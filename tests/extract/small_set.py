@@ -71,11 +71,13 @@ def plan_store(index: ClipIndex, samples_per_shard: int = SAMPLES_PER_SHARD) -> 
     )
 
 
-def extract_store(root: Path, index: ClipIndex, **settings) -> tuple[Path, ExtractionSummary]:
+def extract_store(
+    root: Path, index: ClipIndex, *, backbone: PoolingBackbone | None = None, **settings
+) -> tuple[Path, ExtractionSummary]:
     """Extract what is pending and finish; the store's path and the summary."""
-    backbone: object = PoolingBackbone()
+    backbone = backbone or PoolingBackbone()
     with StoreWriter(root, plan_store(index)) as writer:
-        summary = extract_features(index, backbone, writer, **settings)  # type: ignore[arg-type]
+        summary = extract_features(index, backbone, writer, **settings)
         return writer.finish({}).parent, summary
 
 
