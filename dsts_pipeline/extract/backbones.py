@@ -126,6 +126,9 @@ class Backbone(nn.Module):
     def describe(self, tap: str | None = None) -> dict[str, Any]:
         """All about this backbone that decides the bytes of one tap's map, as plain JSON values.
 
+        How frames are chosen and scaled is said by whoever does it: `pipeline.describe()` where the
+        pipeline was followed.
+
         Args:
             tap: One of `taps`; None: the main one.
         """

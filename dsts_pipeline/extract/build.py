@@ -171,7 +171,7 @@ def _build_from_zoo(
             "name": model.name,
             "recognizer": as_json(config),
             "weights": origin,
-            "transforms": pipeline.describe(),
+            "input": pipeline.describe_input(),
             "versions": versions("mmaction2"),
         },
     )

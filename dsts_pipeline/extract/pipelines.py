@@ -20,6 +20,7 @@ from dsts_pipeline.extract.resize import resize_frames, scaled_size
 
 Crops = Literal["centre", "three", "ten"]
 _CROPS: dict[str, Crops] = {"CenterCrop": "centre", "ThreeCrop": "three", "TenCrop": "ten"}
+_CROPS_BY_NUMBER: dict[int, Crops] = {1: "centre", 3: "three"}
 _NUM_CROPS = {"centre": 1, "three": 3, "ten": 10}
 # Opening and decoding are ours; packing has no part in the pixels.
 _NOT_PIXELS = {"DecordInit", "DecordDecode", "RawFrameDecode", "PackActionInputs"}
@@ -118,25 +119,46 @@ class Pipeline:
             changed = replace(changed, num_frames=num_frames, options=options)
         return changed
 
-    def single_view(self) -> Pipeline:
-        """One view of each clip: one sample of frames, the square in the middle."""
-        options = dict(self.options)
-        options.pop("twice_sample", None)
-        if options["clip_len"] > 1:
-            options["num_clips"] = 1
+    def with_views(self, num_clips: int = 1, num_crops: int = 1) -> Pipeline:
+        """The same with other views: samples of frames, and 1 (the middle) or 3 squares of each.
+
+        Raises:
+            SettingsError: The rule of sampling cannot take so many samples, or so many squares.
+        """
+        options, crops = dict(self.options), _CROPS_BY_NUMBER.get(num_crops)
+        takes_frames = self.sampler == "dense" and options["clip_len"] == 1
         if self.sampler == _POSITIONS:
-            # The same rule from one place: neighbouring frames out of the middle.
-            options |= {"num_positions": 1}
-        return replace(self, options=options, crops="centre")
+            options["num_positions"] = num_clips
+        elif takes_frames:  # each sample is T single frames: in their segments' middles, at starts
+            options["twice_sample"] = num_clips == 2
+        else:
+            options.pop("twice_sample", None)
+            options["num_clips"] = num_clips
+        most = {"swin_uniform": 1, "segment_centres": 1}.get(
+            self.sampler, 2 if takes_frames else 99
+        )
+        if crops is None or num_clips > most:
+            raise SettingsError(
+                f"backbone.views: {num_clips} clips of {num_crops} crops; this backbone's sampling "
+                f"({self.sampler}) gives 1 to {most} clips, and crops are 1 or 3"
+            )
+        return replace(self, options=options, crops=crops)
 
     def describe(self) -> dict[str, Any]:
-        """All that decides the pixels, as plain JSON values."""
+        """Which pixels are taken, as plain JSON values; the rest is in `describe_input`."""
         return {
             "sampling": {"rule": self.sampler, **self.options, "num_frames": self.num_frames},
             "resize_px": self.resize_px,
             "interpolation": "bilinear, OpenCV",
             "crop_px": self.size_px,
             "crops": self.crops,
+        }
+
+    def describe_input(self) -> dict[str, Any]:
+        """What a model makes of the frames it is given, as plain JSON values."""
+        return {
+            "num_frames": self.num_frames,
+            "size_px": self.size_px,
             "mean": list(self.mean),
             "std": list(self.std),
             "is_bgr": self.is_bgr,

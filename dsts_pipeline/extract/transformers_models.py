@@ -142,7 +142,7 @@ def build_transformer(
             "name": kind_name,
             "recognizer": _settings_of(config),
             "weights": origin,
-            "transforms": pipeline.describe(),
+            "input": pipeline.describe_input(),
             "versions": {"transformers": library.__version__, "torch": torch.__version__},
         },
     )

@@ -75,6 +75,7 @@ def test_views_are_those_of_mmaction2s_transforms(sampler, crop, shape):
 def test_pixels_and_description_are_plain_values():
     pipeline = read_pipeline(PLAIN, PIXELS | {"to_rgb": True}, source="test")
     assert pipeline.mean == (1.0, 2.0, 3.0) and pipeline.std == (4.0, 5.0, 6.0) and pipeline.is_bgr
+    assert pipeline.describe_input()["mean"] == [1.0, 2.0, 3.0]
     assert pipeline.describe()["sampling"] == {
         "rule": "dense",
         "num_clips": 1,
@@ -97,11 +98,31 @@ def test_another_input_keeps_proportions_and_one_view_is_the_middle():
     small = pipeline.resized(num_frames=4, size_px=56)
     assert (small.resize_px, small.size_px, small.num_frames) == (64, 56, 4)
     assert small.sample(16).shape == (2, 4) and pipeline.sample(16).shape == (2, 8)
-    one = pipeline.single_view()
+    one = pipeline.with_views()
     assert one.num_crops == 1 and one.sample(16).tolist() == [[1, 3, 5, 7, 9, 11, 13, 15]]
     positions = [sampling("DenseSampleFrames", clip_len=2, frame_interval=2), *PLAIN[3:5]]
-    middle = read_pipeline(positions, {}, source="test").single_view()
+    middle = read_pipeline(positions, {}, source="test").with_views()
     assert middle.sample(164).tolist() == [[50, 52]]
+
+
+@pytest.mark.parametrize("kind", ["SampleFrames", "UniformSample", "DenseSampleFrames"])
+def test_views_can_be_set_to_another_number_of_clips_and_crops(kind):
+    transforms = [sampling(kind, clip_len=4), {"type": "Resize", "scale": (-1, 24)}]
+    transforms.append({"type": "ThreeCrop", "crop_size": 24})
+    pipeline = read_pipeline(transforms, {}, source="test").with_views(5, 3)
+    assert pipeline.sample(100).shape == (5, 4) and pipeline.num_crops == 3
+    views = pipeline.with_views(2).transform(np.zeros((2, 4, 30, 40, 3), np.uint8))
+    assert views.shape == (2, 4, 24, 24, 3)
+    with pytest.raises(SettingsError, match="crops are 1 or 3"):
+        pipeline.with_views(1, 2)
+
+
+def test_rules_with_few_samples_say_how_many():
+    frames = [sampling("SampleFrames", clip_len=1, num_clips=4), *PLAIN[3:5]]
+    pipeline = read_pipeline(frames, {}, source="test")
+    assert pipeline.with_views(2).sample(40).tolist() == [[5, 15, 25, 35], [0, 10, 20, 30]]
+    with pytest.raises(SettingsError, match=r"\(dense\) gives 1 to 2 clips"):
+        pipeline.with_views(3)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +178,7 @@ def test_every_rgb_recognizer_of_the_zoo_is_read():
             continue
         assert "cls_head" not in model.recognizer and model.pipeline.num_frames > 1
         assert "https://" not in str(model.recognizer), f"{name} would download weights"
-    assert refused.keys() == REFUSED.keys() and len(zoo_names()) == 128
+    assert refused.keys() == REFUSED.keys() and len(zoo_names()) == 125
     assert all(reason in refused[name] for name, reason in REFUSED.items())
 
 

@@ -93,7 +93,7 @@ def test_presets_build(name, num_frames, map_shape):
     backbone = build_backbone(name, weights="random", num_frames=num_frames, size_px=64)
     assert backbone.map_shape == map_shape and backbone.name == name
     assert backbone.resize_px == zoo_model(name).pipeline.resized(size_px=64).resize_px
-    assert backbone.describe()["transforms"]["sampling"]["num_frames"] == num_frames
+    assert backbone.describe()["input"]["num_frames"] == num_frames
 
 
 def test_segments_of_a_shifting_backbone_follow_the_number_of_frames():
