@@ -13,7 +13,7 @@ are stored in manifests, which must have the same bytes on every run.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ import numpy as np
 from dsts_pipeline.base.errors import DataError
 
 Decoder = Literal["decord", "pyav"]
+Scaling = Callable[[np.ndarray], np.ndarray]
+_FRAMES_AT_ONCE = 4  # of full size, where they are scaled afterwards
 _PACKAGE = {"decord": "decord", "pyav": "av"}
 # decord 0.6 finds frames by number in these alone: in MPEG transport and program streams it hands
 # over others, some of them repeated, and says nothing (seen with H.264 and MPEG-2).
@@ -80,6 +82,7 @@ def decode_frames(
     decoder: Decoder = "decord",
     size_px: int | None = None,
     is_cut: bool = True,
+    scale: Scaling | None = None,
 ) -> np.ndarray:
     """The frames numbered `indices`, in that order; repeats are allowed.
 
@@ -88,6 +91,8 @@ def decode_frames(
         decoder: "decord" or "pyav".
         size_px: Scale the shorter side to this; None: as stored.
         is_cut: Cut the square in the middle out of scaled frames.
+        scale: Makes frames [n, h, w, 3] of frames [n, H, W, 3]; it is given a few at a time, so
+            that only scaled ones are held. Excludes `size_px`.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
@@ -102,7 +107,7 @@ def decode_frames(
     if decoder not in _PACKAGE:
         raise ValueError(f"decoder is {decoder!r}, expected one of {sorted(_PACKAGE)}")
     decode = _decode_decord if decoder == "decord" else _decode_pyav
-    frames = decode(path, wanted, size_px)
+    frames = decode(path, wanted, size_px, scale)
     return frames if size_px is None or not is_cut else _cut_square(frames, size_px)
 
 
@@ -122,7 +127,9 @@ def _read_info(path: str | Path) -> VideoInfo:
         )
 
 
-def _decode_decord(path: str | Path, wanted: np.ndarray, size_px: int | None) -> np.ndarray:
+def _decode_decord(
+    path: str | Path, wanted: np.ndarray, size_px: int | None, scale: Scaling | None
+) -> np.ndarray:
     info = _read_info(path)
     _check_reach(path, wanted, info.num_frames)
     _check_decord_can(path)
@@ -131,7 +138,10 @@ def _decode_decord(path: str | Path, wanted: np.ndarray, size_px: int | None) ->
         width, height = _scaled_size(width, height, size_px)
     reader = _open_decord(path, info, width, height)
     try:
-        return reader.get_batch(wanted).asnumpy()
+        if scale is None:
+            return reader.get_batch(wanted).asnumpy()
+        parts = np.split(wanted, range(_FRAMES_AT_ONCE, len(wanted), _FRAMES_AT_ONCE))
+        return np.concatenate([scale(reader.get_batch(part).asnumpy()) for part in parts])
     except Exception as error:
         if "DECORDArrayCopyFromTo" in str(error):  # seen at widths 16, 24, 48 and 72 px
             reason = f"decord 0.6 cannot hand over frames {width} px wide: use the decoder pyav"
@@ -178,7 +188,9 @@ def _decord_reason(error: Exception) -> str:
     return f"decord fails with {type(error).__name__}"
 
 
-def _decode_pyav(path: str | Path, wanted: np.ndarray, size_px: int | None) -> np.ndarray:
+def _decode_pyav(
+    path: str | Path, wanted: np.ndarray, size_px: int | None, scale: Scaling | None
+) -> np.ndarray:
     """Decode from the start, since seeking is inexact in many files; then count to the end."""
     frames: dict[int, np.ndarray] = {}
     needed, last = set(wanted.tolist()), int(wanted.max())
@@ -191,7 +203,8 @@ def _decode_pyav(path: str | Path, wanted: np.ndarray, size_px: int | None) -> n
                 if frame.is_corrupt:
                     raise VideoError(path, f"frame {num_frames} is damaged")
                 if num_frames in needed:
-                    frames[num_frames] = _to_rgb(frame, size_px)
+                    image = _to_rgb(frame, size_px)
+                    frames[num_frames] = image if scale is None else scale(image[None])[0]
                 num_frames += 1
         _check_count(path, num_packets, stream.frames)
     _check_reach(path, wanted, num_frames)

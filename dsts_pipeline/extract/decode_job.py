@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.decode import Decoder, VideoError, decode_frames
 from dsts_pipeline.extract.augmentation import Augmentation, augment
+from dsts_pipeline.extract.resize import resize_frames, scaled_size
 
 CENTRE = 1
 
@@ -43,6 +45,8 @@ class DecodeJob:
 
     Attributes:
         resize_px: What the shorter side is scaled to before a square of `size_px` is cut.
+        like_opencv: Scale as mmaction2's pipelines do, by OpenCV's bilinear rule; otherwise the
+            decoder scales.
         fallback: Tried where `decoder` fails; None: nothing is.
         augmentation: What happens to views that have a seed.
     """
@@ -54,6 +58,7 @@ class DecodeJob:
     decoder: Decoder
     size_px: int
     resize_px: int
+    like_opencv: bool = False
     fallback: Decoder | None = None
     augmentation: Augmentation = Augmentation()
 
@@ -121,9 +126,13 @@ def _check_content(job: DecodeJob) -> None:
 def _decode_views(job: DecodeJob) -> np.ndarray:
     """Every frame is decoded once, whichever views show it."""
     numbers = np.unique(np.concatenate([view.indices for view in job.views]))
-    whole = decode_frames(
-        job.path, numbers, decoder=job.decoder, size_px=job.resize_px, is_cut=False
-    )
+    if job.like_opencv:
+        scale = partial(_scale, shorter_px=job.resize_px)
+        whole = decode_frames(job.path, numbers, decoder=job.decoder, scale=scale)
+    else:
+        whole = decode_frames(
+            job.path, numbers, decoder=job.decoder, size_px=job.resize_px, is_cut=False
+        )
     if min(whole.shape[1:3]) < job.size_px:
         raise VideoError(
             job.path, f"frames of {whole.shape[2]} x {whole.shape[1]} px are too small"
@@ -139,6 +148,10 @@ def _decode_views(job: DecodeJob) -> np.ndarray:
                 shown, job.augmentation, job.size_px, seed=view.seed, is_flipped=view.is_flipped
             )
     return frames
+
+
+def _scale(frames: np.ndarray, shorter_px: int) -> np.ndarray:
+    return resize_frames(frames, *scaled_size(frames.shape[2], frames.shape[1], shorter_px))
 
 
 def _cut_square(frames: np.ndarray, size_px: int, crop: int) -> np.ndarray:

@@ -28,16 +28,21 @@ from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.clips.decode import Decoder, name_decoder
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import Clip, ClipIndex
-from dsts_pipeline.clips.sampling import jitter_generator, uniform_frames
+from dsts_pipeline.clips.sampling import jitter_generator
 from dsts_pipeline.extract.augmentation import Augmentation
 from dsts_pipeline.extract.decode_job import CENTRE, DecodeJob, FrameView
+from dsts_pipeline.extract.pipelines import Pipeline
+from dsts_pipeline.extract.view_frames import jitter_frames, sample_views
 
 _CROPS = {1: (CENTRE,), 3: (0, CENTRE, 2)}
 _TRAIN = "train"
 
 
 class ClipInput(Protocol):
-    """What a backbone is fed: T frames of size_px x size_px."""
+    """What a backbone is fed: T frames of size_px x size_px.
+
+    It may have a `pipeline`, its own rule of sampling and scaling, and then a `resize_px`.
+    """
 
     num_frames: int
     size_px: int
@@ -151,25 +156,26 @@ class ViewPlan:
                 decoder=self.decoder,
                 size_px=self.input.size_px,
                 resize_px=getattr(self.input, "resize_px", self.input.size_px),
+                like_opencv=self._pipeline is not None,
                 fallback=self.fallback,
                 augmentation=self.views.augmentation,
             )
 
     def frame_view(self, row: Row) -> FrameView:
         """What a decode process is told about one row."""
-        clip, length = self.index.clips[row.clip], self.input.num_frames
-        num_frames = clip.end_frame - clip.start_frame
+        clip, views = self.index.clips[row.clip], self.views
         if clip.split != _TRAIN:
-            number, crop = divmod(row.view, self.views.test_crops)
-            numbers = _shifted(num_frames, length, number, self.views.test_clips)
-            return FrameView(_in_file(clip, numbers), _CROPS[self.views.test_crops][crop])
-        if not self.views.augmentation.is_on:
-            numbers = _shifted(num_frames, length, row.view, self.views.train)
-            return FrameView(_in_file(clip, numbers))
-        seed = derive_seed(self.views.seed, "augmentation", clip.id, row.view)
-        numbers = _jittered(num_frames, length, self.views.seed, clip.id, row.view)
+            number, crop = divmod(row.view, views.test_crops)
+            numbers = self._sample(clip, views.test_clips)[number]
+            return FrameView(_in_file(clip, numbers), _CROPS[views.test_crops][crop])
+        if not views.augmentation.is_on:
+            return FrameView(_in_file(clip, self._sample(clip, views.train)[row.view]))
+        generator = jitter_generator(views.seed, clip.id, row.view)
+        numbers = jitter_frames(*self._length_of(clip), self._pipeline, clip.fps or None, generator)
         return FrameView(
-            _in_file(clip, numbers), seed=seed, is_flipped=self._is_flipped(clip, row.view)
+            _in_file(clip, numbers),
+            seed=derive_seed(views.seed, "augmentation", clip.id, row.view),
+            is_flipped=self._is_flipped(clip, row.view),
         )
 
     def describe(self) -> dict[str, Any]:
@@ -180,7 +186,19 @@ class ViewPlan:
         }
         if self.fallback is not None and self.fallback != self.decoder:
             described["decoder_fallback"] = name_decoder(self.fallback)
+        if self._pipeline is not None:
+            described["input_pipeline"] = self._pipeline.with_views().describe()
         return described | self.views.describe()
+
+    @property
+    def _pipeline(self) -> Pipeline | None:
+        return getattr(self.input, "pipeline", None)
+
+    def _length_of(self, clip: Clip) -> tuple[int, int]:
+        return clip.end_frame - clip.start_frame, self.input.num_frames
+
+    def _sample(self, clip: Clip, count: int) -> np.ndarray:
+        return sample_views(*self._length_of(clip), count, self._pipeline, clip.fps or None)
 
     def _label(self, clip: Clip, view: int) -> int:
         flipped = clip.split == _TRAIN and self._is_flipped(clip, view)
@@ -196,18 +214,3 @@ class ViewPlan:
 
 def _in_file(clip: Clip, numbers: np.ndarray) -> tuple[int, ...]:
     return tuple((clip.start_frame + numbers).tolist())
-
-
-def _shifted(num_frames: int, length: int, number: int, count: int) -> np.ndarray:
-    """Sample `number` of `count`: frame i is floor((i + (number + 1/2) / count) n / length).
-
-    Together the samples are the centres of count x length segments; one alone is the centres.
-    """
-    return uniform_frames(num_frames, length * count)[number::count]
-
-
-def _jittered(num_frames: int, length: int, seed: int, clip_id: str, view: int) -> np.ndarray:
-    """Any frame of each segment, as in training: floor((i + u_i) n / length), u_i in [0, 1)."""
-    shares = jitter_generator(seed, clip_id, view).random(length)
-    numbers = ((np.arange(length) + shares) * num_frames / length).astype(np.int64)
-    return np.minimum(numbers, num_frames - 1)  # a share next to 1 may be rounded up

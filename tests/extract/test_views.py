@@ -259,3 +259,49 @@ def test_all_views_of_a_broken_clip_fail_and_the_clip_counts_once(index, tmp_pat
         store = open_store(writer.finish({}).parent)
     assert [failure["id"] for failure in store.manifest["failures"]] == ["clip2"] * 2
     assert len(store) == len(plan.rows) - 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_crops", [1, 3])
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_views_by_a_zoo_models_pipeline_are_those_of_its_own_transforms(
+    tmp_path, decoder, num_crops
+):
+    """mmaction2's SampleFrames, Resize and crops on the frames of the file, pixel by pixel."""
+    from dsts_pipeline.extract.mmaction_compat import import_mmaction
+    from dsts_pipeline.extract.pipelines import Pipeline
+
+    import_mmaction()
+    from mmaction.datasets.transforms.loading import SampleFrames
+    from mmaction.datasets.transforms.processing import CenterCrop, Resize, ThreeCrop
+
+    path = write_video(tmp_path / "clip0.mp4", num_frames=10, size=(120, 80))
+    index = index_clips(tmp_path)
+    index = replace(index, clips=(replace(index.clips[0], split="test", start_frame=0),))
+    options = {"clip_len": 4, "frame_interval": 2, "num_clips": 1, "out_of_bound": "loop"}
+
+    class Input:
+        pipeline = Pipeline(
+            "dense", options, num_frames=4, resize_px=32, size_px=32, crops="centre"
+        )
+        num_frames, size_px, resize_px = 4, 32, 32
+
+    plan = ViewPlan(index, Input(), Views(test_clips=2, test_crops=num_crops), decoder=decoder)
+    ((job,), whole) = (
+        list(plan.jobs(range(len(plan.rows)))),
+        decode_frames(path, range(10), decoder=decoder),
+    )
+    views = decode_clip(job)
+    np.random.seed(0)
+    results = {"total_frames": 10, "start_index": 0}
+    results = SampleFrames(clip_len=4, frame_interval=2, num_clips=2, test_mode=True)(results)
+    results |= {
+        "imgs": list(whole[results["frame_inds"]]),
+        "img_shape": (80, 120),
+        "modality": "RGB",
+    }
+    results = Resize((-1, 32))(results)
+    results = (CenterCrop if num_crops == 1 else ThreeCrop)(32)(results)
+    theirs = np.stack(results["imgs"]).reshape(-1, 4, 32, 32, 3)
+    assert {view.tobytes() for view in views} == {view.tobytes() for view in theirs}
+    assert len(views) == len(theirs) == 2 * num_crops
