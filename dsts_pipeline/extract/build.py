@@ -33,7 +33,11 @@ from dsts_pipeline.extract.tpn import keep_time
 from dsts_pipeline.extract.weights import RANDOM, LoadReport, load_weights
 
 # Backbones whose own output is no map: where one is.
-_TAP_OF = {"C3D": "backbone.conv5b", "TimeSformer": "backbone.norm@HWT"}
+_TAP_OF = {
+    "C3D": "backbone.conv5b",
+    "TimeSformer": "backbone.norm@HWT",
+    "UniFormerV2": "backbone.transformer.resblocks.{last}@HWBT",
+}
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,9 @@ def _build_from_zoo(
     model = read_zoo_model(
         preset.config, changes=preset.changes, pipeline_changes=preset.pipeline_changes
     )
-    taps = taps or (_TAP_OF.get(model.recognizer["backbone"]["type"], preset.tap),)
+    backbone = model.recognizer["backbone"]
+    tap = _TAP_OF.get(backbone["type"], preset.tap)
+    taps = taps or (tap.format(last=backbone.get("layers", 1) - 1),)
     pipeline = model.pipeline.resized(num_frames=num_frames, size_px=size_px)
     config = _fit_segments(model, pipeline.num_frames)
     recognizer = _construct(config, choice.seed, is_filled=not choice.is_random)

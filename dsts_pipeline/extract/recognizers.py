@@ -94,12 +94,21 @@ class Recognizer(FrozenModel):
         self.recognizer.neck(features)
 
     def grid(self, inputs: Tensor) -> Grid | None:
-        """From the stride of the patch embedding, in transformers that have one."""
-        embedding = getattr(self.recognizer.backbone, "patch_embed", None)
-        projection = getattr(embedding, "projection", None)
-        stride = getattr(projection, "stride", None)
-        if stride is None:
+        """From the patch embedding, in transformers that have one."""
+        backbone = self.recognizer.backbone
+        embedding = getattr(getattr(backbone, "patch_embed", None), "projection", None)
+        if type(backbone).__name__ == "UniFormerV2":
+            embedding = backbone.conv1
+        if not isinstance(embedding, nn.Conv2d | nn.Conv3d):
             return None
-        time, *space = (1, *stride) if len(stride) == 2 else stride
-        num_frames, height, width = inputs.shape[2:]
-        return num_frames // time, height // space[0], width // space[1]
+        # A 2-D embedding sees frames one by one.
+        spare = (1,) * (3 - len(embedding.kernel_size))
+        sizes = zip(
+            inputs.shape[2:],
+            spare + tuple(embedding.kernel_size),
+            spare + tuple(embedding.stride),
+            (0,) * len(spare) + tuple(int(side) for side in embedding.padding),
+            strict=True,
+        )
+        time, height, width = ((n + 2 * pad - k) // step + 1 for n, k, step, pad in sizes)
+        return time, height, width

@@ -9,6 +9,7 @@ cannot be told from the module:
   NCHW    2-D recognizers, time folded into the batch         [B*T, C, H, W]
   THW     tokens in the order time, row, column               [B, (1 +) T*H*W, C]
   HWT     tokens in the order row, column, time (TimeSformer) [B, (1 +) H*W*T, C]
+  HWBT    tokens first, time in the batch (UniFormerV2)       [(1 +) H*W, B*T, C]
 Two names stand for more than a module: `neck_time`, TPN's neck with its time left (see `tpn`), and
 `pathways`, SlowFast's two maps joined along their channels, the fast one averaged over time to the
 slow one's length: its mean over T, H, W is what SlowFast's classifier sees.
@@ -31,7 +32,7 @@ from torch.nn import functional
 
 from dsts_pipeline.base.errors import SettingsError
 
-Layout = Literal["BCTHW", "BTHWC", "NCHW", "THW", "HWT"]
+Layout = Literal["BCTHW", "BTHWC", "NCHW", "THW", "HWT", "HWBT"]
 Grid = tuple[int, int, int]
 _TAP = re.compile(r"(?P<module>[\w.]+)(?:\[(?P<index>\d+)\])?(?:@(?P<layout>\w+))?")
 _CHANNELS_LAST = {"BasicLayer", "SwinTransformerBlock3D", "PatchMerging", "PatchEmbed3D"}
@@ -146,7 +147,7 @@ def fold(
     layout = tap.layout or _BY_DIMENSIONS.get(found.ndim)
     if tap.layout is None and found.ndim == 5 and type(module).__name__ in _CHANNELS_LAST:
         layout = "BTHWC"
-    expected = {"BCTHW": 5, "BTHWC": 5, "NCHW": 4, "THW": 3, "HWT": 3}
+    expected = {"BCTHW": 5, "BTHWC": 5, "NCHW": 4, "THW": 3, "HWT": 3, "HWBT": 3}
     if layout is None or expected[layout] != found.ndim:
         raise _unfit(tap, found, f"no map in the layout {layout}" if layout else "no map")
     if layout == "BCTHW":
@@ -157,6 +158,11 @@ def fold(
         if found.shape[0] % num_clips:
             raise _unfit(tap, found, f"no whole number of frames for each of {num_clips} clips")
         return found.unflatten(0, (num_clips, -1)).transpose(1, 2)
+    if layout == "HWBT":  # to the order row, column, time
+        found = found.unflatten(1, (num_clips, -1)).permute(1, 0, 2, 3)  # [B, (1 +) H*W, T, C]
+        if grid is not None and found.shape[1] == 1 + grid[1] * grid[2]:
+            found = found[:, 1:]
+        found, layout = found.flatten(1, 2), "HWT"
     return _fold_tokens(found, tap, layout, told or grid)
 
 
@@ -166,7 +172,7 @@ def _fold_tokens(tokens: Tensor, tap: Tap, layout: Layout, grid: Grid | None) ->
     num_tokens = grid[0] * grid[1] * grid[2]
     if tokens.shape[1] - num_tokens not in (0, 1):
         raise _unfit(tap, tokens, f"not the {num_tokens} tokens of a grid {grid}")
-    tokens = tokens[:, -num_tokens:].transpose(1, 2)
+    tokens = tokens[:, -num_tokens:].transpose(1, 2)  # [B, C, tokens]
     if layout == "THW":
         return tokens.unflatten(2, grid)
     return tokens.unflatten(2, (*grid[1:], grid[0])).permute(0, 1, 4, 2, 3)

@@ -33,6 +33,11 @@ def with_class_token(tokens):
     return torch.cat([torch.full_like(tokens[:, :1], 9.0), tokens], dim=1)
 
 
+def with_class_row(maps):
+    tokens = maps.flatten(3).permute(3, 0, 2, 1).flatten(1, 2)
+    return torch.cat([torch.full_like(tokens[:1], 9.0), tokens])
+
+
 def test_every_layout_folds_back_to_the_same_map(maps):
     tokens = maps.flatten(2).transpose(1, 2)
     columns_first = maps.permute(0, 3, 4, 2, 1).flatten(1, 3)
@@ -45,6 +50,8 @@ def test_every_layout_folds_back_to_the_same_map(maps):
         folded((tokens, list(GRID)), grid=(7, 7, 7)),  # the grid beside the tokens counts
         folded(columns_first, "x@HWT", grid=GRID),
         folded(with_class_token(columns_first), "x@HWT", grid=GRID),
+        folded(maps.flatten(3).permute(3, 0, 2, 1).flatten(1, 2), "x@HWBT", grid=GRID),
+        folded(with_class_row(maps), "x@HWBT", grid=GRID),
         folded([maps * 2, maps]),
         folded([maps, maps * 2], "x[0]"),
         folded(([maps, torch.zeros(2, 5)],)),
