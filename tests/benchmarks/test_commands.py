@@ -20,6 +20,12 @@ TINY = ["--width", "4", "--extent", "2", "3", "3", "--batch", "4", "--rounds", "
     [
         ("products", TINY, ["dense, products", "selected, products"]),
         ("head", ["--channels", "8", *TINY], ["test time", "selected training step"]),
+        (
+            "extract",
+            ["--backbones", "stick_r18", "--clips", "6", "--batch", "3", "--workers", "0", "1"]
+            + ["--rounds", "1", "--video-frames", "16", "--video-px", "96", "--size-px", "32"],
+            ["stick_r18, 6 clips", "decode processes", ">= 0.95"],
+        ),
         ("udl", ["--channels", "8", *TINY], ["UDL, selected, exact", "relative error"]),
     ],
 )
