@@ -1,7 +1,7 @@
 """The command line: one thin command per stage; dvc.yaml runs these same commands.
 
 Heavy imports happen inside the commands, so that `--help` answers at once.
-Exit status: 0 done, 2 a problem that the message explains, 130 interrupted.
+Exit status: 0 done, 2 a problem that the message explains, 99 saved on SIGTERM, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -97,14 +97,19 @@ def extract(
 
 @app.command("train-head")
 def train_head(
+    devices: Annotated[int, typer.Option(help="Processes; 0: as train.devices says.")] = 0,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
 ) -> None:
     """Train the DSTS head and the two baselines on the cached maps, into outputs/heads/.
 
+    Goes on from its checkpoints in outputs/checkpoints when it was stopped. SIGTERM saves and
+    exits with train.requeue_status (99), on which a scheduler may start it again.
+
     Example: python cli.py train-head --set head.num_neurons=5 --set train.num_epochs=4
     """
+    overrides = [*overrides, f"train.devices={devices}"] if devices else overrides
     _run_stage("train_head", params, overrides, debug)
 
 

@@ -31,7 +31,7 @@ class Track(Protocol):
 
 class _BarTrack:
     def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task, self._done = progress, task, 0
+        self._progress, self._task, self._done = progress, task, 0  # done: in this run
         self._start = time.monotonic()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
@@ -43,8 +43,9 @@ class _BarTrack:
 
 
 class _LineTrack:
-    def __init__(self, title: str, total: int, unit: str) -> None:
-        self._title, self._total, self._unit, self._done = title, total, unit, 0
+    def __init__(self, title: str, total: int, unit: str, done: int) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._done = self._before = done
         self._start = self._last = time.monotonic()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
@@ -53,7 +54,7 @@ class _LineTrack:
         if now - self._last < LINE_INTERVAL_SECONDS and self._done < self._total:
             return
         self._last = now
-        rate = self._done / max(now - self._start, 1e-9)
+        rate = (self._done - self._before) / max(now - self._start, 1e-9)
         left = (self._total - self._done) / max(rate, 1e-9)
         console.print(
             f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:,.1f}/s, "
@@ -62,10 +63,13 @@ class _LineTrack:
 
 
 @contextmanager
-def track(title: str, total: int, unit: str = "clips") -> Iterator[Track]:
-    """Show the progress of `total` units of work named `unit` under `title`."""
+def track(title: str, total: int, unit: str = "clips", *, done: int = 0) -> Iterator[Track]:
+    """Show the progress of `total` units of work named `unit` under `title`.
+
+    `done` of them were done before: they count as progress, not in the rate.
+    """
     if not console.is_terminal:
-        yield _LineTrack(title, total, unit)
+        yield _LineTrack(title, total, unit, done)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -78,4 +82,6 @@ def track(title: str, total: int, unit: str = "clips") -> Iterator[Track]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield _BarTrack(progress, progress.add_task(title, total=total, rate="", note=""))
+        yield _BarTrack(
+            progress, progress.add_task(title, total=total, completed=done, rate="", note="")
+        )

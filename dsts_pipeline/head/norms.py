@@ -8,6 +8,8 @@ where the paper is silent (`Choice:` all three):
 - A neuron that got fewer than two values per channel is normalised by its running statistics,
   which then stay as they are.
 - Running statistics move with `momentum` and the unbiased variance, like torch's batch norm.
+Where several processes train together, statistics are those of their joined batch, derivatives of
+every order included: `sum_across` sums over processes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from dsts_pipeline.head.across import SumAcross, average_of, total_of
 
 
 class Affine(NamedTuple):
@@ -36,6 +40,7 @@ class NeuronNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.momentum, self.eps = momentum, eps
+        self.sum_across: SumAcross | None = None
         self.weight = nn.Parameter(torch.ones(num_neurons, channels))
         self.bias = nn.Parameter(torch.zeros(num_neurons, channels))
         self.register_buffer("running_mean", torch.zeros(num_neurons, channels))
@@ -59,12 +64,14 @@ class NeuronNorm(nn.Module):
             update: Whether the running statistics move.
         """
         samples = nn.functional.one_hot(choice, len(self.weight)).to(z.dtype)  # [B, N]
-        counts = samples.sum(dim=0)
+        counts = total_of(samples.sum(dim=0), self.sum_across)
         share = (samples / counts.clamp(min=1.0)).t()  # [N, B]
         enough = (counts * z.shape[1] >= 2)[:, None]
-        mean = torch.where(enough, share @ z.mean(dim=1), self.running_mean.to(z.dtype))
+        mean = total_of(share @ z.mean(dim=1), self.sum_across)
+        mean = torch.where(enough, mean, self.running_mean.to(z.dtype))
         spread = (z - mean[choice][:, None]).square().mean(dim=1)
-        var = torch.where(enough, share @ spread, self.running_var.to(z.dtype))
+        var = total_of(share @ spread, self.sum_across)
+        var = torch.where(enough, var, self.running_var.to(z.dtype))
         if update:
             self._update(mean, var, counts * z.shape[1], enough)
         return self._affine(mean, var)
@@ -76,9 +83,10 @@ class NeuronNorm(nn.Module):
             z: `[B, P, N, C]`.
             update: Whether the running statistics move.
         """
-        mean = z.mean(dim=(0, 1))
-        var = (z - mean).square().mean(dim=(0, 1))
-        num_values = z.new_full((z.shape[2],), z.shape[0] * z.shape[1])
+        mean = average_of(z.mean(dim=(0, 1)), len(z), self.sum_across)
+        var = average_of((z - mean).square().mean(dim=(0, 1)), len(z), self.sum_across)
+        own_values = z.new_full((z.shape[2],), z.shape[0] * z.shape[1])
+        num_values = total_of(own_values, self.sum_across)
         enough = (num_values >= 2)[:, None]
         mean = torch.where(enough, mean, self.running_mean.to(z.dtype))
         var = torch.where(enough, var, self.running_var.to(z.dtype))

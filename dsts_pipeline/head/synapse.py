@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dsts_pipeline.head.across import SumAcross, average_of
+
 
 def sum_impulses(x: Tensor, scoring_kernel: Tensor) -> Tensor:
     """Impulses of Eq. 2, folded: `v_i = sum_c (sum_o m_i[o, c]) (sum_thw X[c])`.
@@ -66,12 +68,15 @@ def selected_coefficient(choice: Tensor, logits: Tensor) -> Tensor:
     return 1.0 + (soft - soft.detach())
 
 
-def balance_loss(choice: Tensor, impulses: Tensor) -> Tensor:
+def balance_loss(choice: Tensor, impulses: Tensor, sum_across: SumAcross | None = None) -> Tensor:
     """Load-balancing loss `N * sum_i f_i P_i`, 1 where use is even (Fedus et al. 2021, Eq. 4).
 
     `f_i` is the share of samples sent to neuron i (no gradient), `P_i` the mean of softmax(v)_i.
+    With `sum_across` both are those of all processes' samples.
     Deviation: not in the paper; its weight is 0 by default.
     """
     num_neurons = impulses.shape[1]
     share = torch.bincount(choice, minlength=num_neurons).to(impulses.dtype) / len(choice)
-    return num_neurons * (share * impulses.softmax(dim=1).mean(dim=0)).sum()
+    share = average_of(share, len(choice), sum_across)
+    probability = average_of(impulses.softmax(dim=1).mean(dim=0), len(choice), sum_across)
+    return num_neurons * (share * probability).sum()

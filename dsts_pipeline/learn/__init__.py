@@ -1,7 +1,20 @@
-"""Logits to a trained head: UDL, the plain step, the loop."""
+"""Logits to a trained head: UDL, the plain step, the loop, its checkpoints and processes."""
 
 from dsts_pipeline.learn.loop import train_head
 from dsts_pipeline.learn.options import TrainingOptions
+from dsts_pipeline.learn.processes import Processes, joined_processes
+from dsts_pipeline.learn.resume import CheckpointOptions, remove_checkpoints
+from dsts_pipeline.learn.stopping import TrainingStopped, stop_on_sigterm
 from dsts_pipeline.learn.udl import meta_gradient
 
-__all__ = ["TrainingOptions", "meta_gradient", "train_head"]
+__all__ = [
+    "CheckpointOptions",
+    "Processes",
+    "TrainingOptions",
+    "TrainingStopped",
+    "joined_processes",
+    "meta_gradient",
+    "remove_checkpoints",
+    "stop_on_sigterm",
+    "train_head",
+]

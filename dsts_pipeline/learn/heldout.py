@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed, split_batches
+from dsts_pipeline.feed.samplers import evaluation_rows
 from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.learn.processes import ALONE, Processes
 
 
 def hold_out(
@@ -53,9 +55,14 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate_rows(
-    head: nn.Module, feed: FeatureFeed, rows: np.ndarray, *, batch_size: int
+    head: nn.Module,
+    feed: FeatureFeed,
+    rows: np.ndarray,
+    *,
+    batch_size: int,
+    processes: Processes = ALONE,
 ) -> Evaluation:
-    """Evaluate `head` in evaluation mode on `rows` of `feed`.
+    """Evaluate `head` in evaluation mode on `rows` of `feed`, each row on one of `processes`.
 
     Choice: where held-out clips have several views, each counts as a clip. These figures only
     choose the epoch; the views' mean is taken where results are counted (`metrics.views`).
@@ -63,16 +70,21 @@ def evaluate_rows(
     was_training = head.training
     head.eval()
     loss, correct, routing = 0.0, 0, []
-    for batch in feed.batches(split_batches(rows, batch_size)):
+    own_rows = evaluation_rows(rows, processes.rank, processes.world_size)
+    for batch in _on(processes.device, feed, own_rows, batch_size):
         logits, chosen = _classify(head, batch)
         loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
         correct += int((logits.argmax(dim=1) == batch.labels).sum())
         if chosen is not None:
-            routing.append(chosen)
+            routing.append(chosen.cpu())
     head.train(was_training)
+    found = processes.gather((loss, correct, routing))
     num_clips = max(len(rows), 1)
+    routing = [chosen for _, _, parts in found for chosen in parts]
     return Evaluation(
-        loss / num_clips, correct / num_clips, torch.cat(routing) if routing else None
+        sum(part[0] for part in found) / num_clips,
+        sum(part[1] for part in found) / num_clips,
+        torch.cat(routing) if routing else None,
     )
 
 
@@ -84,13 +96,19 @@ def _classify(head: nn.Module, batch: FeatureBatch) -> tuple[Tensor, Tensor | No
     return logits, torch.stack(choices, dim=1) if choices else None
 
 
+def _on(
+    device: torch.device, feed: FeatureFeed, rows: np.ndarray, batch_size: int
+) -> Iterator[FeatureBatch]:
+    return (batch.to(device) for batch in feed.batches(split_batches(rows, batch_size)))
+
+
 def map_passes(
-    feed: FeatureFeed, rows: np.ndarray, *, batch_size: int
+    feed: FeatureFeed, rows: np.ndarray, *, batch_size: int, device: torch.device
 ) -> Callable[[], Iterator[Tensor]]:
     """A function each call of which goes once through the maps of `rows`."""
 
     def one_pass() -> Iterator[Tensor]:
-        for batch in feed.batches(split_batches(rows, batch_size)):
+        for batch in _on(device, feed, rows, batch_size):
             yield batch.maps
 
     return one_pass

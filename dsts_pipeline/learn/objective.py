@@ -18,7 +18,9 @@ from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LayerNoise, LayerRecord
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.synapse import balance_loss
+from dsts_pipeline.learn.mixup import MixedBatch
 from dsts_pipeline.learn.precision import Precision, forward_context
+from dsts_pipeline.learn.processes import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,30 @@ class Objective:
         label_smoothing: In [0, 1).
         balance_weight: 0 is the paper.
         precision: Type that the forward pass runs in.
+        processes: Those that train together: noise, norms and the load-balancing loss are those
+            of their joined batch, cross-entropy is this one's.
     """
 
     head: nn.Module
     label_smoothing: float = 0.0
     balance_weight: float = 0.0
     precision: Precision = "float32"
+    processes: Processes = ALONE
 
     def draw(self, batch: FeatureBatch, generator: torch.Generator | None = None) -> Draw:
-        """Fix the randomness of a pass over `batch`."""
+        """Fix the randomness of a pass over `batch`.
+
+        Every process draws the noise of the joined batch, from equal generators, and takes that
+        of its own samples; gates' noise is common.
+        """
         if not isinstance(self.head, DSTSHead):
             return Draw(batch, None)
-        return Draw(batch, self.head.draw_noise(len(batch), generator))
+        size = len(batch)
+        noise = self.head.draw_noise(size * self.processes.world_size, generator)
+        if self.processes.world_size > 1:
+            start = size * self.processes.rank
+            noise = tuple(n._replace(gumbel=n.gumbel[start : start + size]) for n in noise)
+        return Draw(batch, noise)
 
     def __call__(
         self, upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
@@ -92,11 +106,17 @@ class Objective:
                 output = functional_call(self.head, parameters, (batch.maps,), options)
         logits, records = output if is_dsts else (output, ())
         logits = widen(logits)
-        loss = nn.functional.cross_entropy(
-            logits, batch.labels, label_smoothing=self.label_smoothing
-        )
+        loss = self._cross_entropy(logits, batch.labels)
+        if isinstance(batch, MixedBatch):
+            rest = 1.0 - batch.share
+            loss = batch.share * loss + rest * self._cross_entropy(logits, batch.partners)
         if self.balance_weight:
             for record in records:
                 if record.choice is not None:
-                    loss = loss + self.balance_weight * balance_loss(record.choice, record.impulses)
+                    loss = loss + self.balance_weight * balance_loss(
+                        record.choice, record.impulses, self.processes.sum_across
+                    )
         return loss, logits, records
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

@@ -7,23 +7,34 @@ AdamW (the paper's for Swin) and SGD with momentum (for TPN).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 OptimizerName = Literal["adamw", "sgd"]
-ScheduleName = Literal["one_cycle", "cosine", "constant"]
+ScheduleName = Literal["one_cycle", "cosine", "steps", "constant"]
 
 
-def learning_rate_factor(progress: float, schedule: ScheduleName, warmup_fraction: float) -> float:
-    """Factor on the base learning rate at `progress` in [0, 1] of the training."""
+def learning_rate_factor(
+    progress: float,
+    schedule: ScheduleName,
+    warmup_fraction: float,
+    step_milestones: Sequence[float] = (),
+    step_factor: float = 0.1,
+) -> float:
+    """Factor on the base learning rate at `progress` in [0, 1] of the training.
+
+    "steps" multiplies by `step_factor` at each of `step_milestones`, shares of the training.
+    """
     if progress < warmup_fraction and schedule != "constant":
         start = 0.04 if schedule == "one_cycle" else 0.0
         return start + (1.0 - start) * progress / warmup_fraction
     if schedule == "constant":
         return 1.0
+    if schedule == "steps":
+        return step_factor ** sum(progress >= milestone for milestone in step_milestones)
     rest = (progress - warmup_fraction) / max(1.0 - warmup_fraction, 1e-12)
     return 0.5 * (1.0 + math.cos(math.pi * min(rest, 1.0)))
 
@@ -36,6 +47,7 @@ class ScheduledOptimizer:
         learning_rates: Of each of `parameters`, at the schedule's peak.
         weight_decay: Of kernels and projections; vectors per neuron or channel have none.
         clip_norm: Largest norm of the joint gradient; None for no clipping.
+        step_milestones, step_factor: Of the schedule "steps"; see `learning_rate_factor`.
     """
 
     def __init__(
@@ -49,10 +61,13 @@ class ScheduledOptimizer:
         schedule: ScheduleName,
         warmup_fraction: float,
         clip_norm: float | None,
+        step_milestones: Sequence[float] = (),
+        step_factor: float = 0.1,
     ) -> None:
         self.parameters = list(parameters.values())
         self.schedule: ScheduleName = schedule
         self.warmup_fraction, self.clip_norm = warmup_fraction, clip_norm
+        self.step_milestones, self.step_factor = tuple(step_milestones), step_factor
         self.optimizer: torch.optim.Optimizer | None = None
         groups = _groups(parameters, learning_rates, weight_decay)
         if groups and name == "adamw":
@@ -62,7 +77,13 @@ class ScheduledOptimizer:
 
     def set_progress(self, progress: float) -> float:
         """Set the learning rates at `progress` in [0, 1]; returns their common factor."""
-        factor = learning_rate_factor(progress, self.schedule, self.warmup_fraction)
+        factor = learning_rate_factor(
+            progress,
+            self.schedule,
+            self.warmup_fraction,
+            self.step_milestones,
+            self.step_factor,
+        )
         for group in [] if self.optimizer is None else self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         return factor
@@ -77,6 +98,27 @@ class ScheduledOptimizer:
             nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def tensors(self, prefix: str) -> dict[str, torch.Tensor]:
+        """What the optimiser remembers of each parameter, as `<prefix><number>/<name>`."""
+        state = {} if self.optimizer is None else self.optimizer.state_dict()["state"]
+        return {
+            f"{prefix}{number}/{name}": torch.as_tensor(value)
+            for number, values in state.items()
+            for name, value in values.items()
+            if value is not None
+        }
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `tensors` gave, without its prefix."""
+        if self.optimizer is None:
+            return
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            number, _, name = key.partition("/")
+            state.setdefault(int(number), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _groups(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
+from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.feed.epochs import SHARD_WINDOW
 from dsts_pipeline.feed.orders import Order
-from dsts_pipeline.learn.optimizers import OptimizerName, ScheduleName
+from dsts_pipeline.learn.optimizers import OptimizerName, ScheduledOptimizer, ScheduleName
 from dsts_pipeline.learn.precision import Precision
 from dsts_pipeline.learn.products import Method, check_method
 
@@ -35,6 +39,13 @@ class TrainingOptions:
         recompute_statistics: Whether norms get the statistics of noise-free passes before every
             evaluation and at the end.
         recompute_clips: How many clips serve for that at each epoch; at the end all do.
+        step_milestones, step_factor: Of the schedule "steps": shares of the training at which the
+            learning rate is multiplied by the factor.
+        mixup_alpha: Of mixup on feature maps; 0 for none. See `mixup`.
+        ema_decay: Of the moving average of the weights that is evaluated and kept; None for none.
+        early_stopping_epochs: The training ends after so many epochs in a row that were not the
+            best on the held-out clips; None for never.
+        max_loss: A loss above it ends the training as diverged.
     """
 
     num_epochs: int
@@ -64,9 +75,20 @@ class TrainingOptions:
     heldout_fraction: float = 0.0
     recompute_statistics: bool = True
     recompute_clips: int = 512
+    step_milestones: tuple[float, ...] = (0.5, 0.8333)
+    step_factor: float = 0.1
+    mixup_alpha: float = 0.0
+    ema_decay: float | None = None
+    early_stopping_epochs: int | None = None
+    max_loss: float = 1e6
 
     def __post_init__(self) -> None:
         check_method(self.udl_method)
+        if self.early_stopping_epochs is not None and not self.heldout_fraction:
+            raise SettingsError(
+                f"early_stopping_epochs is {self.early_stopping_epochs} and heldout_fraction 0: "
+                "there is nothing to judge an epoch by; set train.heldout_fraction, such as 0.1"
+            )
 
     def learning_rate_of(self, name: str) -> float:
         """Peak learning rate of the parameter `name`."""
@@ -78,3 +100,18 @@ class TrainingOptions:
         elif name.startswith("classifier."):
             factor = self.classifier_learning_rate_factor
         return self.learning_rate * factor
+
+    def optimizer_of(self, parameters: Mapping[str, nn.Parameter]) -> ScheduledOptimizer:
+        """An optimiser of `parameters` by these options."""
+        return ScheduledOptimizer(
+            parameters,
+            {name: self.learning_rate_of(name) for name in parameters},
+            name=self.optimizer,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            schedule=self.schedule,
+            warmup_fraction=self.warmup_fraction,
+            clip_norm=self.clip_norm,
+            step_milestones=self.step_milestones,
+            step_factor=self.step_factor,
+        )

@@ -2,7 +2,8 @@
 
 Enters: an `Objective`, the optimisers of u and d, batches. Leaves: updated parameters and what the
 pass over the training batch gave. A batch may be gone through in parts (gradient accumulation):
-norms and gates then belong to a part, gradients to the whole.
+norms and gates then belong to a part, gradients to the whole. Where several processes train
+together, a part is that part of all of them, and gradients are sums over processes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LayerRecord
+from dsts_pipeline.learn.mixup import split_batch
 from dsts_pipeline.learn.objective import Draw, Objective
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.precision import LossScale
@@ -24,7 +26,10 @@ from dsts_pipeline.learn.udl import meta_gradient_of_parts
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss, logits `[B, K]` and records (one list per part) of the pass that updated d."""
+    """Loss, logits `[B, K]` and records (one list per part) of the pass that updated d.
+
+    The loss is that of all processes' samples, the rest is this process's.
+    """
 
     loss: float
     logits: Tensor
@@ -92,6 +97,7 @@ class Stepper:
             method=self.method,
             first_order_loss_fn=self.objective.first_order_loss,
             loss_scale=self.scale.value,
+            sum_across=self.objective.processes.sum_named,
         )
         if self.scale.accepts(meta.values()):
             self.upstream.step([meta[name] for name in u])
@@ -104,18 +110,10 @@ class Stepper:
 
     def _parts(self, batch: FeatureBatch) -> list[tuple[Draw, float]]:
         """The batch's parts with their noise and weight in the mean."""
-        size = self.part_size or len(batch)
-        parts = [
-            FeatureBatch(maps, labels, rows)
-            for maps, labels, rows in zip(
-                batch.maps.split(size),
-                batch.labels.split(size),
-                batch.rows.split(size),
-                strict=True,
-            )
-        ]
+        parts = split_batch(batch, self.part_size or len(batch))
+        num_samples = len(batch) * self.objective.processes.world_size
         return [
-            (self.objective.draw(part, self.generator), len(part) / len(batch)) for part in parts
+            (self.objective.draw(part, self.generator), len(part) / num_samples) for part in parts
         ]
 
     def _gradients(
@@ -132,7 +130,10 @@ class Stepper:
             loss_sum += weight * loss.item()
             logits.append(part_logits.detach())
             records.append(part_records)
+        processes = self.objective.processes
+        total = processes.sum_gradients(total)
         gradients = [None if g is None else g / self.scale.value for g in total]
+        loss_sum = float(processes.sum_numbers(torch.tensor(loss_sum, dtype=torch.float64)))
         return gradients, StepResult(loss_sum, torch.cat(logits), records)
 
 

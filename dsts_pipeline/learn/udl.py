@@ -12,7 +12,7 @@ to compute it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ from dsts_pipeline.learn.products import (
 
 Part = tuple[Any, float]
 """A micro-batch and its weight in the mean; the weights of a batch sum to 1."""
+
+SumNamed = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Sums gradients by name over processes; no derivative passes through it."""
 
 
 def meta_gradient(
@@ -89,11 +92,16 @@ def meta_gradient_of_parts(
     method: Method = "exact",
     first_order_loss_fn: LossFunction | None = None,
     loss_scale: float = 1.0,
+    sum_across: SumNamed | None = None,
 ) -> dict[str, Tensor]:
     """`meta_gradient` of batches that are gone through in parts, one graph in memory at a time.
 
     With a single training part its graph serves step 1 and the product; with more, each part is
     run again for its share of the product.
+
+    Several processes: each passes its own parts, whose weights sum to 1 over all processes, and
+    `sum_across`. The step, v and the product are sums over processes; u and d being the same
+    everywhere, the result is that of the joined batch.
     """
     check_method(method)
     plain_fn = first_order_loss_fn or loss_fn
@@ -104,8 +112,9 @@ def meta_gradient_of_parts(
         loss = (loss_fn if keep else plain_fn)(u, d, batch)
         part = gradient_of(loss * (weight * loss_scale), d, create_graph=keep)
         step = part if not step else {name: step[name] + part[name] for name in d}
-    ahead = {name: d[name].detach() - (inner_lr / loss_scale) * step[name].detach() for name in d}
-    v = _validation_gradient(plain_fn, upstream, ahead, val_parts, loss_scale)
+    whole = _summed({name: value.detach() for name, value in step.items()}, sum_across)
+    ahead = {name: d[name].detach() - (inner_lr / loss_scale) * whole[name] for name in d}
+    v = _summed(_validation_gradient(plain_fn, upstream, ahead, val_parts, loss_scale), sum_across)
     size = torch.stack([value.abs().amax() for value in v.values()]).amax()
     if not size > 0:
         return {name: torch.zeros_like(value) for name, value in u.items()}
@@ -120,6 +129,7 @@ def meta_gradient_of_parts(
             scaled, u, d, batch, direction, method=method, gradient=step if keep else None
         )
         total = part if not total else {name: total[name] + part[name] for name in u}
+    total = _summed(total, sum_across)
     factor = -inner_lr * size / loss_scale
     return {name: factor.to(value) * value for name, value in total.items()}
 
@@ -140,6 +150,10 @@ def _validation_gradient(
         for name, value in gradient_of(loss, leaves, create_graph=False).items():
             total[name] = total[name] + value / loss_scale
     return total
+
+
+def _summed(values: dict[str, Tensor], sum_across: SumNamed | None) -> dict[str, Tensor]:
+    return values if sum_across is None else sum_across(values)
 
 
 def _scaled(loss_fn: LossFunction, factor: float) -> LossFunction:

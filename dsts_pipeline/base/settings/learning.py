@@ -5,11 +5,13 @@ Where a default departs from the paper's text, the value that follows the paper 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from dsts_pipeline.base.settings.sections import Section
+
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 
 class HeadSettings(Section):
@@ -64,7 +66,9 @@ class TrainSettings(Section):
     classifier_learning_rate_factor: float = Field(5.0, ge=0.0)
     scoring_learning_rate_factor: float = Field(1.0, ge=0.0)
     gate_learning_rate_factor: float = Field(20.0, ge=0.0)
-    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "cosine", "steps", "constant"] = "one_cycle"
+    step_milestones: tuple[Share, ...] = (0.5, 0.8333)  # of "steps": shares of the training
+    step_factor: float = Field(0.1, gt=0.0, le=1.0)
     warmup_fraction: float = Field(0.2, ge=0.0, lt=1.0)
     weight_decay: float = Field(0.05, ge=0.0)
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
@@ -72,7 +76,17 @@ class TrainSettings(Section):
     part_size: int | None = Field(None, ge=1)  # gradient accumulation: samples at a time
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    mixup_alpha: float = Field(0.0, ge=0.0)  # 0: no mixup
     balance_weight: float = Field(0.0, ge=0.0)
+    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
+    max_loss: float = Field(1e6, gt=0.0)  # above it a training counts as diverged
     heldout_fraction: float = Field(0.1, ge=0.0, lt=0.9)  # of train, to choose the epoch by
     recompute_statistics: bool = True
     recompute_clips: int = Field(512, ge=1)  # at each epoch; at the end all training clips
+    early_stopping_epochs: int | None = Field(None, ge=1)  # so many without a best one
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)  # processes on this machine; `torchrun` overrules it
+    checkpoint_every_batches: int | None = Field(200, ge=1)  # and after every epoch
+    keep_checkpoints: bool = False  # also after the end
+    requeue_status: int = Field(99, ge=1, le=255)  # exit status after SIGTERM
+    tensorboard: bool = False

@@ -1,0 +1,165 @@
+"""The processes that train one head together, and the device of each.
+
+Enters: a device and how many of them. Leaves: a `Processes`. Lightning Fabric starts the other
+processes (or finds those that `torchrun` started), names their devices and joins them. One process
+needs none of that: then Fabric, which takes seconds to import, stays out.
+
+Every process holds the whole head, takes its own share of every batch, and makes the same update:
+`collectives` says how. Norms, standardized impulses and the load-balancing loss belong to the
+joined batch, and so does the noise, so that W processes with batches of B make the step that one
+process makes with a batch of W * B.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.progress import console
+from dsts_pipeline.head.across import SumAcross
+from dsts_pipeline.learn.collectives import differentiable_sum, sum_all, sum_in_place
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together.
+
+    Args:
+        rank, world_size: Its number, from 0, and how many there are.
+        device: Where its tensors are.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and messages."""
+        return self.rank == 0
+
+    @property
+    def sum_across(self) -> SumAcross | None:
+        """Differentiable sum over processes; None where there is one."""
+        return differentiable_sum if self.world_size > 1 else None
+
+    def sum_gradients(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
+        """Gradients summed over processes; None stays None (the same ones everywhere)."""
+        if self.world_size == 1:
+            return gradients
+        summed = iter(sum_all([gradient for gradient in gradients if gradient is not None]))
+        return [None if gradient is None else next(summed) for gradient in gradients]
+
+    def sum_named(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`values` summed over processes, by name."""
+        if self.world_size == 1:
+            return values
+        return dict(zip(values, sum_all(list(values.values())), strict=True))
+
+    def sum_numbers(self, values: Tensor) -> Tensor:
+        """Numbers summed over processes, without derivative."""
+        if self.world_size == 1:
+            return values
+        return sum_in_place(values.detach().clone().to(self.device))
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` holds on some process: the same answer everywhere."""
+        if self.world_size == 1:
+            return flag
+        return bool(sum_in_place(torch.tensor(int(flag), device=self.device)))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's `value`, in order of rank."""
+        if self.world_size == 1:
+            return [value]
+        found: list[Any] = [None] * self.world_size
+        dist.all_gather_object(found, value)
+        return found
+
+    def adopt(self, head: nn.Module) -> None:
+        """Move `head` here, give it the first process's values, synchronise its statistics.
+
+        Raises:
+            SettingsError: Several processes, and a norm whose statistics can't be synchronised.
+        """
+        head.to(self.device)
+        for name, module in head.named_modules():
+            if self.world_size > 1 and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                raise SettingsError(
+                    f"{type(head).__name__}.{name} keeps statistics of one process's batch only, "
+                    f"and {self.world_size} processes train; set train.devices to 1"
+                )
+            if hasattr(module, "sum_across"):
+                module.sum_across = self.sum_across
+        if self.world_size > 1:
+            for tensor in head.state_dict().values():
+                dist.broadcast(tensor, src=0)
+
+
+ALONE = Processes()
+
+
+def choose_device(name: DeviceName) -> str:
+    """ "cpu" or "cuda"; "auto" takes a GPU where there is one.
+
+    Raises:
+        SettingsError: "cuda" and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise SettingsError(
+            "train.device is cuda and torch finds no GPU; set it to auto or cpu, or see "
+            "`python cli.py doctor`"
+        )
+    return "cuda" if has_gpu and name != "cpu" else "cpu"
+
+
+@contextmanager
+def joined_processes(device: DeviceName, num_devices: int) -> Iterator[Processes]:
+    """Start or find the processes of a training; messages come from the first one alone.
+
+    Args:
+        num_devices: Processes on this machine, each on a device of its own (or sharing the CPU).
+            Under `torchrun` that one's numbers count.
+
+    Raises:
+        SettingsError: There are fewer GPUs than asked for.
+    """
+    kind = choose_device(device)
+    if num_devices == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield Processes(device=torch.device(kind))
+        return
+    fabric = _launch(kind, num_devices)
+    quiet, console.quiet = console.quiet, fabric.global_rank > 0
+    try:
+        yield Processes(fabric.global_rank, fabric.world_size, fabric.device)
+    finally:
+        console.quiet = quiet
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _launch(kind: str, num_devices: int) -> Any:
+    """A launched Fabric."""
+    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", num_devices))
+    num_nodes = int(os.environ.get("WORLD_SIZE", per_node)) // per_node
+    if kind == "cuda" and per_node > torch.cuda.device_count():
+        raise SettingsError(
+            f"{per_node} processes are to train on GPUs and there are "
+            f"{torch.cuda.device_count()}; set train.devices to at most that"
+        )
+    from lightning_fabric import Fabric
+
+    fabric = Fabric(accelerator=kind, devices=per_node, num_nodes=num_nodes, strategy="ddp")
+    fabric.launch()
+    return fabric
