@@ -27,7 +27,9 @@ def check_weights(
     shape = " x ".join(map(str, backbone.map_shape))
     digest = backbone.describe()["weights"].get("sha256")
     origin = f"(sha256 {digest[:_NUM_DIGITS]}...) fits" if digest else "weights, never trained, for"
-    return f"{weights} {origin} {name}: maps of {shape}", backbone.map_shape
+    report = backbone.load_report
+    keys = f", {report.summarize()}" if report else ""
+    return f"{weights} {origin} {name}: maps of {shape}{keys}", backbone.map_shape
 
 
 def check_devices(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -53,15 +52,10 @@ class LoadReport:
         """Keys that keep the file from being loaded."""
         return len(self.missing) + len(self.unexpected) + len(self.misshapen)
 
-    def summarize(self) -> dict[str, Any]:
-        """Counts, and the names that are few, as plain JSON values."""
-        return {
-            "key_map": self.key_map,
-            "num_matched": len(self.matched),
-            "missing": list(self.missing),
-            "unexpected": list(self.unexpected),
-            "num_left_out": len(self.left_out),
-        }
+    def summarize(self) -> str:
+        """Such as "122 keys loaded by the key map mmaction2, 4 of the file left out"."""
+        left_out = f", {len(self.left_out)} of the file left out" if self.left_out else ""
+        return f"{len(self.matched)} keys loaded by the key map {self.key_map}{left_out}"
 
 
 def save_weights(recognizer: nn.Module, path: str | Path, *, half: bool = False) -> None:

@@ -15,7 +15,7 @@ sys.modules["timm"] = None  # as where it is not installed
 import importlib.util
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "timm" else find_spec(name, *rest)
-from dsts_pipeline.extract.backbones import build_recognizer
+from dsts_pipeline.extract import build_recognizer
 print(type(build_recognizer("stick_r18")).__name__)
 """
 
