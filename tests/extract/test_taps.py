@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.mmaction_compat import build_model
 from dsts_pipeline.extract.recognizers import Recognizer
 from dsts_pipeline.extract.taps import fold, parse_tap
-from dsts_pipeline.extract.tpn import keep_time
+from tests.extract.small_models import MVIT, SWIN, TPN, VIT
 
 GRID = (2, 3, 4)
 
@@ -91,95 +89,6 @@ def test_outputs_that_are_no_maps_are_refused(output, text, message):
 def test_what_is_no_tap_is_refused(text):
     with pytest.raises(SettingsError, match="is no tap; expected a module such as"):
         parse_tap(text)
-
-
-# A TPN with a tenth of the channels, so that it runs in no time.
-TPN = {
-    "type": "TPN",
-    "in_channels": (128, 256),
-    "out_channels": 128,
-    "spatial_modulation_cfg": {"in_channels": (128, 256), "out_channels": 256},
-    "temporal_modulation_cfg": {"downsample_scales": (8, 8)},
-    "upsample_cfg": {"scale_factor": (1, 1, 1)},
-    "downsample_cfg": {"downsample_scale": (1, 1, 1)},
-    "level_fusion_cfg": {
-        "in_channels": (128, 128),
-        "mid_channels": (128, 128),
-        "out_channels": 256,
-        "downsample_scales": ((1, 1, 1), (1, 1, 1)),
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def neck():
-    torch.manual_seed(0)
-    neck = build_model(TPN)
-    with torch.no_grad():
-        for value in neck.state_dict().values():
-            if value.is_floating_point() and value.ndim == 1:
-                value += 0.3 * torch.rand_like(value)
-    neck.eval()
-    return neck
-
-
-@pytest.fixture(scope="module")
-def features():
-    generator = torch.Generator().manual_seed(1)
-    return [
-        torch.rand(2, 128, 8, 6, 6, generator=generator),
-        torch.rand(2, 256, 8, 3, 3, generator=generator),
-    ]
-
-
-class OneFrame(nn.Module):
-    """In place of TPN's pool over 8 frames: frame t alone."""
-
-    def __init__(self, t):
-        super().__init__()
-        self.t = t
-
-    def forward(self, x):
-        return x[:, :, self.t : self.t + 1]
-
-
-@torch.no_grad()
-def test_tpn_with_time_gives_what_the_published_layers_make_of_each_frame(neck, features):
-    ours = copy.deepcopy(neck)
-    keep_time(ours)
-    found = ours(features)[0]
-    assert found.shape == (2, 2048, 8, 3, 3)
-    published = copy.deepcopy(neck)
-    for t in range(8):
-        for operation in published.temporal_modulation_ops:
-            operation.pool = OneFrame(t)
-        expected = published(features)[0]
-        assert expected.shape[2] == 1
-        torch.testing.assert_close(found[:, :, t : t + 1], expected)
-    assert (found[:, :, 1:] - found[:, :, :-1]).abs().max() > 1e-2  # time is there
-
-
-@torch.no_grad()
-def test_without_zeroed_taps_untrained_weights_would_mix_frames(neck, features):
-    ours, naive = copy.deepcopy(neck), copy.deepcopy(neck)
-    keep_time(ours)
-    for operation in naive.temporal_modulation_ops:
-        operation.pool = nn.Identity()
-    assert (ours(features)[0] - naive(features)[0]).abs().max() > 1e-2
-
-
-@torch.no_grad()
-def test_for_a_still_picture_time_kept_and_pooled_agree_inside(neck, features):
-    still = [part[:, :, :1].expand(-1, -1, 8, -1, -1).contiguous() for part in features]
-    ours = copy.deepcopy(neck)
-    keep_time(ours)
-    kept = ours(still)[0][:, :, 1:-1]  # the ends see zero padding in the temporal modulation
-    assert (kept - kept[:, :, :1]).abs().max() < 1e-5
-
-
-def test_keep_time_is_for_tpn_only():
-    with pytest.raises(SettingsError, match="the tap neck_time is for TPN, this recognizer has"):
-        keep_time(None)
 
 
 def tiny_config(tmp_path, *, two_d=False):
@@ -310,38 +219,6 @@ def test_random_weights_are_marked_and_only_by_the_word(tmp_path):
         build_backbone(config, weights=None)
     with pytest.raises(CheckpointError, match="no such weights file"):
         build_backbone(config, weights="rnadom")
-
-
-SWIN = {
-    "type": "Recognizer3D",
-    "backbone": {
-        "type": "SwinTransformer3D",
-        "arch": {"embed_dims": 24, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 3, 6]},
-        "pretrained2d": False,
-    },
-}
-MVIT = {
-    "type": "Recognizer3D",
-    "backbone": {
-        "type": "MViT",
-        "arch": {"embed_dims": 24, "num_layers": 2, "num_heads": 1, "downscale_indices": [1]},
-        "temporal_size": 8,
-        "spatial_size": 64,
-    },
-}
-VIT = {
-    "type": "Recognizer3D",
-    "backbone": {
-        "type": "VisionTransformer",
-        "img_size": 64,
-        "embed_dims": 24,
-        "depth": 2,
-        "num_heads": 2,
-        "num_frames": 8,
-        "return_feat_map": True,
-        "use_mean_pooling": False,
-    },
-}
 
 
 @pytest.mark.parametrize(
