@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Literal
 
 from dsts_pipeline.base.files import read_json, write_json
@@ -16,7 +17,7 @@ from dsts_pipeline.feature_store.manifest import drop_provenance
 from dsts_pipeline.feature_store.space import require_space, survey_store
 from stages import places
 from stages.extract_options import extraction_options
-from stages.store_plan import prepare_work
+from stages.store_plan import plan_taps, prepare_work
 
 
 def run(
@@ -35,25 +36,32 @@ def run(
         CheckpointError, DataError, StoreError: See the parts; the finished shards stay.
     """
     chosen, work = settings.backbone, prepare_work(settings)
-    index, backbone, plan = work
-    require_space(survey_store(settings.store.root, plan))
-    with StoreWriter(settings.store.root, plan) as writer:
+    index, backbone, _ = work
+    plans = plan_taps(settings, work)
+    for plan in plans:
+        require_space(survey_store(settings.store.root, plan))
+    with ExitStack() as stack:
+        writers = [stack.enter_context(StoreWriter(settings.store.root, p)) for p in plans]
         if engine == "ray":
             from stages.on_cluster import extract_by_ray
 
-            summary = extract_by_ray(settings, work, writer.pending_shards(), num_workers)
+            pending = {shard for each in writers for shard in each.pending_shards()}
+            summary = extract_by_ray(settings, work, pending, num_workers)
         else:
-            summary = extract_features(index, backbone, writer, **extraction_options(settings))
+            summary = extract_features(index, backbone, writers, **extraction_options(settings))
         sections = {
             "backbone": chosen.model_dump(mode="json"),
             "dataset": settings.dataset.model_dump(mode="json", include={"flip", "flip_pairs"}),
         }
-        manifest = read_json(writer.finish(collect_provenance(sections)))
+        manifests = [read_json(w.finish(collect_provenance(sections))) for w in writers]
+    manifest = manifests[0]
     # Also those of earlier runs that were interrupted, or had another limit.
     failures = [ClipFailure(failure["id"], failure["reason"]) for failure in manifest["failures"]]
     check_failures(failures, len(index.clips), max_failed_fraction=chosen.max_failed_fraction)
-    write_json(places.FEATURES, drop_provenance(manifest) | {"store": str(writer.path)})
-    console.print(summarize(str(writer.path), manifest["counts"], summary))
+    others = {tap: str(w.path) for tap, w in zip(backbone.taps[1:], writers[1:], strict=True)}
+    record = drop_provenance(manifest) | {"store": str(writers[0].path)}
+    write_json(places.FEATURES, record | ({"stores_of_other_taps": others} if others else {}))
+    console.print(summarize(str(writers[0].path), manifest["counts"], summary))
 
 
 def plan_store(settings: Settings) -> StorePlan:

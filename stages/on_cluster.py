@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 
 from dsts_pipeline.base.settings import Settings
@@ -11,7 +12,7 @@ from dsts_pipeline.extract.engines.cluster import ClusterOptions, extract_on_clu
 from dsts_pipeline.extract.runner import ExtractionSummary
 from dsts_pipeline.feature_store import StoreWriter
 from stages.extract_options import choose_computing, plan_views
-from stages.store_plan import Work, prepare_work
+from stages.store_plan import Work, plan_taps, prepare_work
 
 
 def make_tools(settings: Settings) -> Tools:
@@ -20,18 +21,18 @@ def make_tools(settings: Settings) -> Tools:
     Raises:
         CheckpointError, DataError, StoreError: It can't be made there.
     """
-    index, backbone, plan = prepare_work(settings)
+    work = prepare_work(settings)
     return Tools(
-        plan=plan_views(settings, index, backbone),
-        backbone=backbone,
-        writer=StoreWriter(settings.store.root, plan),
+        plan=plan_views(settings, work.clip_index, work.backbone),
+        backbone=work.backbone,
+        writers=[StoreWriter(settings.store.root, each) for each in plan_taps(settings, work)],
         computing=choose_computing(settings),
         max_failed_fraction=settings.backbone.max_failed_fraction,
     )
 
 
 def extract_by_ray(
-    settings: Settings, work: Work, pending: list[int], num_workers: int | None
+    settings: Settings, work: Work, pending: Collection[int], num_workers: int | None
 ) -> ExtractionSummary:
     """Write the shards of `work.plan` that are pending."""
     chosen, rows = settings.backbone, plan_views(settings, work.clip_index, work.backbone)

@@ -34,21 +34,32 @@ def prepare_work(settings: Settings) -> Work:
     chosen, index = settings.backbone, ClipIndex.load(places.CLIP_INDEX)
     backbone = build_backbone(**chosen.model_dump(include=_CHOICE))
     backbone.to(choose_device(chosen.device))
-    return Work(index, backbone, _plan(settings, index, backbone))
+    return Work(index, backbone, _plan(settings, index, backbone, backbone.taps[0]))
 
 
-def _plan(settings: Settings, index: ClipIndex, backbone: Backbone) -> StorePlan:
+def plan_taps(settings: Settings, work: Work) -> list[StorePlan]:
+    """The stores of all taps of the backbone, the main one first; their shards hold the same rows.
+
+    Raises:
+        DataError: See `prepare_work`.
+    """
+    index, backbone, plan = work
+    return [plan, *(_plan(settings, index, backbone, tap) for tap in backbone.taps[1:])]
+
+
+def _plan(settings: Settings, index: ClipIndex, backbone: Backbone, tap: str) -> StorePlan:
     store = settings.store
     rows = plan_views(settings, index, backbone)
     computing = choose_computing(settings)
-    sample_bytes = math.prod(backbone.map_shape) * STORED_DTYPES[store.dtype].itemsize
+    largest = max(math.prod(shape) for shape in backbone.map_shapes.values())
+    sample_bytes = largest * STORED_DTYPES[store.dtype].itemsize
     return StorePlan(
-        {"backbone": backbone.describe()} | rows.describe() | computing.describe(),
+        {"backbone": backbone.describe(tap)} | rows.describe() | computing.describe(),
         clips=rows.samples,
         class_names=index.class_names,
         attribute_names=index.attribute_names,
         attributes=index.attributes,
-        map_shape=backbone.map_shape,
+        map_shape=backbone.map_shapes[tap],
         dtype=store.dtype,
         codec=store.codec,
         zstd_level=store.zstd_level,

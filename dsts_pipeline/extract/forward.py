@@ -14,6 +14,7 @@ float32; the same size gives the same bits.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -72,9 +73,9 @@ class Computing:
 
 
 class _UnderWay(NamedTuple):
-    on_device: Tensor
-    pinned: Tensor
-    out: np.ndarray
+    on_device: list[Tensor]
+    pinned: list[Tensor]
+    outs: list[np.ndarray]
     started: torch.cuda.Event
     ended: torch.cuda.Event
 
@@ -88,13 +89,15 @@ class ForwardPass:
 
     def __init__(self, backbone: MapMaker, computing: Computing) -> None:
         self._device, self._precision = backbone.device, computing.precision
-        self._backbone: Any = torch.compile(backbone) if computing.compile else backbone
+        self._backbone = _all_taps(backbone)
+        if computing.compile:
+            self._backbone = torch.compile(self._backbone)
         self.batch_size = computing.batch_size
         self.seconds = 0.0
         self._under_way: _UnderWay | None = None
 
-    def submit(self, frames: np.ndarray, out: np.ndarray) -> None:
-        """Start on `frames`; `out` (float32, as many rows) is filled now or later.
+    def submit(self, frames: np.ndarray, *outs: np.ndarray) -> None:
+        """Start on `frames`; `outs` (float32, as many rows, one per tap) are filled now or later.
 
         Raises:
             UserError: Not even one clip fits the device's memory.
@@ -104,7 +107,7 @@ class ForwardPass:
         while done < len(frames):
             rows = slice(done, done + self.batch_size)
             try:
-                self._run(frames[rows], out[rows])
+                self._run(frames[rows], [out[rows] for out in outs])
             except RuntimeError as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -120,25 +123,28 @@ class ForwardPass:
         if batch is None:
             return
         batch.ended.synchronize()
-        batch.out[:] = batch.pinned.numpy()
+        for out, pinned in zip(batch.outs, batch.pinned, strict=True):
+            out[:] = pinned.numpy()
         self.seconds += batch.started.elapsed_time(batch.ended) / 1000
 
-    def _run(self, frames: np.ndarray, out: np.ndarray) -> None:
+    def _run(self, frames: np.ndarray, outs: list[np.ndarray]) -> None:
         if self._device.type != "cuda":
             with self._autocast():
                 maps = self._backbone(torch.from_numpy(frames).to(self._device))
-            out[:] = maps.float().cpu().numpy()
+            for out, value in zip(outs, maps, strict=True):
+                out[:] = value.float().cpu().numpy()
             return
         started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         started.record()
         sent = torch.from_numpy(frames).pin_memory().to(self._device, non_blocking=True)
         with self._autocast():
-            maps = self._backbone(sent).float()
-        pinned = torch.empty(maps.shape, dtype=torch.float32, pin_memory=True)
-        pinned.copy_(maps, non_blocking=True)
+            maps = [value.float() for value in self._backbone(sent)]
+        pinned = [torch.empty(m.shape, dtype=torch.float32, pin_memory=True) for m in maps]
+        for target, value in zip(pinned, maps, strict=True):
+            target.copy_(value, non_blocking=True)
         ended.record()
         self.finish()  # the one before, now that the device has its next work
-        self._under_way = _UnderWay(maps, pinned, out, started, ended)
+        self._under_way = _UnderWay(maps, pinned, outs, started, ended)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._precision == "float32":
@@ -159,6 +165,18 @@ class ForwardPass:
             f"{num_clips} clips do not fit the memory of {self._device}: going on with batches of "
             f"{self.batch_size} (backbone.batch_size)"
         )
+
+
+def map_shapes(backbone: MapMaker) -> list[tuple[int, int, int, int]]:
+    """(C, T', H', W') of the maps of one clip, tap by tap."""
+    shapes = getattr(backbone, "map_shapes", None)
+    return [backbone.map_shape] if shapes is None else list(shapes.values())
+
+
+def _all_taps(backbone: Any) -> Callable[[Tensor], list[Tensor]]:
+    if len(map_shapes(backbone)) > 1:
+        return lambda frames: list(backbone.extract(frames).values())
+    return lambda frames: [backbone(frames)]
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -12,6 +12,7 @@ neighbours up.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from itertools import chain
 
 import torch
@@ -27,6 +28,7 @@ from dsts_pipeline.extract.progress import ExtractionSummary, show_progress
 from dsts_pipeline.extract.shard_run import ShardRun
 from dsts_pipeline.extract.shards_ahead import ShardsAhead, ShardWriter
 from dsts_pipeline.extract.stopping import exit_on_sigterm
+from dsts_pipeline.extract.tap_stores import TapStores
 from dsts_pipeline.extract.views import ViewPlan, Views
 
 __all__ = ["ClipFailure", "ExtractionSummary", "check_failures", "extract_features"]
@@ -35,7 +37,7 @@ __all__ = ["ClipFailure", "ExtractionSummary", "check_failures", "extract_featur
 def extract_features(
     index: ClipIndex,
     backbone: MapMaker,
-    writer: ShardWriter,
+    writer: ShardWriter | Sequence[ShardWriter],
     *,
     views: Views = Views(),
     decoder: Decoder = "decord",
@@ -56,6 +58,7 @@ def extract_features(
 
     Args:
         index: The clips, in the order of the writer's plan.
+        writer: Of the store; of a backbone with several taps, one per tap.
         views: How many maps each clip has; the writer's plan has a row for each.
         decoder_fallback: Tried on clips on which `decoder` fails.
         num_decode_workers: Decode processes; 0 decodes here, without a watchdog.
@@ -72,9 +75,9 @@ def extract_features(
         UserError: Not even one clip fits the device's memory.
     """
     plan = ViewPlan(index, backbone, views, decoder, decoder_fallback)
-    pending = writer.pending_shards()
-    num_pending = sum(len(writer.shard_clips(shard)) for shard in pending)
-    shards = ShardsAhead(writer, plan.jobs)
+    stores = TapStores(writer if isinstance(writer, Sequence) else [writer])
+    num_pending = sum(len(stores.shard_clips(shard)) for shard in stores.pending_shards())
+    shards = ShardsAhead(stores, plan.jobs)
     started = time.monotonic()
     warm_up = import_transforms if views.augmentation.is_on else None
     if warm_up is not None:
@@ -98,12 +101,12 @@ def extract_features(
         # The first answer of a shard, because asking for it is what claims the shard.
         while (first := next(results, None)) is not None:
             shard = shards.claimed[0]
-            maps, failures = run.extract_shard(writer.shard_clips(shard), chain([first], results))
-            writer.write_shard(shard, maps, failures)
+            maps, failures = run.extract_shard(stores.shard_clips(shard), chain([first], results))
+            stores.write_shard(shard, maps, failures)
             shards.claimed.popleft()
             num_shards += 1
-            run.check(writer.failures())
-        writer.flush()
+            run.check(stores.failures())
+        stores.flush()
     return ExtractionSummary(
         num_clips=run.num_clips,
         failures=tuple(run.failures),

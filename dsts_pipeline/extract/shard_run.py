@@ -16,7 +16,7 @@ import numpy as np
 
 from dsts_pipeline.extract.decode_job import Decoded
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
-from dsts_pipeline.extract.forward import ForwardPass, MapMaker
+from dsts_pipeline.extract.forward import ForwardPass, MapMaker, map_shapes
 from dsts_pipeline.extract.progress import ExtractionProgress
 from dsts_pipeline.extract.views import ViewPlan
 
@@ -42,15 +42,19 @@ class ShardRun:
 
     def extract_shard(
         self, positions: range, answers: Iterator[Decoded]
-    ) -> tuple[np.ndarray, dict[int, str]]:
-        """Maps float32 [n, C, T, H, W] of a shard's rows, and the reasons of those that failed."""
-        maps = np.zeros((len(positions), *self._backbone.map_shape), np.float32)
+    ) -> tuple[list[np.ndarray], dict[int, str]]:
+        """Maps float32 [n, C, T, H, W] of a shard's rows, and the reasons of those that failed.
+
+        One array per tap of the backbone.
+        """
+        shapes = map_shapes(self._backbone)
+        maps = [np.zeros((len(positions), *shape), np.float32) for shape in shapes]
         failures: dict[int, str] = {}
         views = self._views(positions, answers)
         for start in range(0, len(positions), self._batch_size):
             batch = positions[start : start + self._batch_size]
             frames = self._collect(batch, views, failures)
-            self._forward.submit(frames, maps[start : start + len(batch)])
+            self._forward.submit(frames, *(each[start : start + len(batch)] for each in maps))
             self.num_clips += len(batch)
             self._progress.advance(
                 len(batch),

@@ -18,12 +18,20 @@ class ShardWriter(Protocol):
 
     def pending_shards(self) -> list[int]: ...
     def claim(self, *, wait: bool = True) -> int | None: ...
+    def claim_shard(self, shard: int) -> bool: ...
     def shard_clips(self, shard: int) -> range: ...
     def write_shard(
         self, shard: int, maps: np.ndarray, failures: Mapping[int, str] | None = None
     ) -> None: ...
     def flush(self) -> None: ...
     def failures(self) -> list[dict[str, Any]]: ...
+
+
+class ShardSource(Protocol):
+    """Where shards are claimed."""
+
+    def claim(self, *, wait: bool = True) -> int | None: ...
+    def shard_clips(self, shard: int) -> range: ...
 
 
 class ShardsAhead:
@@ -35,7 +43,7 @@ class ShardsAhead:
     """
 
     def __init__(
-        self, writer: ShardWriter, plan_jobs: Callable[[range], Iterator[DecodeJob]]
+        self, writer: ShardSource, plan_jobs: Callable[[range], Iterator[DecodeJob]]
     ) -> None:
         self._writer, self._plan_jobs = writer, plan_jobs
         self.claimed: deque[int] = deque()

@@ -147,6 +147,10 @@ class StoreWriter:
                 console.print(f"waiting for {len(left)} shards that other processes write")
             time.sleep(POLL_SECONDS)
 
+    def claim_shard(self, shard: int) -> bool:
+        """Lock this very shard; False if it is complete, or another process holds it."""
+        return self._claims.take(shard)
+
     def write_shard(
         self, shard: int, maps: np.ndarray, failures: Mapping[int, str] | None = None
     ) -> None:

@@ -22,6 +22,7 @@ from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker
 from dsts_pipeline.extract.progress import ExtractionProgress
 from dsts_pipeline.extract.shard_run import ShardRun
 from dsts_pipeline.extract.shards_ahead import ShardWriter
+from dsts_pipeline.extract.tap_stores import TapStores
 from dsts_pipeline.extract.views import ViewPlan
 
 
@@ -31,7 +32,7 @@ class Tools:
 
     plan: ViewPlan
     backbone: MapMaker
-    writer: ShardWriter
+    writers: Sequence[ShardWriter]
     computing: Computing
     max_failed_fraction: float
 
@@ -84,8 +85,8 @@ class ShardWorker:
         self, folder: str, make_tools: Callable[[], Tools], fetch: Callable[[Any], Decoded]
     ) -> None:
         os.chdir(folder)
-        self._tools, self._fetch = make_tools(), fetch
-        tools = self._tools
+        self._fetch, tools = fetch, make_tools()
+        self._stores = TapStores(tools.writers)
         self._forward = ForwardPass(tools.backbone, tools.computing)
         self._run = ShardRun(
             tools.plan,
@@ -101,9 +102,9 @@ class ShardWorker:
         return Report(*self._claim())
 
     def _claim(self) -> tuple[int | None, bool]:
-        claimed = self._tools.writer.claim(wait=False)
+        claimed = self._stores.claim(wait=False)
         # Only then is it asked, since this waits for the shard handed in last.
-        return claimed, claimed is None and not self._tools.writer.pending_shards()
+        return claimed, claimed is None and not self._stores.pending_shards()
 
     def extract(self, shard: int, answers: Sequence[Any]) -> Report:
         """Write a claimed shard and claim another one.
@@ -112,13 +113,13 @@ class ShardWorker:
             DataError: Too many clips cannot be decoded.
             StoreError: The shard cannot be written.
         """
-        run, writer = self._run, self._tools.writer
+        run, stores = self._run, self._stores
         before = len(run.failures), self._forward.seconds, run.decode_wait_seconds
-        positions = writer.shard_clips(shard)
+        positions = stores.shard_clips(shard)
         with torch.inference_mode():
             maps, failures = run.extract_shard(positions, self._fetch_all(answers))
-        writer.write_shard(shard, maps, failures)
-        run.check(writer.failures())
+        stores.write_shard(shard, maps, failures)
+        run.check(stores.failures())
         return Report(
             *self._claim(),
             len(positions),
