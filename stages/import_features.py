@@ -9,9 +9,9 @@ from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import StoreWriter
-from dsts_pipeline.feature_store.import_labels import read_labels
-from dsts_pipeline.feature_store.import_sources import open_source
-from dsts_pipeline.feature_store.importing import plan_import, survey_source, write_import
+from dsts_pipeline.feature_store.exchange.import_labels import read_labels
+from dsts_pipeline.feature_store.exchange.import_sources import open_source
+from dsts_pipeline.feature_store.exchange.importing import plan_import, survey_source, write_import
 from dsts_pipeline.feature_store.manifest import drop_provenance
 from dsts_pipeline.feature_store.space import require_space, survey_store
 from stages import places

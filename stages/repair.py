@@ -8,9 +8,9 @@ from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.checks.repair import keep_provenance, remove_damaged
+from dsts_pipeline.feature_store.checks.verdict import Verdict
 from dsts_pipeline.feature_store.manifest import load_manifest
-from dsts_pipeline.feature_store.repair import keep_provenance, remove_damaged
-from dsts_pipeline.feature_store.verdict import Verdict
 from stages.planned import planned_store
 
 

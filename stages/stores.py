@@ -11,9 +11,9 @@ from dsts_pipeline.base.errors import StoreError, UserError
 from dsts_pipeline.base.files import read_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.feature_store.housekeeping import StoreEntry, list_stores, remove_store
+from dsts_pipeline.feature_store.checks.housekeeping import StoreEntry, list_stores, remove_store
+from dsts_pipeline.feature_store.checks.tables import stores_table
 from dsts_pipeline.feature_store.space import format_bytes
-from dsts_pipeline.feature_store.tables import stores_table
 from stages import places
 from stages.planned import planned_store
 

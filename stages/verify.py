@@ -10,8 +10,8 @@ from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.feature_store.tables import verdict_table
-from dsts_pipeline.feature_store.verdict import Verdict, check_store
+from dsts_pipeline.feature_store.checks.tables import verdict_table
+from dsts_pipeline.feature_store.checks.verdict import Verdict, check_store
 from stages import places
 from stages.repair import repair_store, tell_cure
 

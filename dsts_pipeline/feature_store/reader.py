@@ -201,7 +201,7 @@ class FeatureStore:
         Raises:
             StoreError: naming what is damaged and what to run.
         """
-        from dsts_pipeline.feature_store.verify import require_sound
+        from dsts_pipeline.feature_store.checks.verify import require_sound
 
         if self.path.is_dir():
             require_sound(self.path, load_manifest(self.path), digests=True)
@@ -230,7 +230,7 @@ def open_store(
         StoreError: no store, an unfinished or damaged one; the message says what to run.
     """
     if "://" in str(location):
-        from dsts_pipeline.feature_store.remote import RemoteFiles
+        from dsts_pipeline.feature_store.remote.files import RemoteFiles
 
         files = RemoteFiles(str(location), cache_dir=cache_dir, cache_bytes=cache_bytes)
         manifest = files.load_manifest()
@@ -239,7 +239,7 @@ def open_store(
         )
     path = Path(location)
     if path.suffix in _HDF5_SUFFIXES and not path.is_dir():
-        from dsts_pipeline.feature_store.hdf5 import open_hdf5
+        from dsts_pipeline.feature_store.exchange.hdf5 import open_hdf5
 
         return open_hdf5(path)
     return open_files(

@@ -12,10 +12,10 @@ import torch
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feature_store import StoreWriter, open_store
-from dsts_pipeline.feature_store.hdf5_export import export_hdf5
-from dsts_pipeline.feature_store.import_labels import read_labels
-from dsts_pipeline.feature_store.import_sources import Unusable, arrange_axes, open_source
-from dsts_pipeline.feature_store.importing import plan_import, survey_source, write_import
+from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.exchange.import_labels import read_labels
+from dsts_pipeline.feature_store.exchange.import_sources import Unusable, arrange_axes, open_source
+from dsts_pipeline.feature_store.exchange.importing import plan_import, survey_source, write_import
 from tests.feature_store.small_store import make_plan, read_tree, write_store
 
 SHAPE = (3, 4, 2, 2)

@@ -16,7 +16,7 @@ import zarr
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import buffers, open_store
 from dsts_pipeline.feature_store.descriptors import Descriptors
-from dsts_pipeline.feature_store.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
 from dsts_pipeline.feature_store.manifest import sign
 from dsts_pipeline.feature_store.store_files import LocalFiles
 from tests.feature_store.small_store import make_maps, make_plan, read_tree, write_store

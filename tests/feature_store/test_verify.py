@@ -13,10 +13,10 @@ import pytest
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.feature_store import StoreWriter, open_store
+from dsts_pipeline.feature_store.checks.tables import verdict_table
+from dsts_pipeline.feature_store.checks.values import check_values
+from dsts_pipeline.feature_store.checks.verdict import check_store
 from dsts_pipeline.feature_store.manifest import sign
-from dsts_pipeline.feature_store.tables import verdict_table
-from dsts_pipeline.feature_store.values import check_values
-from dsts_pipeline.feature_store.verdict import check_store
 from tests.feature_store.small_store import make_maps, make_plan, write_store
 
 SHARD = "maps/c.2.0.0.0.0"

@@ -16,9 +16,9 @@ from typing import Any
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import fsync_directory
 from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.checks.repair import keep_writers_out
 from dsts_pipeline.feature_store.manifest import load_manifest
 from dsts_pipeline.feature_store.plan import FINGERPRINT_LENGTH
-from dsts_pipeline.feature_store.repair import keep_writers_out
 
 _NAME = re.compile(f"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _FOLDERS = ("", "maps", "scales", "frames", "shards")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.feature_store.sink import Sink, cannot_write
+from dsts_pipeline.feature_store.remote.sink import Sink, cannot_write
 
 _FINISHED = re.compile(r"[0-9a-f]{64}")
 _COUNTED = re.compile(r"[0-9a-f]{64}(\.part)?")

@@ -17,7 +17,7 @@ import numpy as np
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import fsync_directory
 from dsts_pipeline.feature_store import layout
-from dsts_pipeline.feature_store.hdf5 import FORMAT_NAME, FORMAT_VERSION
+from dsts_pipeline.feature_store.exchange.hdf5 import FORMAT_NAME, FORMAT_VERSION
 from dsts_pipeline.feature_store.manifest import sign
 from dsts_pipeline.feature_store.reader import FeatureStore
 

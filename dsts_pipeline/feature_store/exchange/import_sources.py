@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 from dsts_pipeline.base.errors import DataError, StoreError
-from dsts_pipeline.feature_store.hdf5 import FORMAT_NAME, open_hdf5
-from dsts_pipeline.feature_store.import_labels import SUFFIXES, LabelRow
+from dsts_pipeline.feature_store.exchange.hdf5 import FORMAT_NAME, open_hdf5
+from dsts_pipeline.feature_store.exchange.import_labels import SUFFIXES, LabelRow
 from dsts_pipeline.feature_store.reader import FeatureStore
 
 LAYOUTS = ("CTHW", "TCHW", "THWC", "TC", "C")

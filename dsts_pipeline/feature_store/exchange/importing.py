@@ -19,8 +19,8 @@ import numpy as np
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_json
-from dsts_pipeline.feature_store.import_labels import LabelRow, LabelTable
-from dsts_pipeline.feature_store.import_sources import FeatureSource, StoreSource, Unusable
+from dsts_pipeline.feature_store.exchange.import_labels import LabelRow, LabelTable
+from dsts_pipeline.feature_store.exchange.import_sources import FeatureSource, StoreSource, Unusable
 from dsts_pipeline.feature_store.plan import StorePlan, choose_samples_per_shard
 from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
 from dsts_pipeline.feature_store.writer import StoreWriter

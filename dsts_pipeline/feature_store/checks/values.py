@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.feature_store.drift import ClipMeans, Drift
+from dsts_pipeline.feature_store.checks.drift import ClipMeans, Drift
+from dsts_pipeline.feature_store.checks.statistics import (
+    ChannelStatistics,
+    MapFigures,
+    describe_maps,
+)
 from dsts_pipeline.feature_store.reader import FeatureStore
-from dsts_pipeline.feature_store.statistics import ChannelStatistics, MapFigures, describe_maps
 
 # Float64 bytes of one batch: what the checks hold of a store at a time, a few times over.
 BATCH_BYTES = 8 * 2**20

@@ -16,18 +16,18 @@ from typing import Any
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.progress import Track
 from dsts_pipeline.feature_store import layout
-from dsts_pipeline.feature_store.manifest import load_manifest
-from dsts_pipeline.feature_store.reader import FeatureStore, open_store
-from dsts_pipeline.feature_store.shard_source import ShardSource
-from dsts_pipeline.feature_store.store_files import LocalFiles
-from dsts_pipeline.feature_store.values import ValueReport, check_values
-from dsts_pipeline.feature_store.verify import (
+from dsts_pipeline.feature_store.checks.values import ValueReport, check_values
+from dsts_pipeline.feature_store.checks.verify import (
     FileProblem,
     check_files,
     check_sidecars,
     list_files,
     list_some,
 )
+from dsts_pipeline.feature_store.manifest import load_manifest
+from dsts_pipeline.feature_store.reader import FeatureStore, open_store
+from dsts_pipeline.feature_store.shard_source import ShardSource
+from dsts_pipeline.feature_store.store_files import LocalFiles
 
 StartTrack = Callable[[str, int, str], AbstractContextManager[Track]]
 
@@ -164,7 +164,7 @@ def _check_open(store: FeatureStore, fast: bool, start_track: StartTrack) -> Ver
         num_maps=len(store),
     )
     if Path(store.location).is_file():
-        from dsts_pipeline.feature_store.hdf5 import check_datasets
+        from dsts_pipeline.feature_store.exchange.hdf5 import check_datasets
 
         verdict.num_files, verdict.num_bytes = 1, Path(store.location).stat().st_size
         for name, problem in check_datasets(store.location):

@@ -19,8 +19,8 @@ from dsts_pipeline.base.errors import StoreError, UserError
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.manifest import parse_manifest
 from dsts_pipeline.feature_store.presence import list_shard_files
-from dsts_pipeline.feature_store.shard_cache import ShardCache
-from dsts_pipeline.feature_store.sink import Sink, WrongContent
+from dsts_pipeline.feature_store.remote.shard_cache import ShardCache
+from dsts_pipeline.feature_store.remote.sink import Sink, WrongContent
 
 CACHE_DIR = ".feature_cache"
 NUM_TRIES = 4
