@@ -15,14 +15,14 @@ def classifier_of(weights: str | Path, store: FeatureStore) -> tuple[Tensor, Ten
     """Weight `[K, C]` and bias `[K]`; None where none fits, or another backbone made the maps.
 
     Args:
-        weights: the backbone's weights file.
+        weights: the backbone's weights: a file or an address.
 
     Raises:
         CheckpointError: The weights file of an extracted store's backbone is missing or damaged.
     """
-    made_of, weights = store.manifest["made_of"], Path(weights)
+    made_of, file = store.manifest["made_of"], Path(weights)
     if "import" in made_of:
         made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
-        if made_by is None or not weights.is_file() or sha256_file(weights) != made_by:
+        if made_by is None or not file.is_file() or sha256_file(file) != made_by:
             return None
     return find_classifier(weights, store.map_shape[0], len(store.class_names))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import write_atomic
 from dsts_pipeline.extract.checkpoint_files import read_state
+from dsts_pipeline.extract.downloads import locate_weights
 from dsts_pipeline.extract.key_maps import AUTOMATIC, KeyMapName, rename_keys
 
 RANDOM = "random"
@@ -169,14 +170,15 @@ def find_classifier(
     """The recognizer's own classifier if it has one for that many classes, else None.
 
     Args:
+        path: A file or an address; "random" and folders of the transformers library have none.
         num_channels, num_classes: C of the maps and K of the data set.
 
     Raises:
-        CheckpointError: The file is unreadable.
+        CheckpointError: The file is missing or unreadable, or cannot be fetched.
     """
-    if str(path) == RANDOM:
+    if str(path) == RANDOM or Path(path).is_dir():
         return None
-    state = read_weights(path)
+    state = read_weights(locate_weights(path).path)
     weight, bias = state.get(CLASSIFIER_WEIGHT), state.get(CLASSIFIER_BIAS)
     if weight is None or bias is None or tuple(weight.shape) != (num_classes, num_channels):
         return None

@@ -259,6 +259,16 @@ def test_a_download_is_checked_kept_and_fetched_once(server, tmp_path):
     assert first.path.read_bytes() == _Handler.content and _Handler.num_requests == 2
 
 
+def test_the_classifier_of_weights_behind_an_address(server, tmp_path, monkeypatch):
+    head = {"cls_head.fc_cls.weight": torch.ones(2, 4), "cls_head.fc_cls.bias": torch.ones(2)}
+    torch.save(head, tmp_path / "c.pth")
+    monkeypatch.setattr(_Handler, "content", (tmp_path / "c.pth").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    found = find_classifier(f"{server}/c.pth", 4, 2)
+    assert found is not None and torch.equal(found[0], torch.ones(2, 4))
+    assert find_classifier(tmp_path, 4, 2) is None, "a folder of the transformers library"
+
+
 def test_a_download_of_another_digest_is_refused_and_leaves_nothing(server, tmp_path):
     with pytest.raises(CheckpointError, match=r"backbone\.weights_sha256 expects 0000") as error:
         locate_weights(
