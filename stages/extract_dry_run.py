@@ -14,6 +14,7 @@ from dsts_pipeline.feature_store.space import (
     require_space,
     survey_store,
 )
+from stages.extract_options import choose_views
 from stages.store_plan import prepare_work
 
 
@@ -34,6 +35,7 @@ def run(settings: Settings) -> None:
             index,
             backbone,
             positions,
+            views=choose_views(settings),
             decoder=chosen.decoder,
             num_decode_workers=chosen.num_decode_workers,
             batch_size=chosen.batch_size,

@@ -21,6 +21,20 @@ def plan_views(settings: Settings, index: ClipIndex, backbone: ClipInput) -> Vie
     )
 
 
+def choose_views(settings: Settings) -> Views:
+    """How many maps a clip has, and how those of training clips are changed.
+
+    Raises:
+        SettingsError: Views are to be mirrored and a mirrored clip has no class.
+    """
+    views, dataset = settings.backbone.views, settings.dataset
+    return Views(
+        **views.model_dump(exclude={"augmentation"}),
+        augmentation=Augmentation(**views.augmentation.model_dump()),
+        flips=FlipRule(dataset.flip, dataset.flip_pairs),
+    )
+
+
 def choose_computing(settings: Settings) -> Computing:
     """How the backbone is run."""
     chosen = settings.backbone
@@ -29,14 +43,10 @@ def choose_computing(settings: Settings) -> Computing:
 
 def extraction_options(settings: Settings) -> dict[str, Any]:
     """Keywords of `extract_features`."""
-    chosen, dataset = settings.backbone, settings.dataset
+    chosen = settings.backbone
     fallback = chosen.decoder_fallback
     return asdict(choose_computing(settings)) | {
-        "views": Views(
-            **chosen.views.model_dump(exclude={"augmentation"}),
-            augmentation=Augmentation(**chosen.views.augmentation.model_dump()),
-            flips=FlipRule(dataset.flip, dataset.flip_pairs),
-        ),
+        "views": choose_views(settings),
         "decoder": chosen.decoder,
         "decoder_fallback": None if fallback == "none" else fallback,
         "num_decode_workers": chosen.num_decode_workers,

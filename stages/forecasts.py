@@ -12,6 +12,7 @@ from dsts_pipeline.extract.forecast import forecast_extraction
 from dsts_pipeline.feature_store.space import survey_store
 from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
 from stages import places
+from stages.extract_options import choose_views
 from stages.store_plan import Work, prepare_work
 
 _BATCH_SIZE = 2  # two batches are timed: four clips, even where a forward pass takes long
@@ -58,6 +59,7 @@ def describe_time(settings: Settings) -> str:
         work.clip_index,
         work.backbone,
         positions,
+        views=choose_views(settings),
         decoder=settings.backbone.decoder,
         num_decode_workers=settings.backbone.num_decode_workers,
         batch_size=_BATCH_SIZE,
