@@ -47,7 +47,7 @@ def wait() -> None:
 
 def _jobs(*orders: str, fallback=None) -> list[DecodeJob]:
     return [
-        DecodeJob(order, (FrameView((i,)),), 0, "", "decord", 2, 2, fallback)
+        DecodeJob(order, (FrameView((i,)),), 0, "", "decord", 2, 2, fallback=fallback)
         for i, order in enumerate(orders)
     ]
 
