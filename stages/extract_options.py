@@ -38,7 +38,7 @@ def choose_views(settings: Settings) -> Views:
 def choose_computing(settings: Settings) -> Computing:
     """How the backbone is run."""
     chosen = settings.backbone
-    return Computing(chosen.batch_size, chosen.precision, chosen.compile)
+    return Computing(chosen.batch_size, chosen.precision, chosen.compile, chosen.channels_last)
 
 
 def extraction_options(settings: Settings) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.progress import console
@@ -52,11 +52,13 @@ class Computing:
         batch_size: Clips per forward pass, at most.
         precision: Of autocast; "float32" means that there is none.
         compile: Whether torch.compile is used.
+        channels_last: Whether kernels, and so the maps between layers, have channels innermost.
     """
 
     batch_size: int = 32
     precision: Precision = "float32"
     compile: bool = False
+    channels_last: bool = False
 
     def describe(self) -> dict[str, Any]:
         """What of this a store's fingerprint names; empty where all is plain.
@@ -69,6 +71,8 @@ class Computing:
             described["precision"] = self.precision
         if self.compile:
             described["compiled"] = True
+        if self.channels_last:
+            described["channels_last"] = True
         return described
 
 
@@ -89,6 +93,8 @@ class ForwardPass:
 
     def __init__(self, backbone: MapMaker, computing: Computing) -> None:
         self._device, self._precision = backbone.device, computing.precision
+        if computing.channels_last and isinstance(backbone, nn.Module):
+            _put_channels_last(backbone)
         self._backbone = _all_taps(backbone)
         if computing.compile:
             self._backbone = torch.compile(self._backbone)
@@ -177,6 +183,14 @@ def _all_taps(backbone: Any) -> Callable[[Tensor], list[Tensor]]:
     if len(map_shapes(backbone)) > 1:
         return lambda frames: list(backbone.extract(frames).values())
     return lambda frames: [backbone(frames)]
+
+
+def _put_channels_last(module: nn.Module) -> None:
+    """Kernels of convolutions over space, or space and time, with channels innermost."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for parameter in module.parameters():
+        if parameter.dim() in formats:
+            parameter.data = parameter.data.contiguous(memory_format=formats[parameter.dim()])
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -48,6 +48,7 @@ def extract_features(
     batch_size: int = 32,
     precision: Precision = "float32",
     compile: bool = False,
+    channels_last: bool = False,
     max_failed_fraction: float = 0.01,
     decode: DecodeFunction = decode_clip,
 ) -> ExtractionSummary:
@@ -65,7 +66,7 @@ def extract_features(
         clip_timeout_seconds: A clip that takes its decoder longer is failed.
         prefetch_bytes: Decoded frames held ahead of the backbone, at most.
         batch_size: Maps per forward pass, halved where they do not fit the device's memory.
-        precision, compile: See `Computing`.
+        precision, compile, channels_last: See `Computing`.
         max_failed_fraction: Clips without a map that are tolerated, of all in the index.
         decode: What the decode processes do with a job; must be importable by name.
 
@@ -94,7 +95,8 @@ def extract_features(
         show_progress(f"extract {backbone.name}", num_pending) as progress,
         torch.inference_mode(),
     ):
-        forward = ForwardPass(backbone, Computing(batch_size, precision, compile))
+        computing = Computing(batch_size, precision, compile, channels_last)
+        forward = ForwardPass(backbone, computing)
         run = ShardRun(plan, backbone, forward, batch_size, max_failed_fraction, progress)
         results = pool.run(shards.jobs())
         num_shards = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,18 @@ def test_bfloat16_autocast_is_near_and_not_the_same(backbone):
 
 
 @pytest.mark.slow
+def test_channels_last_gives_the_same_maps(backbone):
+    plain = _maps(backbone, frames=FRAMES[:4], batch_size=2)
+    turned = copy.deepcopy(backbone)
+    assert (
+        _distance(_maps(turned, frames=FRAMES[:4], batch_size=2, channels_last=True), plain) < 1e-5
+    )
+    kernels = [p for p in turned.parameters() if p.dim() == 5 and p.shape[1] > 1]
+    assert kernels
+    assert all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in kernels)
+    assert Computing(channels_last=True).describe() == {"channels_last": True}
+
+
 def test_a_compiled_backbone_gives_the_same_maps(backbone):
     maps = _maps(backbone, frames=FRAMES[:4], batch_size=2, compile=True)
     assert _distance(maps, _maps(backbone, frames=FRAMES[:4])) < 1e-5

@@ -92,6 +92,7 @@ class BackboneSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     compile: bool = False
+    channels_last: bool = False
     batch_size: int = Field(32, ge=1)
     max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
 
