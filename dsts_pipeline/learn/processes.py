@@ -12,6 +12,7 @@ process makes with a batch of W * B.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -160,6 +161,7 @@ def _launch(kind: str, num_devices: int) -> Any:
         )
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator=kind, devices=per_node, num_nodes=num_nodes, strategy="ddp")
     fabric.launch()
     return fabric

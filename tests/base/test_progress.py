@@ -34,3 +34,11 @@ def test_a_bar_on_a_terminal(monkeypatch):
         track.advance()
         track.advance(note="done")
     assert "2/2" in stream.getvalue()
+
+
+def test_units_of_before_count_as_progress_but_not_in_the_rate(stream, monkeypatch):
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.track("train", 400, done=300) as track:
+        track.advance(100)
+    assert "train: 400/400 clips, 10.0/s, 0 s left" in stream.getvalue()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, remove_checkpoints
 from dsts_pipeline.learn.stopping import StopRequest
-from tests.learn.train_process import VARIANTS, train_variant
+from tests.learn.train_process import VARIANTS, new_head, train_variant
 
 ALONE = [name for name in VARIANTS if name != "joined"]
 
@@ -51,6 +51,12 @@ def unstopped():
         counter = Counter()
         head, history = train_variant(name, counter, None)
         found[name] = head.state_dict(), without_times(history), counter.count
+        start = new_head(name).state_dict()
+        assert all(
+            not torch.equal(start[key], value)
+            for key, value in found[name][0].items()
+            if key.endswith(("kernel", "weight", "gate_logits"))
+        ), f"{name} ends with the values it began with"
     return found
 
 

@@ -44,7 +44,9 @@ VARIANTS = {
         HOUSE,
         {
             "heldout_fraction": 0.2,
-            "ema_decay": 0.9,
+            "learning_rate": 0.005,
+            "seed": 5,
+            "ema_decay": 0.5,
             "mixup_alpha": 0.4,
             "schedule": "steps",
             "label_smoothing": 0.1,

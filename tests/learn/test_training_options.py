@@ -1,0 +1,140 @@
+"""Schedules, mixup, averaged weights, early stopping: each does what it says; faults are told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.feed import FeatureBatch
+from dsts_pipeline.head import LinearProbe
+from dsts_pipeline.learn import TrainingOptions, train_head
+from dsts_pipeline.learn.average import WeightAverage
+from dsts_pipeline.learn.mixup import MixedBatch, mix_batch, split_batch
+from dsts_pipeline.learn.objective import Objective
+from dsts_pipeline.learn.optimizers import learning_rate_factor
+from dsts_pipeline.learn.processes import choose_device, joined_processes
+from dsts_pipeline.learn.training import Training
+from tests.learn.small_feed import ordered_feed
+
+
+def batch_of(size=6):
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(size, 6, 2, 3, 3, generator=generator)
+    return FeatureBatch(maps, torch.arange(size) % 4, torch.arange(size))
+
+
+def test_steps_multiply_at_their_milestones():
+    def factor(progress):
+        return learning_rate_factor(progress, "steps", 0.1, (0.5, 0.75), 0.1)
+
+    assert [factor(p) for p in (0.0, 0.05, 0.1, 0.49)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
+    assert [factor(p) for p in (0.5, 0.74, 0.75, 1.0)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
+
+
+def test_mixup_blends_maps_and_labels_alike():
+    batch = batch_of()
+    mixed = mix_batch(batch, alpha=1.0, seed=3)
+    assert 0.5 <= mixed.share <= 1.0 and torch.equal(mixed.rows, batch.rows)
+    for clip in range(len(batch)):
+        rest = (mixed.maps[clip] - mixed.share * batch.maps[clip]) / (1 - mixed.share)
+        (partner,) = [k for k in range(6) if torch.allclose(rest, batch.maps[k], atol=1e-4)]
+        assert mixed.partners[clip] == batch.labels[partner]
+    assert mix_batch(batch, alpha=1.0, seed=3).share == mixed.share
+    assert mix_batch(batch, alpha=1.0, seed=4).share != mixed.share
+
+
+def test_loss_of_a_mixed_batch_is_that_of_its_soft_labels():
+    mixed = mix_batch(batch_of(), alpha=1.0, seed=3)
+    probe = LinearProbe(6, 4)
+    objective = Objective(probe)
+    found = objective.evaluate(objective.draw(mixed), update_statistics=False)[0]
+    soft = mixed.share * F.one_hot(mixed.labels, 4) + (1 - mixed.share) * F.one_hot(
+        mixed.partners, 4
+    )
+    torch.testing.assert_close(found, F.cross_entropy(probe(mixed.maps), soft))
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_parts_of_a_batch_make_the_batch(mixed):
+    batch = mix_batch(batch_of(), alpha=1.0, seed=3) if mixed else batch_of()
+    parts = split_batch(batch, 4)
+    assert [len(part) for part in parts] == [4, 2]
+    assert torch.equal(torch.cat([part.maps for part in parts]), batch.maps)
+    assert all(isinstance(part, MixedBatch) == mixed for part in parts)
+    if mixed:
+        assert torch.equal(torch.cat([part.partners for part in parts]), batch.partners)
+
+
+def test_average_of_weights_follows_its_formula_and_leaves_the_head_alone():
+    head = LinearProbe(6, 4)
+    average = WeightAverage(head, 0.5)
+    expected = head.classifier.bias.detach().clone()
+    for step in range(1, 9):
+        with torch.no_grad():
+            head.classifier.bias += 1.0
+        average.update()
+        m = min(0.5, (1 + step) / (10 + step))
+        expected = m * expected + (1 - m) * head.classifier.bias.detach()
+    torch.testing.assert_close(average.values["classifier.bias"], expected)
+    own = head.classifier.bias.detach().clone()
+    with average.in_place():
+        torch.testing.assert_close(head.classifier.bias.detach(), expected)
+    assert torch.equal(head.classifier.bias, own)
+
+
+def probe_after(**options):
+    torch.manual_seed(0)
+    head = LinearProbe(6, 4)
+    history = train_head(head, ordered_feed(), num_epochs=4, batch_size=16, **options)
+    return head, history
+
+
+def test_averaged_weights_are_what_a_training_leaves():
+    options = {"schedule": "constant", "optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.1}
+    plain, _ = probe_after(**options)
+    averaged, _ = probe_after(ema_decay=0.99, **options)
+    torch.manual_seed(0)
+    start = LinearProbe(6, 4).classifier.weight
+    moved = (plain.classifier.weight - start).norm()
+    assert 0.5 * moved < (averaged.classifier.weight - start).norm() < 0.98 * moved
+
+
+def test_mixup_reaches_the_training():
+    plain, _ = probe_after()
+    mixed, _ = probe_after(mixup_alpha=1.0)
+    assert not torch.equal(plain.classifier.weight, mixed.classifier.weight)
+
+
+def test_training_ends_after_epochs_without_a_better_one():
+    options = {"heldout_fraction": 0.25, "learning_rate": 3.0, "optimizer": "sgd"}
+    _, history = probe_after(**options)
+    assert len(history) == 4
+    _, history = probe_after(early_stopping_epochs=2, **options)
+    assert len(history) < 4 and not any(entry["best"] for entry in history[-2:])
+    with pytest.raises(SettingsError, match="nothing to judge an epoch by; set train.heldout_f"):
+        TrainingOptions(num_epochs=3, early_stopping_epochs=2)
+
+
+def test_weights_that_are_not_finite_are_never_saved():
+    training = Training(
+        LinearProbe(6, 4), ordered_feed(), TrainingOptions(num_epochs=1), joined_of_one()
+    )
+    training.watch.check_weights(training)
+    with torch.no_grad():
+        training.head.classifier.bias[1] = float("nan")
+    with pytest.raises(SettingsError, match="diverged: classifier.bias holds NaN or infinity"):
+        training.watch.check_weights(training)
+
+
+def joined_of_one():
+    with joined_processes("cpu", 1) as processes:
+        return processes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_explained():
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(SettingsError, match="train.device is cuda and torch finds no GPU"):
+        choose_device("cuda")
