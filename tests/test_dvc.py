@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,61 @@ def test_experiment_composes_retrains_and_compares(copy):
     assert list(changed["params.yaml"]) == ["head.num_neurons"]
     difference = run(copy, "dvc", "metrics", "diff", "--all", "--json")
     assert "outputs/evaluation/headline.json" in json.loads(difference)
+
+
+def start_dvc(folder: Path) -> subprocess.Popen[str]:
+    """`dvc repro` up to the trained heads, in a process group of its own."""
+    bin_folder = Path(sys.executable).parent
+    return subprocess.Popen(
+        ["dvc", "repro", "train-head"],
+        cwd=folder,
+        env=os.environ | {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def heads_of(folder: Path) -> dict[str, bytes]:
+    return {p.parent.name: p.read_bytes() for p in folder.glob("outputs/heads/*/head.safetensors")}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_training_under_dvc_goes_on_where_it_was_stopped(copy, sent):
+    """The whole process group is stopped; DVC deletes the stage's outputs, checkpoints stay."""
+    values = {"train.num_epochs": 20 + sent, "train.checkpoint_every_batches": 2}
+    set_values(copy / "params.yaml", values)
+    first = start_dvc(copy)
+    deadline = time.monotonic() + 120
+    while not list(copy.glob("outputs/heads/linear_probe/head.json")) or not any(
+        json.loads(path.read_text())["values"]["epoch"] < values["train.num_epochs"]
+        for path in copy.glob("outputs/checkpoints/*/state.json")
+    ):
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate()
+        time.sleep(0.05)
+    os.killpg(first.pid, sent)
+    first.communicate(timeout=60)
+    assert first.returncode != 0
+    assert len(list(copy.glob("outputs/checkpoints/*/state.json"))) == 2
+    second = start_dvc(copy)
+    told, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, told
+    assert "Training linear probe: goes on from" in told
+    assert "Training DSTS head: goes on from" in told
+    assert not (copy / "outputs/checkpoints").exists()
+    assert len((copy / "outputs/dvclive/plots/metrics/train_loss.tsv").read_text().split()) == (
+        2 * (values["train.num_epochs"] + 1)
+    )
+    resumed = heads_of(copy)
+    run(copy, "dvc", "repro", "--force", "--single-item", "train-head")
+    assert heads_of(copy) == resumed and len(resumed) == 3
+
+
+def test_training_by_two_processes_from_the_command_line(copy):
+    values = {"train.num_epochs": 2, "train.batch_size": 8, "train.device": "cpu"}
+    settings = [f"--set={key}={value}" for key, value in values.items()]
+    run(copy, sys.executable, "cli.py", "train-head", "--devices", "2", *settings)
+    assert len(heads_of(copy)) == 3
+    history = json.loads((copy / "outputs/heads/dsts/history.json").read_text())["epochs"]
+    assert len(history) == 2
