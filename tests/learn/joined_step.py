@@ -1,6 +1,6 @@
 """Steps of one of several processes, or of one with the joined batch; run by test_distributed.py.
 
-    python -m tests.learn.joined_step RANK WORLD_SIZE RENDEZVOUS_FILE OUTPUT
+python -m tests.learn.joined_step RANK WORLD_SIZE RENDEZVOUS_FILE OUTPUT
 """
 
 from __future__ import annotations
