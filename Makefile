@@ -20,7 +20,7 @@ COMPOSE := python -c 'import os, sys; from dvc.utils.hydra import compose_and_du
   compose_and_dump(sys.argv[1], configs, None, "config", configs, sys.argv[2:])'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full demo-small test lint format bench params clean
+.PHONY: help setup demo demo-full demo-small test test-all lint format bench params clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET"
@@ -52,7 +52,10 @@ demo-small: $(STAMP)
 	$(COMPOSE) $(SMALL)/params.yaml experiment=small
 	cd $(SMALL) && dvc repro && python cli.py results
 
-test: $(STAMP)  ## Run all tests (at most 6 minutes on 2 cores)
+test: $(STAMP)  ## Run the tests (at most 6 minutes on 2 cores)
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not long"
+
+test-all: $(STAMP)  ## Run these and the long ones: dozens of kills, clusters, all stages again
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)  ## Check style, formatting and types

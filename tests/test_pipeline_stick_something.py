@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from tests.pipeline import ROOT, TINY, WEIGHTS
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
 ]
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--width", "4", "--extent", "2", "3", "3", "--batch", "4", "--rounds", "1"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "options", "rows"),
     [
@@ -41,7 +41,7 @@ def test_prints_its_table(name, options, rows):
     assert all(row in run.stdout for row in rows), run.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_stores_benchmark_leaves_its_tables(tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.store", "--quick", "--rounds=1", f"--out={tmp_path}"],

@@ -16,7 +16,7 @@ from dsts_pipeline.feature_store import open_store
 from tests.extract.bad_clips import GOOD, REASONS, has_duration, kind_of, write_folder, write_kinds
 from tests.pipeline import WEIGHTS, run_cli
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 SETTINGS = {
     "dataset__name": "odd",
     "backbone__weights": WEIGHTS,

@@ -13,7 +13,7 @@ import pytest
 from dsts_pipeline.clips.decode import count_frames
 from tests.clips.videos import write_video
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 HOUR_SECONDS = 3600
 RATE = 24
 

@@ -19,6 +19,8 @@ from tests.extract.small_set import index_clips, write_clips
 from tests.feature_store.small_store import read_tree
 from tests.pipeline import ROOT, WEIGHTS, command_of
 
+pytestmark = pytest.mark.long
+
 NUM_CLIPS = 96
 SETTINGS = {
     "dataset__name": "small",

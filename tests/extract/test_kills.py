@@ -17,7 +17,7 @@ from tests.extract.processes import children_of, wait_until_gone
 from tests.extract.small_set import PoolingBackbone, index_clips, plan_store, write_clips
 from tests.feature_store.small_store import read_tree
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 NUM_KILLS = 20
 NUM_CLIPS = 160
 COMMAND = [sys.executable, "-m", "tests.extract.small_set"]

@@ -11,7 +11,7 @@ from dsts_pipeline.base.files import read_json
 from dsts_pipeline.feature_store import open_store
 from tests.pipeline import TINY, run_cli
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 VIEWS = {
     "backbone.views.train": 2,
     "backbone.views.test_clips": 2,

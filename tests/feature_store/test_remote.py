@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import pickle
 import shutil
 
@@ -240,7 +241,8 @@ def test_a_smaller_bound_holds_from_the_opening_on(served, tmp_path):
     assert largest < kept <= 2 * largest
 
 
-def read_all(store, results):
+def read_all(store, results, environment):
+    os.environ.update(environment)  # A fork server that an earlier test started has an older one.
     results.put(store.read(np.arange(len(store))).sum(dtype=np.float64))
 
 
@@ -250,7 +252,8 @@ def test_processes_read_too(s3_url, store_path, tmp_path, method):
     expected = store.read(np.arange(len(store))[:3])
     context = multiprocessing.get_context(method)
     results = context.Queue()
-    processes = [context.Process(target=read_all, args=(store, results)) for _ in range(2)]
+    task = {"target": read_all, "args": (store, results, dict(os.environ))}
+    processes = [context.Process(**task) for _ in range(2)]
     for process in processes:
         process.start()
     found = [results.get(timeout=60) for _ in processes]

@@ -23,7 +23,7 @@ from tests.feature_store.small_store import (
 NUM_KILLS = 50
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_writer_killed_fifty_times_ends_with_the_same_bytes(tmp_path):
     """int8 with zstd, the store with the most files; 100 shards, so that each kill finds work."""
     form = {"dtype": "int8", "codec": "zstd", "num_clips": 500}

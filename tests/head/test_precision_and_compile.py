@@ -62,7 +62,7 @@ def test_channels_last_maps_give_the_same():
     torch.testing.assert_close(head(maps.to(memory_format=torch.channels_last_3d)), head(maps))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_compiled_by_inductor(training, tmp_path, monkeypatch):
