@@ -181,6 +181,7 @@ def heads_of(folder: Path) -> dict[str, bytes]:
     return {p.parent.name: p.read_bytes() for p in folder.glob("outputs/heads/*/head.safetensors")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_training_under_dvc_goes_on_where_it_was_stopped(copy, sent):
     """The whole process group is stopped; DVC deletes the stage's outputs, checkpoints stay."""
@@ -212,6 +213,7 @@ def test_training_under_dvc_goes_on_where_it_was_stopped(copy, sent):
     assert heads_of(copy) == resumed and len(resumed) == 3
 
 
+@pytest.mark.long
 def test_training_by_two_processes_from_the_command_line(copy):
     values = {"train.num_epochs": 2, "train.batch_size": 8, "train.device": "cpu"}
     settings = [f"--set={key}={value}" for key, value in values.items()]

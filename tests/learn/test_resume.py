@@ -60,7 +60,7 @@ def unstopped():
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALONE)
 def test_crash_changes_nothing(name, tmp_path, unstopped):
     """Crashes while a batch is read: in steps, evaluations and final statistics."""
@@ -126,7 +126,7 @@ def wait_for_reads(process, count):
             return
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["udl", "options"])
 def test_kill_9_at_random_moments(name, tmp_path, unstopped):
     values, history, count = unstopped[name]
@@ -164,7 +164,7 @@ def test_sigterm_saves_and_exits_to_be_requeued(tmp_path, unstopped):
     assert same(load_file(tmp_path / "udl.safetensors"), values)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_full_disk_while_saving_keeps_the_checkpoint_before(tmp_path, unstopped):
     """Writes fail for real (file size limit) from a batch on; the training goes on afterwards."""
     values, _, count = unstopped["udl"]

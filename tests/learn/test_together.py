@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from tests.learn.train_process import new_head, train_variant
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 SCRIPT = Path(__file__).with_name("train_process.py")
 ROOT = Path(__file__).resolve().parents[2]
 
