@@ -8,8 +8,10 @@ recipe's files are stale and replaced; a folder that no recipe made is left alon
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +92,22 @@ def _render_all(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        yield from pool.map(_render_batch, [render] * len(batches), batches)
+        with interrupts_held():  # Handing in the work starts the processes.
+            done = pool.map(_render_batch, [render] * len(batches), batches)
+        yield from done
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back: this process gets it afterwards, those that it starts meanwhile never.
+
+    A terminal sends it to all of them, and one that is still starting would print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _render_batch(render: Callable[[Key], bytes], batch: list[tuple[str, Key]]) -> int:

@@ -19,6 +19,7 @@ from dsts_pipeline.base.files import sha256_json, write_atomic
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.rendering.encode import encode_mp4
+from dsts_pipeline.clips.rendering.folder import interrupts_held
 from dsts_pipeline.clips.stick_diving.classes import VOCABULARY
 from dsts_pipeline.clips.stick_diving.dataset import RENDERER_VERSION
 from dsts_pipeline.clips.stick_diving.render import draw_dive, render_clip
@@ -86,7 +87,9 @@ def render_pool(
         ):
             count = len(missing)
             work = ([home] * count, [recipe] * count, missing, [chunk_clips] * count)
-            for _ in executor.map(_render_chunk, *work):
+            with interrupts_held():
+                done = executor.map(_render_chunk, *work)
+            for _ in done:
                 progress.advance(chunk_clips)
     return _load(home, recipe, starts)
 
