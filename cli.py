@@ -273,9 +273,9 @@ def _run_stage(
 @contextmanager
 def _told_plainly(debug: bool) -> Iterator[None]:
     """Turn problems that a user can act on into one or two lines and an exit status."""
-    # Threads that wait for each other by spinning keep a busy machine's cores from the one that
-    # they wait for. Read by OpenMP when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads wait for each other by spinning; if for long, they keep a busy machine's cores from
+    # the one that they wait for, if not at all, an idle machine sleeps. Read as torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         yield
     except UserError as error:
