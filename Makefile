@@ -52,7 +52,7 @@ demo-small: $(STAMP)
 	$(COMPOSE) $(SMALL)/params.yaml experiment=small
 	cd $(SMALL) && dvc repro && python cli.py results
 
-test: $(STAMP)  ## Run the tests (at most 6 minutes on 2 cores)
+test: $(STAMP)  ## Run the tests, without the long ones
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not long"
 
 test-all: $(STAMP)  ## Run these and the long ones: dozens of kills, clusters, all stages again
