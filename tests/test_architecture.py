@@ -23,13 +23,15 @@ FOLDERS = (
     "base clips extract feature_store feed head learn metrics report".split()
 )  # in the order of imports
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SOURCES = [*MODULES, *sorted((ROOT / "stages").glob("*.py")), ROOT / "cli.py"]
+SOURCES = [*MODULES, *sorted((ROOT / "stages").rglob("*.py")), ROOT / "cli.py"]
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "hydra": "hydra-core",
     "mmaction": "mmaction2",
     "mmcv": "mmcv-lite",
     "ruamel": "ruamel.yaml",
+    "sklearn": "scikit-learn",
+    "vl_convert": "vl-convert-python",
 }  # where the names of package and distribution differ
 
 

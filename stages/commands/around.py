@@ -1,0 +1,47 @@
+"""Commands around a run: the machine, the settings, the last results, the embedded backbone."""
+
+from __future__ import annotations
+
+from stages.commands.running import PARAMS_FILE, Debug, Overrides, Params, run_stage
+
+
+def doctor(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Look whether this machine can run the settings: one line per check, ok or what to do.
+
+    Versions, decoder, devices, data, weights, free space, and the time of the extraction as
+    measured on four clips. The exit status is 0 if all is well, else 1.
+
+    Example: python cli.py doctor --set dataset.root=/data/diving48
+    """
+    run_stage("doctor", params, overrides, debug)
+
+
+def results(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Print the table of the last evaluation and where the report is; computes nothing.
+
+    Example: python cli.py results
+    """
+    run_stage("results", params, overrides, debug)
+
+
+def show(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Print all settings as YAML, defaults and --set included: a file for --params.
+
+    Example: python cli.py show --set head.num_neurons=5 > five.yaml
+    """
+    run_stage("show", params, overrides, debug)
+
+
+def pretrain(
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Train the embedded backbone on freshly rendered clips (a quarter of an hour on 2 cores).
+
+    The trained weights are in the repository: only a change of the renderer or of the backbone
+    calls for this. The model card lies beside the weights.
+
+    Example: python cli.py pretrain
+    """
+    run_stage("pretrain", params, overrides, debug)

@@ -1,0 +1,94 @@
+"""Commands that look after feature stores: check, list, bring in, take out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stages.commands.running import PARAMS_FILE, Debug, Overrides, Params, run_stage
+
+
+def verify(
+    store: Annotated[str | None, typer.Argument(help="Folder, URL or HDF5 file.")] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Presence and sizes only.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Extract damaged shards again.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on warnings, too.")] = False,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the whole result there.")
+    ] = None,
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Check a feature store: digests, checksums, values, statistics, drift between shards.
+
+    STORE is the one that outputs/features.json names, unless given. The exit status is 0 if it is
+    sound. Maps of zeros and drift are warnings.
+
+    Example: python cli.py verify --json outputs/verify.json || python cli.py verify --repair
+    """
+    options = {"store": store, "fast": fast, "repair": repair, "strict": strict}
+    run_stage("verify", params, overrides, debug, **options, json_file=json_file)
+
+
+def stores(
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what nothing refers to.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask before removing.")] = False,
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """List the feature stores below store.root: size, state, and what refers to them now.
+
+    Example: python cli.py stores --prune
+    """
+    run_stage("stores", params, overrides, debug, prune=prune, yes=yes)
+
+
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, such as maps.h5.")],
+    store: Annotated[str | None, typer.Option("--store", help="Folder, URL or HDF5 file.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Only this split.")] = None,
+    format: Annotated[str, typer.Option("--format", help="hdf5 is the one there is.")] = "hdf5",
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Pack a feature store, or one split of it, into one HDF5 file.
+
+    Example: python cli.py export train.h5 --split train
+    """
+    options = {"out": out, "store": store, "split": split, "format": format}
+    run_stage("export", params, overrides, debug, **options)
+
+
+def import_features(
+    source: Annotated[Path, typer.Argument(help="HDF5 file, or folder of .npy/.npz/.pt files.")],
+    labels: Annotated[
+        Path, typer.Option("--labels", metavar="CSV", help="Columns: id (or path), label, split.")
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Name of the data set.")] = None,
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="CTHW, TCHW, THWC, TC or C: order of the axes.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--dataset", help="Dataset of the maps (or array of an .npz).")
+    ] = None,
+    ids_dataset: Annotated[
+        str | None, typer.Option("--ids-dataset", help="Dataset of the clips' ids.")
+    ] = None,
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Bring features that were made elsewhere into a store, for train-head and evaluate.
+
+    Clips without a sound map are listed as failed; backbone.max_failed_fraction limits them.
+
+    Example: python cli.py import-features features/ --labels labels.csv --name mine
+    """
+    options = {"source": source, "labels": labels, "name": name, "axes": layout}
+    datasets = {"dataset": dataset, "ids_dataset": ids_dataset}
+    run_stage("import_features", params, overrides, debug, **options, **datasets)

@@ -1,0 +1,66 @@
+"""What every command has: the options --params, --set and --debug, and plain words for problems.
+
+Enters: a stage's name and the options. Leaves: `stages/<stage>.py` has run, or an error of one or
+two lines and an exit status: 0 done, 2 a problem that the message explains, 99 saved on SIGTERM,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dsts_pipeline.base.errors import UserError
+
+Params = Annotated[Path, typer.Option("--params", metavar="FILE", help="Settings file (YAML).")]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Replace one setting for this call; repeatable."
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+PARAMS_FILE = Path("params.yaml")
+
+
+def run_stage(
+    stage: str, params: Path, overrides: list[str], debug: bool, /, **options: Any
+) -> None:
+    """Load the settings and run `stages/<stage>.py` with them (and the command's own options)."""
+    with told_plainly(debug):
+        from dsts_pipeline.base.settings import load_settings
+
+        settings: Any = load_settings(params, overrides)
+        import_module(f"stages.{stage}").run(settings, **options)
+
+
+@contextmanager
+def told_plainly(debug: bool) -> Iterator[None]:
+    """Turn problems that a user can act on into one or two lines and an exit status."""
+    # Threads wait for each other by spinning; if for long, they keep a busy machine's cores from
+    # the one that they wait for, if not at all, an idle machine sleeps. Read as torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    try:
+        yield
+    except UserError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_status) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        typer.echo("interrupted; the same command goes on from what is finished", err=True)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise
+        typer.echo(f"error: {error.filename or 'disk'}: {error.strerror}", err=True)
+        raise typer.Exit(UserError.exit_status) from None
