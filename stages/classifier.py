@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.extract.weights import find_classifier
+from dsts_pipeline.extract.checkpoints.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 
 

@@ -8,9 +8,9 @@ from typing import Any
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.augmentation import Augmentation
 from dsts_pipeline.extract.forward import Computing
-from dsts_pipeline.extract.views import ClipInput, ViewPlan, Views
+from dsts_pipeline.extract.frames.augmentation import Augmentation
+from dsts_pipeline.extract.frames.views import ClipInput, ViewPlan, Views
 
 
 def plan_views(settings: Settings, index: ClipIndex, backbone: ClipInput) -> ViewPlan:

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from functools import partial
 
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.extract.augmentation import import_transforms
 from dsts_pipeline.extract.engines.actors import Tools
 from dsts_pipeline.extract.engines.cluster import ClusterOptions, extract_on_cluster
+from dsts_pipeline.extract.frames.augmentation import import_transforms
 from dsts_pipeline.extract.runner import ExtractionSummary
 from dsts_pipeline.feature_store import StoreWriter
 from stages.extract_options import choose_computing, plan_views

@@ -7,8 +7,8 @@ from pathlib import Path
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.extract.presets import get_preset
-from dsts_pipeline.extract.weights import save_weights
+from dsts_pipeline.extract.checkpoints.weights import save_weights
+from dsts_pipeline.extract.models.presets import get_preset
 from dsts_pipeline.learn.pretrain import (
     PoolRecipe,
     TrainingRecipe,

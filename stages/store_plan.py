@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.backbones import Backbone, build_backbone
 from dsts_pipeline.extract.devices import choose_device
+from dsts_pipeline.extract.models.backbones import Backbone, build_backbone
 from dsts_pipeline.feature_store import StorePlan, choose_samples_per_shard
 from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
 from stages import places

@@ -20,7 +20,7 @@ from tests.imports import closure_of, imports_of, statements_of
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dsts_pipeline"
 FOLDERS = (
-    "base clips extract feature_store feed head learn metrics report".split()
+    "base clips extract feature_store feed head learn metrics report serve".split()
 )  # in the order of imports
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "stages").rglob("*.py")), ROOT / "cli.py"]
@@ -39,7 +39,9 @@ def load_yaml(name: str):
     return YAML(typ="safe", pure=True).load((ROOT / name).read_text())
 
 
-STAGES = load_yaml("dvc.yaml")["stages"]
+MAIN_STAGES = load_yaml("dvc.yaml")["stages"]
+EXTRA_STAGES = load_yaml("extra/dvc.yaml")["stages"]  # beside the default run
+STAGES = MAIN_STAGES | EXTRA_STAGES
 
 
 def folder_of(path: Path) -> str | None:
@@ -133,6 +135,11 @@ def stage_file(name: str) -> Path:
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_runs_the_command_of_its_name(name):
     assert STAGES[name]["cmd"] == f"python cli.py {name}"
+
+
+@pytest.mark.parametrize("name", EXTRA_STAGES)
+def test_stage_beside_the_default_run_starts_in_the_root(name):
+    assert EXTRA_STAGES[name]["wdir"] == ".." and name not in MAIN_STAGES
 
 
 @pytest.mark.parametrize("name", STAGES)

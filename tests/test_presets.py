@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from dsts_pipeline.base.settings import Settings, load_settings
 from dsts_pipeline.clips.stick_something.classes import CLASS_NAMES, FLIP_PAIRS
-from dsts_pipeline.extract.presets import preset_names
+from dsts_pipeline.extract.models.presets import preset_names
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

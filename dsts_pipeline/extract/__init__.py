@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import Any
 
 _HOME_OF = {
-    "Backbone": "backbones",
-    "build_backbone": "backbones",
-    "build_recognizer": "build",
+    "Backbone": "models.backbones",
+    "build_backbone": "models.backbones",
+    "build_recognizer": "models.build",
     "extract_features": "runner",
-    "load_classifier": "weights",
+    "load_classifier": "checkpoints.weights",
 }
 __all__ = sorted(_HOME_OF)
 

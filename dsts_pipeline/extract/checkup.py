@@ -21,7 +21,7 @@ def check_weights(
         SettingsError: No backbone has this name.
         CheckpointError: The file is missing, damaged or belongs to another backbone.
     """
-    from dsts_pipeline.extract.backbones import build_backbone
+    from dsts_pipeline.extract.models.backbones import build_backbone
 
     backbone = build_backbone(name, weights=weights, num_frames=num_frames, size_px=size_px)
     shape = " x ".join(map(str, backbone.map_shape))

@@ -15,10 +15,10 @@ import torch
 
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.backbones import Backbone
-from dsts_pipeline.extract.decode_job import DecodeJob
-from dsts_pipeline.extract.decode_pool import DecodePool
-from dsts_pipeline.extract.views import ViewPlan, Views
+from dsts_pipeline.extract.frames.decode_job import DecodeJob
+from dsts_pipeline.extract.frames.decode_pool import DecodePool
+from dsts_pipeline.extract.frames.views import ViewPlan, Views
+from dsts_pipeline.extract.models.backbones import Backbone
 
 _NUM_BATCHES = 2
 

@@ -19,17 +19,17 @@ import torch
 
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.augmentation import import_transforms
-from dsts_pipeline.extract.decode_job import DecodeFunction, decode_clip
-from dsts_pipeline.extract.decode_pool import PREFETCH_BYTES, DecodePool
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker, Precision
+from dsts_pipeline.extract.frames.augmentation import import_transforms
+from dsts_pipeline.extract.frames.decode_job import DecodeFunction, decode_clip
+from dsts_pipeline.extract.frames.decode_pool import PREFETCH_BYTES, DecodePool
+from dsts_pipeline.extract.frames.views import ViewPlan, Views
 from dsts_pipeline.extract.progress import ExtractionSummary, show_progress
 from dsts_pipeline.extract.shard_run import ShardRun
 from dsts_pipeline.extract.shards_ahead import ShardsAhead, ShardWriter
 from dsts_pipeline.extract.stopping import exit_on_sigterm
 from dsts_pipeline.extract.tap_stores import TapStores
-from dsts_pipeline.extract.views import ViewPlan, Views
 
 __all__ = ["ClipFailure", "ExtractionSummary", "check_failures", "extract_features"]
 

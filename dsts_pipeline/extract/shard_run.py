@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from dsts_pipeline.extract.decode_job import Decoded
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.forward import ForwardPass, MapMaker, map_shapes
+from dsts_pipeline.extract.frames.decode_job import Decoded
+from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.progress import ExtractionProgress
-from dsts_pipeline.extract.views import ViewPlan
 
 
 class ShardRun:

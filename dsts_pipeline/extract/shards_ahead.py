@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dsts_pipeline.extract.decode_job import DecodeJob
+from dsts_pipeline.extract.frames.decode_job import DecodeJob
 
 _MAX_CLAIMED = 3  # more would leave less to other processes, and more to lose when one is stopped
 

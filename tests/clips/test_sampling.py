@@ -26,7 +26,7 @@ NUM_RANDOM = 3000
 @pytest.fixture(scope="module")
 def loading():
     """mmaction2's module of sampling transforms."""
-    from dsts_pipeline.extract.mmaction_compat import import_mmaction
+    from dsts_pipeline.extract.models.mmaction_compat import import_mmaction
 
     import_mmaction()
     from mmaction.datasets.transforms import loading

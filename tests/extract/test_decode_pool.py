@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.clips.decode import VideoError
-from dsts_pipeline.extract.decode_job import DecodeJob, FrameView
-from dsts_pipeline.extract.decode_pool import DecodePool
+from dsts_pipeline.extract.frames.decode_job import DecodeJob, FrameView
+from dsts_pipeline.extract.frames.decode_pool import DecodePool
 
 
 def obey(job: DecodeJob) -> np.ndarray:

@@ -10,7 +10,8 @@ import torch
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError, UserError
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.extract import build_backbone, transformers_models
+from dsts_pipeline.extract import build_backbone
+from dsts_pipeline.extract.models import transformers_models
 
 transformers = pytest.importorskip("transformers", reason="the optional extra is not installed")
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.extract.checkpoint_files import read_state
-from dsts_pipeline.extract.downloads import locate_weights
-from dsts_pipeline.extract.key_maps import rename_keys
-from dsts_pipeline.extract.weights import find_classifier, load_weights
+from dsts_pipeline.extract.checkpoints.checkpoint_files import read_state
+from dsts_pipeline.extract.checkpoints.downloads import locate_weights
+from dsts_pipeline.extract.checkpoints.key_maps import rename_keys
+from dsts_pipeline.extract.checkpoints.weights import find_classifier, load_weights
 
 
 class Recognizer(nn.Module):

@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from dsts_pipeline.extract.decode_job import Decoded, DecodeJob
-from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.extract.failures import ClipFailure
 from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker
+from dsts_pipeline.extract.frames.decode_job import Decoded, DecodeJob
+from dsts_pipeline.extract.frames.decode_pool import DecodePool
+from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.progress import ExtractionProgress
 from dsts_pipeline.extract.shard_run import ShardRun
 from dsts_pipeline.extract.shards_ahead import ShardWriter
 from dsts_pipeline.extract.tap_stores import TapStores
-from dsts_pipeline.extract.views import ViewPlan
 
 
 @dataclass(frozen=True)

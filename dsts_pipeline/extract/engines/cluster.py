@@ -20,13 +20,13 @@ from typing import Any
 
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.extract.decode_job import Decoded
 from dsts_pipeline.extract.engines.actors import DecodeWorker, Report, ShardWorker, Tools
 from dsts_pipeline.extract.failures import ClipFailure
+from dsts_pipeline.extract.frames.decode_job import Decoded
+from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.progress import show_progress
 from dsts_pipeline.extract.runner import ExtractionSummary
 from dsts_pipeline.extract.stopping import exit_on_sigterm
-from dsts_pipeline.extract.views import ViewPlan
 
 _SHARDS_PER_WORKER = 2  # one in work, one being decoded
 _POLL_SECONDS = 1.0

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.clips.stick_diving.targets import MIRROR_SIGNS, TARGET_NAMES
-from dsts_pipeline.extract.backbones import normalize_frames
-from dsts_pipeline.extract.build import build_recognizer
+from dsts_pipeline.extract.models.backbones import normalize_frames
+from dsts_pipeline.extract.models.build import build_recognizer
 from dsts_pipeline.learn.pretrain.pool import Pool
 
 _SHIFT_PX = 3

@@ -8,7 +8,7 @@ import torch
 
 from dsts_pipeline.clips.stick_diving.targets import MIRROR_SIGNS, TARGET_NAMES
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.extract.weights import save_weights
+from dsts_pipeline.extract.checkpoints.weights import save_weights
 from dsts_pipeline.learn.pretrain import (
     Pool,
     PoolRecipe,

@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.extract.mmaction_compat import accepts, read_config, strip_downloads, zoo_folder
-from dsts_pipeline.extract.pipelines import Pipeline, read_pipeline
+from dsts_pipeline.extract.frames.pipelines import Pipeline, read_pipeline
+from dsts_pipeline.extract.models.mmaction_compat import (
+    accepts,
+    read_config,
+    strip_downloads,
+    zoo_folder,
+)
 
 _CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 _RECOGNIZERS = ("Recognizer2D", "Recognizer3D")

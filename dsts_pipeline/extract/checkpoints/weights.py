@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import write_atomic
-from dsts_pipeline.extract.checkpoint_files import read_state
-from dsts_pipeline.extract.downloads import locate_weights
-from dsts_pipeline.extract.key_maps import AUTOMATIC, KeyMapName, rename_keys
+from dsts_pipeline.extract.checkpoints.checkpoint_files import read_state
+from dsts_pipeline.extract.checkpoints.downloads import locate_weights
+from dsts_pipeline.extract.checkpoints.key_maps import AUTOMATIC, KeyMapName, rename_keys
 
 RANDOM = "random"
 CLASSIFIER_WEIGHT = "cls_head.fc_cls.weight"

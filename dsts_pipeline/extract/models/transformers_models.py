@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError, UserError
 from dsts_pipeline.base.files import read_json, sha256_file, sha256_json
-from dsts_pipeline.extract.backbones import Backbone
-from dsts_pipeline.extract.pipelines import Pipeline
-from dsts_pipeline.extract.recognizers import FrozenModel
-from dsts_pipeline.extract.taps import Grid, Tap
-from dsts_pipeline.extract.weights import LoadReport
+from dsts_pipeline.extract.checkpoints.weights import LoadReport
+from dsts_pipeline.extract.frames.pipelines import Pipeline
+from dsts_pipeline.extract.models.backbones import Backbone
+from dsts_pipeline.extract.models.recognizers import FrozenModel
+from dsts_pipeline.extract.models.taps import Grid, Tap
 
 if TYPE_CHECKING:
-    from dsts_pipeline.extract.build import WeightsChoice
+    from dsts_pipeline.extract.models.build import WeightsChoice
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Heads and decoders of published files, which the bare models do not have.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.extract.taps import Grid, Tap, find_module, fold, listen
+from dsts_pipeline.extract.models.taps import Grid, Tap, find_module, fold, listen
 
 
 class FrozenModel(nn.Module):

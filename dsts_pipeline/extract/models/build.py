@@ -15,22 +15,27 @@ import torch
 from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.extract.backbones import Backbone
-from dsts_pipeline.extract.downloads import locate_weights
-from dsts_pipeline.extract.key_maps import KeyMapName
-from dsts_pipeline.extract.mmaction_compat import accepts, build_model
-from dsts_pipeline.extract.model_zoo import LEFT_OUT, ZooModel, is_config_name, read_zoo_model
-from dsts_pipeline.extract.presets import (
+from dsts_pipeline.extract.checkpoints.downloads import locate_weights
+from dsts_pipeline.extract.checkpoints.key_maps import KeyMapName
+from dsts_pipeline.extract.checkpoints.weights import RANDOM, LoadReport, load_weights
+from dsts_pipeline.extract.models.backbones import Backbone
+from dsts_pipeline.extract.models.mmaction_compat import accepts, build_model
+from dsts_pipeline.extract.models.model_zoo import (
+    LEFT_OUT,
+    ZooModel,
+    is_config_name,
+    read_zoo_model,
+)
+from dsts_pipeline.extract.models.presets import (
     TRANSFORMERS_PRESETS,
     ZOO_PRESETS,
     ZooPreset,
     get_preset,
     preset_names,
 )
-from dsts_pipeline.extract.recognizers import Recognizer
-from dsts_pipeline.extract.taps import KEEP_TIME
-from dsts_pipeline.extract.tpn import keep_time
-from dsts_pipeline.extract.weights import RANDOM, LoadReport, load_weights
+from dsts_pipeline.extract.models.recognizers import Recognizer
+from dsts_pipeline.extract.models.taps import KEEP_TIME
+from dsts_pipeline.extract.models.tpn import keep_time
 
 # Backbones whose own output is no map: where one is.
 _TAP_OF = {
@@ -106,7 +111,7 @@ def build(
         )
     choice = WeightsChoice(weights, weights_sha256, key_map, seed)
     if name in TRANSFORMERS_PRESETS or (Path(name) / "config.json").is_file():
-        from dsts_pipeline.extract.transformers_models import build_transformer
+        from dsts_pipeline.extract.models.transformers_models import build_transformer
 
         return build_transformer(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
     if name in ZOO_PRESETS or (name not in preset_names() and is_config_name(name)):

@@ -15,8 +15,8 @@ import numpy as np
 
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.decode import Decoder, VideoError, decode_frames
-from dsts_pipeline.extract.augmentation import Augmentation, augment
-from dsts_pipeline.extract.resize import resize_frames, scaled_size
+from dsts_pipeline.extract.frames.augmentation import Augmentation, augment
+from dsts_pipeline.extract.frames.resize import resize_frames, scaled_size
 
 CENTRE = 1
 

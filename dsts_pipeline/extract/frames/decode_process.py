@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from dsts_pipeline.extract.decode_job import Decoded, DecodeFunction, DecodeJob, answer
+from dsts_pipeline.extract.frames.decode_job import Decoded, DecodeFunction, DecodeJob, answer
 
 _START_SECONDS = 120.0
 _ORPHAN_POLL_SECONDS = 1.0

@@ -29,10 +29,10 @@ from dsts_pipeline.clips.decode import Decoder, name_decoder
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.sampling import jitter_generator
-from dsts_pipeline.extract.augmentation import Augmentation
-from dsts_pipeline.extract.decode_job import CENTRE, DecodeJob, FrameView
-from dsts_pipeline.extract.pipelines import Pipeline
-from dsts_pipeline.extract.view_frames import jitter_frames, sample_views
+from dsts_pipeline.extract.frames.augmentation import Augmentation
+from dsts_pipeline.extract.frames.decode_job import CENTRE, DecodeJob, FrameView
+from dsts_pipeline.extract.frames.pipelines import Pipeline
+from dsts_pipeline.extract.frames.view_frames import jitter_frames, sample_views
 
 _CROPS = {1: (CENTRE,), 3: (0, CENTRE, 2)}
 _TRAIN = "train"

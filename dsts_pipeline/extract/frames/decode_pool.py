@@ -16,14 +16,14 @@ from dataclasses import replace
 from types import TracebackType
 
 from dsts_pipeline.base.errors import UserError
-from dsts_pipeline.extract.decode_job import (
+from dsts_pipeline.extract.frames.decode_job import (
     Decoded,
     DecodeFunction,
     DecodeJob,
     answer,
     decode_clip,
 )
-from dsts_pipeline.extract.decode_process import Worker, WorkerLost
+from dsts_pipeline.extract.frames.decode_process import Worker, WorkerLost
 
 NUM_ATTEMPTS = 2
 PREFETCH_BYTES = 256 * 2**20

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dsts_pipeline.extract.rand_augment import rand_augment
+from dsts_pipeline.extract.frames.rand_augment import rand_augment
 
 # mmaction2's configurations of TSN and TSM: https://github.com/open-mmlab/mmaction2
 _SCALES = (1, 0.875, 0.75, 0.66)
@@ -107,7 +107,7 @@ def _apply(name: str, images: list[np.ndarray], **options: Any) -> list[np.ndarr
 
 
 def _transforms() -> dict[str, Any]:
-    from dsts_pipeline.extract.mmaction_compat import import_mmaction
+    from dsts_pipeline.extract.models.mmaction_compat import import_mmaction
 
     import_mmaction()
     from mmaction.datasets.transforms import processing

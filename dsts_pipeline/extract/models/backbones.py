@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import SettingsError, UserError
-from dsts_pipeline.extract.key_maps import KeyMapName
-from dsts_pipeline.extract.pipelines import Pipeline
-from dsts_pipeline.extract.presets import PIXEL_MEAN, PIXEL_STD
-from dsts_pipeline.extract.recognizers import FrozenModel
-from dsts_pipeline.extract.taps import Tap, parse_tap
-from dsts_pipeline.extract.weights import LoadReport
+from dsts_pipeline.extract.checkpoints.key_maps import KeyMapName
+from dsts_pipeline.extract.checkpoints.weights import LoadReport
+from dsts_pipeline.extract.frames.pipelines import Pipeline
+from dsts_pipeline.extract.models.presets import PIXEL_MEAN, PIXEL_STD
+from dsts_pipeline.extract.models.recognizers import FrozenModel
+from dsts_pipeline.extract.models.taps import Tap, parse_tap
 
 
 def normalize_frames(
@@ -205,7 +205,7 @@ def build_backbone(
         SettingsError: There is no such model, or it has no such tap or input.
         CheckpointError: The weights are missing, refused, others than expected, or do not fit.
     """
-    from dsts_pipeline.extract.build import build
+    from dsts_pipeline.extract.models.build import build
 
     return build(
         name,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.random import Generator
 
 from dsts_pipeline.clips.sampling import SAMPLERS, uniform_frames
-from dsts_pipeline.extract.pipelines import Pipeline
+from dsts_pipeline.extract.frames.pipelines import Pipeline
 
 _TRAINING_OPTIONS = {"clip_len", "frame_interval", "out_of_bound", "keep_tail_frames", "target_fps"}
 

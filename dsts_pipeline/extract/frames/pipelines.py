@@ -16,7 +16,7 @@ import numpy as np
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.clips.sampling import SAMPLERS
-from dsts_pipeline.extract.resize import resize_frames, scaled_size
+from dsts_pipeline.extract.frames.resize import resize_frames, scaled_size
 
 Crops = Literal["centre", "three", "ten"]
 _CROPS: dict[str, Crops] = {"CenterCrop": "centre", "ThreeCrop": "three", "TenCrop": "ten"}

@@ -1,0 +1,1 @@
+"""Weights files of others, read without running code; addresses, digests, names of keys."""

@@ -1,0 +1,1 @@
+"""From a clip's file to the frames that a backbone takes: views, decoding, augmentation."""
