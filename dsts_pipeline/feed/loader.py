@@ -80,6 +80,10 @@ class FeatureFeed:
         """Clip id of each of `rows`, for the samplers."""
         return np.array(self.store.video_ids)[self.rows]
 
+    def name_of(self, row: int) -> str:
+        """The clip id of a row of the store."""
+        return str(self.store.video_ids[row])
+
     @property
     def shards(self) -> np.ndarray:
         """Number of the shard that each of `rows` lies in, for the samplers, int64."""

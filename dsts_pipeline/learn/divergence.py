@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.feed import FeatureBatch, FeatureFeed
+from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.learn.options import TrainingOptions
 
 NUM_CLIPS_NAMED = 64
@@ -27,6 +27,12 @@ class Place(Protocol):
     num_steps: int
 
 
+class NamesClips(Protocol):
+    """A feed, as far as an error needs it."""
+
+    def name_of(self, row: int) -> str: ...
+
+
 class Watch:
     """Raises `SettingsError` where a training diverges.
 
@@ -35,7 +41,7 @@ class Watch:
         options: `max_loss`, and what is advised about.
     """
 
-    def __init__(self, feed: FeatureFeed, options: TrainingOptions) -> None:
+    def __init__(self, feed: NamesClips, options: TrainingOptions) -> None:
         self.feed, self.options = feed, options
         self.last_good = "none"
 
@@ -43,7 +49,7 @@ class Watch:
         """A training loss that is not finite or above `max_loss` is an error."""
         if math.isfinite(loss) and loss <= self.options.max_loss:
             return
-        clips = [str(self.feed.store.video_ids[row]) for row in batch.rows.tolist()]
+        clips = [self.feed.name_of(row) for row in batch.rows.tolist()]
         named = ", ".join(clips[:NUM_CLIPS_NAMED])
         more = len(clips) - NUM_CLIPS_NAMED
         raise self._error(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed, split_batches
 from dsts_pipeline.feed.samplers import evaluation_rows
-from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.learn.parts import dsts_of
 from dsts_pipeline.learn.processes import ALONE, Processes
 
 
@@ -69,18 +69,19 @@ def evaluate_rows(
     """
     was_training = head.training
     head.eval()
-    loss, correct, routing = 0.0, 0, []
+    loss, correct, count, routing = 0.0, 0, 0, []
     own_rows = evaluation_rows(rows, processes.rank, processes.world_size)
     for batch in _on(processes.device, feed, own_rows, batch_size):
         logits, chosen = _classify(head, batch)
         loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
+        count += len(batch)
         correct += int((logits.argmax(dim=1) == batch.labels).sum())
         if chosen is not None:
             routing.append(chosen.cpu())
     head.train(was_training)
-    found = processes.gather((loss, correct, routing))
-    num_clips = max(len(rows), 1)
-    routing = [chosen for _, _, parts in found for chosen in parts]
+    found = processes.gather((loss, correct, count, routing))
+    num_clips = max(sum(part[2] for part in found), 1)
+    routing = [chosen for part in found for chosen in part[3]]
     return Evaluation(
         sum(part[0] for part in found) / num_clips,
         sum(part[1] for part in found) / num_clips,
@@ -89,7 +90,7 @@ def evaluate_rows(
 
 
 def _classify(head: nn.Module, batch: FeatureBatch) -> tuple[Tensor, Tensor | None]:
-    if not isinstance(head, DSTSHead):
+    if dsts_of(head) is None:
         return head(batch.maps), None
     logits, records = head(batch.maps, with_records=True)
     choices = [record.choice for record in records if record.choice is not None]

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.head import DSTSHead, LayerNoise, LayerRecord
+from dsts_pipeline.head import LayerNoise, LayerRecord
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.synapse import balance_loss
 from dsts_pipeline.learn.mixup import MixedBatch
+from dsts_pipeline.learn.parts import dsts_of
 from dsts_pipeline.learn.precision import Precision, forward_context
 from dsts_pipeline.learn.processes import ALONE, Processes
 
@@ -34,6 +35,8 @@ class Draw:
 @dataclass(frozen=True)
 class Objective:
     """Loss of `head`: cross-entropy plus `balance_weight` times the load-balancing loss.
+
+    `head` may be a model with a backbone in front (see `parts`); a batch's maps are then frames.
 
     Called with values of u and d, as `meta_gradient` does, it may be differentiated twice;
     `first_order_loss` is the same loss, cheaper, for one derivative.
@@ -58,10 +61,11 @@ class Objective:
         Every process draws the noise of the joined batch, from equal generators, and takes that
         of its own samples; gates' noise is common.
         """
-        if not isinstance(self.head, DSTSHead):
+        head = dsts_of(self.head)
+        if head is None:
             return Draw(batch, None)
         size = len(batch)
-        noise = self.head.draw_noise(size * self.processes.world_size, generator)
+        noise = head.draw_noise(size * self.processes.world_size, generator)
         if self.processes.world_size > 1:
             start = size * self.processes.rank
             noise = tuple(n._replace(gumbel=n.gumbel[start : start + size]) for n in noise)
@@ -89,7 +93,7 @@ class Objective:
         first_order: bool = True,
     ) -> tuple[Tensor, Tensor, tuple[LayerRecord, ...]]:
         """Loss, logits `[B, K]` and records, at `parameters` or the head's own values."""
-        is_dsts = isinstance(self.head, DSTSHead)
+        is_dsts = dsts_of(self.head) is not None
         options: dict[str, Any] = {}
         if is_dsts:
             options = {

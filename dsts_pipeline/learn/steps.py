@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.head import DSTSHead, LayerRecord
+from dsts_pipeline.head import LayerRecord
 from dsts_pipeline.learn.mixup import split_batch
 from dsts_pipeline.learn.objective import Draw, Objective
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
+from dsts_pipeline.learn.parts import downstream_of, upstream_of
 from dsts_pipeline.learn.precision import LossScale
 from dsts_pipeline.learn.products import Method
 from dsts_pipeline.learn.udl import meta_gradient_of_parts
+
+Part = tuple[Draw, float]
+"""A part of a batch with its noise, and its weight in the mean."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Stepper:
     def plain_step(self, batch: FeatureBatch) -> StepResult:
         """Update u and d by the gradient of one loss (the ablation without UDL, Table 5)."""
         both = self.upstream.parameters + self.downstream.parameters
-        gradients, result = self._gradients(self._parts(batch), both)
+        gradients, result = self._gradients(self.objective, self._parts(batch), both)
         if self.scale.accepts(gradients):
             self.upstream.step(gradients[: len(self.upstream.parameters)])
             self.downstream.step(gradients[len(self.upstream.parameters) :])
@@ -83,32 +87,40 @@ class Stepper:
             ValueError: The batches share a sample.
         """
         check_disjoint(train_batch, val_batch)
-        head = self.objective.head
-        assert isinstance(head, DSTSHead)
-        u, d = head.upstream_parameters(), head.downstream_parameters()
         train, val = self._parts(train_batch), self._parts(val_batch)
+        self._meta_update(self.objective, train, val, inner_lr)
+        if self.redraw:
+            train = self._parts(train_batch)
+        return self._downstream_update(self.objective, train)
+
+    def _meta_update(
+        self, objective: Objective, train: Sequence[Part], val: Sequence[Part], inner_lr: float
+    ) -> None:
+        """Steps 1 and 2: update u of the objective's model."""
+        model = objective.head
         meta = meta_gradient_of_parts(
-            self.objective,
-            u,
-            d,
+            objective,
+            upstream_of(model),
+            downstream_of(model),
             train,
             val,
             inner_lr,
             method=self.method,
-            first_order_loss_fn=self.objective.first_order_loss,
+            first_order_loss_fn=objective.first_order_loss,
             loss_scale=self.scale.value,
-            sum_across=self.objective.processes.sum_named,
+            sum_across=objective.processes.sum_named,
         )
         if self.scale.accepts(meta.values()):
-            self.upstream.step([meta[name] for name in u])
-        if self.redraw:
-            train = self._parts(train_batch)
-        gradients, result = self._gradients(train, self.downstream.parameters)
+            self.upstream.step(list(meta.values()))
+
+    def _downstream_update(self, objective: Objective, train: Sequence[Part]) -> StepResult:
+        """Step 3: update d at the new u."""
+        gradients, result = self._gradients(objective, train, self.downstream.parameters)
         if self.scale.accepts(gradients):
             self.downstream.step(gradients)
         return result
 
-    def _parts(self, batch: FeatureBatch) -> list[tuple[Draw, float]]:
+    def _parts(self, batch: FeatureBatch) -> list[Part]:
         """The batch's parts with their noise and weight in the mean."""
         parts = split_batch(batch, self.part_size or len(batch))
         num_samples = len(batch) * self.objective.processes.world_size
@@ -117,20 +129,20 @@ class Stepper:
         ]
 
     def _gradients(
-        self, parts: Sequence[tuple[Draw, float]], parameters: Sequence[Tensor]
+        self, objective: Objective, parts: Sequence[Part], parameters: Sequence[Tensor]
     ) -> tuple[list[Tensor | None], StepResult]:
         """Gradients of the weighted loss by `parameters`; running statistics move."""
         total: list[Tensor | None] = [None] * len(parameters)
         loss_sum, logits, records = 0.0, [], []
         for draw, weight in parts:
-            loss, part_logits, part_records = self.objective.evaluate(draw, update_statistics=True)
+            loss, part_logits, part_records = objective.evaluate(draw, update_statistics=True)
             factor = weight * self.scale.value
             found = torch.autograd.grad(loss * factor, parameters, allow_unused=True)
             total = [_add(old, new) for old, new in zip(total, found, strict=True)]
             loss_sum += weight * loss.item()
             logits.append(part_logits.detach())
             records.append(part_records)
-        processes = self.objective.processes
+        processes = objective.processes
         total = processes.sum_gradients(total)
         gradients = [None if g is None else g / self.scale.value for g in total]
         loss_sum = float(processes.sum_numbers(torch.tensor(loss_sum, dtype=torch.float64)))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.head.inspection import usage_entropy
+from dsts_pipeline.learn.parts import dsts_of
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.steps import StepResult
 
@@ -26,7 +26,8 @@ class Tally:
     """
 
     def __init__(self, head: torch.nn.Module, processes: Processes) -> None:
-        layers = list(head.dsts_layers()) if isinstance(head, DSTSHead) else []
+        dsts = dsts_of(head)
+        layers = [] if dsts is None else list(dsts.dsts_layers())
         routed = bool(layers) and layers[0].options.synapse
         self.processes = processes
         self.num_clips, self.num_correct, self.loss, self.seconds = 0, 0, 0.0, 0.0

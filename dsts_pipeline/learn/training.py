@@ -20,7 +20,6 @@ from dsts_pipeline.base.progress import Track
 from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.feed import EpochSampler, FeatureBatch, FeatureFeed
 from dsts_pipeline.feed.cursor import SamplerCursor
-from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.head.inspection import summarize_head
 from dsts_pipeline.head.recalibration import recalibrate
 from dsts_pipeline.learn.average import WeightAverage
@@ -29,6 +28,7 @@ from dsts_pipeline.learn.heldout import Evaluation, evaluate_rows, hold_out, map
 from dsts_pipeline.learn.mixup import mix_batch
 from dsts_pipeline.learn.objective import Objective
 from dsts_pipeline.learn.options import TrainingOptions
+from dsts_pipeline.learn.parts import downstream_of, dsts_of, upstream_of
 from dsts_pipeline.learn.precision import LossScale
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.steps import Stepper, StepResult
@@ -69,21 +69,9 @@ class Training:
             fraction=options.heldout_fraction,
             seed=options.seed,
         )
-        upstream = head.upstream_parameters() if isinstance(head, DSTSHead) else {}
-        downstream = {n: p for n, p in head.named_parameters() if n not in upstream}
-        self.udl = options.udl and bool(upstream)
-        self.stepper = Stepper(
-            Objective(
-                head, options.label_smoothing, options.balance_weight, options.precision, processes
-            ),
-            options.optimizer_of(upstream),
-            options.optimizer_of(downstream),
-            LossScale.for_precision(options.precision),
-            part_size=options.part_size,
-            method=options.udl_method,
-            redraw=options.redraw_noise,
-            generator=torch.Generator(processes.device),
-        )
+        self.dsts = dsts_of(head)
+        self.udl = options.udl and bool(upstream_of(head))
+        self.stepper = self._stepper()
         self.sampler = self._sampler()
         self.cursor = SamplerCursor(self.sampler, paired=self.udl)
         self.average = None if options.ema_decay is None else WeightAverage(head, options.ema_decay)
@@ -158,8 +146,8 @@ class Training:
                 routing = found.routing
                 entry |= {"heldout_loss": found.loss, "heldout_accuracy": found.accuracy}
                 entry["best"] = self._consider(found, self.epoch)
-            if isinstance(self.head, DSTSHead):
-                entry["layers"] = summarize_head(self.head, routing)
+            if self.dsts is not None:
+                entry["layers"] = summarize_head(self.dsts, routing)
         return entry
 
     def _num_left(self) -> int:
@@ -219,11 +207,30 @@ class Training:
 
     def _recalibrate(self, rows: np.ndarray) -> None:
         """Choice: every process goes through all of `rows` itself."""
-        if self.options.recompute_statistics and isinstance(self.head, DSTSHead):
+        if self.options.recompute_statistics and self.dsts is not None:
             passes = map_passes(
                 self.feed, rows, batch_size=EVALUATION_BATCH, device=self.processes.device
             )
-            recalibrate(self.head, passes)
+            recalibrate(self.dsts, passes)
+
+    def _stepper(self) -> Stepper:
+        options = self.options
+        return Stepper(
+            Objective(
+                self.head,
+                options.label_smoothing,
+                options.balance_weight,
+                options.precision,
+                self.processes,
+            ),
+            options.optimizer_of(upstream_of(self.head)),
+            options.optimizer_of(downstream_of(self.head)),
+            LossScale.for_precision(options.precision),
+            part_size=options.part_size,
+            method=options.udl_method,
+            redraw=options.redraw_noise,
+            generator=torch.Generator(self.processes.device),
+        )
 
     def _sampler(self) -> EpochSampler:
         options, kept = self.options, np.isin(self.feed.rows, self.rows)
