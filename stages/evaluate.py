@@ -18,7 +18,7 @@ from dsts_pipeline.metrics import (
 from stages import places
 from stages.inputs import open_features
 from stages.results import print_table
-from stages.scores import score_head
+from stages.scores import load_fitting_head, score_head
 
 
 def run(settings: Settings) -> None:
@@ -32,8 +32,10 @@ def run(settings: Settings) -> None:
     imported = "import" in store.manifest["made_of"]
     unusable = () if imported else ClipIndex.load(places.CLIP_INDEX).problems
     rows = store.rows_of_split(chosen.split)
-    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     names = [name for name in places.HEAD_NAMES if (places.HEADS / name).exists()]
+    for name in names:
+        load_fitting_head(places.HEADS / name, store)  # told before a map is read
+    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     heads = {}
     with track("Evaluating", len(names) * len(rows)) as progress:
         for name in names:

@@ -32,8 +32,10 @@ def run(settings: Settings) -> None:
 def _train_heads(settings: Settings, trainings: Trainings) -> None:
     store = open_features(settings.feed)
     rows = store.rows_of_split("train")
-    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     sizes = store.map_shape[0], len(store.class_names)
+    head = _build_dsts(settings, sizes)
+    trainings.check(store, rows, paired=settings.udl.enabled and bool(head.upstream_parameters()))
+    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     classifier = classifier_of(settings.backbone.weights, store)
     names = "head", "udl", "train", "feed"
     made_by = {name: getattr(settings, name).model_dump(mode="json") for name in names}
@@ -54,7 +56,6 @@ def _train_heads(settings: Settings, trainings: Trainings) -> None:
     history = trainings.train("Training linear probe", probe, feed)
     trainings.save("linear_probe", "linear probe", probe, history)
 
-    head = _build_dsts(settings, sizes)
     if classifier and settings.head.take_over_classifier:
         take_over_classifier(head, *classifier)
     udl = settings.udl

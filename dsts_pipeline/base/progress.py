@@ -30,8 +30,9 @@ class Track(Protocol):
 
 
 class _BarTrack:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress, self._task, self._done = progress, task, 0  # done: in this run
+    def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
+        self._progress, self._task, self._unit = progress, task, unit
+        self._done = 0  # in this run
         self._start = time.monotonic()
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
@@ -39,7 +40,7 @@ class _BarTrack:
         rate = self._done / max(time.monotonic() - self._start, 1e-9)
         if note is not None:
             self._progress.update(self._task, note=note)
-        self._progress.update(self._task, advance=count, rate=f"{rate:,.1f}/s")
+        self._progress.update(self._task, advance=count, rate=f"{rate:,.1f} {self._unit}/s")
 
 
 class _LineTrack:
@@ -82,6 +83,5 @@ def track(title: str, total: int, unit: str = "clips", *, done: int = 0) -> Iter
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield _BarTrack(
-            progress, progress.add_task(title, total=total, completed=done, rate="", note="")
-        )
+        task = progress.add_task(title, total=total, completed=done, rate="", note="")
+        yield _BarTrack(progress, task, unit)

@@ -1,5 +1,6 @@
 """Logits to a trained head: UDL, the plain step, the loop, its checkpoints and processes."""
 
+from dsts_pipeline.learn.checks import check_clips
 from dsts_pipeline.learn.loop import train_head
 from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.processes import Processes, joined_processes
@@ -12,6 +13,7 @@ __all__ = [
     "Processes",
     "TrainingOptions",
     "TrainingStopped",
+    "check_clips",
     "joined_processes",
     "meta_gradient",
     "remove_checkpoints",

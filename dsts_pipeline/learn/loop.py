@@ -13,6 +13,7 @@ from torch import nn
 
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.learn.checks import check_head
 from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
@@ -54,10 +55,12 @@ def train_head(
         layers (see `inspection.summarize_layer`).
 
     Raises:
-        SettingsError: Too few clips for UDL's pairs of batches, or the training diverged.
+        SettingsError: The head is made for other maps or classes, too few clips for UDL's pairs of
+            batches, or the training diverged.
         CheckpointError: The checkpoint is damaged or in use.
         TrainingStopped: A stop was asked for; the training is saved.
     """
+    check_head(head, feed)
     training = Training(head, feed, TrainingOptions(**options), processes)
     with Keeper(training, checkpoints) as keeper:
         if keeper.resume():

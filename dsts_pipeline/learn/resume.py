@@ -84,12 +84,17 @@ class Keeper:
         """Bring the training to where the checkpoint is; False where there is none.
 
         Raises:
-            CheckpointError: It is damaged.
+            CheckpointError: It is damaged, or of another training.
         """
         found = None if self.folder is None else self.folder.load()
         if found is None or self.folder is None:
             return False
         values, files = found
+        if (of := values.get("training")) != self.folder.path.name:
+            raise CheckpointError(
+                f"{self.folder.path} holds the checkpoint of another training ({of}): of another "
+                "head, other settings or other clips; delete it to train from the start"
+            )
         try:
             self._restore(values, self.folder.load_tensors(files["last"]))
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
@@ -175,7 +180,9 @@ class Keeper:
             tensors["random/cuda"] = torch.cuda.get_rng_state(training.processes.device)
         if training.average is not None:
             tensors |= {f"average/{n}": v for n, v in training.average.values.items()}
+        assert self.folder is not None
         values = {
+            "training": self.folder.path.name,
             "epoch": training.epoch,
             "num_steps": training.num_steps,
             "sampler": self._sampler_state(),

@@ -253,3 +253,13 @@ def test_divergence_names_step_clips_and_the_last_good_checkpoint(tmp_path):
     changes = {"learning_rate": 1e3, "max_loss": 50.0, "optimizer": "sgd", "schedule": "constant"}
     with pytest.raises(SettingsError, match=expected):
         train_variant("plain", lambda: None, options, **changes)
+
+
+def test_a_checkpoint_of_another_head_is_refused(tmp_path):
+    """Copied to where this training looks for its own, as a rename by hand would."""
+    _, folder = stopped_at(tmp_path / "one", 18)
+    options, other = stopped_at(tmp_path / "two", 18, seed=4)
+    for path in folder.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(CheckpointError, match=rf"of another training \({folder.name}\): of anoth"):
+        train_variant("udl", lambda: None, options, seed=4)

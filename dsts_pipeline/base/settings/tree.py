@@ -25,6 +25,7 @@ from dsts_pipeline.base.settings.features import FeedSettings, StoreSettings
 from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.base.settings.results import EvaluateSettings, ReportSettings
 from dsts_pipeline.base.settings.sections import Section
+from dsts_pipeline.base.settings.together import check_together
 
 
 class Settings(Section):
@@ -52,7 +53,7 @@ def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:
 
     Raises:
         SettingsError: The file is missing or no mapping, a key is unknown, a value is of the
-            wrong type or out of range.
+            wrong type or out of range, or settings don't fit together.
     """
     values = _read_params(Path(params))
     known = set(setting_keys())
@@ -60,9 +61,11 @@ def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:
         _apply_override(values, override, known)
     try:
         # JSON mode: lists of YAML fit tuples, while numbers, texts and truths stay strictly apart.
-        return Settings.model_validate_json(json.dumps(values, default=str))
+        settings = Settings.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise SettingsError(_describe(error, str(params), bool(overrides))) from None
+    check_together(settings)
+    return settings
 
 
 def setting_keys(model: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
