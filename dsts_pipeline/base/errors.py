@@ -27,3 +27,7 @@ class StoreError(UserError):
 
 class CheckpointError(UserError):
     """Saved weights do not fit the model or the settings that they are loaded into."""
+
+
+class BundleError(UserError):
+    """A bundle is damaged, of another version, or its parts do not belong together."""

@@ -48,20 +48,40 @@ def stores(
 
 
 def export(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, such as maps.h5.")],
-    store: Annotated[str | None, typer.Option("--store", help="Folder, URL or HDF5 file.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Only this split.")] = None,
-    format: Annotated[str, typer.Option("--format", help="hdf5 is the one there is.")] = "hdf5",
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file or folder to write.")],
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help="hdf5 or bundle; without it, as the name of OUT ends."),
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="hdf5: folder, URL or HDF5 file.")
+    ] = None,
+    split: Annotated[str | None, typer.Option("--split", help="hdf5: only this split.")] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", help="bundle: which of outputs/heads, else dsts.")
+    ] = None,
+    with_backbone: Annotated[
+        bool | None,
+        typer.Option(
+            "--with-backbone/--without-backbone",
+            help="bundle: copy the backbone's weights in; without it, files up to 16 MiB.",
+        ),
+    ] = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
 ) -> None:
-    """Pack a feature store, or one split of it, into one HDF5 file.
+    """Take something out of a run: a store's maps, or the trained head with all it needs.
 
-    Example: python cli.py export train.h5 --split train
+    hdf5 (OUT ends in .h5 or .hdf5) packs a feature store, or one split of it, into one file.
+    bundle (OUT has no ending) makes the folder that `predict` and `demo-app` read: head, backbone,
+    input and labels. See docs/predict.md.
+
+    Example: python cli.py export train.h5 --split train && python cli.py export my_bundle
     """
-    options = {"out": out, "store": store, "split": split, "format": format}
-    run_stage("export", params, overrides, debug, **options)
+    options = {"out": out, "format": format, "store": store, "split": split}
+    parts = {"head": head, "with_backbone": with_backbone}
+    run_stage("export", params, overrides, debug, **options, **parts)
 
 
 def import_features(

@@ -1,0 +1,150 @@
+"""A bundle: head, backbone, input and labels, which belong together, in a folder of plain files.
+
+Enters: a trained head, the store that it was trained on, the backbone that made the store's maps.
+Leaves: `bundle.json` (what decides an answer, where it comes from), `head.json` and
+`head.safetensors`, and by choice the backbone's weights. What does not belong together is refused,
+when a bundle is made and when it is loaded. Nothing in it can run code.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, cast
+
+from dsts_pipeline.base.errors import BundleError, UserError
+from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.clips.decode import Decoder, name_decoder
+from dsts_pipeline.extract.checkpoints.downloads import is_address, locate_weights
+from dsts_pipeline.extract.checkpoints.weights import RANDOM
+from dsts_pipeline.extract.models.backbones import Backbone
+from dsts_pipeline.head import load_head, save_head
+from dsts_pipeline.serve.bundle_files import RECORD, new_folder, read_record, write_record
+from dsts_pipeline.serve.bundle_parts import BackboneSource, Bundle
+
+__all__ = ["BackboneSource", "Bundle", "load_bundle", "save_bundle"]
+
+# Weights up to this size are copied into a bundle unless the caller says otherwise.
+COPIED_BYTES = 16 * 2**20
+
+
+def save_bundle(out: str | Path, bundle: Bundle, *, with_backbone: bool | None = None) -> Path:
+    """Write `bundle` as the folder `out`, which appears when it is complete.
+
+    Args:
+        with_backbone: Whether the backbone's weights are copied in; None: files up to
+            `COPIED_BYTES` are, which takes in the embedded one. Otherwise the bundle holds their
+            path or address, and their digest.
+
+    Raises:
+        BundleError: `out` exists, or the weights are no single file and are to be copied.
+    """
+    out, content = Path(out), _describe(bundle)
+    with new_folder(out) as folder:
+        save_head(folder, bundle.head, dict(bundle.head_record))
+        if (file := _file_to_copy(bundle.source.weights, with_backbone)) is not None:
+            copy = folder / f"backbone{file.suffix}"
+            shutil.copyfile(file, copy)
+            if sha256_file(copy) != bundle.weights_sha256:
+                raise BundleError(f"{file}: changed since it was loaded; export again")
+            content["backbone"]["file"] = copy.name
+        write_record(folder, content)
+    return out
+
+
+def _describe(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "title": bundle.title,
+        "classes": {
+            "names": list(bundle.class_names),
+            "attribute_names": list(bundle.attribute_names),
+            "attributes": [list(row) for row in bundle.attributes],
+        },
+        "backbone": asdict(bundle.source)
+        | {"file": None, "sha256": bundle.weights_sha256, "map_shape": list(bundle.map_shape)},
+        "made_of": dict(bundle.made_of),
+        "store": dict(bundle.store),
+        "provenance": dict(bundle.provenance),
+        "figures": bundle.figures,
+    }
+
+
+def _file_to_copy(source: str, with_backbone: bool | None) -> Path | None:
+    """The weights file that goes into the bundle, if one does."""
+    if with_backbone is False or source == RANDOM:
+        return None
+    if Path(source).is_dir():
+        if with_backbone:
+            raise BundleError(
+                f"{source}: a folder of weights is not copied; leave --with-backbone out"
+            )
+        return None
+    file = locate_weights(source).path
+    return file if with_backbone or file.stat().st_size <= COPIED_BYTES else None
+
+
+def load_bundle(path: str | Path, *, weights: str | None = None) -> Bundle:
+    """Read a bundle that `save_bundle` wrote, the backbone on the CPU.
+
+    Args:
+        weights: Where the backbone's weights are now, if the bundle holds only a reference that
+            does not lead there; they must be the same ones.
+
+    Raises:
+        BundleError: A part is missing, damaged, or does not belong to the others.
+    """
+    folder = Path(path)
+    record = read_record(folder)
+    try:
+        head, head_record = load_head(folder)
+        source, sha256 = _read_source(folder, record, weights)
+        backbone = source.build(sha256)
+        classes = record["classes"]
+        return Bundle(
+            head=head,
+            head_record=head_record,
+            backbone=backbone,
+            source=source,
+            made_of=record["made_of"],
+            store=record["store"],
+            class_names=tuple(classes["names"]),
+            attribute_names=tuple(classes["attribute_names"]),
+            attributes=tuple(map(tuple, classes["attributes"])),
+            provenance=record["provenance"],
+            figures=record["figures"],
+            notes=_tell_versions(record["made_of"], backbone),
+        )
+    except (KeyError, TypeError) as error:
+        raise BundleError(f"{folder / RECORD}: lacks {error}; export the bundle again") from None
+    except UserError as error:
+        raise BundleError(f"{folder}: {error}") from None
+
+
+def _read_source(
+    folder: Path, record: Mapping[str, Any], weights: str | None
+) -> tuple[BackboneSource, str | None]:
+    """How the backbone is built, its weights where they are now, and their digest."""
+    values = dict(record["backbone"])
+    del values["map_shape"]
+    file, sha256 = values.pop("file"), values.pop("sha256")
+    if file and file not in record["files"]:
+        raise BundleError(f"{RECORD} names no digest of {file}; export the bundle again")
+    source = BackboneSource(**values)
+    place = weights or (str(folder / file) if file else source.weights)
+    if not (place == RANDOM or is_address(place) or Path(place).exists()):
+        raise BundleError(
+            f"backbone: its weights {place} are not here and not in the bundle (sha256 {sha256}); "
+            "say where they are by --weights, or export with --with-backbone"
+        )
+    return replace(source, weights=place), sha256
+
+
+def _tell_versions(made_of: Mapping[str, Any], backbone: Backbone) -> tuple[str, ...]:
+    """What differs from where the maps were made and may change last digits."""
+    before, now = made_of["backbone"].get("versions", {}), backbone.describe().get("versions", {})
+    pairs = [(f"{name} {before[name]}", f"{name} {now.get(name)}") for name in sorted(before)]
+    decoders = [made_of[key] for key in ("decoder", "decoder_fallback") if key in made_of]
+    pairs += [(named, name_decoder(cast(Decoder, named.split()[0]))) for named in decoders]
+    return tuple(f"{new} here, {old} where the maps were made" for old, new in pairs if old != new)
