@@ -14,6 +14,7 @@ from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead, LinearProbe, take_over_classifier
+from dsts_pipeline.learn import TrainingOptions, check_clips
 from stages import places
 from stages.classifier import classifier_of
 from stages.curves import log_curves
@@ -34,7 +35,10 @@ def _train_heads(settings: Settings, trainings: Trainings) -> None:
     rows = store.rows_of_split("train")
     sizes = store.map_shape[0], len(store.class_names)
     head = _build_dsts(settings, sizes)
-    trainings.check(store, rows, paired=settings.udl.enabled and bool(head.upstream_parameters()))
+    paired = settings.udl.enabled and bool(head.upstream_parameters())
+    options = TrainingOptions(**trainings.options)
+    world_size = trainings.processes.world_size
+    check_clips(store, rows, options, paired=paired, world_size=world_size)
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     classifier = classifier_of(settings.backbone.weights, store)
     names = "head", "udl", "train", "feed"
@@ -59,11 +63,11 @@ def _train_heads(settings: Settings, trainings: Trainings) -> None:
     if classifier and settings.head.take_over_classifier:
         take_over_classifier(head, *classifier)
     udl = settings.udl
-    options: dict[str, Any] = {"udl": udl.enabled, "udl_method": udl.method}
-    options |= udl.model_dump(include={"redraw_noise", "inner_learning_rate"})
+    of_udl: dict[str, Any] = {"udl": udl.enabled, "udl_method": udl.method}
+    of_udl |= udl.model_dump(include={"redraw_noise", "inner_learning_rate"})
     board = places.TENSORBOARD if settings.train.tensorboard else None
     with log_curves(places.CURVES, board, trainings.processes.is_first) as log:
-        history = trainings.train("Training DSTS head", head, feed, log, **options)
+        history = trainings.train("Training DSTS head", head, feed, log, **of_udl)
     title = f"DSTS head (N = {settings.head.num_neurons}, L = {settings.head.num_layers})"
     trainings.save("dsts", title, head, history)
 

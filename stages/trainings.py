@@ -6,20 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings.learning import TrainSettings
-from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import save_head
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
-    TrainingOptions,
-    check_clips,
     joined_processes,
     remove_checkpoints,
     stop_on_sigterm,
@@ -44,13 +40,6 @@ class Trainings:
     ) -> None:
         self.processes, self.saved = processes, saved
         self.options, self.made_of = options, dict[str, Any]()
-
-    def check(self, store: FeatureStore, rows: np.ndarray, *, paired: bool) -> None:
-        """Refuse clips that can't be trained on, before a map is read; see `check_clips`."""
-        world_size = self.processes.world_size
-        check_clips(
-            store, rows, TrainingOptions(**self.options), paired=paired, world_size=world_size
-        )
 
     def train(
         self,
