@@ -36,9 +36,8 @@ def _train_heads(settings: Settings, trainings: Trainings) -> None:
     sizes = store.map_shape[0], len(store.class_names)
     head = _build_dsts(settings, sizes)
     paired = settings.udl.enabled and bool(head.upstream_parameters())
-    options = TrainingOptions(**trainings.options)
-    world_size = trainings.processes.world_size
-    check_clips(store, rows, options, paired=paired, world_size=world_size)
+    options, num = TrainingOptions(**trainings.options), trainings.processes.world_size
+    check_clips(store, rows, options, paired=paired, world_size=num)
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     classifier = classifier_of(settings.backbone.weights, store)
     names = "head", "udl", "train", "feed"
