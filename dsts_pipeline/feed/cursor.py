@@ -33,6 +33,11 @@ class SamplerCursor:
         """The batches, or pairs, of the current epoch that are not done."""
         return self._of_epoch()[self.num_done :]
 
+    @property
+    def num_batches(self) -> int:
+        """Batches, or pairs, of the current epoch, done or not."""
+        return len(self._of_epoch())
+
     def advance(self) -> None:
         """One more batch is done; after an epoch's last one comes the first of the next epoch."""
         self.num_done += 1

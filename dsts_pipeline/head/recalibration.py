@@ -11,7 +11,8 @@ hardened this decides whether it works at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from dsts_pipeline.head.layer import DSTSLayer
 from dsts_pipeline.head.norms import NeuronNorm
 
 MapPasses = Callable[[], Iterable[Tensor]]
+Consumer = Callable[[Tensor], None]
 
 
 class _Moments:
@@ -48,7 +50,6 @@ class _Moments:
         var.copy_(torch.where(enough, unbiased.clamp(min=0.0).to(var), var))
 
 
-@torch.no_grad()
 def recalibrate(head: DSTSHead, passes: MapPasses) -> None:
     """Recompute every running statistic of `head` without noise.
 
@@ -58,43 +59,59 @@ def recalibrate(head: DSTSHead, passes: MapPasses) -> None:
         passes: Called up to 2 L times; each call gives batches of maps `[B, C, T, H, W]`, always
             the same clips.
     """
+    for consume in recalibration_passes(head):
+        for maps in passes():
+            consume(maps)
+
+
+def recalibration_passes(head: DSTSHead) -> Iterator[Consumer]:
+    """What `recalibrate` does, pass by pass: each function given wants the maps of one pass.
+
+    The statistics of a pass are in place when the next one is asked for.
+    """
     was_training = head.training
     head.eval()
     try:
         for position, layer in enumerate(head.dsts_layers()):
             if layer.options.synapse and layer.options.impulse == "standardized":
-                _recalibrate_impulses(head, position, layer, passes)
-            _recalibrate_norms(head, position, layer, passes)
+                impulses = layer.impulses
+                assert isinstance(impulses, Impulses)
+                moments = _Moments(impulses.running_mean)
+                yield partial(_add_impulses, moments, head, position, layer)
+                moments.write(impulses.running_mean, impulses.running_var)
+            collected: dict[NeuronNorm, _Moments] = {}
+            yield partial(_add_outputs, collected, head, position, layer)
+            for norm, moments in collected.items():
+                moments.write(norm.running_mean, norm.running_var)
     finally:
         head.train(was_training)
 
 
-def _recalibrate_impulses(
-    head: DSTSHead, position: int, layer: DSTSLayer, passes: MapPasses
+@torch.no_grad()
+def _add_impulses(
+    moments: _Moments, head: DSTSHead, position: int, layer: DSTSLayer, maps: Tensor
 ) -> None:
-    impulses = layer.impulses
-    assert isinstance(impulses, Impulses)
-    moments = _Moments(impulses.running_mean)
-    for maps in passes():
-        raw = impulses.measure(head.layer_input(maps, position), layer.scoring_kernel).double()
-        count = torch.full_like(moments.count, len(raw))
-        moments.add(raw.sum(dim=0), raw.square().sum(dim=0), count)
-    moments.write(impulses.running_mean, impulses.running_var)
+    raw = layer.impulses.measure(head.layer_input(maps, position), layer.scoring_kernel).double()
+    count = torch.full_like(moments.count, len(raw))
+    moments.add(raw.sum(dim=0), raw.square().sum(dim=0), count)
 
 
-def _recalibrate_norms(head: DSTSHead, position: int, layer: DSTSLayer, passes: MapPasses) -> None:
-    collected: dict[NeuronNorm, _Moments] = {}
-    for maps in passes():
-        x = head.layer_input(maps, position)
-        for norm, z, samples in layer.raw_outputs(x):
-            moments = collected.setdefault(norm, _Moments(norm.running_mean))
-            z = z.double()
-            moments.add(
-                torch.einsum("bn,bnc->nc", samples, z.sum(dim=1).expand(-1, samples.shape[1], -1)),
-                torch.einsum(
-                    "bn,bnc->nc", samples, z.square().sum(dim=1).expand(-1, samples.shape[1], -1)
-                ),
-                samples.sum(dim=0) * z.shape[1],
-            )
-    for norm, moments in collected.items():
-        moments.write(norm.running_mean, norm.running_var)
+@torch.no_grad()
+def _add_outputs(
+    collected: dict[NeuronNorm, _Moments],
+    head: DSTSHead,
+    position: int,
+    layer: DSTSLayer,
+    maps: Tensor,
+) -> None:
+    x = head.layer_input(maps, position)
+    for norm, z, samples in layer.raw_outputs(x):
+        moments = collected.setdefault(norm, _Moments(norm.running_mean))
+        z = z.double()
+        moments.add(
+            torch.einsum("bn,bnc->nc", samples, z.sum(dim=1).expand(-1, samples.shape[1], -1)),
+            torch.einsum(
+                "bn,bnc->nc", samples, z.square().sum(dim=1).expand(-1, samples.shape[1], -1)
+            ),
+            samples.sum(dim=0) * z.shape[1],
+        )

@@ -43,7 +43,8 @@ def check_clips(
             "list of classes disagree: correct them, then `python cli.py prepare` and `extract`"
         )
     ids = np.asarray(store.video_ids)
-    parts = hold_out(rows, labels, ids[rows], fraction=options.heldout_fraction, seed=options.seed)
+    share, seed = options.heldout_fraction, options.stream_seed
+    parts = hold_out(rows, labels, ids[rows], fraction=share, seed=seed)
     num_kept, num_held = (len(np.unique(ids[part])) for part in parts)
     together = options.batch_size * world_size
     needed = 2 * together if paired else together if world_size > 1 else 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.base.seeding import derive_seed
-from dsts_pipeline.feed import FeatureBatch, FeatureFeed, split_batches
+from dsts_pipeline.feed import FeatureBatch, FeatureFeed
 from dsts_pipeline.feed.samplers import evaluation_rows
 from dsts_pipeline.learn.parts import dsts_of
+from dsts_pipeline.learn.passes import Asking, MapPass, make_passes
 from dsts_pipeline.learn.processes import ALONE, Processes
 
 
@@ -53,7 +53,6 @@ class Evaluation:
     routing: Tensor | None
 
 
-@torch.no_grad()
 def evaluate_rows(
     head: nn.Module,
     feed: FeatureFeed,
@@ -67,19 +66,20 @@ def evaluate_rows(
     Choice: where held-out clips have several views, each counts as a clip. These figures only
     choose the epoch; the views' mean is taken where results are counted (`metrics.views`).
     """
+    asking = evaluation_pass(head, rows, processes)
+    return make_passes(asking, feed, processes.device, batch_size=batch_size)
+
+
+def evaluation_pass(
+    head: nn.Module, rows: np.ndarray, processes: Processes = ALONE
+) -> Asking[Evaluation]:
+    """`evaluate_rows` as one wish for a pass."""
     was_training = head.training
     head.eval()
-    loss, correct, count, routing = 0.0, 0, 0, []
-    own_rows = evaluation_rows(rows, processes.rank, processes.world_size)
-    for batch in _on(processes.device, feed, own_rows, batch_size):
-        logits, chosen = _classify(head, batch)
-        loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
-        count += len(batch)
-        correct += int((logits.argmax(dim=1) == batch.labels).sum())
-        if chosen is not None:
-            routing.append(chosen.cpu())
+    counts = _Counts(head)
+    yield MapPass(evaluation_rows(rows, processes.rank, processes.world_size), counts.add)
     head.train(was_training)
-    found = processes.gather((loss, correct, count, routing))
+    found = processes.gather((counts.loss, counts.num_correct, counts.num_seen, counts.routing))
     num_clips = max(sum(part[2] for part in found), 1)
     routing = [chosen for part in found for chosen in part[3]]
     return Evaluation(
@@ -89,27 +89,26 @@ def evaluate_rows(
     )
 
 
+class _Counts:
+    """Loss, right answers and choices of `head`, summed over batches."""
+
+    def __init__(self, head: nn.Module) -> None:
+        self.head, self.loss, self.num_correct, self.num_seen = head, 0.0, 0, 0
+        self.routing: list[Tensor] = []
+
+    @torch.no_grad()
+    def add(self, batch: FeatureBatch) -> None:
+        logits, chosen = _classify(self.head, batch)
+        self.loss += float(nn.functional.cross_entropy(logits, batch.labels, reduction="sum"))
+        self.num_seen += len(batch)
+        self.num_correct += int((logits.argmax(dim=1) == batch.labels).sum())
+        if chosen is not None:
+            self.routing.append(chosen.cpu())
+
+
 def _classify(head: nn.Module, batch: FeatureBatch) -> tuple[Tensor, Tensor | None]:
     if dsts_of(head) is None:
         return head(batch.maps), None
     logits, records = head(batch.maps, with_records=True)
     choices = [record.choice for record in records if record.choice is not None]
     return logits, torch.stack(choices, dim=1) if choices else None
-
-
-def _on(
-    device: torch.device, feed: FeatureFeed, rows: np.ndarray, batch_size: int
-) -> Iterator[FeatureBatch]:
-    return (batch.to(device) for batch in feed.batches(split_batches(rows, batch_size)))
-
-
-def map_passes(
-    feed: FeatureFeed, rows: np.ndarray, *, batch_size: int, device: torch.device
-) -> Callable[[], Iterator[Tensor]]:
-    """A function each call of which goes once through the maps of `rows`."""
-
-    def one_pass() -> Iterator[Tensor]:
-        for batch in _on(device, feed, rows, batch_size):
-            yield batch.maps
-
-    return one_pass

@@ -66,9 +66,9 @@ def train_head(
         if keeper.resume():
             console.print(f"{title}: goes on from {training.watch.last_good}")
         else:
-            training.start()
+            training.make_passes(training.start())
         _run_epochs(training, keeper, title, on_epoch or (lambda entry: None))
-        training.finish()
+        training.make_passes(training.finish())
     return training.history
 
 
@@ -79,6 +79,6 @@ def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoc
     num_epochs, num_clips = training.options.num_epochs, training.sampler.num_clips
     done = len(training.history) * num_clips + training.tally.num_clips
     with track(title, num_epochs * num_clips, done=done) as progress:
-        while training.epoch < num_epochs and not training.ends_early:
+        while not training.is_done:
             on_epoch(training.run_epoch(progress, keeper.after_batch))
             keeper.after_epoch()

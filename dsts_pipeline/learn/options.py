@@ -22,6 +22,9 @@ class TrainingOptions:
     Args:
         num_epochs: Passes over the clips that are not held out; 0 leaves the head as it is.
         batch_size: Clips per batch; UDL takes two batches an iteration.
+        seed: Of noise and mixup; the head's first values are the caller's.
+        data_seed: Of the order of batches and of what is held out; None is `seed`. Trainings of
+            different seeds and one data seed go through the same batches.
         udl_method: "exact", "forward_over_reverse" or "finite_difference"; see `products`.
         udl: Whether a `DSTSHead` that has upstream parameters is trained by UDL.
         inner_learning_rate: alpha of UDL's simulated step; None is d's current learning rate.
@@ -51,6 +54,7 @@ class TrainingOptions:
     num_epochs: int
     batch_size: int = 32
     seed: int = 0
+    data_seed: int | None = None
     udl: bool = True
     udl_method: Method = "exact"
     inner_learning_rate: float | None = None
@@ -89,6 +93,11 @@ class TrainingOptions:
                 f"early_stopping_epochs is {self.early_stopping_epochs} and heldout_fraction 0: "
                 "there is nothing to judge an epoch by; set train.heldout_fraction, such as 0.1"
             )
+
+    @property
+    def stream_seed(self) -> int:
+        """The seed of the order of batches and of what is held out."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def learning_rate_of(self, name: str) -> float:
         """Peak learning rate of the parameter `name`."""

@@ -10,7 +10,8 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,22 +22,23 @@ from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.feed import EpochSampler, FeatureBatch, FeatureFeed
 from dsts_pipeline.feed.cursor import SamplerCursor
 from dsts_pipeline.head.inspection import summarize_head
-from dsts_pipeline.head.recalibration import recalibrate
+from dsts_pipeline.head.recalibration import recalibration_passes
 from dsts_pipeline.learn.average import WeightAverage
 from dsts_pipeline.learn.divergence import Watch
-from dsts_pipeline.learn.heldout import Evaluation, evaluate_rows, hold_out, map_passes
+from dsts_pipeline.learn.heldout import Evaluation, evaluation_pass, hold_out
 from dsts_pipeline.learn.mixup import mix_batch
 from dsts_pipeline.learn.objective import Objective
 from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.parts import downstream_of, dsts_of, upstream_of
+from dsts_pipeline.learn.passes import Asking, MapPass, make_passes
 from dsts_pipeline.learn.precision import LossScale
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.steps import Stepper, StepResult
 from dsts_pipeline.learn.tally import Tally
 
-EVALUATION_BATCH = 128
 AfterBatch = Callable[[], None]
 Pair = tuple[FeatureBatch, FeatureBatch | None]
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -67,7 +69,7 @@ class Training:
             feed.labels,
             feed.groups,
             fraction=options.heldout_fraction,
-            seed=options.seed,
+            seed=options.stream_seed,
         )
         self.dsts = dsts_of(head)
         self.udl = options.udl and bool(upstream_of(head))
@@ -81,12 +83,15 @@ class Training:
         self.history: list[dict[str, Any]] = []
         self.tally = Tally(head, processes)
 
-    def start(self) -> None:
+    def start(self) -> Asking[None]:
         """Make the untrained head the first candidate."""
         if len(self.heldout):
-            found = self._evaluate()
-            self.watch.check_evaluation(found.loss, self)
+            found = yield from self._evaluate()
             self._consider(found, -1)
+
+    def make_passes(self, asking: Asking[T]) -> T:
+        """Make the passes that `start`, `end_epoch` or `finish` asks for."""
+        return make_passes(asking, self.feed, self.processes.device)
 
     @property
     def ends_early(self) -> bool:
@@ -95,39 +100,69 @@ class Training:
         last = self.history[-patience:] if patience else []
         return bool(last) and len(last) == patience and not any(entry["best"] for entry in last)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether no epoch is to come."""
+        return self.epoch >= self.options.num_epochs or self.ends_early
+
     def run_epoch(self, progress: Track, after_batch: AfterBatch) -> dict[str, Any]:
         """Train to the end of the epoch, evaluate, and describe both."""
         start = time.perf_counter() - self.tally.seconds
-        self.head.train()
-        batches, num_batches = self._batches()
-        for position, (batch, val_batch) in enumerate(batches, num_batches - self._num_left()):
-            done = (self.epoch + position / num_batches) / self.options.num_epochs
-            result = self._step(batch, val_batch, done)
-            self.num_steps += 1
-            self.watch.check_loss(result.loss, self, position, batch)
-            self.tally.add(result, batch)
-            self.cursor.advance()
+        self.begin_epoch()
+        for batch, val_batch in self._batches():
+            self.step(batch, val_batch)
             self.tally.seconds = time.perf_counter() - start
             progress.advance(len(batch) * self.processes.world_size, self.tally.describe())
             after_batch()
-        self.watch.check_weights(self)
-        entry = self._finish_epoch()
+        entry = self.make_passes(self.end_epoch())
         entry["seconds"] = time.perf_counter() - start
+        return entry
+
+    def begin_epoch(self) -> None:
+        """Before the epoch's first batch, and before the first one after a stop.
+
+        The noise of an epoch starts from a seed of its own; in mid-epoch it goes on.
+        """
+        self.head.train()
+        at_start = self.cursor.epoch == self.epoch and self.cursor.num_done == 0
+        if at_start and self.stepper.generator is not None:
+            seed = derive_seed(self.options.seed, "noise", self.epoch)
+            self.stepper.generator.manual_seed(seed)
+
+    def remaining(self) -> list[Any]:
+        """Rows of the batches, or of UDL's pairs, of the epoch that are not done."""
+        return self.cursor.remaining() if self.cursor.epoch == self.epoch else []
+
+    def step(self, batch: FeatureBatch, val_batch: FeatureBatch | None) -> None:
+        """Learn from the next batch, with UDL's validation batch where it takes one."""
+        position, num_batches = self.cursor.num_done, self.cursor.num_batches
+        done = (self.epoch + position / num_batches) / self.options.num_epochs
+        result = self._update(batch, val_batch, done)
+        self.num_steps += 1
+        self.watch.check_loss(result.loss, self, position, batch)
+        self.tally.add(result, batch)
+        self.cursor.advance()
+
+    def end_epoch(self) -> Asking[dict[str, Any]]:
+        """After the epoch's last batch: evaluate, describe, go on to the next epoch."""
+        self.watch.check_weights(self)
+        entry = yield from self._describe_epoch()
+        entry["seconds"] = self.tally.seconds
         self.history.append(entry)
         self.epoch, self.tally = self.epoch + 1, Tally(self.head, self.processes)
         return entry
 
-    def finish(self) -> None:
+    def finish(self) -> Asking[None]:
         """Put the best values back, with statistics of all clips, in evaluation mode."""
         if self.best is not None:
             self.head.load_state_dict(self.best.values)
         elif self.average is not None:
             self.average.apply()
         if self.options.num_epochs:
-            self._recalibrate(self.rows)
+            yield from self._recalibrate(self.rows)
         self.head.eval()
 
-    def _finish_epoch(self) -> dict[str, Any]:
+    def _describe_epoch(self) -> Asking[dict[str, Any]]:
         count = self.tally.num_clips
         entry: dict[str, Any] = {
             "epoch": self.epoch,
@@ -138,11 +173,10 @@ class Training:
         if self.average is not None:
             averaged = self.average.in_place()
         with averaged:
-            self._recalibrate(self.rows[: self.options.recompute_clips])
+            yield from self._recalibrate(self.rows[: self.options.recompute_clips])
             routing = self.tally.routing
             if len(self.heldout):
-                found = self._evaluate()
-                self.watch.check_evaluation(found.loss, self)
+                found = yield from self._evaluate()
                 routing = found.routing
                 entry |= {"heldout_loss": found.loss, "heldout_accuracy": found.accuracy}
                 entry["best"] = self._consider(found, self.epoch)
@@ -150,27 +184,14 @@ class Training:
                 entry["layers"] = summarize_head(self.dsts, routing)
         return entry
 
-    def _num_left(self) -> int:
-        """Batches of the epoch that are not done."""
-        return len(self.cursor.remaining()) if self.cursor.epoch == self.epoch else 0
-
-    def _batches(self) -> tuple[Iterator[Pair], int]:
-        """The epoch's remaining batches, each with UDL's validation batch or None; how many in all.
-
-        The noise of an epoch starts from a seed of its own; in mid-epoch it goes on.
-        """
-        left = self.cursor.remaining() if self.cursor.epoch == self.epoch else []
-        done = self.cursor.num_done if left else 0
-        if left and not done and self.stepper.generator is not None:
-            seed = derive_seed(self.options.seed, "noise", self.epoch)
-            self.stepper.generator.manual_seed(seed)
-        device = self.processes.device
+    def _batches(self) -> Iterator[Pair]:
+        """The epoch's remaining batches, each with UDL's validation batch or None."""
+        device, left = self.processes.device, self.remaining()
         if self.udl:
-            pairs = self.feed.pairs(left)
-            return ((a.to(device), b.to(device)) for a, b in pairs), len(left) + done
-        return ((batch.to(device), None) for batch in self.feed.batches(left)), len(left) + done
+            return ((a.to(device), b.to(device)) for a, b in self.feed.pairs(left))
+        return ((batch.to(device), None) for batch in self.feed.batches(left))
 
-    def _step(
+    def _update(
         self, batch: FeatureBatch, val_batch: FeatureBatch | None, progress: float
     ) -> StepResult:
         factor = self.stepper.downstream.set_progress(progress)
@@ -188,14 +209,10 @@ class Training:
             self.average.update()
         return result
 
-    def _evaluate(self) -> Evaluation:
-        return evaluate_rows(
-            self.head,
-            self.feed,
-            self.heldout,
-            batch_size=EVALUATION_BATCH,
-            processes=self.processes,
-        )
+    def _evaluate(self) -> Asking[Evaluation]:
+        found = yield from evaluation_pass(self.head, self.heldout, self.processes)
+        self.watch.check_evaluation(found.loss, self)
+        return found
 
     def _consider(self, evaluation: Evaluation, epoch: int) -> bool:
         """Keep the head's values if they are the best so far."""
@@ -205,13 +222,11 @@ class Training:
         self.best = Best(evaluation.loss, epoch, values)
         return True
 
-    def _recalibrate(self, rows: np.ndarray) -> None:
+    def _recalibrate(self, rows: np.ndarray) -> Asking[None]:
         """Choice: every process goes through all of `rows` itself."""
         if self.options.recompute_statistics and self.dsts is not None:
-            passes = map_passes(
-                self.feed, rows, batch_size=EVALUATION_BATCH, device=self.processes.device
-            )
-            recalibrate(self.dsts, passes)
+            for consume in recalibration_passes(self.dsts):
+                yield MapPass(rows, partial(_give_maps, consume))
 
     def _stepper(self) -> Stepper:
         options = self.options
@@ -237,7 +252,7 @@ class Training:
         return EpochSampler(
             self.rows,
             options.batch_size,
-            options.seed,
+            options.stream_seed,
             order=options.order,
             class_balanced=options.class_balanced,
             groups=self.feed.groups[kept],
@@ -247,3 +262,7 @@ class Training:
             rank=self.processes.rank,
             world_size=self.processes.world_size,
         )
+
+
+def _give_maps(consume: Callable[[Tensor], None], batch: FeatureBatch) -> None:
+    consume(batch.maps)

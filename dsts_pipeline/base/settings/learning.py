@@ -81,6 +81,7 @@ class TrainSettings(Section):
     ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
     max_loss: float = Field(1e6, gt=0.0)  # above it a training counts as diverged
     heldout_fraction: float = Field(0.1, ge=0.0, lt=0.9)  # of train, to choose the epoch by
+    data_seed: int | None = Field(None, ge=0)  # of batches and held-out clips; null: the run's seed
     recompute_statistics: bool = True
     recompute_clips: int = Field(512, ge=1)  # at each epoch; at the end all training clips
     early_stopping_epochs: int | None = Field(None, ge=1)  # so many without a best one
