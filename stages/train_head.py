@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 import torch
 
-from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.head import DSTSHead, LinearProbe, take_over_classifier
+from dsts_pipeline.head import LinearProbe, take_over_classifier
 from dsts_pipeline.learn import TrainingOptions, check_clips
 from stages import places
 from stages.classifier import classifier_of
 from stages.curves import log_curves
+from stages.dsts import build_dsts, dsts_options
 from stages.inputs import open_features
-from stages.trainings import Trainings, open_trainings
+from stages.trainings import Trainings, open_trainings, options_of_feed
 
 
 def run(settings: Settings) -> None:
     """Write one folder per head below outputs/heads, and the curves of the DSTS head."""
-    options = {"seed": settings.seed, "udl": False}
-    options |= settings.feed.model_dump(include={"order", "shard_window", "class_balanced"})
+    options = {"seed": settings.seed, "udl": False, **options_of_feed(settings.feed)}
     with open_trainings(settings.train, options) as trainings:
         _train_heads(settings, trainings)
 
@@ -34,12 +32,12 @@ def _train_heads(settings: Settings, trainings: Trainings) -> None:
     store = open_features(settings.feed)
     rows = store.rows_of_split("train")
     sizes = store.map_shape[0], len(store.class_names)
-    head = _build_dsts(settings, sizes)
+    classifier = classifier_of(settings.backbone.weights, store)
+    head = build_dsts(settings, sizes, classifier)
     paired = settings.udl.enabled and bool(head.upstream_parameters())
     options, num = TrainingOptions(**trainings.options), trainings.processes.world_size
     check_clips(store, rows, options, paired=paired, world_size=num)
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
-    classifier = classifier_of(settings.backbone.weights, store)
     names = "head", "udl", "train", "feed"
     made_by = {name: getattr(settings, name).model_dump(mode="json") for name in names}
     made_by["seed"] = settings.seed
@@ -59,21 +57,8 @@ def _train_heads(settings: Settings, trainings: Trainings) -> None:
     history = trainings.train("Training linear probe", probe, feed)
     trainings.save("linear_probe", "linear probe", probe, history)
 
-    if classifier and settings.head.take_over_classifier:
-        take_over_classifier(head, *classifier)
-    udl = settings.udl
-    of_udl: dict[str, Any] = {"udl": udl.enabled, "udl_method": udl.method}
-    of_udl |= udl.model_dump(include={"redraw_noise", "inner_learning_rate"})
     board = places.TENSORBOARD if settings.train.tensorboard else None
     with log_curves(places.CURVES, board, trainings.processes.is_first) as log:
-        history = trainings.train("Training DSTS head", head, feed, log, **of_udl)
+        history = trainings.train("Training DSTS head", head, feed, log, **dsts_options(settings))
     title = f"DSTS head (N = {settings.head.num_neurons}, L = {settings.head.num_layers})"
     trainings.save("dsts", title, head, history)
-
-
-def _build_dsts(settings: Settings, sizes: tuple[int, int]) -> DSTSHead:
-    torch.manual_seed(derive_seed(settings.seed, "dsts"))
-    try:
-        return DSTSHead(*sizes, **settings.head.model_dump(exclude={"take_over_classifier"}))
-    except ValueError as error:
-        raise SettingsError(f"head: {error}") from None

@@ -56,14 +56,14 @@ def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:
             wrong type or out of range, or settings don't fit together.
     """
     values = _read_params(Path(params))
-    known = set(setting_keys())
     for override in overrides:
-        _apply_override(values, override, known)
+        _apply_override(values, override)
     try:
         # JSON mode: lists of YAML fit tuples, while numbers, texts and truths stay strictly apart.
         settings = Settings.model_validate_json(json.dumps(values, default=str))
     except ValidationError as error:
-        raise SettingsError(_describe(error, str(params), bool(overrides))) from None
+        where = f"{params} or the --set option" if overrides else str(params)
+        raise SettingsError(describe_fault(error, str(params), where)) from None
     check_together(settings)
     return settings
 
@@ -104,15 +104,14 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _apply_override(values: dict[str, Any], override: str, known: set[str]) -> None:
+def _apply_override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
         raise SettingsError(
             f"--set {override}: expected KEY=VALUE, such as --set head.num_neurons=5"
         )
-    if key not in known:
-        raise SettingsError(f"--set {override}: {_unknown(key, known)}")
+    require_setting(key, f"--set {override}")
     try:
         value = YAML(typ="safe", pure=True).load(text) if text.strip() else ""
     except YAMLError:
@@ -128,8 +127,23 @@ def _apply_override(values: dict[str, Any], override: str, known: set[str]) -> N
     target[name] = value
 
 
-def _describe(error: ValidationError, source: str, overridden: bool) -> str:
-    """One or two lines for the first fault, and how many more there are."""
+def require_setting(key: str, source: str) -> None:
+    """Refuse a dotted key that is no setting, naming the closest one.
+
+    Raises:
+        SettingsError: See above; the message begins with `source`.
+    """
+    known = set(setting_keys())
+    if key not in known:
+        raise SettingsError(f"{source}: {_unknown(key, known)}")
+
+
+def describe_fault(error: ValidationError, source: str, where: str | None = None) -> str:
+    """One or two lines for the first fault, and how many more there are.
+
+    Args:
+        source: Where the values come from. where: The same, as a place to correct them in.
+    """
     known = set(setting_keys())
     # A misspelt name first: it may well be the cause of the others.
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
@@ -140,8 +154,7 @@ def _describe(error: ValidationError, source: str, overridden: bool) -> str:
     else:
         while key and key not in known:  # positions in lists, branches of unions
             key = key.rpartition(".")[0]
-        where = f"{source} or the --set option" if overridden else source
-        text = f"{key or source}: {_expected(fault)}; correct it in {where}"
+        text = f"{key or source}: {_expected(fault)}; correct it in {where or source}"
     more = len(faults) - 1
     return text + (f"\n(and {more} more fault{'s' if more > 1 else ''})" if more else "")
 
