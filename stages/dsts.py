@@ -1,8 +1,6 @@
-"""The untrained DSTS head that the settings describe, and the options of its training."""
+"""The untrained DSTS head that the settings describe, for the maps of a store."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +9,6 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.head import DSTSHead, take_over_classifier
-from stages.trainings import OF_THE_RUN, options_of_feed
 
 
 def build_dsts(
@@ -34,12 +31,3 @@ def build_dsts(
     if classifier and settings.head.take_over_classifier:
         take_over_classifier(head, *classifier)
     return head
-
-
-def dsts_options(settings: Settings) -> dict[str, Any]:
-    """What `train_head` is given for the DSTS head, but for processes and checkpoints."""
-    udl = settings.udl
-    options: dict[str, Any] = settings.train.model_dump(exclude=OF_THE_RUN)
-    options |= {"seed": settings.seed, **options_of_feed(settings.feed)}
-    options |= {"udl": udl.enabled, "udl_method": udl.method}
-    return options | udl.model_dump(include={"redraw_noise", "inner_learning_rate"})

@@ -16,9 +16,10 @@ from dsts_pipeline.learn import TrainingOptions, check_clips
 from stages import places
 from stages.classifier import classifier_of
 from stages.curves import log_curves
-from stages.dsts import build_dsts, dsts_options
+from stages.dsts import build_dsts
 from stages.inputs import open_features
-from stages.trainings import Trainings, open_trainings, options_of_feed
+from stages.training_options import dsts_options, options_of_feed
+from stages.trainings import Trainings, open_trainings
 
 
 def run(settings: Settings) -> None:

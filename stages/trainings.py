@@ -10,7 +10,6 @@ from torch import nn
 
 from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.base.settings.features import FeedSettings
 from dsts_pipeline.base.settings.learning import TrainSettings
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import save_head
@@ -23,15 +22,7 @@ from dsts_pipeline.learn import (
     train_head,
 )
 from stages import places
-
-# Settings of how a training is run, which decide nothing about its result.
-OF_THE_RUN = {"device", "devices", "checkpoint_every_batches", "keep_checkpoints"}
-OF_THE_RUN |= {"requeue_status", "tensorboard"}
-
-
-def options_of_feed(feed: FeedSettings) -> dict[str, Any]:
-    """What of the settings of reading decides a training."""
-    return feed.model_dump(include={"order", "shard_window", "class_balanced"})
+from stages.training_options import OF_THE_RUN
 
 
 class Trainings:
