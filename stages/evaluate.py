@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.provenance import collect_provenance
@@ -11,18 +13,23 @@ from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.metrics import (
     Bootstrap,
     Denominators,
+    RoutingOptions,
     assemble_metrics,
+    assemble_routing,
     count_views,
     headline_figures,
+    plot_tables,
 )
 from stages import places
+from stages.fitting_head import load_fitting_head
 from stages.inputs import open_features
+from stages.plot_files import write_plot_tables
 from stages.results import print_table
-from stages.scores import load_fitting_head, score_head
+from stages.scores import Scoring, score_head
 
 
 def run(settings: Settings) -> None:
-    """Write the predictions of each head, metrics.json and headline.json; print the table.
+    """Write each head's predictions, metrics, routing and tables for plots; print the results.
 
     Raises:
         CheckpointError: A head is damaged or was trained on another store.
@@ -36,26 +43,37 @@ def run(settings: Settings) -> None:
     for name in names:
         load_fitting_head(places.HEADS / name, store)  # told before a map is read
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
+    scoring = Scoring(chosen.batch_size, chosen.temporal_need, settings.seed)
     heads = {}
     with track("Evaluating", len(names) * len(rows)) as progress:
         for name in names:
-            heads[name] = score_head(places.HEADS / name, feed, batch_size=chosen.batch_size)
+            heads[name] = score_head(places.HEADS / name, feed, scoring)
             heads[name].predictions.save(places.PREDICTIONS / f"{name}.npz")
             progress.advance(len(rows), name)
     failures = [clip for clip in store.manifest["failures"] if clip["split"] == chosen.split]
     views = count_views(feed.groups.tolist(), failures)
     problems = [problem for problem in unusable if problem.split == chosen.split]
+    shared: dict[str, Any] = {
+        "class_names": store.class_names,
+        "attribute_names": store.attribute_names,
+        "attributes": store.attributes,
+        "bootstrap": Bootstrap(chosen.num_bootstrap, chosen.confidence, settings.seed),
+    }
     metrics = assemble_metrics(
         heads,
+        **shared,
         denominators=Denominators(views.num_clips, len(views.failed), missing=len(problems)),
         views=views.describe(),
         split=chosen.split,
         store=store.fingerprint,
-        bootstrap=Bootstrap(chosen.num_bootstrap, chosen.confidence, settings.seed),
-        attribute_names=store.attribute_names,
-        attributes=store.attributes,
+        num_bins=chosen.num_bins,
         provenance=collect_provenance({"evaluate": chosen.model_dump(), "seed": settings.seed}),
     )
+    options = RoutingOptions(chosen.num_permutations, chosen.temporal_need, seed=settings.seed)
+    routing = assemble_routing(heads, **shared, options=options)
     write_json(places.METRICS, metrics)
+    write_json(places.ROUTING, routing)
     write_json(places.HEADLINE, headline_figures(metrics))
+    answers = {name: head.predictions for name, head in heads.items()}
+    write_plot_tables(plot_tables(metrics, answers, routing))
     print_table(metrics)

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.feed import FeatureFeed, split_batches
-from dsts_pipeline.head import DSTSHead, load_head
+from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.head.inspection import temporal_shares
-from dsts_pipeline.metrics import HeadResult, average_views, softmax
+from dsts_pipeline.metrics import HeadResult, average_views, disturb_time, softmax
+from stages.fitting_head import load_fitting_head
 
 
-def load_fitting_head(folder: Path, store: FeatureStore) -> tuple[nn.Module, dict[str, Any]]:
-    """The head in `folder`, with what its file says of its making.
+@dataclass(frozen=True)
+class Scoring:
+    """How heads are run: `batch_size` maps at once, `temporal_need` as in the settings."""
 
-    Raises:
-        CheckpointError: The head is damaged or was trained on another store.
-    """
-    head, extra = load_head(folder)
-    if extra["store"] != store.fingerprint:
-        raise CheckpointError(
-            f"{folder}: trained on store {extra['store']}, the features are those of "
-            f"{store.fingerprint}; run `python cli.py train-head`"
-        )
-    return head, extra
+    batch_size: int
+    temporal_need: Literal["shuffle", "average", "none"] = "none"
+    seed: int = 0
 
 
-@torch.inference_mode()
-def score_head(folder: Path, feed: FeatureFeed, *, batch_size: int) -> HeadResult:
+def score_head(folder: Path, feed: FeatureFeed, how: Scoring) -> HeadResult:
     """Run the head in `folder` over all rows of `feed`; the views of a clip give one answer.
 
     Raises:
@@ -42,21 +38,36 @@ def score_head(folder: Path, feed: FeatureFeed, *, batch_size: int) -> HeadResul
     head, extra = load_fitting_head(folder, feed.store)
     layers = list(head.dsts_layers()) if isinstance(head, DSTSHead) else []
     routed = bool(layers) and all(layer.options.synapse for layer in layers)
-    logits, neurons = [], []
-    for batch in feed.batches(split_batches(feed.rows, batch_size)):
-        logits.append(head(batch.maps).numpy())
-        if routed and isinstance(head, DSTSHead):
-            neurons.append(head.routing(batch.maps).numpy())
+    found = _run(head, routed, feed, how)
+    average = partial(average_views, feed.groups.tolist(), feed.labels)
+    without = found.get("without_time")
     shares = [share.tolist() for share in map(temporal_shares, layers) if share is not None]
+    firsts = np.sort(np.unique(feed.groups, return_index=True)[1])  # each clip's first view
     return HeadResult(
         title=extra["title"],
-        predictions=average_views(
-            feed.groups.tolist(),
-            feed.labels,
-            softmax(np.concatenate(logits)),
-            np.concatenate(neurons) if routed else None,
-        ),
+        predictions=average(softmax(found["logits"]), found.get("neurons")),
         num_parameters=sum(parameter.numel() for parameter in head.parameters()),
         num_neurons=layers[0].num_neurons if routed else None,
         temporal_share=shares or None,
+        features=found["pooled"][firsts] if routed else None,
+        without_time=None if without is None else average(softmax(without)).probabilities,
     )
+
+
+@torch.inference_mode()
+def _run(head: nn.Module, routed: bool, feed: FeatureFeed, how: Scoring) -> dict[str, np.ndarray]:
+    """What comes out, a row a row of the feed; of heads that don't route logits alone."""
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    seed = derive_seed(how.seed, "temporal_need")
+    for batch in feed.batches(split_batches(feed.rows, how.batch_size)):
+        if not routed:
+            found["logits"].append(head(batch.maps))
+            continue
+        logits, records = head(batch.maps, with_records=True)
+        found["logits"].append(logits)
+        found["neurons"].append(torch.stack([record.choice for record in records], dim=1))
+        found["pooled"].append(batch.maps.mean(dim=(2, 3, 4)))
+        if how.temporal_need != "none" and feed.map_shape[1] > 1:
+            disturbed = disturb_time(batch.maps, batch.rows.numpy(), how.temporal_need, seed)
+            found["without_time"].append(head(disturbed))
+    return {name: torch.cat(pieces).numpy() for name, pieces in found.items()}

@@ -1,4 +1,4 @@
-"""How sure a figure is: percentile bootstrap over clips, alone and paired.
+"""How sure a figure is: percentile bootstrap over clips, alone and paired; Wilson for few clips.
 
 Enters: hits (bool `[n]`) of one head, or of two heads on the same clips in the same order.
 Leaves: an `Interval`, value with lower and upper bound.
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
 _CHUNK_ELEMENTS = 4_000_000  # at most this many drawn clips in memory at once
 
@@ -46,6 +47,13 @@ class Bootstrap:
         values = np.asarray(values, np.float64)
         draws = [weights @ values / len(values) for weights in self._draw(len(values))]
         return self._interval(float(values.mean()), np.concatenate(draws))
+
+    def intervals_of_means(self, columns: np.ndarray) -> list[Interval]:
+        """`interval_of_mean` of each column of `columns [n, F]`, with one set of draws for all."""
+        columns = np.asarray(columns, np.float64)
+        draws = np.concatenate([w @ columns / len(columns) for w in self._draw(len(columns))])
+        means = columns.mean(axis=0)
+        return [self._interval(float(m), d) for m, d in zip(means, draws.T, strict=True)]
 
     def interval_of_class_mean(
         self, values: np.ndarray, labels: np.ndarray, num_classes: int
@@ -86,6 +94,25 @@ def _class_mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Mean over the last axis of sums / counts, over the entries whose count is not zero."""
     means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     return np.nanmean(means, axis=-1)
+
+
+def wilson_bounds(
+    right: np.ndarray, clips: np.ndarray, confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bound of the shares right / clips, float64 of their shape, in 0..1.
+
+    `(p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2/4n^2)) / (1 + z^2/n)`. For small groups of clips
+    (a class, a bin), where a bootstrap is too narrow, and has no width at all if all are right.
+    Bounds are 0 and 1 where there are no clips. Source: Wilson 1927.
+    """
+    clips = np.asarray(clips, np.float64)
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    share = np.divide(right, clips, out=np.zeros(clips.shape), where=clips > 0)
+    n = np.maximum(clips, 1.0)
+    middle = share + z**2 / (2 * n)
+    half = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = ((middle + sign * half) / (1 + z**2 / n) for sign in (-1, 1))
+    return np.where(clips > 0, low.clip(0, 1), 0.0), np.where(clips > 0, high.clip(0, 1), 1.0)
 
 
 def paired_difference(

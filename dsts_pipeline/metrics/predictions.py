@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +134,16 @@ class Predictions:
         if self.view_clips is None or self.view_neurons is None:
             return self.neurons, self.labels
         return self.view_neurons, self.labels[self.view_clips]
+
+    def of_clips(self, names: Collection[str]) -> Predictions:
+        """The rows of the named clips alone, in their order, without the routes of other views."""
+        rows = np.asarray([name in names for name in self.clip_ids])
+        return Predictions(
+            tuple(name for name in self.clip_ids if name in names),
+            self.labels[rows],
+            self.probabilities[rows],
+            None if self.neurons is None else self.neurons[rows],
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the arrays that there are to `path` (npz, compressed, whole or not at all)."""

@@ -7,7 +7,7 @@ Leaves: plain numbers and strings, ready for JSON. Accuracies are fractions, 0..
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -19,45 +19,18 @@ from dsts_pipeline.metrics.accuracy import (
     class_wise_accuracy,
     top_k_hits,
 )
+from dsts_pipeline.metrics.calibration import (
+    brier_score,
+    describe_calibration,
+    negative_log_likelihood,
+)
+from dsts_pipeline.metrics.comparison import compare_predictions
+from dsts_pipeline.metrics.groups import class_columns, value_columns
+from dsts_pipeline.metrics.heads import Denominators, HeadResult
 from dsts_pipeline.metrics.intervals import Bootstrap, Interval, paired_difference
 from dsts_pipeline.metrics.predictions import Predictions, align
-from dsts_pipeline.metrics.routing import dead_neurons, neuron_usage, usage_entropy
-
-
-@dataclass(frozen=True)
-class HeadResult:
-    """One head's answers and what the tables say about it.
-
-    Args:
-        title: name for people, such as "DSTS head (N = 10, L = 3)".
-        predictions: its answers on the split.
-        num_parameters: of the head alone, without the backbone.
-        num_neurons: N; needed where `predictions.neurons` is given.
-        temporal_share: per layer and neuron, the share of channels whose gate is open to the
-            temporal operator, `[L][N]`; None where there are no gates.
-    """
-
-    title: str
-    predictions: Predictions
-    num_parameters: int
-    num_neurons: int | None = None
-    temporal_share: Sequence[Sequence[float]] | None = None
-
-
-@dataclass(frozen=True)
-class Denominators:
-    """Out of how many: `evaluated` clips have predictions, `failed` could not be decoded or
-    extracted (in any view), `missing` are annotated but had no usable file. The three are
-    disjoint, and count clips, however many views a clip has."""
-
-    evaluated: int
-    failed: int = 0
-    missing: int = 0
-
-    @property
-    def annotated(self) -> int:
-        """All clips that the annotations name for the split."""
-        return self.evaluated + self.failed + self.missing
+from dsts_pipeline.metrics.routing.usage import dead_neurons, neuron_usage, usage_entropy
+from dsts_pipeline.metrics.significance import mcnemar
 
 
 def assemble_metrics(
@@ -69,7 +42,9 @@ def assemble_metrics(
     bootstrap: Bootstrap,
     attribute_names: Sequence[str] = (),
     attributes: Sequence[Sequence[str]] = (),
+    class_names: Sequence[str] = (),
     baseline: str = "baseline",
+    num_bins: int = 15,
     provenance: Mapping[str, Any] | None = None,
     views: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -80,13 +55,14 @@ def assemble_metrics(
         split: the evaluated split, such as "test".
         store: fingerprint of the feature store.
         attributes: per class, aligned with `attribute_names`; empty if there are none.
+        class_names: K names, for readers of the file; numbers where empty.
         baseline: the head that others are compared with, clip by clip; skipped if absent.
+        num_bins: of calibration.
         provenance: commit, settings, versions; put into the result under "provenance".
         views: see `ViewCounts.describe`; put into the result where it is given.
 
     Returns:
-        The dictionary that the contract of metrics.json describes, "versus_baseline" and
-        "attributes" included.
+        What docs/results-format.md says of metrics.json.
 
     Raises:
         DataError: No heads, different clips, or a count that disagrees with the predictions.
@@ -108,9 +84,12 @@ def assemble_metrics(
             | {"routing": _routing(name, head)}
             | {"attributes": _attributes(head.predictions, attribute_names, attributes, bootstrap)}
             | {"versus_baseline": _versus(head, base, bootstrap)}
+            | _details(head.predictions, bootstrap, num_bins)
             for position, (name, head) in enumerate(heads.items())
         },
         "baseline": baseline if base is not None else None,
+        "comparisons": _comparisons(heads, bootstrap, attribute_names, attributes),
+        "classes": _class_names(class_names, next(iter(heads.values())).predictions),
         "evaluated": denominators.evaluated,
         "failed": denominators.failed,
         "missing": denominators.missing,
@@ -135,17 +114,63 @@ def _identity(head: HeadResult, position: int) -> dict[str, Any]:
     }
 
 
+def _class_names(names: Sequence[str], predictions: Predictions) -> list[str]:
+    if names and len(names) != predictions.num_classes:
+        raise DataError(f"{len(names)} class names for {predictions.num_classes} classes")
+    return list(names) or [str(number) for number in range(predictions.num_classes)]
+
+
+def _comparisons(
+    heads: Mapping[str, HeadResult],
+    bootstrap: Bootstrap,
+    names: Sequence[str],
+    attributes: Sequence[Sequence[str]],
+) -> list[dict[str, Any]]:
+    """Every pair of heads, the later one first, since differences are first minus second."""
+    return [
+        {"first_head": first, "second_head": second}
+        | compare_predictions(
+            heads[first].predictions,
+            heads[second].predictions,
+            bootstrap,
+            attribute_names=names,
+            attributes=attributes,
+        )
+        for second, first in combinations(heads, 2)
+    ]
+
+
 def _accuracies(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, float]:
-    labels, num_classes = predictions.labels, predictions.num_classes
-    hits = top_k_hits(predictions.probabilities, labels, 1)
-    top5 = top_k_hits(predictions.probabilities, labels, 5)
-    class_wise = bootstrap.interval_of_class_mean(hits, labels, num_classes)
-    assert abs(class_wise.value - class_wise_accuracy(hits, labels, num_classes)) < 1e-9
-    return (
-        _fields("top1", bootstrap.interval_of_mean(hits))
-        | _fields("top5", bootstrap.interval_of_mean(top5))
-        | _fields("class_wise", class_wise)
-    )
+    labels, probabilities = predictions.labels, predictions.probabilities
+    columns = {
+        "top1": (hits := top_k_hits(probabilities, labels, 1)),
+        "top5": top_k_hits(probabilities, labels, 5),
+        "nll": negative_log_likelihood(probabilities, labels),
+        "brier": brier_score(probabilities, labels),
+    }
+    intervals = bootstrap.intervals_of_means(np.stack(list(columns.values()), axis=1))
+    class_wise = bootstrap.interval_of_class_mean(hits, labels, predictions.num_classes)
+    found = _fields("class_wise", class_wise)
+    assert abs(class_wise.value - class_wise_accuracy(hits, labels, predictions.num_classes)) < 1e-9
+    for name, interval in zip(columns, intervals, strict=True):
+        found |= _fields(name, interval)
+    return found
+
+
+def _details(predictions: Predictions, bootstrap: Bootstrap, num_bins: int) -> dict[str, Any]:
+    labels, answers = predictions.labels, predictions.predicted
+    return {
+        "calibration": describe_calibration(
+            predictions.probabilities,
+            labels,
+            num_bins=num_bins,
+            confidence=bootstrap.confidence,
+            seed=bootstrap.seed,
+        ),
+        "per_class": class_columns(
+            answers == labels, labels, answers, predictions.num_classes, bootstrap.confidence
+        ),
+    }
 
 
 def _fields(name: str, interval: Interval) -> dict[str, float]:
@@ -157,26 +182,38 @@ def _attributes(
     names: Sequence[str],
     attributes: Sequence[Sequence[str]],
     bootstrap: Bootstrap,
-) -> dict[str, dict[str, float]] | None:
+) -> dict[str, Any] | None:
     if not attributes:
         return None
-    hits = attribute_hits(predictions.predicted, predictions.labels, attributes)
-    intervals = {name: bootstrap.interval_of_mean(hits[:, i]) for i, name in enumerate(names)}
-    return {name: _fields("accuracy", interval) for name, interval in intervals.items()}
+    labels = predictions.labels
+    hits = attribute_hits(predictions.predicted, labels, attributes)
+    found: dict[str, Any] = {}
+    for i, (name, interval) in enumerate(
+        zip(names, bootstrap.intervals_of_means(hits), strict=True)
+    ):
+        values = [row[i] for row in attributes]
+        found[name] = _fields("accuracy", interval) | {
+            "clips": len(labels),
+            "right": int(hits[:, i].sum()),
+            "values": value_columns(hits[:, i], labels, values, bootstrap.confidence),
+        }
+    return found
 
 
 def _versus(
     head: HeadResult, base: HeadResult | None, bootstrap: Bootstrap
-) -> dict[str, float] | None:
+) -> dict[str, Any] | None:
     if base is None or base is head:
         return None
     other = align(base.predictions, head.predictions)
     hits = top_k_hits(other.probabilities, other.labels, 1)
     base_hits = top_k_hits(base.predictions.probabilities, base.predictions.labels, 1)
     difference = paired_difference(hits, base_hits, bootstrap)
+    gained, lost = int((hits & ~base_hits).sum()), int((base_hits & ~hits).sum())
     return _fields("difference", difference) | {
-        "only_head_right": int((hits & ~base_hits).sum()),
-        "only_baseline_right": int((base_hits & ~hits).sum()),
+        "only_head_right": gained,
+        "only_baseline_right": lost,
+        "mcnemar": mcnemar(gained, lost),
     }
 
 

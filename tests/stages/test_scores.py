@@ -8,7 +8,7 @@ import torch
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
 from dsts_pipeline.metrics import softmax
-from stages.scores import score_head
+from stages.scores import Scoring, score_head
 from tests.learn.small_feed import MemoryStore, ordered_feed
 
 
@@ -29,7 +29,7 @@ def test_probabilities_of_views_are_averaged(tmp_path):
     torch.manual_seed(0)
     feed = make_feed(num_views=3)
     head = save(tmp_path / "probe", LinearProbe(6, 4))
-    found = score_head(tmp_path / "probe", feed, batch_size=5).predictions
+    found = score_head(tmp_path / "probe", feed, Scoring(5)).predictions
     with torch.inference_mode():
         logits = head(torch.from_numpy(feed.store.maps)).numpy().astype(np.float64)
     powers = np.exp(logits)
@@ -44,7 +44,7 @@ def test_every_view_is_routed(tmp_path):
     torch.manual_seed(0)
     feed = make_feed(num_views=2)
     save(tmp_path / "dsts", DSTSHead(6, 4, num_neurons=3, num_layers=2, width=4))
-    found = score_head(tmp_path / "dsts", feed, batch_size=24).predictions
+    found = score_head(tmp_path / "dsts", feed, Scoring(24)).predictions
     neurons, labels = found.routes()
     assert neurons.shape == (24, 2) and found.neurons.shape == (12, 2)
     np.testing.assert_array_equal(neurons[::2], found.neurons)
@@ -55,7 +55,7 @@ def test_one_view_a_clip_is_a_row_a_clip(tmp_path):
     torch.manual_seed(0)
     feed = make_feed(num_views=1)
     head = save(tmp_path / "probe", LinearProbe(6, 4))
-    found = score_head(tmp_path / "probe", feed, batch_size=12).predictions
+    found = score_head(tmp_path / "probe", feed, Scoring(12)).predictions
     with torch.inference_mode():
         expected = softmax(head(torch.from_numpy(feed.store.maps)).numpy())
     np.testing.assert_array_equal(found.probabilities, expected)

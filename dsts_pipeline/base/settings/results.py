@@ -14,12 +14,18 @@ class EvaluateSettings(Section):
 
     `split` "val" is for choosing settings: it is there where `dataset.heldout_fraction` or the
     annotations make one, and leaves "test" unseen until the settings are settled.
+    `num_bins` is for calibration; `num_permutations` for the nulls of routing. `temporal_need` is
+    how maps lose their order in time to measure which classes need it, at the price of a second
+    pass of the heads that route; "none" leaves it out.
     """
 
     split: Literal["test", "val"] = "test"
     batch_size: int = Field(64, ge=1)
     num_bootstrap: int = Field(2000, ge=100, le=100_000)
     confidence: float = Field(0.95, gt=0.5, lt=1.0)
+    num_bins: int = Field(15, ge=2, le=100)
+    num_permutations: int = Field(200, ge=20, le=100_000)
+    temporal_need: Literal["shuffle", "average", "none"] = "shuffle"
 
 
 class ReportSettings(Section):

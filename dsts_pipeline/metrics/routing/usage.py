@@ -1,7 +1,7 @@
 """Who does the work: how a routed head spreads clips over its neurons.
 
 Enters: chosen neurons int `[n, L]`, labels `[n]`, number of neurons N.
-Leaves: use per neuron, entropy, dead neurons, class-by-neuron counts, mutual information.
+Leaves: use per neuron, entropy, dead neurons, class-by-neuron counts.
 """
 
 from __future__ import annotations
@@ -44,15 +44,3 @@ def class_by_neuron(
         for column in neurons.T.astype(np.int64)
     ]
     return np.reshape(layers, (neurons.shape[1], num_classes, num_neurons))
-
-
-def normalised_mutual_information(counts: np.ndarray) -> float:
-    """I(class; neuron) / sqrt(H(class) H(neuron)) of counts `[K, N]`: 0 unrelated, 1 one to one.
-
-    It is 0 where all clips share a class or a neuron, since nothing can then be learnt.
-    """
-    joint = counts / max(counts.sum(), 1)
-    rows, columns = usage_entropy(joint.sum(axis=1)), usage_entropy(joint.sum(axis=0))
-    shared = rows + columns - usage_entropy(joint.ravel())
-    scale = float(np.sqrt(rows * columns))
-    return float(max(shared, 0.0) / scale) if scale > 1e-12 else 0.0
