@@ -31,3 +31,7 @@ class CheckpointError(UserError):
 
 class BundleError(UserError):
     """A bundle is damaged, of another version, or its parts do not belong together."""
+
+
+class ExportError(UserError):
+    """A model cannot be exported, or what was exported does not say what PyTorch says."""

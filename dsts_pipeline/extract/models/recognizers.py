@@ -33,7 +33,7 @@ class FrozenModel(nn.Module):
             tap.name: fold(
                 heard[tap.name],
                 tap,
-                num_clips=len(inputs),
+                num_clips=inputs.shape[0],
                 grid=self.grid(inputs),
                 module=find_module(root, tap),
             ).contiguous()
@@ -81,7 +81,7 @@ class Recognizer(FrozenModel):
 
     def run(self, inputs: Tensor, last: str) -> None:
         """What mmaction2's `extract_feat` does, without its test-time settings."""
-        num_clips = len(inputs)
+        num_clips = inputs.shape[0]  # of type int, len() would fix the batch size of an export
         if self.is_2d:
             inputs = inputs.transpose(1, 2).flatten(0, 1)
         features = self.recognizer.backbone(inputs)
