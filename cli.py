@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from stages.commands import around, features, pipeline
+from stages.commands import around, features, pipeline, serving
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         pipeline.evaluate,
         pipeline.report,
     ),
+    "Answers": (serving.predict,),
     "Feature stores": (
         features.verify,
         features.stores,

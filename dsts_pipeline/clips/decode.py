@@ -111,6 +111,15 @@ def decode_frames(
     return frames if size_px is None or not is_cut else _cut_square(frames, size_px)
 
 
+def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
+    """All frames uint8 [H, W, 3] in order, upright, one at a time; may raise VideoError."""
+    with _open_av(path) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if frame.is_corrupt:
+                raise VideoError(path, f"frame {number} is damaged")
+            yield _to_rgb(frame, None)
+
+
 def _read_info(path: str | Path) -> VideoInfo:
     """Header and number of frames, every packet looked at but none decoded."""
     with _open_av(path) as container:

@@ -1,8 +1,39 @@
 """Trained head -> answers: the bundle that holds all an answer needs, predictions, the local page.
 
 Enters: what a run made. Leaves: a folder that can be taken elsewhere, and what it says of videos.
+Names are loaded on first use: decode processes import this package and must not pay for torch.
 """
 
-from dsts_pipeline.serve.bundle import BackboneSource, Bundle, load_bundle, save_bundle
+from __future__ import annotations
 
-__all__ = ["BackboneSource", "Bundle", "load_bundle", "save_bundle"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dsts_pipeline.serve.bundle import BackboneSource, Bundle, load_bundle, save_bundle
+    from dsts_pipeline.serve.predictor import Prediction, Predictor, Refusal
+
+_HOME_OF = {
+    "BackboneSource": "bundle",
+    "Bundle": "bundle",
+    "Prediction": "predictor",
+    "Predictor": "predictor",
+    "Refusal": "predictor",
+    "load_bundle": "bundle",
+    "save_bundle": "bundle",
+}
+__all__ = [
+    "BackboneSource",
+    "Bundle",
+    "Prediction",
+    "Predictor",
+    "Refusal",
+    "load_bundle",
+    "save_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)

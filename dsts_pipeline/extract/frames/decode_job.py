@@ -6,10 +6,13 @@ uint8 [V, T, H, W, 3], a row per view, or the reason why there is none. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,13 +79,30 @@ class Decoded:
     reason: str = ""
 
 
-DecodeFunction = Callable[[DecodeJob], np.ndarray]
+DecodeFunction = Callable[[Any], np.ndarray | Decoded]
+"""Frames of a `DecodeJob` (or a job derived from it), or a `Decoded` that says more than that."""
+
+
+class Stopwatch:
+    """How long the blocks inside `running` took together, in seconds."""
+
+    seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time of this block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
 
 
 def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
     """What became of `job`: frames, or the reason why there are none."""
     try:
-        return Decoded(decode(job))
+        made = decode(job)
+        return made if isinstance(made, Decoded) else Decoded(made)
     except VideoError as error:
         return Decoded(None, error.reason)
     except MemoryError:
@@ -98,14 +118,26 @@ def decode_clip(job: DecodeJob) -> np.ndarray:
         VideoError: The file changed since it was indexed, or cannot be decoded.
     """
     _check_content(job)
+    return decode_views(job, Stopwatch())
+
+
+def decode_views(job: DecodeJob, transforming: Stopwatch) -> np.ndarray:
+    """Decode `job` whatever the file's content is.
+
+    Args:
+        transforming: Is told the time of scaling, where that is not the decoder's, and of cutting.
+
+    Raises:
+        VideoError: It cannot be decoded.
+    """
     try:
-        return _decode_views(job)
+        return _decode_views(job, transforming)
     except VideoError as error:
         if job.fallback is None or job.fallback == job.decoder:
             raise
         first = error.reason
     try:
-        return _decode_views(replace(job, decoder=job.fallback))
+        return _decode_views(replace(job, decoder=job.fallback), transforming)
     except VideoError as error:
         both = first if error.reason == first else f"{first}; {job.fallback}: {error.reason}"
         raise VideoError(job.path, both) from None
@@ -123,11 +155,11 @@ def _check_content(job: DecodeJob) -> None:
         raise VideoError(job.path, f"it cannot be read ({error.strerror})") from None
 
 
-def _decode_views(job: DecodeJob) -> np.ndarray:
+def _decode_views(job: DecodeJob, transforming: Stopwatch) -> np.ndarray:
     """Every frame is decoded once, whichever views show it."""
     numbers = np.unique(np.concatenate([view.indices for view in job.views]))
     if job.like_opencv:
-        scale = partial(_scale, shorter_px=job.resize_px)
+        scale = partial(_scale, shorter_px=job.resize_px, transforming=transforming)
         whole = decode_frames(job.path, numbers, decoder=job.decoder, scale=scale)
     else:
         whole = decode_frames(
@@ -137,6 +169,11 @@ def _decode_views(job: DecodeJob) -> np.ndarray:
         raise VideoError(
             job.path, f"frames of {whole.shape[2]} x {whole.shape[1]} px are too small"
         )
+    with transforming.running():
+        return _cut_views(job, whole, numbers)
+
+
+def _cut_views(job: DecodeJob, whole: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     shape = (len(job.views), len(job.views[0].indices), job.size_px, job.size_px, 3)
     frames = np.empty(shape, np.uint8)
     for row, view in zip(frames, job.views, strict=True):
@@ -150,8 +187,9 @@ def _decode_views(job: DecodeJob) -> np.ndarray:
     return frames
 
 
-def _scale(frames: np.ndarray, shorter_px: int) -> np.ndarray:
-    return resize_frames(frames, *scaled_size(frames.shape[2], frames.shape[1], shorter_px))
+def _scale(frames: np.ndarray, shorter_px: int, transforming: Stopwatch) -> np.ndarray:
+    with transforming.running():
+        return resize_frames(frames, *scaled_size(frames.shape[2], frames.shape[1], shorter_px))
 
 
 def _cut_square(frames: np.ndarray, size_px: int, crop: int) -> np.ndarray:

@@ -44,8 +44,10 @@ class ClipInput(Protocol):
     It may have a `pipeline`, its own rule of sampling and scaling, and then a `resize_px`.
     """
 
-    num_frames: int
-    size_px: int
+    @property
+    def num_frames(self) -> int: ...
+    @property
+    def size_px(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,271 @@
+"""Video files -> answers, by the same decoding, views and backbone that made the training's maps.
+
+Enters: a `Bundle` and paths. Leaves, in the order of the paths, a `Prediction` for each video, or a
+`Refusal` with the reason. Decoding happens in processes under a watchdog, several videos ahead.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from dsts_pipeline.clips.decode import Decoder, VideoInfo
+from dsts_pipeline.extract.forward import ForwardPass
+from dsts_pipeline.extract.frames.decode_job import Decoded
+from dsts_pipeline.extract.frames.decode_pool import PREFETCH_BYTES, DecodePool
+from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.head.inspection import temporal_shares
+from dsts_pipeline.metrics import softmax
+from dsts_pipeline.serve.annotate import AnnotateJob
+from dsts_pipeline.serve.bundle import Bundle
+from dsts_pipeline.serve.video_jobs import InputRule, PreviewJob, SeenVideo, VideoJob, work
+
+PARTS = ("decode", "transform", "backbone", "head")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A video without an answer, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the head says of one video.
+
+    Attributes:
+        logits: float32 [V, K], a row per view.
+        probabilities: float32 [K], the mean of the views'.
+        neurons: Chosen neuron per view and layer [V, L]; None for heads that do not route.
+        frames: What the backbone saw, uint8 [V, T, H, W, 3].
+        pooled: The map's mean over time, space and views, float32 [C].
+        seconds: By part, see `PARTS`; of videos that went through in one batch, their share.
+    """
+
+    path: Path
+    info: VideoInfo
+    logits: np.ndarray
+    probabilities: np.ndarray
+    neurons: np.ndarray | None
+    frames: np.ndarray = field(repr=False)
+    pooled: np.ndarray = field(repr=False)
+    seconds: dict[str, float]
+
+    def top(self, count: int = 5) -> list[tuple[int, float]]:
+        """The most probable classes with their probabilities; ties go to the lower number."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(int(number), float(self.probabilities[number])) for number in order]
+
+
+class Predictor:
+    """Answers for videos, also from several threads at once.
+
+    Args:
+        device: Where backbone and head compute.
+        num_decode_workers: Decode processes, at least 1: they are what a watchdog can end.
+        clip_timeout_seconds: A video that takes its decoder longer is refused (after a second try).
+        batch_size: Views per forward pass, at most.
+        decoder_fallback: Tried where the bundle's decoder fails; None: the bundle's own rule.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: torch.device | None = None,
+        num_decode_workers: int = 1,
+        clip_timeout_seconds: float = 60.0,
+        prefetch_bytes: int = PREFETCH_BYTES,
+        batch_size: int = 32,
+        decoder_fallback: Decoder | None = None,
+    ) -> None:
+        self.bundle, self._batch_size = bundle, batch_size
+        self._device = device or torch.device("cpu")
+        self._backbone = bundle.backbone.to(self._device)
+        self._head = bundle.head.to(self._device).eval()
+        self._forward = ForwardPass(self._backbone, bundle.computing)
+        self._fallback = bundle.decoder_fallback or decoder_fallback
+        self._lock = threading.Lock()
+        self._pool = DecodePool(
+            max(num_decode_workers, 1),
+            clip_timeout_seconds=clip_timeout_seconds,
+            prefetch_bytes=prefetch_bytes,
+            decode=work,
+        )
+
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.close()
+
+    @property
+    def temporal_shares(self) -> list[list[float] | None]:
+        """Per layer and neuron, the share of channels that go to the temporal operator."""
+        if not isinstance(self._head, DSTSHead):
+            return []
+        shares = [temporal_shares(layer) for layer in self._head.dsts_layers()]
+        return [None if share is None else share.tolist() for share in shares]
+
+    @property
+    def num_neurons(self) -> int | None:
+        """N, where samples are routed."""
+        head = self._head
+        if not isinstance(head, DSTSHead) or not _routes(head):
+            return None
+        return next(head.dsts_layers()).num_neurons
+
+    def predict(self, paths: Iterable[Path]) -> Iterator[Prediction | Refusal]:
+        """An answer for each of `paths`, in their order, a batch at a time."""
+        paths = list(paths)
+        waiting: list[tuple[Path, Decoded]] = []
+        num_views = 0
+        for path, seen in zip(paths, self._pool.run(map(self._job, paths)), strict=True):
+            waiting.append((path, seen))
+            num_views += 0 if seen.frames is None else len(seen.frames)
+            if num_views >= self._batch_size:
+                yield from self._answer(waiting)
+                waiting, num_views = [], 0
+        yield from self._answer(waiting)
+
+    def warm_up(self) -> None:
+        """Let the backbone and the head see one empty clip, so that no video pays for the start."""
+        frames = np.zeros((1, *self._frame_shape), np.uint8)
+        video = SeenVideo(frames)
+        self._compute([video])
+
+    def annotate(
+        self,
+        answer: Prediction,
+        out: Path,
+        bars: Sequence[tuple[str, float]],
+        lines: Sequence[str],
+    ) -> Prediction | Refusal:
+        """Write an annotated copy of the video to `out`; `answer`, or why there is none."""
+        job = AnnotateJob(
+            path=str(answer.path),
+            views=(),
+            size_bytes=0,
+            sha256="",
+            decoder="pyav",
+            size_px=0,
+            resize_px=0,
+            out=str(out),
+            bars=tuple(bars),
+            lines=tuple(lines),
+        )
+        seen = next(self._pool.run([job]))
+        if seen.frames is None:
+            return Refusal(answer.path, f"it cannot be annotated: {seen.reason}")
+        return answer
+
+    def preview(self, jobs: Sequence[PreviewJob]) -> list[np.ndarray | None]:
+        """Frames uint8 [T, size, size, 3] of each job, or None where there are none."""
+        answers = self._pool.run(jobs)
+        return [None if seen.frames is None else seen.frames[0] for seen in answers]
+
+    @property
+    def _frame_shape(self) -> tuple[int, int, int, int]:
+        backbone = self._backbone
+        return backbone.num_frames, backbone.size_px, backbone.size_px, 3
+
+    def _job(self, path: Path) -> VideoJob:
+        backbone, views = self._backbone, self.bundle.views
+        rule = InputRule(
+            backbone.num_frames, backbone.size_px, backbone.resize_px, backbone.pipeline
+        )
+        return VideoJob(
+            path=str(path),
+            views=(),
+            size_bytes=0,
+            sha256="",
+            decoder=self.bundle.decoder,
+            size_px=rule.size_px,
+            resize_px=rule.resize_px,
+            like_opencv=rule.pipeline is not None,
+            fallback=self._fallback,
+            input=rule,
+            test_clips=views.test_clips,
+            test_crops=views.test_crops,
+        )
+
+    def _answer(self, waiting: list[tuple[Path, Decoded]]) -> Iterator[Prediction | Refusal]:
+        seen = [video for _, video in waiting if isinstance(video, SeenVideo)]
+        answers = iter(self._compute(seen))
+        for path, video in waiting:
+            if not isinstance(video, SeenVideo):
+                yield Refusal(path, video.reason)
+                continue
+            logits, neurons, pooled, seconds = next(answers)
+            assert video.info is not None and video.frames is not None
+            own = {"decode": video.decode_seconds, "transform": video.transform_seconds}
+            yield Prediction(
+                path=path,
+                info=video.info,
+                logits=logits,
+                probabilities=softmax(logits).mean(axis=0),
+                neurons=neurons,
+                frames=video.frames,
+                pooled=pooled,
+                seconds=own | seconds,
+            )
+
+    def _compute(
+        self, videos: Sequence[SeenVideo]
+    ) -> list[tuple[np.ndarray, np.ndarray | None, np.ndarray, dict[str, float]]]:
+        """Logits, neurons, pooled map and seconds of each video, from one batch."""
+        if not videos:
+            return []
+        frames = np.concatenate([video.frames for video in videos if video.frames is not None])
+        with self._lock, torch.inference_mode():
+            maps = np.empty((len(frames), *self._backbone.map_shape), np.float32)
+            before = self._forward.seconds
+            for start in range(0, len(frames), self._batch_size):
+                rows = slice(start, start + self._batch_size)
+                self._forward.submit(frames[rows], maps[rows])
+            self._forward.finish()
+            started = time.perf_counter()
+            logits, neurons = self._run_head(maps)
+            seconds = {
+                "backbone": self._forward.seconds - before,
+                "head": time.perf_counter() - started,
+            }
+        pooled = maps.mean(axis=(2, 3, 4))
+        share = {part: value / len(videos) for part, value in seconds.items()}
+        answers, end = [], 0
+        for video in videos:
+            assert video.frames is not None
+            rows = slice(end, end := end + len(video.frames))
+            routes = None if neurons is None else neurons[rows]
+            answers.append((logits[rows], routes, pooled[rows].mean(axis=0), share))
+        return answers
+
+    def _run_head(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits [n, K] and, of a head that routes, neurons [n, L], in one pass."""
+        x = torch.from_numpy(maps).to(self._device)
+        if not _routes(self._head):
+            return self._head(x).cpu().numpy(), None
+        logits, records = self._head(x, with_records=True)
+        choices = torch.stack([record.choice for record in records], dim=1)
+        return logits.cpu().numpy(), choices.cpu().numpy()
+
+
+def _routes(head: torch.nn.Module) -> bool:
+    if not isinstance(head, DSTSHead):
+        return False
+    layers = list(head.dsts_layers())
+    return bool(layers) and all(layer.options.synapse for layer in layers)
