@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from stages.commands import around, features, pipeline, serving
+from stages.commands import around, end_to_end, features, pipeline, serving
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
@@ -35,6 +35,10 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         features.stores,
         features.export,
         features.import_features,
+    ),
+    "Backbone and head together": (
+        end_to_end.finetune,
+        end_to_end.pretrain_backbone,
     ),
     "Around a run": (
         around.doctor,

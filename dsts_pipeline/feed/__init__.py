@@ -8,6 +8,7 @@ from dsts_pipeline.feed.dataset import BatchDataset
 from dsts_pipeline.feed.epochs import EpochSampler
 from dsts_pipeline.feed.loader import FeatureFeed
 from dsts_pipeline.feed.orders import balanced_draws, sequential_order, shard_order
+from dsts_pipeline.feed.protocol import ClipFeed, ServesBatches
 from dsts_pipeline.feed.samplers import (
     epoch_batches,
     epoch_order,
@@ -18,10 +19,12 @@ from dsts_pipeline.feed.samplers import (
 
 __all__ = [
     "BatchDataset",
+    "ClipFeed",
     "EpochSampler",
     "FeatureBatch",
     "FeatureFeed",
     "SamplerCursor",
+    "ServesBatches",
     "balanced_draws",
     "epoch_batches",
     "epoch_order",

@@ -16,7 +16,8 @@ class FeatureBatch:
     """Maps of some clips with their classes.
 
     Args:
-        maps: float32 `[B, C, T, H, W]`.
+        maps: float32 `[B, C, T, H, W]`; where a backbone trains, too, what it is fed in their
+            place: frames uint8 `[B, T, H, W, 3]`.
         labels: class numbers, int64 `[B]`.
         rows: row numbers in the store, int64 `[B]`, on the CPU.
 
@@ -32,7 +33,8 @@ class FeatureBatch:
         size = len(self.rows)
         if self.maps.ndim != 5 or len(self.maps) != size or self.labels.shape != (size,):
             raise ValueError(f"shapes do not fit: {self!r}, expected [B, C, T, H, W], [B], [B]")
-        if self.labels.dtype != torch.int64 or not self.maps.is_floating_point():
+        is_map = self.maps.is_floating_point() or self.maps.dtype == torch.uint8
+        if self.labels.dtype != torch.int64 or not is_map:
             raise ValueError(f"types do not fit: {self!r}, expected float maps and int64 labels")
 
     def __len__(self) -> int:

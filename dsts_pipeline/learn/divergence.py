@@ -72,6 +72,7 @@ class Watch:
     def _error(self, found: str, place: Place, where: str) -> SettingsError:
         return SettingsError(
             f"training diverged: {found} in epoch {place.epoch}, step {place.num_steps} ({where}); "
-            f"last good checkpoint: {self.last_good}; lower train.learning_rate "
-            f"(now {self.options.learning_rate:g}) or set train.clip_norm"
+            f"last good checkpoint: {self.last_good}; lower "
+            f"{self.options.section}.learning_rate (now {self.options.learning_rate:g}) or set "
+            f"{self.options.section}.clip_norm"
         )

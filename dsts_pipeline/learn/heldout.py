@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.base.seeding import derive_seed
-from dsts_pipeline.feed import FeatureBatch, FeatureFeed
+from dsts_pipeline.feed import FeatureBatch, ServesBatches
 from dsts_pipeline.feed.samplers import evaluation_rows
 from dsts_pipeline.learn.parts import dsts_of
 from dsts_pipeline.learn.passes import Asking, MapPass, make_passes
@@ -55,7 +55,7 @@ class Evaluation:
 
 def evaluate_rows(
     head: nn.Module,
-    feed: FeatureFeed,
+    feed: ServesBatches,
     rows: np.ndarray,
     *,
     batch_size: int,

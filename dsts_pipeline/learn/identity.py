@@ -7,6 +7,7 @@ values stand for how the head was built, the sources' digest for what is done wi
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ def digest_weights(head: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def digest_sources() -> str:
-    """SHA-256 over the package's code that training runs."""
+def digest_sources(folders: Iterable[str] = SOURCES) -> str:
+    """SHA-256 over the package's code in `folders`; by default what training on maps runs."""
     digest = hashlib.sha256()
-    for folder in SOURCES:
+    for folder in folders:
         for path in sorted((PACKAGE / folder).rglob("*.py")):
             digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

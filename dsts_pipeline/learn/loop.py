@@ -62,6 +62,20 @@ def train_head(
     """
     check_head(head, feed)
     training = Training(head, feed, TrainingOptions(**options), processes)
+    return run_training(training, checkpoints, title, on_epoch)
+
+
+def run_training(
+    training: Training,
+    checkpoints: CheckpointOptions | None,
+    title: str,
+    on_epoch: OnEpoch | None = None,
+) -> list[dict[str, Any]]:
+    """Bring `training` to its end from wherever its checkpoint is; returns its history.
+
+    Raises:
+        SettingsError, CheckpointError, TrainingStopped: See `train_head`.
+    """
     with Keeper(training, checkpoints) as keeper:
         if keeper.resume():
             console.print(f"{title}: goes on from {training.watch.last_good}")

@@ -102,6 +102,7 @@ class Objective:
                 "first_order": first_order,
                 "with_records": True,
             }
+        options |= self.options_of(draw)
         batch = draw.batch
         with forward_context(self.precision, batch.maps.device):
             if parameters is None:
@@ -121,6 +122,10 @@ class Objective:
                         record.choice, record.impulses, self.processes.sum_across
                     )
         return loss, logits, records
+
+    def options_of(self, draw: Draw) -> dict[str, Any]:
+        """What the model is told beside the head's options."""
+        return {}
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)

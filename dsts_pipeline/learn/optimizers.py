@@ -127,7 +127,7 @@ def _groups(
     """Parameter groups of equal learning rate and decay."""
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
-        decay = weight_decay if _decays(name) else 0.0
+        decay = weight_decay if _decays(name) and parameter.ndim > 1 else 0.0
         rate = rates[name]
         options = {"params": [], "lr": rate, "peak": rate, "weight_decay": decay}
         groups.setdefault((rate, decay), options)["params"].append(parameter)

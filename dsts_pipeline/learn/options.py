@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -51,6 +52,7 @@ class TrainingOptions:
         max_loss: A loss above it ends the training as diverged.
     """
 
+    section: ClassVar[str] = "train"  # of the settings, for messages
     num_epochs: int
     batch_size: int = 32
     seed: int = 0
@@ -110,11 +112,13 @@ class TrainingOptions:
             factor = self.classifier_learning_rate_factor
         return self.learning_rate * factor
 
-    def optimizer_of(self, parameters: Mapping[str, nn.Parameter]) -> ScheduledOptimizer:
-        """An optimiser of `parameters` by these options."""
+    def optimizer_of(
+        self, parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float] | None = None
+    ) -> ScheduledOptimizer:
+        """An optimiser of `parameters` by these options; `rates` are their peak learning rates."""
         return ScheduledOptimizer(
             parameters,
-            {name: self.learning_rate_of(name) for name in parameters},
+            rates or {name: self.learning_rate_of(name) for name in parameters},
             name=self.optimizer,
             weight_decay=self.weight_decay,
             momentum=self.momentum,

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from dsts_pipeline.feed import FeatureBatch, FeatureFeed, split_batches
+from dsts_pipeline.feed import FeatureBatch, ServesBatches, split_batches
 
 EVALUATION_BATCH = 128
 T = TypeVar("T")
@@ -35,7 +35,7 @@ Asking = Generator[MapPass, None, T]
 
 def make_passes(
     asking: Asking[T],
-    feed: FeatureFeed,
+    feed: ServesBatches,
     device: torch.device,
     *,
     batch_size: int = EVALUATION_BATCH,
@@ -46,7 +46,7 @@ def make_passes(
 
 def make_passes_together(
     asking: Sequence[tuple[Asking[T], Within]],
-    feed: FeatureFeed,
+    feed: ServesBatches,
     device: torch.device,
     *,
     batch_size: int = EVALUATION_BATCH,

@@ -95,7 +95,7 @@ class Processes:
         """
         head.to(self.device)
         for name, module in head.named_modules():
-            if self.world_size > 1 and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if self.world_size > 1 and _keeps_own_statistics(module):
                 raise SettingsError(
                     f"{type(head).__name__}.{name} keeps statistics of one process's batch only, "
                     f"and {self.world_size} processes train; set train.devices to 1"
@@ -105,6 +105,12 @@ class Processes:
         if self.world_size > 1:
             for tensor in head.state_dict().values():
                 dist.broadcast(tensor, src=0)
+
+
+def _keeps_own_statistics(module: nn.Module) -> bool:
+    """Whether it is a batch norm that is not held still (see `end_to_end.model`)."""
+    is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return is_norm and not getattr(module, "statistics_frozen", False)
 
 
 ALONE = Processes()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.progress import Track
 from dsts_pipeline.base.seeding import derive_seed
-from dsts_pipeline.feed import EpochSampler, FeatureBatch, FeatureFeed
+from dsts_pipeline.feed import ClipFeed, EpochSampler, FeatureBatch
 from dsts_pipeline.feed.cursor import SamplerCursor
 from dsts_pipeline.head.inspection import summarize_head
 from dsts_pipeline.head.recalibration import recalibration_passes
@@ -60,7 +60,7 @@ class Training:
     """
 
     def __init__(
-        self, head: nn.Module, feed: FeatureFeed, options: TrainingOptions, processes: Processes
+        self, head: nn.Module, feed: ClipFeed, options: TrainingOptions, processes: Processes
     ) -> None:
         self.head, self.feed, self.options, self.processes = head, feed, options, processes
         processes.adopt(head)

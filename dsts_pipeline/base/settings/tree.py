@@ -22,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.settings.data import BackboneSettings, DatasetSettings, PretrainSettings
 from dsts_pipeline.base.settings.features import FeedSettings, StoreSettings
+from dsts_pipeline.base.settings.finetuning import FinetuneSettings
 from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.base.settings.results import EvaluateSettings, ReportSettings
 from dsts_pipeline.base.settings.sections import Section
@@ -42,6 +43,7 @@ class Settings(Section):
     evaluate: EvaluateSettings = EvaluateSettings()
     report: ReportSettings = ReportSettings()
     pretrain: PretrainSettings = PretrainSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
 
 
 def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:

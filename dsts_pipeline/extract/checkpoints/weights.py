@@ -59,15 +59,22 @@ class LoadReport:
         return f"{len(self.matched)} keys loaded by the key map {self.key_map}{left_out}"
 
 
-def save_weights(recognizer: nn.Module, path: str | Path, *, half: bool = False) -> None:
+def save_weights(
+    recognizer: nn.Module,
+    path: str | Path,
+    *,
+    half: bool = False,
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
     """Write the recognizer's parameters and buffers to `path`, atomically; same values, same bytes.
 
     Args:
         half: Store kernels (two dimensions or more) as float16; vectors stay float32.
+        extra: Tensors beside or in place of the recognizer's own, such as another classifier.
     """
     state = {
         name: (value.half() if half and value.ndim > 1 else value).detach().cpu().contiguous()
-        for name, value in recognizer.state_dict().items()
+        for name, value in (recognizer.state_dict() | dict(extra or {})).items()
     }
     write_atomic(path, safetensors.torch.save(state))
 

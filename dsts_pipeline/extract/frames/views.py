@@ -124,7 +124,7 @@ class ViewPlan:
     def rows(self) -> tuple[Row, ...]:
         """All rows."""
         return tuple(
-            Row(number, view, self._label(clip, view))
+            self.row(number, view)
             for number, clip in enumerate(self.index.clips)
             for view in range(self.views.count(clip.split))
         )
@@ -148,20 +148,31 @@ class ViewPlan:
     def jobs(self, positions: Sequence[int]) -> Iterator[DecodeJob]:
         """One job for each clip of these neighbouring rows, for those of its views."""
         rows = [self.rows[position] for position in positions]
-        for number, of_clip in groupby(rows, key=lambda row: row.clip):
-            clip = self.index.clips[number]
-            yield DecodeJob(
-                path=str(Path(self.index.root) / clip.path),
-                views=tuple(self.frame_view(row) for row in of_clip),
-                size_bytes=clip.size_bytes,
-                sha256=clip.sha256,
-                decoder=self.decoder,
-                size_px=self.input.size_px,
-                resize_px=getattr(self.input, "resize_px", self.input.size_px),
-                like_opencv=self._pipeline is not None,
-                fallback=self.fallback,
-                augmentation=self.views.augmentation,
-            )
+        for _, of_clip in groupby(rows, key=lambda row: row.clip):
+            yield self.job(tuple(of_clip))
+
+    def job(self, rows: Sequence[Row]) -> DecodeJob:
+        """The job that makes these rows, all of one clip; they need not be among `self.rows`."""
+        clip = self.index.clips[rows[0].clip]
+        return DecodeJob(
+            path=str(Path(self.index.root) / clip.path),
+            views=tuple(self.frame_view(row) for row in rows),
+            size_bytes=clip.size_bytes,
+            sha256=clip.sha256,
+            decoder=self.decoder,
+            size_px=self.input.size_px,
+            resize_px=getattr(self.input, "resize_px", self.input.size_px),
+            like_opencv=self._pipeline is not None,
+            fallback=self.fallback,
+            augmentation=self.views.augmentation,
+        )
+
+    def row(self, clip: int, view: int) -> Row:
+        """View number `view` of clip number `clip`, with the class that it shows.
+
+        Augmented views are there in any number: each is a draw of its own.
+        """
+        return Row(clip, view, self._label(self.index.clips[clip], view))
 
     def frame_view(self, row: Row) -> FrameView:
         """What a decode process is told about one row."""

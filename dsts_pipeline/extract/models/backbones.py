@@ -25,6 +25,7 @@ def normalize_frames(
     frames: Tensor,
     mean: tuple[float, ...] = PIXEL_MEAN,
     std: tuple[float, ...] = PIXEL_STD,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """(x - mean) / std, channels moved to the front; pretraining and extraction share it.
 
@@ -33,11 +34,11 @@ def normalize_frames(
         mean, std: Per channel, on the 0..255 scale.
 
     Returns:
-        float32 [B, 3, T, H, W]; in memory the channels stay last, which convolutions like.
+        `dtype` [B, 3, T, H, W]; in memory the channels stay last, which convolutions like.
     """
-    scale = frames.new_tensor([1.0 / value for value in std], dtype=torch.float32)
-    shift = frames.new_tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32)
-    return torch.addcmul(shift, frames.float(), scale).permute(0, 4, 1, 2, 3)
+    scale = frames.new_tensor([1.0 / value for value in std], dtype=dtype)
+    shift = frames.new_tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype)
+    return torch.addcmul(shift, frames.to(dtype), scale).permute(0, 4, 1, 2, 3)
 
 
 class Backbone(nn.Module):
@@ -155,13 +156,14 @@ class Backbone(nn.Module):
             )
         if self.pipeline is not None and self.pipeline.is_bgr:
             frames = frames.flip(-1)
-        return self.model.tap(normalize_frames(frames, self._mean, self._std), taps)
+        dtype = next(self.parameters()).dtype
+        return self.model.tap(normalize_frames(frames, self._mean, self._std, dtype), taps)
 
     def _measure(self) -> dict[str, tuple[int, int, int, int]]:
         """Shapes of the maps of one clip, by trying."""
         sample = torch.zeros(1, self.num_frames, self.size_px, self.size_px, 3, dtype=torch.uint8)
         try:
-            with torch.inference_mode():
+            with torch.no_grad():  # in inference mode Swin would cache masks that no graph may hold
                 maps = self.extract(sample)
         except ImportError as error:
             raise UserError(
