@@ -106,7 +106,18 @@ def test_metrics_and_plots_are_shown(copy):
     figures = shown["outputs/evaluation/headline.json"]["data"]
     assert 0 <= figures["dsts"]["top1"] <= 1 and figures["evaluated"] == 24
     page = run(copy, "dvc", "plots", "show").strip().splitlines()[-1]
-    assert "Accuracy of the DSTS head" in Path(page.removeprefix("file://")).read_text()
+    text = Path(page.removeprefix("file://")).read_text()
+    assert "Accuracy of the DSTS head" in text
+    for title in ("Accuracy by class", "Reliability", "Confusion by head", "Classes by neuron"):
+        assert title in text
+    assert "<DVC_METRIC" not in text and "var spec = {}" not in text, "a plot that is empty"
+
+
+def test_all_figures_of_two_commits_can_be_compared(copy):
+    command = "dvc metrics diff HEAD --all --json --targets outputs/evaluation/metrics.json"
+    changes = json.loads(run(copy, *command.split()))["outputs/evaluation/metrics.json"]
+    assert changes["heads.dsts.calibration.equal_width.ece"]["diff"] == 0
+    assert {"heads.dsts.top5", "heads.baseline.attributes.twist.accuracy"} <= set(changes)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,14 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from dsts_pipeline.metrics.predictions import Predictions
 from dsts_pipeline.metrics.table import ordered_heads
+
+_Heads = Iterable[tuple[str, Mapping[str, Any]]]
+_SHARES = ("clips", "right", "accuracy", "low", "high")
+_BIN = ("lower", "upper", "clips", "confidence", "accuracy", "accuracy_low", "accuracy_high")
 
 
 def plot_tables(
@@ -27,62 +33,72 @@ def plot_tables(
         routing: what `assemble_routing` returned, for the use of neurons.
 
     Returns:
-        "heads.csv" (figure by head), per head "per_class/HEAD.csv" (a row per class that has
-        clips), "confusion/HEAD.csv" (a row per clip: actual, predicted), "reliability/HEAD.csv" (a
-        row per bin that has clips), and per head that routes "class_by_neuron/HEAD.csv" (a row
-        per layer, class and neuron that has views).
+        "heads.csv" (a row per head and figure), "per_class.csv" (a row per head and class that has
+        clips), "reliability.csv" (a row per head and bin that has clips), "class_by_neuron.csv" (a
+        row per head that routes, layer, class and neuron that has views), "confusion_by_head.csv"
+        (a row per head and cell that has clips), and for each head "confusion/HEAD.csv" (a row per
+        clip), the form that DVC's own template wants.
     """
-    classes = metrics["classes"]
-    tables = {"heads.csv": _csv(("head", "figure", "value", "low", "high"), _heads(metrics))}
-    for name, head in ordered_heads(metrics):
-        tables[f"per_class/{name}.csv"] = _csv(
-            ("class", "clips", "right", "accuracy", "low", "high"), _per_class(head, classes)
-        )
-        answers = predictions[name]
-        tables[f"confusion/{name}.csv"] = _csv(
-            ("actual", "predicted"),
-            (
-                (classes[label], classes[given])
-                for label, given in zip(answers.labels, answers.predicted, strict=True)
-            ),
-        )
-        tables[f"reliability/{name}.csv"] = _csv(
-            ("confidence", "accuracy", "clips"),
-            (
-                (row["confidence"], row["accuracy"], row["clips"])
-                for row in head["calibration"]["equal_width"]["bins"]
-            ),
-        )
-    for name, head in (routing or {"heads": {}})["heads"].items():
-        tables[f"class_by_neuron/{name}.csv"] = _csv(
-            ("layer", "class", "neuron", "views"), _class_by_neuron(head, classes)
-        )
+    classes, heads = metrics["classes"], ordered_heads(metrics)
+    routed = (routing or {"heads": {}})["heads"].items()
+    tables = {
+        "heads.csv": _csv(("head", "figure", "value", "low", "high"), _heads(heads)),
+        "per_class.csv": _csv(("head", "class", *_SHARES), _per_class(heads, classes)),
+        "reliability.csv": _csv(("head", "bin", *_BIN), _reliability(heads)),
+        "class_by_neuron.csv": _csv(
+            ("head", "layer", "class", "neuron", "views"), _class_by_neuron(routed, classes)
+        ),
+    }
+    tables["confusion_by_head.csv"] = _csv(
+        ("head", "actual", "predicted", "clips"),
+        (row for name, _ in heads for row in _cells(name, predictions[name], classes)),
+    )
+    for name, _ in heads:
+        answers = zip(predictions[name].labels, predictions[name].predicted, strict=True)
+        named = ((classes[label], classes[given]) for label, given in answers)
+        tables[f"confusion/{name}.csv"] = _csv(("actual", "predicted"), named)
     return tables
 
 
-def _heads(metrics: Mapping[str, Any]) -> Iterable[Sequence[Any]]:
-    for _, head in ordered_heads(metrics):
+def _cells(
+    name: str, answers: Predictions, classes: Sequence[str]
+) -> Iterable[tuple[str, str, str, int]]:
+    """Cells of the confusion matrix that hold clips, classes in their order."""
+    flat = answers.labels * len(classes) + answers.predicted
+    for cell, clips in zip(*np.unique(flat, return_counts=True), strict=True):
+        actual, predicted = divmod(int(cell), len(classes))
+        yield name, classes[actual], classes[predicted], int(clips)
+
+
+def _heads(heads: _Heads) -> Iterable[Sequence[Any]]:
+    for name, head in heads:
         for figure in ("top1", "top5", "class_wise"):
-            yield head["title"], figure, *(head[f"{figure}{end}"] for end in ("", "_low", "_high"))
+            yield name, figure, *(head[f"{figure}{end}"] for end in ("", "_low", "_high"))
         for attribute, found in (head["attributes"] or {}).items():
-            bounds = (found[f"accuracy{end}"] for end in ("", "_low", "_high"))
-            yield head["title"], attribute, *bounds
+            yield name, attribute, *(found[f"accuracy{end}"] for end in ("", "_low", "_high"))
 
 
-def _per_class(head: Mapping[str, Any], classes: Sequence[str]) -> Iterable[Sequence[Any]]:
-    columns = head["per_class"]
-    names = ("clips", "right", "accuracy", "low", "high")
-    for number, name in enumerate(classes):
-        if columns["clips"][number]:
-            yield name, *(columns[column][number] for column in names)
+def _per_class(heads: _Heads, classes: Sequence[str]) -> Iterable[Sequence[Any]]:
+    for name, head in heads:
+        columns = head["per_class"]
+        for number, title in enumerate(classes):
+            if columns["clips"][number]:
+                yield name, title, *(columns[column][number] for column in _SHARES)
 
 
-def _class_by_neuron(head: Mapping[str, Any], classes: Sequence[str]) -> Iterable[Sequence[Any]]:
-    for layer, found in enumerate(head["layers"]):
-        for name, row in zip(classes, found["class_by_neuron"], strict=True):
-            yield from (
-                (layer + 1, name, neuron + 1, views) for neuron, views in enumerate(row) if views
-            )
+def _reliability(heads: _Heads) -> Iterable[Sequence[Any]]:
+    for name, head in heads:
+        for number, row in enumerate(head["calibration"]["equal_width"]["bins"]):
+            yield name, number + 1, *(row[column] for column in _BIN)
+
+
+def _class_by_neuron(heads: _Heads, classes: Sequence[str]) -> Iterable[Sequence[Any]]:
+    for name, head in heads:
+        for layer, found in enumerate(head["layers"]):
+            for title, row in zip(classes, found["class_by_neuron"], strict=True):
+                for neuron, views in enumerate(row):
+                    if views:
+                        yield name, layer + 1, title, neuron + 1, views
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -75,6 +75,43 @@ def test_it_is_plain_json_and_repeats():
     assert text == json.dumps(_assemble(), sort_keys=True, allow_nan=False)
 
 
+def test_details_stand_beside_the_headline():
+    metrics = _assemble(class_names=[f"class {k}" for k in range(6)])
+    dsts = metrics["heads"]["dsts"]
+    assert metrics["classes"][5] == "class 5" and len(_assemble()["classes"]) == 6
+    assert dsts["per_class"]["clips"] == [2] * 6 and dsts["per_class"]["right"] == [
+        2,
+        2,
+        2,
+        1,
+        1,
+        1,
+    ]
+    takeoff = dsts["attributes"]["takeoff"]
+    assert (takeoff["clips"], takeoff["right"]) == (12, 9)
+    assert takeoff["values"]["values"] == ["Back", "Forward"]
+    assert takeoff["values"]["clips"] == [6, 6] and takeoff["values"]["right"] == [5, 4]
+    # Sure and wrong three times of twelve: 2 each by Brier, ECE 1/4.
+    assert dsts["brier"] == pytest.approx(0.5) and dsts["brier_low"] < 0.5 < dsts["brier_high"]
+    assert dsts["calibration"]["equal_width"]["ece"] == pytest.approx(0.25)
+    assert dsts["calibration"]["equal_width"]["bins"][0]["clips"] == 12
+    assert dsts["versus_baseline"]["mcnemar"]["exact_p"] == pytest.approx(0.25)
+
+
+def test_every_pair_of_heads_is_compared_the_later_one_first():
+    heads = {
+        name: HeadResult(name, _predictions(n), 1) for name, n in (("a", 3), ("b", 6), ("c", 9))
+    }
+    found = _assemble(heads=heads)["comparisons"]
+    assert [(row["first_head"], row["second_head"]) for row in found] == [
+        ("b", "a"),
+        ("c", "a"),
+        ("c", "b"),
+    ]
+    assert [row["top1"]["difference"] for row in found] == pytest.approx([0.25, 0.5, 0.25])
+    assert found[0]["attributes"]["takeoff"]["difference"] == pytest.approx(0.25)
+
+
 def test_no_attributes_and_no_baseline_leave_their_figures_out():
     metrics = _assemble(attributes=(), baseline="other")
     assert metrics["baseline"] is None
@@ -87,6 +124,8 @@ def test_counts_that_disagree_are_refused():
         _assemble(denominators=Denominators(11))
     with pytest.raises(DataError, match="no heads"):
         _assemble(heads={})
+    with pytest.raises(DataError, match="3 class names for 6 classes"):
+        _assemble(class_names=["a", "b", "c"])
     with pytest.raises(ValueError, match="temporal_share"):
         wrong = HeadResult("x", _predictions(3, np.zeros((12, 2))), 1, 3, [[0.5]])
         _assemble(heads={"dsts": wrong})

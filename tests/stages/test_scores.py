@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from dsts_pipeline.feed import FeatureFeed
@@ -60,3 +61,28 @@ def test_one_view_a_clip_is_a_row_a_clip(tmp_path):
         expected = softmax(head(torch.from_numpy(feed.store.maps)).numpy())
     np.testing.assert_array_equal(found.probabilities, expected)
     assert found.view_clips is None
+
+
+@pytest.mark.parametrize("how", ["shuffle", "average"])
+def test_need_of_time_and_pooled_features_are_measured_by_clip(tmp_path, how):
+    torch.manual_seed(0)
+    feed = make_feed(num_views=2)
+    save(tmp_path / "dsts", DSTSHead(6, 4, num_neurons=3, num_layers=2, width=4, zero_start=False))
+    found = score_head(tmp_path / "dsts", feed, Scoring(5, how))
+    np.testing.assert_allclose(
+        found.features, feed.store.maps.mean(axis=(2, 3, 4))[::2], rtol=1e-4, atol=1e-6
+    )
+    assert found.without_time.shape == (12, 4)
+    assert not np.allclose(found.without_time, found.predictions.probabilities, atol=1e-4)
+    other = score_head(tmp_path / "dsts", feed, Scoring(24, how))
+    np.testing.assert_allclose(other.without_time, found.without_time, atol=1e-6)
+
+
+def test_need_of_time_can_be_left_out_and_is_not_asked_of_heads_that_do_not_route(tmp_path):
+    torch.manual_seed(0)
+    feed = make_feed(num_views=1)
+    save(tmp_path / "dsts", DSTSHead(6, 4, num_neurons=3, num_layers=2, width=4))
+    save(tmp_path / "probe", LinearProbe(6, 4))
+    assert score_head(tmp_path / "dsts", feed, Scoring(12)).without_time is None
+    probe = score_head(tmp_path / "probe", feed, Scoring(12, "shuffle"))
+    assert probe.without_time is None and probe.features is None

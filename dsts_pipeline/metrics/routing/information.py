@@ -31,7 +31,7 @@ def normalised_mutual_information(counts: np.ndarray) -> float:
     It is 0 where all clips share a class or a neuron, since nothing can then be learnt.
     """
     scale = _scale(counts)
-    return mutual_information(counts) / scale if scale > 1e-12 else 0.0
+    return mutual_information(counts) / scale if scale else 0.0
 
 
 def adjusted_mutual_information(counts: np.ndarray) -> float:
@@ -41,7 +41,7 @@ def adjusted_mutual_information(counts: np.ndarray) -> float:
     and is 0 where all clips share a group or a neuron.
     """
     scale = _scale(counts)
-    if scale <= 1e-12:
+    if not scale:
         return 0.0
     chance = expected_mutual_information(counts.sum(axis=1), counts.sum(axis=0))
     if scale - chance <= 1e-12:
@@ -78,6 +78,9 @@ def _log_choose(n: float, k: np.ndarray | float) -> np.ndarray:
 
 
 def _scale(counts: np.ndarray) -> float:
+    """sqrt(H(group) H(neuron)); exactly 0 where there is one group or one neuron."""
+    if min((counts.sum(axis=0) > 0).sum(), (counts.sum(axis=1) > 0).sum()) < 2:
+        return 0.0  # rounding would leave 1e-8
     joint = counts / max(counts.sum(), 1)
     return float(np.sqrt(usage_entropy(joint.sum(axis=1)) * usage_entropy(joint.sum(axis=0))))
 
@@ -119,7 +122,7 @@ def describe_information(
             for _ in range(num_permutations)
         ]
     )
-    normalised = null / scale if scale > 1e-12 else np.zeros_like(null)
+    normalised = null / scale if scale else np.zeros_like(null)
     return {
         "mi": found,
         "nmi": normalised_mutual_information(counts),
