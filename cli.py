@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from stages.commands import around, end_to_end, features, pipeline, serving
+from stages.commands import around, end_to_end, experiments, features, pipeline, serving
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         pipeline.report,
     ),
     "Answers": (serving.predict,),
+    "Many trainings": (experiments.search,),
     "Feature stores": (
         features.verify,
         features.stores,

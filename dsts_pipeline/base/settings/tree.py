@@ -25,6 +25,7 @@ from dsts_pipeline.base.settings.features import FeedSettings, StoreSettings
 from dsts_pipeline.base.settings.finetuning import FinetuneSettings
 from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.base.settings.results import EvaluateSettings, ReportSettings
+from dsts_pipeline.base.settings.searching import SearchSettings
 from dsts_pipeline.base.settings.sections import Section
 from dsts_pipeline.base.settings.together import check_together
 
@@ -44,6 +45,7 @@ class Settings(Section):
     report: ReportSettings = ReportSettings()
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
+    search: SearchSettings = SearchSettings()
 
 
 def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:

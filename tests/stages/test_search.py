@@ -1,0 +1,107 @@
+"""`search` on a store whose test maps can't be read: held-out clips of train decide everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from ruamel.yaml import YAML
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings import load_settings
+from stages import search
+from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
+from tests.stages.ready_store import QUICK, damage_clips, make_ready
+
+SPACE = ["--space=train.learning_rate=0.001:0.1:log", "--space=head.width=2,4"]
+TRIALS = QUICK | {"search__num_trials": 4, "search__startup_trials": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Features ready, every map of the test split damaged; nothing is written by refused runs."""
+    folder = tmp_path_factory.mktemp("search")
+    damage_clips(make_ready(folder), 64)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("space", "settings", "told"),
+    [
+        ([], {"train__heldout_fraction": 0.0}, "never by the test split; set it, such as"),
+        (["dataset.flip=a,b"], {}, "dataset.flip can't be searched; expected a setting of head"),
+        (["train.heldout_fraction=0.1:0.2"], {}, "train.heldout_fraction can't be searched"),
+        (["train.devices=1,2"], {}, "train.devices can't be searched"),
+        (["head=1,2"], {}, "head can't be searched"),
+        (["train.lerning_rate=1:2"], {}, "did you mean train.learning_rate?"),
+        (["train.momentum=0.5:1.5"], {}, "train.momentum: found 1.5"),
+        (["head.width=4,8"], {}, "width=8 is above in_channels=6"),
+        (["train.batch_size=8,32"], {}, "48 training clips (16 more are held out)"),
+        (["head.num_layers=0:2"], {}, "udl.enabled is true and head.num_layers 0"),
+        (["train.momentum=0.5:0.6"] * 2, {}, "expected each key once"),
+        ([], {"train__devices": 2}, "a search trains one head in one process"),
+    ],
+)
+def test_what_cannot_be_searched_is_told_at_once(folder, space, settings, told, monkeypatch):
+    monkeypatch.chdir(folder)
+    given = TRIALS | settings | {"search__space": json.dumps(space or ["train.momentum=0.5:0.6"])}
+    overrides = [f"{key.replace('__', '.')}={value}" for key, value in given.items()]
+    with pytest.raises(SettingsError) as error:
+        search.run(load_settings(ROOT / "params.yaml", overrides))
+    assert told in str(error.value)
+    assert not (folder / "outputs" / "search").exists()
+
+
+def test_faults_end_with_status_2(folder):
+    told = tell_plainly(run_cli(folder, "search", "--space=head.width=4,8", **TRIALS))
+    assert "width=8 is above in_channels=6" in told
+
+
+def finished(folder):
+    record = json.loads((folder / "outputs/search/trials.json").read_text())
+    return [
+        {k: v for k, v in t.items() if k not in ("seconds", "number")} for t in record["trials"]
+    ]
+
+
+@pytest.mark.long
+def test_a_killed_search_goes_on_to_the_same_best_settings(folder, tmp_path_factory):
+    run = run_cli(folder, "search", *SPACE, **TRIALS)
+    assert run.returncode == 0, run.stderr
+    assert "Trials by held-out loss" in run.stdout
+    assert "trial 0 has the settings as they are" in run.stdout
+    trials = finished(folder)
+    assert len(trials) == 4
+    best = min((t for t in trials if t["state"] == "complete"), key=lambda t: t["loss"])
+    params = YAML(typ="safe").load((folder / "outputs/search/best_params.yaml").read_text())
+    assert params["train"]["learning_rate"] == best["values"]["train.learning_rate"]
+    assert params["head"]["width"] == best["values"]["head.width"]
+
+    other = tmp_path_factory.mktemp("killed")
+    damage_clips(make_ready(other), 64)
+    for _ in range(2):
+        process = subprocess.Popen(
+            command_of("search", *SPACE, **TRIALS),
+            cwd=other,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not process.stderr.readline().startswith("trial "):
+            assert process.poll() is None
+        process.kill()
+        process.wait()
+    again = run_cli(other, "search", *SPACE, **TRIALS)
+    assert again.returncode == 0 and " of 4 trials are done" in again.stderr
+    assert finished(other) == trials
+
+    # The file is ready for --params: the same head, trained alone.
+    command = ["train-head", "--params", "outputs/search/best_params.yaml"]
+    alone = subprocess.run(
+        [*command_of("show")[:2], *command], cwd=other, capture_output=True, text=True
+    )
+    assert alone.returncode == 0, alone.stderr
+    history = json.loads((other / "outputs/heads/dsts/history.json").read_text())["epochs"]
+    assert min(entry["heldout_loss"] for entry in history) == best["loss"]
