@@ -23,6 +23,7 @@ ROUTING = EVALUATION / "routing.json"
 PLOT_TABLES = EVALUATION / "plots"
 HEADLINE = EVALUATION / "headline.json"
 PREDICTIONS = EVALUATION / "predictions"
+ABLATION = OUTPUTS / "ablation" / "results.json"
 REPORT = OUTPUTS / "report" / "report.html"
 
 # Heads in the order of the tables.

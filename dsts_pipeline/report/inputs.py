@@ -43,6 +43,7 @@ class ReportInputs:
         dataset: its name.
         title: heading of the page.
         num_confused_pairs: how many of the hardest pairs are listed.
+        ablation: content of ablation/results.json; None where `ablate` has not run.
 
     Raises:
         DataError: A head lacks predictions, or class names and predictions disagree.
@@ -59,6 +60,7 @@ class ReportInputs:
     dataset: str = ""
     title: str = "Dynamic spatio-temporal specialization: a run in figures"
     num_confused_pairs: int = 12
+    ablation: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_attributes(self.attribute_names, self.attributes, len(self.class_names))
@@ -88,6 +90,12 @@ class ReportInputs:
         names = [name for name, _ in self.heads]
         routed = [name for name, head in self.heads if head.get("routing")]
         return (routed or names)[-1]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether any head has curves of clips held out from training."""
+        rows = (row for epochs in self.histories.values() for row in epochs)
+        return any(row.get("heldout_loss") is not None for row in rows)
 
     @property
     def baseline(self) -> str | None:

@@ -27,7 +27,16 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-port=0",
 )
-KEYS = {"Enter": 13, "ArrowDown": 40, "ArrowRight": 39, "Home": 36, "Tab": 9, " ": 32}
+KEYS = {
+    "Enter": 13,
+    "ArrowDown": 40,
+    "ArrowRight": 39,
+    "Home": 36,
+    "End": 35,
+    "ArrowLeft": 37,
+    "Tab": 9,
+    " ": 32,
+}
 
 
 def find_browser() -> str | None:
@@ -71,7 +80,14 @@ class Tab:
         assert "error" not in answer, answer
         return answer["result"]
 
-    async def open(self, url: str, width: int = 1240, dark: bool = False) -> None:
+    async def open(
+        self,
+        url: str,
+        width: int = 1240,
+        dark: bool = False,
+        still: bool = False,
+        scripts: bool = True,
+    ) -> None:
         for domain in ("Page", "Network", "Runtime", "Log"):
             await self.send(f"{domain}.enable")
         await self.send(
@@ -82,7 +98,9 @@ class Tab:
             mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await self.send("Emulation.setEmulatedMedia", features=[scheme])
+        motion = {"name": "prefers-reduced-motion", "value": "reduce" if still else ""}
+        await self.send("Emulation.setEmulatedMedia", features=[scheme, motion])
+        await self.send("Emulation.setScriptExecutionDisabled", value=not scripts)
         self._loaded.clear()
         await self.send("Page.navigate", url=url)
         await asyncio.wait_for(self._loaded.wait(), timeout=180)

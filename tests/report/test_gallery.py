@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-
 import numpy as np
-import pytest
-from PIL import Image
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.metrics import Predictions
 from dsts_pipeline.report import render_report
-from dsts_pipeline.report.gallery import NUM_FRAMES, build_gallery, strip_uri, typical_rows
+from dsts_pipeline.report.gallery import build_gallery, typical_rows
+from dsts_pipeline.report.previews import Previews
 from tests.report.report_example import make_frames, make_inputs
 
 
@@ -41,34 +37,20 @@ def test_a_clip_shown_twice_is_read_and_stored_once():
         read.append(clip_id)
         return make_frames(clip_id)
 
-    gallery = build_gallery(_predictions(), 2, frames_of, num_clips=2, size_px=40)
-    assert len(read) == len(set(read)) == len(gallery.strips)
-    assert [[len(neuron) for neuron in layer] for layer in gallery.layers] == [[2, 1], [0, 2]]
+    previews = Previews("abcdef", frames_of, size_px=40)
+    gallery = build_gallery(_predictions(), 2, previews, num_clips=2)
+    assert len(read) == len(set(read)) == len(previews.strips)
+    assert [[len(neuron) for neuron in layer] for layer in gallery] == [[2, 1], [0, 2]]
 
 
 def test_an_unreadable_clip_is_shown_with_its_reason():
     def frames_of(clip_id):
         raise DataError(f"{clip_id}: truncated <b>")
 
-    gallery = build_gallery(_predictions(), 2, frames_of)
-    assert gallery.strips == ()
-    assert gallery.layers[0][1][0].problem == "f: truncated <b>"
+    previews = Previews("abcdef", frames_of)
+    gallery = build_gallery(_predictions(), 2, previews)
+    assert previews.strips == []
+    assert gallery[0][1][0].problem == "f: truncated <b>"
     small = {"num_clips": 30, "num_classes": 4, "num_neurons": 2, "num_layers": 1}
     html = render_report(make_inputs(**small), frames_of=frames_of).html
     assert "no preview, stick_" in html and "truncated &lt;b&gt;" in html
-
-
-@pytest.mark.parametrize("shape", [(1, 96, 96, 3), (40, 20, 60, 3)])
-def test_strip_holds_its_frames_side_by_side(shape):
-    frames = np.full(shape, 200, np.uint8)
-    kind, content = strip_uri(frames, 48).split(",")
-    assert kind == "data:image/webp;base64"
-    picture = Image.open(io.BytesIO(base64.b64decode(content)))
-    assert picture.size == (48 * NUM_FRAMES, 48)
-    middle = np.asarray(picture.convert("RGB"))[24, 24::48]
-    assert np.abs(middle.astype(int) - 200).max() < 12
-
-
-def test_frames_of_another_kind_are_refused():
-    with pytest.raises(ValueError, match="expected uint8"):
-        strip_uri(np.zeros((4, 8, 8, 3)), 48)

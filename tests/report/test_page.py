@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -9,9 +11,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.report import Failure, ReportInputs, render_report, write_report
+from dsts_pipeline.report.mistakes import find_mistakes
+from dsts_pipeline.report.previews import Previews
 from tests.report.report_example import make_frames, make_inputs
 
 SMALL = {"num_clips": 60, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
@@ -54,6 +59,10 @@ def outline(html: str) -> Outline:
     return parser
 
 
+def without_scripts(html: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def page():
     return render_report(make_inputs(**SMALL), frames_of=make_frames)
@@ -64,7 +73,7 @@ def test_it_loads_nothing_and_links_only_to_itself(page):
     targets = {link[1:] for link in found.loads if link.startswith("#")}
     assert targets <= set(found.ids)
     assert all(link.startswith("#") or link == "data:," for link in found.loads)
-    assert not re.search(r"url\((?![\"']?data:)", page.html)
+    assert not re.search(r"url\((?![\"']?(data:|#))", without_scripts(page.html))
     assert "default-src 'none'" in page.html
 
 
@@ -79,9 +88,10 @@ def test_headings_descend_one_level_at_a_time_and_ids_are_unique(page):
 def test_every_table_has_a_caption_and_every_drawing_a_name(page):
     found = outline(page.html)
     kinds = [tag for tag, _ in found.tags]
-    assert kinds.count("table") == kinds.count("caption") >= 11
-    drawings = [a for tag, a in found.tags if tag == "svg" and a.get("role") == "img"]
-    assert drawings and all(drawing["aria-label"] for drawing in drawings)
+    assert kinds.count("table") == kinds.count("caption") >= 12
+    drawings = [a for _, a in found.tags if set(a.get("class", "").split()) & {"chart", "drawing"}]
+    assert len(drawings) > 12
+    assert all(drawing["aria-label"] and drawing["role"] == "img" for drawing in drawings)
     strips = [a for _, a in found.tags if "strip" in a.get("class", "").split()]
     assert len(strips) > 3 and all(strip["aria-label"] for strip in strips)
 
@@ -110,12 +120,12 @@ def test_names_with_markup_in_them_do_no_harm():
     metrics = inputs.metrics | {"split": HOSTILE, "store": HOSTILE}
     metrics["heads"]["dsts"]["title"] = HOSTILE
     metrics["provenance"]["settings"] = {HOSTILE: HOSTILE}
-    answers = inputs.predictions["dsts"]
-    ids = (HOSTILE, *answers.clip_ids[1:])
+    ids = (HOSTILE, *inputs.predictions["dsts"].clip_ids[1:])
+    predictions = {n: replace(p, clip_ids=ids) for n, p in inputs.predictions.items()}
     inputs = replace(
         inputs,
         metrics=metrics,
-        predictions=inputs.predictions | {"dsts": replace(answers, clip_ids=ids)},
+        predictions=predictions,
         class_names=[HOSTILE + str(i) for i in range(8)],
         failures=(Failure(HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
         dataset=HOSTILE,
@@ -125,6 +135,8 @@ def test_names_with_markup_in_them_do_no_harm():
     found = outline(page.html)
     assert [a for tag, a in found.tags if tag == "script"] == [
         {"type": "application/json", "id": "explorer-data"},
+        {"type": "application/json", "id": "chart-data"},
+        {},
         {},
     ]
     assert "img" not in {tag for tag, _ in found.tags}
@@ -134,16 +146,58 @@ def test_names_with_markup_in_them_do_no_harm():
         ElementTree.fromstring(drawing)
 
 
-def test_plots_beside_the_page_are_sound_svg_with_their_own_colours(tmp_path, page):
+def test_plots_and_tables_lie_beside_the_page(tmp_path, page):
     written = write_report(page, tmp_path / "report.html")
-    assert [path.name for path in written[:3]] == ["report.html", "accuracy.svg", "attributes.svg"]
-    assert len(written) == 10
-    for path in written[1:]:
-        text = path.read_text()
-        ElementTree.fromstring(text)
-        assert "var(" not in text and "light-dark" not in text
+    names = {path.relative_to(tmp_path).as_posix() for path in written}
+    assert {"report.html", "plots/accuracy.svg", "plots/accuracy.png"} <= names
+    assert {f"tables/table_{n}.{kind}" for n in range(1, 8) for kind in ("md", "tex")} <= names
+    for path in written:
+        if path.suffix == ".svg":
+            text = path.read_text()
+            ElementTree.fromstring(text)
+            assert "var(" not in text and "light-dark" not in text
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                assert min(picture.size) > 100
     alone = write_report(page, tmp_path / "alone" / "report.html", write_plots=False)
     assert alone == list((tmp_path / "alone").iterdir())
+
+
+def test_tabs_name_the_parts_that_the_run_has(page):
+    found = outline(page.html)
+    tabs = [a["href"][1:] for tag, a in found.tags if tag == "a" and a.get("id", "")[:4] == "tab-"]
+    sections = [a["id"] for tag, a in found.tags if tag == "section"]
+    assert sorted(tabs) == sorted(sections) and len(tabs) == 9
+
+
+def test_the_policy_allows_the_two_scripts_of_the_page_and_no_other(page):
+    scripts = re.findall(r"<script>(.*?)</script>", page.html, re.DOTALL)
+    digests = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
+    ]
+    policy = re.search(r"script-src ([^;]*);", page.html)[1]
+    assert len(scripts) == 2 and policy.split() == [f"'sha256-{digest}'" for digest in digests]
+
+
+def test_a_mistake_says_what_was_answered_and_by_which_route():
+    inputs = make_inputs(**SMALL)
+    answers = inputs.predictions["dsts"]
+    found = find_mistakes(inputs, Previews(answers.clip_ids, None), 3)
+    wrong = np.flatnonzero(answers.predicted != answers.labels)
+    surest = wrong[answers.probabilities[wrong].max(axis=1).argmax()]
+    first = found[0]
+    assert len(found) == 3 and first.preview.row == surest
+    assert first.truth == inputs.class_names[answers.labels[surest]]
+    assert first.candidates[0].name == first.answer and not first.candidates[0].is_true
+    said = [candidate.probability for candidate in first.candidates]
+    assert said == sorted(answers.probabilities[surest], reverse=True)[:5]
+    assert [step.neuron - 1 for step in first.route] == answers.neurons[surest].tolist()
+    same = (answers.labels == answers.labels[surest]) & (
+        answers.neurons[:, 0] == answers.neurons[surest, 0]
+    )
+    of_class = (answers.labels == answers.labels[surest]).sum()
+    assert first.route[0].of_truth == pytest.approx(same.sum() / of_class)
+    assert dict(first.nearest).get(first.answer, 0) <= first.same
 
 
 def test_a_run_without_routing_attributes_or_baseline_still_has_a_page():
@@ -185,7 +239,8 @@ def test_a_perfect_head_and_one_neuron_and_one_epoch_do_not_break_it():
     outline(html)
     assert "No clip was taken for another class." in html
     assert "Learning curves on the training clips" in html
-    assert not re.search(r"\bnan\b", re.sub(r"data:image[^\"]*", "", html), re.IGNORECASE)
+    words = re.sub(r"data:image[^\"]*", "", without_scripts(html))
+    assert not re.search(r"\bnan\b", words, re.IGNORECASE)
 
 
 def test_inputs_that_do_not_fit_are_refused():

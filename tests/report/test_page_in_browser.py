@@ -35,39 +35,54 @@ def drive(address, steps, **options):
             await steps(tab)
             assert tab.complaints == []
             loaded = [url for url in tab.requests if not url.startswith("data:")]
-            assert loaded == [address]
+            assert loaded == [address.split("#")[0]]
 
     asyncio.run(session())
 
 
-def test_cells_list_their_clips_by_mouse_and_by_keyboard(address):
+LINES = "document.querySelectorAll('#listed li').length"
+SAID = "document.getElementById('said').textContent"
+
+
+def test_cells_list_their_clips_with_previews_by_mouse_and_by_keyboard(address):
     async def steps(tab):
         await tab.click(".matrix-2 .cell.right")
         listed = await tab.run("document.getElementById('listing').innerText")
         assert "right" in listed and "stick_0" in listed and "neurons" in listed
+        assert await tab.run("document.querySelectorAll('#listed .strip').length") > 0
         await tab.run("document.querySelector('.matrix-2 .wide').focus()")
         for key in ("ArrowDown", "ArrowRight", "ArrowRight"):
             await tab.press(key)
-        said = await tab.run("document.querySelector('#listing p').textContent")
+        said = await tab.run(SAID)
         assert "taken for" in said or "right" in said
+        assert await tab.run(LINES) == 0
         await tab.press("Home")
         await tab.press("Enter")
-        assert "right" in await tab.run("document.querySelector('#listing p').textContent")
-        assert await tab.run("document.querySelectorAll('#listing li').length") > 0
+        assert "right" in await tab.run(SAID)
+        assert await tab.run(LINES) > 0
 
-    drive(address, steps)
+    drive(address + "#errors", steps)
 
 
 def test_head_choice_swaps_the_matrix_and_clears_the_list(address):
     async def steps(tab):
         shown = "getComputedStyle(document.querySelector('.matrix-{}')).display"
         assert await tab.run(shown.format(2)) == "block"
+        await tab.click(".matrix-2 .cell.right")
         await tab.click("#head-0")
         assert await tab.run(shown.format(0)) == "block"
         assert await tab.run(shown.format(2)) == "none"
-        assert await tab.run("document.getElementById('listing').textContent") == ""
+        assert await tab.run(SAID) == "" and await tab.run(LINES) == 0
 
-    drive(address, steps)
+    drive(address + "#errors", steps)
+
+
+def test_an_address_may_name_a_cell(address):
+    async def steps(tab):
+        assert "Back 15som NoTwis TUCK: " in await tab.run(SAID)
+        assert await tab.run(LINES) > 0
+
+    drive(address + "?cell=1-1#errors", steps)
 
 
 def test_light_and_dark_follow_the_system_until_the_button_says_otherwise(address):
@@ -80,19 +95,112 @@ def test_light_and_dark_follow_the_system_until_the_button_says_otherwise(addres
     drive(address, steps, dark=True)
 
 
-def test_previews_move_until_they_are_stopped(address):
+@pytest.mark.parametrize("part", ["gallery", "mistakes"])
+def test_previews_move_until_they_are_stopped(address, part):
     async def steps(tab):
-        await tab.run("document.getElementById('gallery').scrollIntoView()")
-        moving = "getComputedStyle(document.querySelector('.strip')).animationName"
-        assert await tab.run(moving) == "strip"
-        await tab.click("#play")
+        place = f"getComputedStyle(document.querySelector('#{part} .strip')).backgroundPositionX"
+        seen = set()
+        for _ in range(12):
+            seen.add(await tab.run(place))
+            await asyncio.sleep(0.17)
+        assert len(seen) > 3
+        await tab.click(f"#{part} .play")
+        still = {await tab.run(place)}
+        await asyncio.sleep(0.4)
+        assert {await tab.run(place)} == still
+
+    drive(f"{address}#{part}", steps)
+
+
+def test_previews_stand_still_where_the_system_asks_for_little_motion(address):
+    async def steps(tab):
+        moving = "getComputedStyle(document.querySelector('#gallery .strip')).animationName"
         assert await tab.run(moving) == "none"
+        await tab.click("#gallery .play")
+        assert await tab.run(moving) == "strip"
+
+    drive(address + "#gallery", steps, still=True)
+
+
+TABS = ["summary", "paper", "learning", "errors", "reliability", "routing", "gallery"]
+TABS += ["mistakes", "run"]
+SHOWN = "[...document.querySelectorAll('section')].filter(s => s.offsetParent).map(s => s.id)"
+SELECTED = "document.querySelector('[role=tab][aria-selected=true]').hash"
+
+
+def test_every_tab_opens_by_click(address):
+    async def steps(tab):
+        for name in TABS:
+            await tab.click(f"#tab-{name}")
+            assert await tab.run(SHOWN) == [name] and await tab.run(SELECTED) == f"#{name}"
+            assert await tab.run("location.hash") == f"#{name}"
 
     drive(address, steps)
 
 
+def test_every_tab_opens_by_keyboard(address):
+    async def steps(tab):
+        assert await tab.run(SHOWN) == ["summary"]
+        await tab.run("document.getElementById('tab-summary').focus()")
+        for name in [*TABS[1:], TABS[0]]:
+            await tab.press("ArrowRight")
+            assert await tab.run(SHOWN) == [name]
+            assert await tab.run("document.activeElement.id") == f"tab-{name}"
+        await tab.press("End")
+        assert await tab.run(SHOWN) == [TABS[-1]]
+        await tab.press("Home")
+        assert await tab.run(SHOWN) == [TABS[0]]
+        await tab.press("ArrowLeft")
+        assert await tab.run(SHOWN) == [TABS[-1]]
+        await tab.press("Tab")  # one stop for all tabs; the next one is the part itself
+        assert await tab.run("document.activeElement.id") == TABS[-1]
+
+    drive(address, steps)
+
+
+def test_charts_become_interactive_as_their_tab_is_shown(address):
+    async def steps(tab):
+        count = "document.querySelectorAll('{} .chart.drawn').length"
+        for _ in range(100):
+            if await tab.run(count.format("#learning")) == 6:
+                break
+            await asyncio.sleep(0.1)
+        assert await tab.run(count.format("#learning")) == 6
+        assert await tab.run(count.format("#summary")) == 0
+        x, y = await tab.run(
+            "(() => { const b = document.querySelector('#learning .chart .mark-symbol path')"
+            ".getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        said = ""
+        for step in range(50):
+            nudged = {"x": x + step % 2, "y": y}
+            await tab.send("Input.dispatchMouseEvent", type="mouseMoved", **nudged)
+            await asyncio.sleep(0.1)
+            said = await tab.run("document.querySelector('.tip').textContent")
+            if said:
+                break
+        assert "epoch 0: " in said
+
+    drive(address + "#learning", steps)
+
+
+def test_print_holds_all_parts_and_no_script_holds_them_too(address):
+    async def printed(tab):
+        await tab.send("Emulation.setEmulatedMedia", media="print")
+        assert sorted(await tab.run(SHOWN)) == sorted(TABS)
+
+    async def plain(tab):
+        assert sorted(await tab.run(SHOWN)) == sorted(TABS)
+        assert await tab.run("document.querySelectorAll('.chart svg path').length") > 50
+
+    drive(address, printed)
+    drive(address, plain, scripts=False)
+
+
 def test_a_phone_scrolls_down_only(address):
     async def steps(tab):
-        assert await tab.run("document.documentElement.scrollWidth <= innerWidth")
+        for name in TABS:
+            await tab.click(f"#tab-{name}")
+            assert await tab.run("document.documentElement.scrollWidth <= innerWidth"), name
 
     drive(address, steps, width=390)

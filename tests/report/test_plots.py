@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import json
+import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
-import pytest
 from markupsafe import Markup
+from PIL import Image
 
-from dsts_pipeline.report.plots.bars import neuron_panel
-from dsts_pipeline.report.plots.curves import Series, curve_panel, key_panel
-from dsts_pipeline.report.plots.dots import Dot, dot_panel
+from dsts_pipeline.report.plots.bars import neuron_chart
+from dsts_pipeline.report.plots.charts import Dot, Series, curve_chart, dot_chart
 from dsts_pipeline.report.plots.matrices import (
     class_by_neuron_drawing,
     confusion_drawing,
     group_starts,
 )
-from dsts_pipeline.report.plots.svg import Scale, element, round_ticks, sheet
+from dsts_pipeline.report.plots.render import png_of, sheet_svg
+from dsts_pipeline.report.plots.svg import element, sheet
+from dsts_pipeline.report.plots.theme import light_colours
 
 
 def parse(drawing):
@@ -33,43 +37,64 @@ def test_elements_escape_texts_and_attributes_but_not_markup():
     assert element("path", d=None, x=1.50) == Markup('<path x="1.5"/>')
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        (0, 10, [0, 2, 4, 6, 8, 10]),
-        (61, 79, [65, 70, 75]),
-        (3, 3, [3]),
-    ],
-)
-def test_ticks_are_round(low, high, ticks):
-    assert round_ticks(low, high) == pytest.approx(ticks)
-
-
-def test_scale_maps_ends_and_survives_an_empty_span():
-    scale = Scale(0, 10, 100, 0)
-    assert (scale(0), scale(10), scale(2.5)) == (100, 0, 75)
-    assert Scale(5, 5, 0, 10)(5) == 0
+def texts(chart):
+    return [e.text for e in ElementTree.fromstring(str(chart.page_svg)).iter() if e.text]
 
 
 def test_curves_leave_out_gaps_and_panels_without_points():
     gap = Series("a", [0, 1, 2], [1.0, None, float("nan")])
-    panel = curve_panel("loss", [gap, Series("b", [], [])])
-    assert len(parse(panel).findall("circle")) == 1
-    assert panel.label == "loss over epochs: a ends at 1."
-    assert curve_panel("loss", [Series("b", [0], [None])]) is None
+    chart = curve_chart("loss", [gap, Series("b", [], [])])
+    (rows,) = chart.drawing.to_dict()["datasets"].values()
+    assert [row["tip"] for row in rows] == ["a, epoch 0: 1"]
+    assert chart.label == "loss over epochs: a ends at 1."
+    assert curve_chart("loss", [Series("b", [0], [None])]) is None
+
+
+def test_charts_are_sound_vega_lite():
+    series = [Series("a", [0, 1], [0, 1]), Series("b", [0, 1], [1, 1], 1, faint=True)]
+    dots = [("", [Dot("a", 50, 40, 60)])]
+    for chart in (
+        curve_chart("dead", series, low=0, high=3, counts=True, reference=(1, "even")),
+        dot_chart("top-1", dots),
+        dot_chart("attributes", [("takeoff", dots[0][1])]),
+        neuron_chart(0, [0.5, 0.5], [0.1, 0.9]),
+    ):
+        chart.drawing.to_dict(validate=True)
 
 
 def test_counts_get_whole_ticks_only():
-    panel = curve_panel("dead", [Series("a", [0, 1], [0, 1])], low=0, high=3, counts=True)
-    ticks = [t.text for t in parse(panel).findall("text") if t.get("class") == "tick"]
-    assert not any("." in tick for tick in ticks)
+    chart = curve_chart("dead", [Series("a", [0, 1], [0, 1])], low=0, high=3, counts=True)
+    assert {"0", "1", "2", "3"} <= set(texts(chart))
+    assert not any("." in text for text in texts(chart))
 
 
 def test_dots_name_their_intervals():
-    panel = dot_panel("top-1", [("", [Dot("a", 50, 40, 60), Dot("b", 99.5, 99, 100, 1)])])
-    assert panel.label == "top-1: a 50.0 (40.0 to 60.0); b 99.5 (99.0 to 100.0)."
-    assert len(parse(panel).findall("path")) == 2
+    chart = dot_chart("top-1", [("", [Dot("a", 50, 40, 60), Dot("b", 99.5, 99, 100, 1)])])
+    assert chart.label == "top-1: a: 50.0 % (40.0 to 60.0); b: 99.5 % (99.0 to 100.0)."
+    assert {"a", "b", "50.0 %", "99.5 %"} <= set(texts(chart))
+
+
+def test_charts_escape_names_and_follow_the_colours_of_the_page():
+    chart = curve_chart("<b>&", [Series("<script>", [0, 1], [0, 1], 2)])
+    drawing = str(chart.page_svg)
+    assert "<script" not in drawing and {"<b>&", "<script>"} <= set(texts(chart))
+    assert "var(--c2)" in drawing and light_colours()["--c2"] not in drawing
+    assert "var(--c2)" in json.dumps(chart.page_vega)
+
+
+def test_two_drawings_of_a_page_share_no_clip_path():
+    charts = [curve_chart(f"loss {i}", [Series("a", [0, 1], [0, 1])]) for i in range(2)]
+    ids = [set(re.findall(r'id="([^"]+)"', str(chart.page_svg))) for chart in charts]
+    assert ids[0] and ids[1] and not ids[0] & ids[1]
+
+
+def test_a_sheet_of_charts_is_a_file_of_its_own_and_a_picture():
+    charts = [curve_chart(title, [Series("a", [0, 1], [0, 1])]) for title in ("one", "two")]
+    svg = sheet_svg(charts)
+    assert "var(" not in svg and light_colours()["--paper"] in svg
+    assert {"one", "two"} <= {e.text for e in ElementTree.fromstring(svg).iter()}
+    picture = Image.open(io.BytesIO(png_of(svg)))
+    assert picture.width > 1200 and len(picture.getcolors(1 << 20)) > 10
 
 
 def test_confusion_draws_a_cell_for_every_count_above_zero():
@@ -98,15 +123,15 @@ def test_class_by_neuron_has_a_panel_per_layer():
 
 
 def test_neurons_show_use_beside_gates_and_name_the_dead():
-    panel = neuron_panel(0, [0.75, 0.25, 0.0], [0.0, 0.5, 1.0])
-    texts = [text.text for text in parse(panel).findall("text")]
-    assert "dead" in texts and "75 %" in texts and "100 %" in texts
-    assert "time" not in [t.text for t in parse(neuron_panel(0, [1.0], None)).findall("text")]
+    chart = neuron_chart(0, [0.75, 0.25, 0.0], [0.0, 0.5, 1.0])
+    assert {"dead", "75 %", "space", "time"} <= set(texts(chart))
+    assert "neuron 3 100%" in chart.label
+    assert "time" not in texts(neuron_chart(0, [1.0], None))
 
 
 def test_a_neuron_with_one_clip_in_a_thousand_is_not_shown_as_none():
-    texts = [text.text for text in parse(neuron_panel(0, [0.999, 0.001], None)).findall("text")]
-    assert "<1 %" in texts and "dead" not in texts
+    found = texts(neuron_chart(0, [0.999, 0.001], None))
+    assert "<1 %" in found and "dead" not in found
 
 
 def test_rules_lie_where_the_first_attribute_changes():
@@ -115,7 +140,7 @@ def test_rules_lie_where_the_first_attribute_changes():
 
 
 def test_sheet_sets_drawings_in_rows():
-    panel = curve_panel("loss", [Series("a", [0, 1], [2, 1])])
-    whole = sheet([panel, panel, key_panel([Series("a", [], [])])], columns=2)
-    assert whole.width > 2 * panel.width
+    panel = confusion_drawing(np.eye(2, dtype=int), ["a", "b"])
+    whole = sheet([panel, panel, panel], columns=2)
+    assert whole.width > 2 * panel.width and whole.height > 2 * panel.height
     assert len(parse(whole).findall("svg")) == 3

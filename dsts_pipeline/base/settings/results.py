@@ -32,10 +32,16 @@ class ReportSettings(Section):
     """What the HTML page shows.
 
     `num_gallery_clips` is the number of moving previews per neuron; 0 leaves the gallery out.
+    `num_cell_clips` is the same for each cell of the confusion matrix, and `num_mistakes` how many
+    wrong answers are shown one by one. All previews together take at most `max_preview_mb`
+    megabytes of the page.
     """
 
     title: str = "Dynamic spatio-temporal specialization: a run in figures"
     num_confused_pairs: int = Field(12, ge=1, le=200)
     num_gallery_clips: int = Field(4, ge=0, le=24)
-    gallery_size_px: int = Field(72, ge=32, le=160)
+    num_cell_clips: int = Field(6, ge=0, le=100)
+    num_mistakes: int = Field(40, ge=0, le=1000)
+    preview_size_px: int = Field(72, ge=32, le=160)
+    max_preview_mb: float = Field(12.0, ge=0, le=200)
     write_plots: bool = True

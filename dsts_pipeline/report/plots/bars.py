@@ -3,59 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from markupsafe import Markup
+import altair as alt
 
-from dsts_pipeline.report.plots.svg import Drawing, line, rectangle, text
+from dsts_pipeline.report.plots.render import Chart
+from dsts_pipeline.report.plots.theme import colour
 
-WIDTH, ROW, TOP = 340, 22, 52
-USE_LEFT, USE_WIDTH = 24, 118
-GATE_LEFT, GATE_WIDTH = 196, 104
+ROW, USE_WIDTH, GATE_WIDTH = 20, 130, 110
 
 
-def neuron_panel(
+def neuron_chart(
     layer: int, usage: Sequence[float], temporal_share: Sequence[float] | None
-) -> Drawing:
+) -> Chart:
     """One layer: a row per neuron with its share of clips and of temporal channels (0..1)."""
-    height = TOP + len(usage) * ROW + 8
-    parts = [
-        text(0, 14, f"Layer {layer + 1}", "panel-title"),
-        text(USE_LEFT, 38, "clips", "note"),
-    ]
+    panels = [_use(layer, usage)]
     if temporal_share is not None:
-        parts.append(text(GATE_LEFT, 38, "space", "note space"))
-        end = GATE_LEFT + GATE_WIDTH
-        parts.append(text(end, 38, "time", "note time", text_anchor="end"))
-    even = USE_LEFT + USE_WIDTH / len(usage) / max(*usage, 1e-9)  # at most the full width
-    parts.append(line(even, TOP - 6, even, height - 6, "reference"))
-    for neuron, share in enumerate(usage):
-        y = TOP + neuron * ROW
-        parts += _use_row(layer, neuron, share, share / max(*usage, 1e-9), y)
-        if temporal_share is not None:
-            parts += _gate_row(layer, neuron, temporal_share[neuron], y)
+        panels.append(_gates(layer, temporal_share))
     spoken = "; ".join(f"neuron {i + 1} {share:.0%}" for i, share in enumerate(usage))
-    return Drawing(WIDTH, height, f"Layer {layer + 1}, share of clips: {spoken}.", tuple(parts))
+    if temporal_share is not None:
+        spoken += ". Temporal channels: " + "; ".join(
+            f"neuron {i + 1} {share:.0%}" for i, share in enumerate(temporal_share)
+        )
+    drawing = alt.hconcat(*panels, spacing=14).properties(title=f"Layer {layer + 1}")
+    return Chart(drawing, f"Layer {layer + 1}, share of clips: {spoken}.")
 
 
-def _use_row(layer: int, neuron: int, share: float, scaled: float, y: float) -> list[Markup]:
-    tip = f"layer {layer + 1}, neuron {neuron + 1}: chosen for {share:.1%} of clips"
-    width = USE_WIDTH * scaled
-    value = f"{100 * share:.0f} %" if share >= 0.005 else "<1 %" if share else "dead"
-    return [
-        text(USE_LEFT - 8, y + 12, str(neuron + 1), "tick", text_anchor="end"),
-        rectangle(USE_LEFT, y + 2, max(width, 0.5), 13, "bar use", data_tip=tip),
-        text(USE_LEFT + width + 5, y + 12, value, "value" if share else "value dead"),
+def _rows(**axis: Any) -> alt.Y:
+    quiet = alt.Axis(title=None, domain=False, ticks=False, **axis)
+    return alt.Y("neuron:O", axis=quiet)
+
+
+def _use(layer: int, usage: Sequence[float]) -> Any:
+    rows = [
+        {
+            "neuron": number,
+            "share": 100 * share,
+            "shown": f"{100 * share:.0f} %" if share >= 0.005 else "<1 %" if share else "dead",
+            "tip": f"layer {layer + 1}, neuron {number}: chosen for {share:.1%} of clips",
+        }
+        for number, share in enumerate(usage, start=1)
     ]
-
-
-def _gate_row(layer: int, neuron: int, share: float, y: float) -> list[Markup]:
-    spatial = GATE_WIDTH * (1 - share)
-    tip = (
-        f"layer {layer + 1}, neuron {neuron + 1}: {1 - share:.0%} of channels to the spatial, "
-        f"{share:.0%} to the temporal operator"
+    base = alt.Chart(alt.InlineData(rows)).encode(
+        y=_rows(),
+        x=alt.X("share:Q", axis=alt.Axis(title="clips, %", tickCount=3, grid=False)),
+        tooltip="tip:N",
     )
-    return [
-        rectangle(GATE_LEFT, y + 2, spatial, 13, "bar space", data_tip=tip),
-        rectangle(GATE_LEFT + spatial, y + 2, GATE_WIDTH - spatial, 13, "bar time", data_tip=tip),
-        text(WIDTH, y + 12, f"{100 * share:.0f} %", "value", text_anchor="end"),
-    ]
+    bars = base.mark_bar(height=13, color=colour(2))
+    words = base.mark_text(align="left", dx=4).encode(text="shown:N")
+    even = alt.Chart(alt.InlineData([{"share": 100 / len(usage)}]))
+    line = even.mark_rule(strokeDash=[2, 3], color=colour("rule")).encode(x="share:Q")
+    return alt.layer(bars, words, line).properties(width=USE_WIDTH, height=alt.Step(ROW))
+
+
+def _gates(layer: int, temporal_share: Sequence[float]) -> Any:
+    rows = []
+    for number, share in enumerate(temporal_share, start=1):
+        tip = (
+            f"layer {layer + 1}, neuron {number}: {1 - share:.0%} of channels to the spatial, "
+            f"{share:.0%} to the temporal operator"
+        )
+        rows += [
+            {"neuron": number, "to": "space", "from": 0.0, "until": 100 * (1 - share), "tip": tip},
+            {"neuron": number, "to": "time", "from": 100 * (1 - share), "until": 100.0, "tip": tip},
+        ]
+    looks = alt.Scale(domain=["space", "time"], range=[colour(1), colour(3)])
+    legend = alt.Legend(symbolType="square", columns=2, orient="bottom", offset=4)
+    bars = alt.Chart(alt.InlineData(rows)).mark_bar(height=13, opacity=0.85)
+    encoded = bars.encode(
+        y=_rows(labels=False),
+        x=alt.X("from:Q", axis=alt.Axis(title="channels, %", tickCount=3, grid=False)),
+        x2="until:Q",
+        color=alt.Color("to:N", scale=looks, legend=legend),
+        tooltip="tip:N",
+    )
+    return encoded.properties(width=GATE_WIDTH, height=alt.Step(ROW))

@@ -1,4 +1,4 @@
-"""SVG elements, scales and ticks.
+"""SVG elements for drawings that are no charts.
 
 Enters: numbers and texts. Leaves: `Markup` in which every text and attribute is escaped.
 Colours are never written here: elements carry class names that figures.css gives colours to.
@@ -6,14 +6,12 @@ Colours are never written here: elements carry class names that figures.css give
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
 Attribute = str | int | float | None
-NUM_COLOURS = 6
 
 
 def element(tag: str, *children: str, **attributes: Attribute) -> Markup:
@@ -60,6 +58,7 @@ class Drawing:
             width=float(self.width),
             height=float(self.height),
             role="img",
+            class_="drawing",
             aria_label=self.label,
             **dict(self.data),
             **place,
@@ -103,60 +102,3 @@ def rectangle(
     """A filled box."""
     box = {"x": float(x), "y": float(y), "width": float(width), "height": float(height)}
     return element("rect", **box, class_=class_, **attributes)
-
-
-def marker(x: float, y: float, series: int, **attributes: Attribute) -> Markup:
-    """A point of series number `series`: its shape differs too, not its colour alone."""
-    shapes = (
-        "M-3.5,-3.5h7v7h-7z",
-        "M0,-5.2l5.2,5.2l-5.2,5.2l-5.2,-5.2z",
-        "M-4.2,0a4.2,4.2 0 1,0 8.4,0a4.2,4.2 0 1,0 -8.4,0z",
-        "M0,-5l4.8,8.4h-9.6z",
-    )
-    return element(
-        "path",
-        d=shapes[series % len(shapes)],
-        transform=f"translate({_number(float(x))},{_number(float(y))})",
-        class_=f"mark fill-{series % NUM_COLOURS}",
-        **attributes,
-    )
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A linear map from values `low..high` to positions `start..end`."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        span = (self.high - self.low) or 1.0
-        return self.start + (value - self.low) / span * (self.end - self.start)
-
-    def ticks(self, count: int = 5) -> list[float]:
-        """About `count` round values inside low..high."""
-        return round_ticks(self.low, self.high, count)
-
-
-def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Multiples of 1, 2, 2.5 or 5 times a power of ten in low..high, about `count` of them."""
-    if not high > low:
-        return [low]
-    rough = (high - low) / max(count, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    last = math.floor(high / step + 1e-9)
-    return [index * step + 0.0 for index in range(first, last + 1)]
-
-
-def tick_text(value: float) -> str:
-    """A tick's value without needless digits."""
-    return f"{value:.4g}"
-
-
-def path_of(points: list[tuple[float, float]]) -> str:
-    """The `d` of a line through `points`."""
-    return "M" + "L".join(f"{_number(float(x))},{_number(float(y))}" for x, y in points)

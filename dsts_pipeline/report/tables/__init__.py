@@ -1,0 +1,13 @@
+"""All tables of the page, by name: they are also written as Markdown and LaTeX files."""
+
+from dsts_pipeline.report.inputs import ReportInputs
+from dsts_pipeline.report.tables.paper import beside_table, paper_tables
+from dsts_pipeline.report.tables.results import result_tables
+from dsts_pipeline.report.tables.table import Table, table_files
+
+__all__ = ["Table", "make_tables", "table_files"]
+
+
+def make_tables(inputs: ReportInputs) -> dict[str, Table]:
+    """Tables by name; one that the run has no rows for is left out."""
+    return result_tables(inputs) | {"beside": beside_table(inputs)} | paper_tables(inputs)

@@ -1,0 +1,63 @@
+"""What a finished run left in its outputs folder, read for the report and for `compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsts_pipeline.base.files import read_json
+from dsts_pipeline.clips.decode import decode_frames
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.clips.sampling import uniform_frames
+from dsts_pipeline.metrics import Predictions
+from dsts_pipeline.report import NUM_FRAMES, Failure, ReportInputs
+from stages import places
+
+
+def read_run(outputs: Path, index: ClipIndex, origins: dict[str, Any]) -> ReportInputs:
+    """The run whose files lie in `outputs`, as `evaluate` and `train-head` wrote them.
+
+    Args:
+        index: its clip index.
+        origins: provenance of earlier parts, by name.
+
+    Raises:
+        DataError: A file is missing or does not fit the others.
+    """
+
+    def at(place: Path) -> Path:
+        return outputs / place.relative_to(places.OUTPUTS)
+
+    metrics = read_json(at(places.METRICS))
+    names = list(metrics["heads"])
+    histories = {name: at(places.HEADS) / name / "history.json" for name in names}
+    ablation = at(places.ABLATION)
+    return ReportInputs(
+        metrics=metrics,
+        predictions={n: Predictions.load(at(places.PREDICTIONS) / f"{n}.npz") for n in names},
+        histories={n: read_json(p)["epochs"] if p.exists() else [] for n, p in histories.items()},
+        class_names=index.class_names,
+        attribute_names=index.attribute_names,
+        attributes=index.attributes,
+        failures=[Failure(p.clip_id, p.split, "prepare", p.reason) for p in index.problems],
+        origins=origins,
+        dataset=index.dataset,
+        ablation=read_json(ablation) if ablation.exists() else None,
+    )
+
+
+def frame_reader(index: ClipIndex, decoder: str) -> Callable[[str], np.ndarray]:
+    """A function that yields the frames of a clip's preview, uint8 `[T, H, W, 3]`."""
+    clips = {clip.id: clip for clip in index.clips}
+
+    def frames_of(clip_id: str) -> np.ndarray:
+        clip = clips[clip_id]
+        picked = uniform_frames(clip.end_frame - clip.start_frame, NUM_FRAMES)
+        return decode_frames(
+            Path(index.root) / clip.path, clip.start_frame + picked, decoder=decoder
+        )
+
+    return frames_of
