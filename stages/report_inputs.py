@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dsts_pipeline.base.files import read_json
-from dsts_pipeline.clips.decode import decode_frames
+from dsts_pipeline.clips.decode import Decoder, decode_frames
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.metrics import Predictions
@@ -49,7 +49,7 @@ def read_run(outputs: Path, index: ClipIndex, origins: dict[str, Any]) -> Report
     )
 
 
-def frame_reader(index: ClipIndex, decoder: str) -> Callable[[str], np.ndarray]:
+def frame_reader(index: ClipIndex, decoder: Decoder) -> Callable[[str], np.ndarray]:
     """A function that yields the frames of a clip's preview, uint8 `[T, H, W, 3]`."""
     clips = {clip.id: clip for clip in index.clips}
 

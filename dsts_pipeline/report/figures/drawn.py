@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import cast
 
 from markupsafe import Markup
 
@@ -25,8 +24,8 @@ class Figure:
     def as_file(self) -> str:
         """All panels as one SVG file with its own colours: a file knows no page around it."""
         if isinstance(self.panels[0], Chart):
-            return sheet_svg(cast("tuple[Chart, ...]", self.panels), self.columns)
-        return _with_own_colours(sheet(cast("tuple[Drawing, ...]", self.panels), self.columns))
+            return sheet_svg(self.panels, self.columns)
+        return _with_own_colours(sheet(self.panels, self.columns))
 
 
 def _with_own_colours(drawing: Drawing) -> str:

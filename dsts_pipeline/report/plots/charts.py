@@ -74,10 +74,11 @@ def curve_chart(
     drawn = [one for one in series if one.points()]
     if not drawn:
         return None
-    bounds = {"domainMin": low} if low is not None else {}
+    bounds: dict[str, Any] = {"domainMin": low} if low is not None else {}
     bounds |= {"domainMax": high} if high is not None else {}
     epochs = alt.Axis(title="epoch", values=_whole_epochs(drawn), format="d", grid=False)
-    axis = alt.Axis(title=None, tickCount=4, **({"tickMinStep": 1} if counts else {}))
+    whole: dict[str, Any] = {"tickMinStep": 1} if counts else {}
+    axis = alt.Axis(title=None, tickCount=4, **whole)
     scale = alt.Scale(zero=False, nice=high is None, **bounds)
     own = re.sub(r"\W", "_", title)  # charts that share a sheet need names of their own
     chosen = alt.selection_point(f"chosen_{own}", fields=["name"], bind="legend")
@@ -163,12 +164,14 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
             channel.legend = None
     order = list(dict.fromkeys(row["row"] for row in rows))
     axis = alt.Axis(title=None, grid=False, domain=False, ticks=False, labelColor=colour("ink"))
-    offset = {"yOffset": alt.YOffset("name:N", sort=[dot.name for dot in dots])} if named else {}
+    offset: dict[str, Any] = {}
+    if named:
+        offset["yOffset"] = alt.YOffset("name:N", sort=[dot.name for dot in dots])
     base = alt.Chart(alt.InlineData(rows)).encode(
         y=alt.Y("row:N", sort=order, axis=axis.copy()), tooltip="tip:N", **offset
     )
-    ends = {"zero": False, "nice": False, "padding": 8}
-    x = alt.X("low:Q", scale=alt.Scale(**ends), axis=alt.Axis(title="%", tickCount=5))
+    scale, ticks = alt.Scale(zero=False, nice=False, padding=8), alt.Axis(title="%", tickCount=5)
+    x = alt.X("low:Q", scale=scale, axis=ticks)
     whiskers = base.mark_rule(strokeWidth=2.4, opacity=0.55).encode(
         x=x, x2="high:Q", color=looks["color"]
     )

@@ -52,7 +52,7 @@ class Chart:
 
 def sheet_svg(charts: Sequence[Chart], columns: int = 3) -> str:
     """All charts side by side as one SVG file, on paper of its own."""
-    drawings = [chart.drawing for chart in charts]
+    drawings: list[Any] = [chart.drawing for chart in charts]
     joined = alt.concat(*drawings, columns=columns).resolve_scale(
         color="independent", shape="independent", strokeDash="independent"
     )
