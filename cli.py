@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import typer
 
-from stages.commands import around, end_to_end, experiments, features, pipeline, serving
+from stages.commands import around, end_to_end, experiments, features, mmaction, pipeline, serving
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
@@ -46,6 +46,10 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         around.results,
         around.show,
         around.pretrain,
+    ),
+    "With mmaction2's own tools": (
+        mmaction.export_annotations,
+        mmaction.convert_checkpoint,
     ),
 }
 

@@ -3,7 +3,7 @@
 Enters: a model configuration, or the name of one in its model zoo. Leaves: the model, built by
 mmaction2's registry; the configuration as plain dicts and lists.
 
-Six traps:
+Seven traps:
 1. The wheel lacks `mmaction/models/localizers/drn`, which its own package imports
    (mmaction2 issue 2714): an empty stand-in takes its place.
 2. It imports `importlib_metadata` without declaring it: our requirements name it.
@@ -15,6 +15,8 @@ Six traps:
    stand-in takes their place.
 6. Its configs name weights of other models to start from, and mmengine downloads them unasked while
    a model is built or initialised: `strip_downloads` takes these names out.
+7. mmengine finds the base configs of other packages (`_base_ = "mmaction::..."`) by pkg_resources,
+   which newer setuptools dropped: where it is missing, the import system is asked instead.
 """
 
 from __future__ import annotations
@@ -88,6 +90,22 @@ def _stand_in_for_multimodal() -> None:
         sys.modules.setdefault(_MULTIMODAL, types.ModuleType(_MULTIMODAL))
 
 
+def _find_packages_without_pkg_resources() -> None:
+    if importlib.util.find_spec("pkg_resources") is not None:
+        return
+    from mmengine.config import config
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    modules = {package: module for module, package in MODULE2PACKAGE.items()}
+
+    def find(package: str) -> str | None:
+        spec = importlib.util.find_spec(modules.get(package, package))
+        return os.path.dirname(spec.origin) if spec and spec.origin else None
+
+    config.is_installed = lambda package: find(package) is not None
+    config.get_installed_path = find
+
+
 @functools.cache
 def import_mmaction() -> Any:
     """Import mmaction2's models (seconds, once) and return its registry of models.
@@ -101,6 +119,7 @@ def import_mmaction() -> Any:
         _stand_in_for_multimodal()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # optional parts of mmcv and old syntax: not ours
+            _find_packages_without_pkg_resources()
             import mmaction.models  # noqa: F401
             from mmaction.registry import MODELS
             from mmengine.logging import MMLogger
@@ -140,7 +159,17 @@ def read_config(path: Path) -> dict[str, Any]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old syntax in mmengine
-        return Config.fromfile(str(path), import_custom_modules=False).to_dict()
+        config = Config.fromfile(str(path), import_custom_modules=False).to_dict()
+    return _without_scopes(config)
+
+
+def _without_scopes(value: Any) -> Any:
+    """Without the mark that mmengine leaves on what comes from another package's config."""
+    if isinstance(value, dict):
+        return {k: _without_scopes(v) for k, v in value.items() if k != "_scope_"}
+    if isinstance(value, list | tuple):
+        return type(value)(_without_scopes(item) for item in value)
+    return value
 
 
 def strip_downloads(config: dict[str, Any]) -> dict[str, Any]:
