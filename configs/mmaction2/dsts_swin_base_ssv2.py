@@ -1,12 +1,13 @@
 # DSTS on Video Swin-B for Something-Something v2: the paper's AdamW at 3e-4, batches of 8; the rest
-# is Video Swin's recipe for this data set (window 16x7x7, 32 frames, three crops, 60 epochs, backbone
-# at a tenth of the learning rate). The paper reports 71.8 / 93.7 (top-1 / top-5), Swin-B alone 69.6 /
-# 92.7. Not trained by us.
+# is Video Swin's recipe for this data set (window 16x7x7, 32 frames, three crops, 60 epochs, the
+# backbone at a tenth of the learning rate). The paper reports 71.8 / 93.7 (top-1 / top-5), Swin-B
+# alone 69.6 / 92.7. Not trained by us.
 #   python cli.py prepare --params ssv2.yaml; python cli.py export-annotations outputs/mmaction2
-#   python cli.py convert-checkpoint swin_base_patch244_window1677_sthv2.pth weights/swin_b_ssv2.pth
+#   python cli.py convert-checkpoint AUTHORS_FILE.pth weights/swin_b_ssv2.pth
 #   python -m dsts_pipeline.serve.mmaction2 train configs/mmaction2/dsts_swin_base_ssv2.py
-# load_from is the authors' model, downloaded by hand and converted as above: its last norm has another
-# name, which mmengine would pass over. Its classifier fits, so training starts at its accuracy.
+# load_from is the authors' model (swin_base_patch244_window1677_sthv2.pth), downloaded by hand and
+# converted as above: its last norm has another name, which mmengine would pass over. Its classifier
+# fits, so training starts at its accuracy.
 # The base is found by mmengine with pkg_resources (older setuptools), or by the launcher above.
 _base_ = [
     "mmaction::recognition/swin/swin-base-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb.py"

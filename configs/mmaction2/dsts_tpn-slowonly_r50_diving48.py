@@ -1,7 +1,8 @@
 # DSTS on TPN with SlowOnly-R50, 8 frames, for Diving48: the paper's SGD at 0.01, batches of 8. The
 # paper reports 88.4 / 78.2 (top-1 / class-wise), TPN alone 86.2 / 76.0. Not trained by us.
 #   python cli.py prepare --params diving48.yaml; python cli.py export-annotations outputs/mmaction2
-#   python -m dsts_pipeline.serve.mmaction2 train configs/mmaction2/dsts_tpn-slowonly_r50_diving48.py
+#   python -m dsts_pipeline.serve.mmaction2 train \
+#     configs/mmaction2/dsts_tpn-slowonly_r50_diving48.py
 # load_from is mmaction2's model of Kinetics-400; give it a TPN trained on Diving48 if you have one:
 # where its classifier fits, training starts at its accuracy (zero_start).
 # The base is found by mmengine with pkg_resources (older setuptools), or by the launcher above.

@@ -7,6 +7,7 @@ Enters: what a recognizer hands to its `cls_head`: maps [B, C, T, H, W] (3-D), o
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from dsts_pipeline.serve.mmaction_checkpoints import decode_options, encode_opti
 
 MODELS = import_mmaction()
 from mmaction.models.heads import BaseHead  # noqa: E402
+from mmengine.logging import print_log  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,15 @@ class DSTSHead(BaseHead):
         for part in ("weight", "bias"):
             foreign = state_dict.pop(f"{prefix}fc_cls.{part}", None)
             own = getattr(self.head.classifier, part)
-            if foreign is not None and foreign.shape == own.shape:
+            if foreign is None:
+                continue
+            if foreign.shape == own.shape:
                 own.data.copy_(foreign)
+            else:
+                print_log(
+                    f"cls_head: the checkpoint's fc_cls.{part} of {tuple(foreign.shape)} does not "
+                    f"fit the classifier's {tuple(own.shape)} and is left out",
+                    logger="current",
+                    level=logging.WARNING,
+                )
         super()._load_from_state_dict(state_dict, prefix, *arguments)
