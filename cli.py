@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         pipeline.evaluate,
         pipeline.report,
     ),
-    "Answers": (serving.predict,),
+    "Answers": (serving.predict, serving.demo_app),
     "Many trainings": (experiments.search,),
     "Feature stores": (
         features.verify,

@@ -17,7 +17,7 @@ from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 
 COMMANDS = (
     "doctor prepare extract train-head evaluate report pretrain verify stores export "
-    "import-features results show predict finetune pretrain-backbone "
+    "import-features results show predict demo-app finetune pretrain-backbone "
     "search export-annotations convert-checkpoint"
 ).split()
 RECIPE = Recipe(num_train=6, num_test=4, size_px=32, num_frames=6, difficulty=1.0, seed=3)

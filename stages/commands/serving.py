@@ -48,3 +48,34 @@ def predict(
     options = {"videos": videos, "bundle": bundle, "weights": weights}
     outputs = {"json_file": json_file, "annotate": annotate, "gif": gif}
     run_stage("predict", params, overrides, debug, **options, **outputs)
+
+
+def demo_app(
+    bundle: Bundle = None,
+    weights: Weights = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; other machines get in by 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")
+    ] = 8765,
+    max_upload_mib: Annotated[
+        float, typer.Option("--max-upload-mib", min=0.01, help="Largest file that is taken.")
+    ] = 64.0,
+    timeout_seconds: Annotated[
+        float, typer.Option("--timeout-seconds", min=0.1, help="For decoding one video.")
+    ] = 30.0,
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Open a page on this machine: drop a video, see the answer, its route, its neighbours.
+
+    Needs the extra `app`: pip install -c constraints.txt -e ".[app]". Only this machine can reach
+    the page unless --host says otherwise; see docs/predict.md.
+
+    Example: python cli.py demo-app --bundle my_bundle
+    """
+    options = {"bundle": bundle, "weights": weights, "host": host, "port": port}
+    limits = {"max_upload_mib": max_upload_mib, "timeout_seconds": timeout_seconds}
+    run_stage("demo_app", params, overrides, debug, **options, **limits)

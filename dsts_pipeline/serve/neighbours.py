@@ -1,0 +1,119 @@
+"""The training clips that are nearest to a video: by cosine of pooled feature maps.
+
+Enters: a feature store and the clip index that it was made from. Leaves: for a pooled map, clips
+with their similarity, `cos(a, b) = a . b / (|a| |b|)`, and moving previews of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dsts_pipeline.base.progress import track
+from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.report.previews import strip_uri
+from dsts_pipeline.serve.predictor import Predictor
+from dsts_pipeline.serve.video_jobs import PreviewJob
+
+MAX_CLIPS = 5000
+_MAPS_A_READ = 64
+_NUM_PREVIEWS_KEPT = 256
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training clip, its class, and its similarity, -1 to 1."""
+
+    clip_id: str
+    label: int
+    similarity: float
+
+
+class Neighbours:
+    """Finds them among at most `MAX_CLIPS` training clips, spread evenly over the split.
+
+    Args:
+        store: Whose first views of training clips are read, once.
+        index: Where the clips' videos are.
+        preview_px: Side of a preview.
+    """
+
+    def __init__(self, store: FeatureStore, index: ClipIndex, *, preview_px: int = 96) -> None:
+        rows = store.rows_of_split("train")
+        rows = rows[store.views[rows] == 0]
+        self.num_clips = len(rows)
+        if len(rows) > MAX_CLIPS:
+            rows = rows[np.linspace(0, len(rows) - 1, MAX_CLIPS).round().astype(int)]
+        self._ids = [store.video_ids[row] for row in rows]
+        self._labels = store.labels[rows]
+        self._directions = _unit(_pool(store, rows))
+        self._clips = {clip.id: clip for clip in index.clips}
+        self._root, self._preview_px = Path(index.root), preview_px
+        self._previews: dict[str, str | None] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def num_compared(self) -> int:
+        """Clips that are looked at; fewer than `num_clips` where there are many."""
+        return len(self._ids)
+
+    def find(self, pooled: np.ndarray, count: int = 5) -> list[Neighbour]:
+        """The nearest clips of `pooled [C]`, the nearest first; ties in the store's order."""
+        cosines = self._directions @ _unit(pooled[None])[0]
+        order = np.argsort(-cosines, kind="stable")[:count]
+        return [
+            Neighbour(self._ids[row], int(self._labels[row]), float(cosines[row])) for row in order
+        ]
+
+    def previews(self, clip_ids: Sequence[str], predictor: Predictor) -> list[str | None]:
+        """A strip of frames as data URI for each clip; None where the video can't be shown."""
+        with self._lock:
+            missing = [name for name in clip_ids if name not in self._previews]
+        jobs = [self._job(self._clips[name], predictor) for name in missing if name in self._clips]
+        named = [name for name in missing if name in self._clips]
+        found: dict[str, str | None] = dict.fromkeys(missing)
+        for name, frames in zip(named, predictor.preview(jobs), strict=True):
+            found[name] = None if frames is None else strip_uri(frames, self._preview_px)
+        with self._lock:
+            shown = [found.get(name, self._previews.get(name)) for name in clip_ids]
+            if len(self._previews) + len(found) > _NUM_PREVIEWS_KEPT:
+                self._previews.clear()
+            self._previews |= found
+        return shown
+
+    def _job(self, clip: Clip, predictor: Predictor) -> PreviewJob:
+        return PreviewJob(
+            path=str(self._root / clip.path),
+            views=(),
+            size_bytes=0,
+            sha256="",
+            decoder=predictor.bundle.decoder,
+            size_px=self._preview_px,
+            resize_px=self._preview_px,
+            fallback="pyav",
+            first=clip.start_frame,
+            end=clip.end_frame,
+        )
+
+
+def _pool(store: FeatureStore, rows: np.ndarray) -> np.ndarray:
+    """Means over time and space, float32 [n, C], a few maps in memory at a time."""
+    pooled = np.empty((len(rows), store.map_shape[0]), np.float32)
+    with track("Reading training features", len(rows), "maps") as progress:
+        for start in range(0, len(rows), _MAPS_A_READ):
+            part = rows[start : start + _MAPS_A_READ]
+            maps = store.read(part).astype(np.float32)
+            pooled[start : start + len(part)] = maps.mean(axis=(2, 3, 4))
+            progress.advance(len(part))
+    return pooled
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors [n, C] of length one; those of length zero stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
