@@ -9,7 +9,16 @@ from collections.abc import Callable
 
 import typer
 
-from stages.commands import around, end_to_end, experiments, features, mmaction, pipeline, serving
+from stages.commands import (
+    ablation,
+    around,
+    end_to_end,
+    experiments,
+    features,
+    mmaction,
+    pipeline,
+    serving,
+)
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
@@ -30,7 +39,10 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         pipeline.report,
     ),
     "Answers": (serving.predict, serving.demo_app),
-    "Many trainings": (experiments.search,),
+    "Many trainings": (
+        ablation.ablate,
+        experiments.search,
+    ),
     "Feature stores": (
         features.verify,
         features.stores,

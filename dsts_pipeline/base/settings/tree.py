@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings.ablation import AblateSettings
 from dsts_pipeline.base.settings.data import BackboneSettings, DatasetSettings, PretrainSettings
 from dsts_pipeline.base.settings.features import FeedSettings, StoreSettings
 from dsts_pipeline.base.settings.finetuning import FinetuneSettings
@@ -46,6 +47,7 @@ class Settings(Section):
     pretrain: PretrainSettings = PretrainSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     search: SearchSettings = SearchSettings()
+    ablate: AblateSettings = AblateSettings()
 
 
 def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:

@@ -110,13 +110,15 @@ def show_ablation(num_runs: int) -> Iterator[Display]:
 
 class _Lines:
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._ended = time.monotonic(), False
 
     def __call__(self, display: Display) -> None:
         now = time.monotonic()
-        if now - self._last < LINE_INTERVAL_SECONDS and display.done < 1.0:
+        ends = all(s.finished or s.failure for s in display.statuses.values())
+        ends = ends and len(display.statuses) == display.num_runs
+        if (now - self._last < LINE_INTERVAL_SECONDS and not ends) or self._ended:
             return
-        self._last = now
+        self._last, self._ended = now, ends
         known = display.by_variant()
         console.print(
             f"ablate: {100 * display.done:.0f} % of {display.num_runs} trainings, "

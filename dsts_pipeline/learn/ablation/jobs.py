@@ -14,7 +14,9 @@ import queue
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,7 +64,7 @@ def train_in_processes(
     num_jobs: int,
     tell: Tell,
     stop: StopRequest,
-) -> list[str]:
+) -> dict[Path, str]:
     """`Runs.train` by `num_jobs` processes.
 
     Raises:
@@ -82,17 +84,17 @@ def train_in_processes(
             process.start()
         return _follow(processes, told, tell, stop)
     finally:
-        _end(processes)
+        _end(processes, told)
 
 
 def _follow(
     processes: Sequence[SpawnProcess], told: Any, tell: Tell, stop: StopRequest
-) -> list[str]:
-    failures: list[str] = []
+) -> dict[Path, str]:
+    failures: dict[Path, str] = {}
     left = len(processes)
     while left:
         if stop.requested:
-            _end(processes)
+            _end(processes, told)
             raise TrainingStopped(
                 "asked to stop: trainings saved; the same command goes on from there",
                 stop.exit_status,
@@ -112,16 +114,22 @@ def _follow(
         elif kind == "error":
             raise value
         else:
-            failures += value
+            failures |= value
             left -= 1
     return failures
 
 
-def _end(processes: Sequence[SpawnProcess]) -> None:
-    """Ask those that still work to save and leave, and wait for them."""
+def _end(processes: Sequence[SpawnProcess], told: Any) -> None:
+    """Ask those that still work to save and leave, and wait for them.
+
+    A process only ends when what it told was taken out of the queue.
+    """
     for process in processes:
         if process.is_alive():
             process.terminate()
+    while any(process.is_alive() for process in processes):
+        with suppress(queue.Empty):
+            told.get(timeout=0.1)
     for process in processes:
         if process.pid is not None:
             process.join()

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.files import sha256_json
 from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.base.settings.ablation import Kind
 from dsts_pipeline.head import (
     AttentiveProbe,
     ConvBlockHead,
@@ -28,9 +28,6 @@ from dsts_pipeline.head import (
 from dsts_pipeline.learn.identity import digest_sources
 from dsts_pipeline.learn.options import TrainingOptions
 
-Kind = Literal[
-    "dsts", "baseline", "continued_classifier", "linear_probe", "attentive_probe", "conv_block"
-]
 Classifier = tuple[Tensor, Tensor]
 
 
@@ -89,10 +86,10 @@ class RunPlan:
         return self.kind in ("baseline", "continued_classifier")
 
     def folder_name(self, store: str, classifier: Classifier | None) -> str:
-        """Name of the folder that the trained head is kept in: readable, and of this run alone."""
-        readable = re.sub(r"[^A-Za-z0-9._-]+", "-", self.name)[:60]
+        """Name of the folder that the trained head is kept in: variants that are trained alike,
+        whatever they are called, share it."""
         seed = f"-seed{self.seed}" if self.is_trained else ""
-        return f"{readable}{seed}-{self.key(store, classifier)}"
+        return f"{self.kind}{seed}-{self.key(store, classifier)}"
 
     def build(self, sizes: tuple[int, int], classifier: Classifier | None) -> nn.Module:
         """The untrained head; draws from torch's global generator, which it seeds.

@@ -14,10 +14,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import save_head
 from dsts_pipeline.learn.ablation.member import Member
@@ -68,20 +71,30 @@ class Runs:
 
     def unfinished(self, plans: Sequence[RunPlan]) -> list[RunPlan]:
         """Those to train, each once, those of one order of batches side by side."""
-        wanted = {self.folder(plan): plan for plan in plans if not self.is_finished(plan)}
+        wanted: dict[Path, RunPlan] = {}
+        for plan in plans:
+            if not self.is_finished(plan):
+                wanted.setdefault(self.folder(plan), plan)
         return sorted(wanted.values(), key=lambda plan: repr(stream_of(plan)))
 
-    def check(self, plans: Sequence[RunPlan], feed: FeatureFeed) -> None:
+    def check(self, plans: Sequence[RunPlan], store: FeatureStore, rows: np.ndarray) -> None:
         """Build every head and look at the clips, so that what can't train is told first.
+
+        Args:
+            rows: Those of the training split.
 
         Raises:
             SettingsError: A head can't be built, or there are too few clips.
         """
-        for plan in plans:
+        for plan in {(plan.name, plan.kind): plan for plan in plans}.values():
             head = plan.build(self.sizes, self.classifier)
             paired = plan.options.udl and bool(upstream_of(head))
-            if plan.is_trained:
-                check_clips(feed.store, feed.rows, plan.options, paired=paired)
+            if not plan.is_trained:
+                continue
+            try:
+                check_clips(store, rows, plan.options, paired=paired)
+            except SettingsError as error:
+                raise SettingsError(f"variant {plan.name}: {error}") from None
 
     def save(self, plan: RunPlan, head: nn.Module, history: list[dict[str, Any]]) -> None:
         """Keep a trained head."""
@@ -99,11 +112,11 @@ class Runs:
         *,
         tell: Tell = lambda statuses: None,
         stop: StopRequest | None = None,
-    ) -> list[str]:
+    ) -> dict[Path, str]:
         """Train `plans` in as few passes as their orders of batches allow.
 
         Returns:
-            What went wrong, a line for each that diverged.
+            Why each that diverged did so, by its folder.
 
         Raises:
             TrainingStopped: A stop was asked for; all are saved.
@@ -111,7 +124,7 @@ class Runs:
         for plan in plans:
             if not plan.is_trained:
                 self.save(plan, plan.build(self.sizes, self.classifier), [])
-        told: list[str] = []
+        told: dict[Path, str] = {}
         trained = [plan for plan in plans if plan.is_trained]
         for _, alike in groupby(trained, key=lambda plan: repr(stream_of(plan))):
             of_stream = list(alike)
@@ -120,7 +133,11 @@ class Runs:
                 members = [self._member(plan, feed, device) for plan in part]
                 on_finished = partial(self._keep, dict(zip(members, part, strict=True)))
                 Together(members, feed, device, tell=tell, on_finished=on_finished, stop=stop).run()
-                told += [member.describe_failure() for member in members if member.failure]
+                for member, plan in zip(members, part, strict=True):
+                    if member.failure is not None:
+                        told[self.folder(plan)] = member.describe_failure()
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            self.checkpoints.rmdir()
         return told
 
     def _keep(self, plans: dict[Member, RunPlan], member: Member) -> None:

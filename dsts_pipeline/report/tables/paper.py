@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dsts_pipeline.metrics.paper import CITATION, PAPER_TABLES, PaperTable
 from dsts_pipeline.report.inputs import ReportInputs
-from dsts_pipeline.report.paper import CITATION, PAPER_TABLES, PaperTable
 from dsts_pipeline.report.tables.results import difference, with_interval
 from dsts_pipeline.report.tables.table import Cell, Row, Table, cells
 from dsts_pipeline.report.wording import percent, signed_points

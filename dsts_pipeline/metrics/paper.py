@@ -110,3 +110,22 @@ PAPER_TABLES = (
         (1,),
     ),
 )
+
+# Which row of which table a variant of configs/experiment/paper_tables.yaml stands beside.
+PAPER_ROWS = {
+    3: {"without_sts": "without STS", "without_gates": "without gates", "full": "full"},
+    4: {"baseline": "baseline TPN", "without_synapse": "without synapse", "full": "full"},
+    5: {"without_udl": "without UDL", "full": "with UDL"},
+    6: {"neurons_5": "5", "full": "10", "neurons_15": "15"},
+    7: {"layers_1": "1", "full": "3", "layers_5": "5"},
+}
+
+
+def paper_figures(table: int, variant: str) -> dict[str, float] | None:
+    """Percent, by "top1" and "class_wise", of a variant in Tables 3 to 7; None if not there."""
+    label = PAPER_ROWS.get(table, {}).get(variant)
+    if label is None:
+        return None
+    rows = next(found.rows for found in PAPER_TABLES if found.number == table)
+    row = next(row for row in rows if row[0] == label)
+    return {"top1": float(row[1]), "class_wise": float(row[2])}
