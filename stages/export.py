@@ -25,6 +25,8 @@ class Format(NamedTuple):
 FORMATS = {
     "hdf5": Format("stages.export_hdf5", (".h5", ".hdf5")),
     "bundle": Format("stages.export_bundle", ()),
+    "onnx": Format("stages.export_onnx", (".onnx",)),
+    "program": Format("stages.export_program", (".pt2",)),
 }
 
 

@@ -51,14 +51,14 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file or folder to write.")],
     format: Annotated[
         str | None,
-        typer.Option("--format", help="hdf5 or bundle; without it, as the name of OUT ends."),
+        typer.Option("--format", help="hdf5, bundle, onnx or program; without it, as OUT ends."),
     ] = None,
     store: Annotated[
         str | None, typer.Option("--store", help="hdf5: folder, URL or HDF5 file.")
     ] = None,
     split: Annotated[str | None, typer.Option("--split", help="hdf5: only this split.")] = None,
     head: Annotated[
-        str | None, typer.Option("--head", help="bundle: which of outputs/heads, else dsts.")
+        str | None, typer.Option("--head", help="Not hdf5: which of outputs/heads, else dsts.")
     ] = None,
     with_backbone: Annotated[
         bool | None,
@@ -66,6 +66,10 @@ def export(
             "--with-backbone/--without-backbone",
             help="bundle: copy the backbone's weights in; without it, files up to 16 MiB.",
         ),
+    ] = None,
+    whole: Annotated[
+        bool | None,
+        typer.Option("--whole", help="onnx, program: the backbone, too: frames to logits."),
     ] = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
@@ -76,11 +80,13 @@ def export(
     hdf5 (OUT ends in .h5 or .hdf5) packs a feature store, or one split of it, into one file.
     bundle (OUT has no ending) makes the folder that `predict` and `demo-app` read: head, backbone,
     input and labels. See docs/predict.md.
+    onnx (.onnx) and program (.pt2) make the head, with --whole also its backbone, a model for other
+    runtimes, compared with PyTorch on clips of evaluate.split, and timed. See docs/export.md.
 
-    Example: python cli.py export train.h5 --split train && python cli.py export my_bundle
+    Example: python cli.py export my_bundle && python cli.py export head.onnx
     """
     options = {"out": out, "format": format, "store": store, "split": split}
-    parts = {"head": head, "with_backbone": with_backbone}
+    parts = {"head": head, "with_backbone": with_backbone, "whole": whole}
     run_stage("export", params, overrides, debug, **options, **parts)
 
 
