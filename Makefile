@@ -20,7 +20,7 @@ COMPOSE := python -c 'import os, sys; from dvc.utils.hydra import compose_and_du
   compose_and_dump(sys.argv[1], configs, None, "config", configs, sys.argv[2:])'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full demo-small test test-all lint format bench params clean
+.PHONY: help setup demo demo-full demo-small test test-all lint format docs bench params clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET"
@@ -67,6 +67,9 @@ format: $(STAMP)  ## Repair style and formatting
 	ruff check --fix .
 	ruff format .
 
+docs: $(STAMP)  ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
+
 bench: $(STAMP)  ## Run the benchmarks (the store's leaves its table in docs/)
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
@@ -75,5 +78,5 @@ bench: $(STAMP)  ## Run the benchmarks (the store's leaves its table in docs/)
 params: $(STAMP)  ## Compose configs/ into params.yaml
 	$(COMPOSE) params.yaml
 
-clean:  ## Delete what runs made (videos, stores, outputs); .venv stays
-	rm -rf data stores outputs runs
+clean:  ## Delete what runs made (videos, stores, outputs) and site/; .venv stays
+	rm -rf data stores outputs runs site

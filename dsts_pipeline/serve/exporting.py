@@ -62,7 +62,7 @@ def trace(
     return program
 
 
-def save_program(program: ExportedProgram, path: Path) -> None:
+def save_program(program: ExportedProgram, path: str | Path) -> None:
     """Write a .pt2 file, to be loaded by `torch.export.load(path).module()`."""
     with _quiet():
         torch.export.save(program, path)
@@ -70,7 +70,7 @@ def save_program(program: ExportedProgram, path: Path) -> None:
 
 def save_onnx(
     program: ExportedProgram,
-    path: Path,
+    path: str | Path,
     *,
     input_name: str,
     output_names: tuple[str, ...],
@@ -111,7 +111,7 @@ def save_onnx(
     return exported.model.opset_imports[""]
 
 
-def onnx_runner(path: Path) -> Run:
+def onnx_runner(path: str | Path) -> Run:
     """The model in an ONNX file, run by onnxruntime on the CPU, on as many threads as torch has.
 
     Raises:
