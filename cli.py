@@ -56,6 +56,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Around a run": (
         around.doctor,
         around.results,
+        around.compare,
         around.show,
         around.pretrain,
     ),

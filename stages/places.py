@@ -23,7 +23,7 @@ ROUTING = EVALUATION / "routing.json"
 PLOT_TABLES = EVALUATION / "plots"
 HEADLINE = EVALUATION / "headline.json"
 PREDICTIONS = EVALUATION / "predictions"
-ABLATION = OUTPUTS / "ablation" / "results.json"
+ABLATION = OUTPUTS / "ablation"
 REPORT = OUTPUTS / "report" / "report.html"
 
 # Heads in the order of the tables.

@@ -17,11 +17,11 @@ from dsts_pipeline.report import NUM_FRAMES, Failure, ReportInputs
 from stages import places
 
 
-def read_run(outputs: Path, index: ClipIndex, origins: dict[str, Any]) -> ReportInputs:
+def read_run(outputs: Path, index: ClipIndex | None, origins: dict[str, Any]) -> ReportInputs:
     """The run whose files lie in `outputs`, as `evaluate` and `train-head` wrote them.
 
     Args:
-        index: its clip index.
+        index: its clip index; None: classes are those that the metrics name.
         origins: provenance of earlier parts, by name.
 
     Raises:
@@ -34,17 +34,19 @@ def read_run(outputs: Path, index: ClipIndex, origins: dict[str, Any]) -> Report
     metrics = read_json(at(places.METRICS))
     names = list(metrics["heads"])
     histories = {name: at(places.HEADS) / name / "history.json" for name in names}
-    ablation = at(places.ABLATION)
+    ablation, routing = at(places.ABLATION) / "results.json", at(places.ROUTING)
+    problems = index.problems if index else ()
     return ReportInputs(
         metrics=metrics,
         predictions={n: Predictions.load(at(places.PREDICTIONS) / f"{n}.npz") for n in names},
         histories={n: read_json(p)["epochs"] if p.exists() else [] for n, p in histories.items()},
-        class_names=index.class_names,
-        attribute_names=index.attribute_names,
-        attributes=index.attributes,
-        failures=[Failure(p.clip_id, p.split, "prepare", p.reason) for p in index.problems],
+        class_names=index.class_names if index else metrics["classes"],
+        attribute_names=index.attribute_names if index else (),
+        attributes=index.attributes if index else (),
+        failures=[Failure(p.clip_id, p.split, "prepare", p.reason) for p in problems],
         origins=origins,
-        dataset=index.dataset,
+        dataset=index.dataset if index else "",
+        routing=read_json(routing) if routing.exists() else None,
         ablation=read_json(ablation) if ablation.exists() else None,
     )
 

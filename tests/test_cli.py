@@ -16,6 +16,7 @@ from dsts_pipeline.clips.stick_diving.dataset import Recipe, render_dataset
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 
 COMMANDS = (
+    "compare "
     "doctor prepare extract train-head evaluate report ablate pretrain verify stores export "
     "import-features results show predict demo-app finetune pretrain-backbone "
     "search export-annotations convert-checkpoint"

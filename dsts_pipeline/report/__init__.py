@@ -3,6 +3,7 @@
 from dsts_pipeline.report.inputs import Failure, ReportInputs
 from dsts_pipeline.report.page import Page, PreviewOptions, render_report, write_report
 from dsts_pipeline.report.previews import NUM_FRAMES
+from dsts_pipeline.report.runs import Run, render_comparison
 
 __all__ = [
     "NUM_FRAMES",
@@ -10,6 +11,8 @@ __all__ = [
     "Page",
     "PreviewOptions",
     "ReportInputs",
+    "Run",
+    "render_comparison",
     "render_report",
     "write_report",
 ]

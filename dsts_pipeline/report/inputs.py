@@ -43,6 +43,7 @@ class ReportInputs:
         dataset: its name.
         title: heading of the page.
         num_confused_pairs: how many of the hardest pairs are listed.
+        routing: content of evaluation/routing.json; None where it is missing.
         ablation: content of ablation/results.json; None where `ablate` has not run.
 
     Raises:
@@ -61,6 +62,7 @@ class ReportInputs:
     title: str = "Dynamic spatio-temporal specialization: a run in figures"
     num_confused_pairs: int = 12
     ablation: Mapping[str, Any] | None = None
+    routing: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_attributes(self.attribute_names, self.attributes, len(self.class_names))
@@ -90,6 +92,12 @@ class ReportInputs:
         names = [name for name, _ in self.heads]
         routed = [name for name, head in self.heads if head.get("routing")]
         return (routed or names)[-1]
+
+    @property
+    def routing_of_main(self) -> Mapping[str, Any] | None:
+        """What routing.json says of the main head."""
+        found: Mapping[str, Any] | None = (self.routing or {}).get("heads", {}).get(self.main_head)
+        return found
 
     @property
     def held_out(self) -> bool:

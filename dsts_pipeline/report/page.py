@@ -116,7 +116,7 @@ def _context(
         "metrics": inputs.metrics,
         "main": inputs.metrics["heads"][inputs.main_head],
         "answers": answers,
-        "information": _information(inputs),
+        "information": route_information(inputs),
         "lead": wording.lead_sentences(inputs),
         "gallery": gallery,
         "mistakes": mistakes,
@@ -127,7 +127,7 @@ def _context(
     }
 
 
-def _information(inputs: ReportInputs) -> list[float]:
+def route_information(inputs: ReportInputs) -> list[float]:
     """Per layer, the normalised mutual information of class and chosen neuron."""
     answers = inputs.predictions[inputs.main_head]
     routing = inputs.metrics["heads"][inputs.main_head].get("routing")

@@ -26,6 +26,13 @@ def signed_points(value: float) -> str:
     return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", MINUS)
 
 
+def p_value(value: float | None) -> str:
+    """A p-value with three digits; a dash where there is none."""
+    if value is None:
+        return "–"
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def bounds(figures: Mapping[str, Any], name: str) -> str:
     """Such as "68.6 to 73.8" for the interval of `name`."""
     return f"{percent(figures[f'{name}_low'])} to {percent(figures[f'{name}_high'])}"

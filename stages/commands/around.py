@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
 from stages.commands.running import PARAMS_FILE, Debug, Overrides, Params, run_stage
 
 
@@ -22,6 +27,28 @@ def results(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debu
     Example: python cli.py results
     """
     run_stage("results", params, overrides, debug)
+
+
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN...", help="Outputs folders or git revisions.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write.")] = Path(
+        "outputs/compare/compare.html"
+    ),
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Write one page about several evaluated runs: figures, paired differences, curves, routing.
+
+    A RUN is an outputs folder, a folder that holds one, or a git revision whose results DVC's
+    cache has. Differences are to the first one, clip by clip: all must be evaluated on the same
+    clips.
+
+    Example: python cli.py compare outputs runs/small/outputs HEAD~1
+    """
+    run_stage("compare", params, overrides, debug, runs=runs, out=out)
 
 
 def show(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:

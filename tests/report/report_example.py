@@ -16,7 +16,9 @@ from dsts_pipeline.metrics import (
     Denominators,
     HeadResult,
     Predictions,
+    RoutingOptions,
     assemble_metrics,
+    assemble_routing,
     softmax,
 )
 from dsts_pipeline.report import Failure, ReportInputs, render_report, write_report
@@ -109,15 +111,22 @@ def make_inputs(
     predictions = {name: make_predictions(name, *sizes) for name in TITLES}
     attributes = class_attributes(num_classes)
     gates = np.random.default_rng(3).beta(2, 2, size=(num_layers, num_neurons)).tolist()
-    routed = {"num_neurons": num_neurons, "temporal_share": gates}
+    answers, noise = predictions["dsts"], np.random.default_rng(5)
+    routed = {
+        "num_neurons": num_neurons,
+        "temporal_share": gates,
+        "features": np.eye(num_classes)[answers.labels] + noise.normal(size=(num_clips, 1)) / 4,
+        "without_time": 0.7 * answers.probabilities + 0.3 / num_classes,
+    }
     counts = {"baseline": 6192, "linear_probe": 6192, "dsts": 1_284_336}
+    results = {
+        name: HeadResult(
+            TITLES[name], predictions[name], counts[name], **(routed if name == "dsts" else {})
+        )
+        for name in TITLES
+    }
     metrics = assemble_metrics(
-        {
-            name: HeadResult(
-                TITLES[name], predictions[name], counts[name], **(routed if name == "dsts" else {})
-            )
-            for name in TITLES
-        },
+        results,
         denominators=Denominators(num_clips, failed=4, missing=1),
         split="test",
         store="9f2c41d7a0b35e68",
@@ -137,7 +146,16 @@ def make_inputs(
             },
         },
     )
+    routing = assemble_routing(
+        results,
+        class_names=[" ".join(row) for row in attributes],
+        bootstrap=Bootstrap(200),
+        options=RoutingOptions(num_permutations=20, temporal_need="average", num_pairs=8),
+        attribute_names=ATTRIBUTE_NAMES,
+        attributes=attributes,
+    )
     fields = {
+        "routing": json.loads(json.dumps(routing, sort_keys=True)),
         "metrics": json.loads(json.dumps(metrics, sort_keys=True)),
         "predictions": predictions,
         "histories": {

@@ -13,6 +13,7 @@ from dsts_pipeline.report.inputs import ReportInputs
 from dsts_pipeline.report.plots.bars import neuron_chart
 from dsts_pipeline.report.plots.charts import Series, curve_chart
 from dsts_pipeline.report.plots.matrices import class_by_neuron_drawing, group_starts
+from dsts_pipeline.report.plots.scatter import Point, point_chart
 
 
 def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
@@ -31,10 +32,34 @@ def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
     return {
         "neurons": Figure(panels),
         "class_by_neuron": Figure((class_by_neuron_drawing(counts, inputs.class_names, rules),)),
+        "need": _need(inputs),
         "routing_curves": _routing_curves(
             inputs.histories.get(name) or (), int(routing["num_neurons"])
         ),
     }
+
+
+def _need(inputs: ReportInputs) -> Figure:
+    """Per layer: need of time of the classes that a neuron serves, against its temporal share."""
+    panels = []
+    for layer, found in enumerate((inputs.routing_of_main or {}).get("layers", ())):
+        gates = found.get("gates") or {}
+        if gates.get("class_need") is None:
+            continue
+        pairs = zip(gates["class_need"], gates["temporal_share"], strict=True)
+        points = [
+            Point(
+                100 * need,
+                100 * share,
+                f"neuron {number}: need {100 * need:.1f} points, {100 * share:.0f} % temporal",
+            )
+            for number, (need, share) in enumerate(pairs, start=1)
+            if need is not None and share is not None
+        ]
+        if points:
+            title = f"Layer {layer + 1}"
+            panels.append(point_chart(title, "need of time, points", "temporal, %", points))
+    return Figure(tuple(panels))
 
 
 def _routing_curves(epochs: Sequence[Mapping[str, Any]], num_neurons: int) -> Figure:

@@ -86,7 +86,7 @@ def curve_chart(
         x=alt.X("epoch:Q", scale=alt.Scale(zero=False, nice=False, padding=8), axis=epochs),
         y=alt.Y("value:Q", scale=scale, axis=axis),
         opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.15)),
-        **_looks(drawn),
+        **looks_of(drawn),
     )
     marks = base.mark_point(filled=True, size=26, opacity=1, clip=True).encode(tooltip="tip:N")
     layers: list[Any] = [
@@ -119,7 +119,7 @@ def _curve_rows(series: Sequence[Series], unit: str) -> list[dict[str, Any]]:
     ]
 
 
-def _looks(series: Sequence[Series], columns: int = 1) -> dict[str, Any]:
+def looks_of(series: Sequence[Series], columns: int = 1) -> dict[str, Any]:
     """Colour, marker and dash by name: told apart without colour, too."""
     names = [one.name for one in series]
     legend = alt.Legend(columns=columns)
@@ -156,7 +156,7 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
     rows = [_dot_row(name, dot) for name, members in groups for dot in members]
     named = any(name for name, _ in groups)
     dots = list({dot.name: dot for _, members in groups for dot in members}.values())
-    looks = _looks([Series(dot.name, (), (), dot.number) for dot in dots])
+    looks = looks_of([Series(dot.name, (), (), dot.number) for dot in dots])
     looks.pop("strokeDash")
     if not named:
         looks = {key: channel.copy() for key, channel in looks.items()}

@@ -27,13 +27,10 @@ def confusion_drawing(
     """
     num_classes = len(class_names)
     cell = float(np.clip(720 / num_classes, 4.0, 30.0))
-    left, top = _label_width(class_names, cell), 24.0
+    left, top = label_width(class_names, cell), 24.0
     side = cell * num_classes
-    parts = [rectangle(left, top, side, side, "plane")]
-    parts += _row_labels(class_names, left, top, cell)
-    parts += _numbers(num_classes, left, top, cell)
+    parts = matrix_frame(class_names, rules, left, top, cell)
     parts += _confusion_cells(confusion, class_names, left, top, cell)
-    parts += _rules(rules, left, top, cell, num_classes)
     cursor = rectangle(left, top, cell - 0.6, cell - 0.6, "cursor")
     right = int(np.trace(confusion))
     label = (
@@ -42,6 +39,20 @@ def confusion_drawing(
     )
     geometry = (("data_left", left), ("data_top", top), ("data_cell", cell))
     return Drawing(left + side + 2, top + side + 2, label, (*parts, cursor), geometry)
+
+
+def matrix_frame(
+    class_names: Sequence[str], rules: Sequence[int], left: float, top: float, cell: float
+) -> list[Markup]:
+    """Ground, labels and rules of a matrix of classes by classes; cells go on top."""
+    num_classes = len(class_names)
+    side = cell * num_classes
+    return [
+        rectangle(left, top, side, side, "plane"),
+        *_row_labels(class_names, left, top, cell),
+        *_numbers(num_classes, left, top, cell),
+        *_rules(rules, left, top, cell, num_classes),
+    ]
 
 
 def _confusion_cells(
@@ -61,7 +72,7 @@ def _confusion_cells(
                 cell - 0.6,
                 cell - 0.6,
                 "cell right" if i == j else "cell wrong",
-                fill_opacity=_strength(count / totals[i]),
+                fill_opacity=strength(count / totals[i]),
                 data_tip=tip,
                 data_row=int(i),
                 data_column=int(j),
@@ -77,7 +88,7 @@ def class_by_neuron_drawing(
     num_layers, num_classes, num_neurons = counts.shape
     height = float(np.clip(720 / num_classes, 4.0, 18.0))
     width = float(np.clip(760 / (num_layers * num_neurons), 8.0, 34.0))
-    left, top, gap = _label_width(class_names, height), 42.0, 22.0
+    left, top, gap = label_width(class_names, height), 42.0, 22.0
     parts = _row_labels(class_names, left, top, height)
     for layer in range(num_layers):
         start = left + layer * (num_neurons * width + gap)
@@ -116,7 +127,7 @@ def _neuron_panel(
             f"{counts[i, j]} of {totals[i]} clips ({share:.0%})"
         )
         x, y = start + j * width, top + i * height
-        opacity = _strength(share)
+        opacity = strength(share)
         box_size = (width - 0.6, height - 0.6)
         parts.append(rectangle(x, y, *box_size, "cell right", fill_opacity=opacity, data_tip=tip))
     for position in rules:
@@ -125,11 +136,13 @@ def _neuron_panel(
     return parts
 
 
-def _strength(share: float) -> float:
+def strength(share: float) -> float:
+    """Opacity of a cell: the square root, so that small shares can be seen."""
     return round(float(0.10 + 0.90 * share**0.5), 2)
 
 
-def _label_width(class_names: Sequence[str], cell: float) -> float:
+def label_width(class_names: Sequence[str], cell: float) -> float:
+    """Room for the rows' labels at the left of a matrix."""
     if cell < _MIN_LABELLED_CELL:
         return 30.0
     return min(250.0, 40 + 5.9 * max(len(name) for name in class_names))
