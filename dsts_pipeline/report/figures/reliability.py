@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from dsts_pipeline.report.figures.drawn import Figure
 from dsts_pipeline.report.inputs import ReportInputs
 from dsts_pipeline.report.plots.scatter import Bin, confidence_chart, reliability_chart
-
-_SHARES = ("confidence", "accuracy", "accuracy_low", "accuracy_high")
 
 
 def reliability_figures(inputs: ReportInputs) -> dict[str, Figure]:
@@ -15,8 +16,18 @@ def reliability_figures(inputs: ReportInputs) -> dict[str, Figure]:
     for name, head in inputs.heads:
         if head.get("calibration"):
             rows = head["calibration"]["equal_width"]["bins"]
-            bins = [Bin(*(100 * row[key] for key in _SHARES), row["clips"]) for row in rows]
+            bins = [_bin(row) for row in rows]
             heads.append((head["title"], inputs.number_of(name), bins))
     if not heads:
         return {}
     return {"reliability": Figure((reliability_chart(heads), confidence_chart(heads)), columns=2)}
+
+
+def _bin(row: Mapping[str, Any]) -> Bin:
+    return Bin(
+        confidence=100 * row["confidence"],
+        accuracy=100 * row["accuracy"],
+        low=100 * row["accuracy_low"],
+        high=100 * row["accuracy_high"],
+        clips=row["clips"],
+    )

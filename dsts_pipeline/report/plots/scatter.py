@@ -72,7 +72,7 @@ def _bin_row(name: str, one: Bin) -> dict[str, Any]:
 
 def confidence_chart(heads: Sequence[tuple[str, int, Sequence[Bin]]]) -> Chart:
     """How many clips each bin of confidence holds, a line a head."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": name,
             "confidence": one.confidence,
@@ -98,7 +98,9 @@ def confidence_chart(heads: Sequence[tuple[str, int, Sequence[Bin]]]) -> Chart:
 
 def point_chart(title: str, x_title: str, y_title: str, points: Sequence[Point]) -> Chart:
     """A mark per point, without a line: what belongs together can be seen or not."""
-    rows = [{"x": point.x, "y": point.y, "tip": point.tip} for point in points]
+    rows: list[dict[str, Any]] = [
+        {"x": point.x, "y": point.y, "tip": point.tip} for point in points
+    ]
     scale = alt.Scale(zero=False, nice=True, padding=10)
     drawing = (
         alt.Chart(alt.InlineData(rows))

@@ -30,12 +30,14 @@ def comparison_figures(runs: Sequence[Run]) -> dict[str, Figure]:
 def _accuracy(runs: Sequence[Run]) -> Figure:
     panels = []
     for key, title in (("top1", "top-1"), ("class_wise", "class-wise")):
-        dots = [
-            Dot(run.name, *(100 * run.figures[f"{key}{end}"] for end in ("", "_low", "_high")), i)
-            for i, run in enumerate(runs)
-        ]
+        dots = [_dot(run, key, number) for number, run in enumerate(runs)]
         panels.append(dot_chart(title, [("", dots)]))
     return Figure(tuple(panels), columns=2)
+
+
+def _dot(run: Run, key: str, number: int) -> Dot:
+    value, low, high = (100 * run.figures[f"{key}{end}"] for end in ("", "_low", "_high"))
+    return Dot(run.name, value, low, high, number)
 
 
 def _curves(runs: Sequence[Run]) -> Figure:
