@@ -4,9 +4,9 @@ Enters: how a worker makes its tools, and how many are wanted. Leaves: a store a
 are written. The driver tells workers nothing but which frames belong to the shard that they have
 claimed themselves; what it knows can be lost with it.
 
-Elastic: machines that join the cluster get workers within seconds. A worker that is lost drops its
-claims with its process, and another one takes its place; clips that a lost decoder had in work are
-decoded again.
+Elastic: machines that join the cluster get workers within seconds. A worker that is lost, alone or
+with its machine, drops its claims with its process, and another one takes its place where there is
+room; a lost decoder starts anew on what is left, and clips that it had in work are decoded again.
 """
 
 from __future__ import annotations
@@ -199,11 +199,12 @@ class _Cluster:
             )
         while len(self._decoders) < wanted * options.num_decoders:
             actor = self._ray.remote(DecodeWorker)
-            needs = {"num_cpus": 1, "max_restarts": -1, "max_task_retries": -1}
+            # They book no CPU: those of a lost machine start again on what is left, where all CPUs
+            # may be booked. `wanted` sees to it that there is one for each.
+            lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+            actor = actor.options(scheduling_strategy="SPREAD", **lasting)
             self._decoders.append(
-                actor.options(**needs).remote(
-                    os.getcwd(), options.clip_timeout_seconds, options.warm_up
-                )
+                actor.remote(os.getcwd(), options.clip_timeout_seconds, options.warm_up)
             )
 
 
