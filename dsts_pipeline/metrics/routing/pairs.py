@@ -75,13 +75,14 @@ def describe_pairs(
             "p_holm": float(adjusted[place]),
         }
 
+    better, worse = (order[sign * balance[order] > 0][:limit] for sign in (1, -1))
     there = int((np.bincount(labels, minlength=num_classes) > 0).sum())
     return {
         "num_pairs": there * (there - 1) // 2,
         "num_tested": len(tested),
         "correction": "holm",
-        "separated": [row(place) for place in order if balance[place] > 0][:limit],
-        "merged": [row(place) for place in order if balance[place] < 0][:limit],
+        "separated": [row(place) for place in better],
+        "merged": [row(place) for place in worse],
     }
 
 
