@@ -44,7 +44,7 @@ def measure(
         for name, run in ways.items():
             start = clock()
             run()
-            _wait(device)
+            wait(device)
             rounds[name].append(1e3 * (clock() - start))
     medians = {name: statistics.median(times) for name, times in rounds.items()}
     return Measured(medians, peaks, rounds)
@@ -61,15 +61,17 @@ def print_table(title: str, rows: list[tuple[str, str, str, float, float, str]])
     Console(width=120).print(table)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait for what a GPU still has to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def peak_mib(run: Callable[[], object], device: torch.device) -> float:
-    """Memory that one run takes at its peak, after a first run to warm up."""
-    run()
-    _wait(device)
+def peak_mib(run: Callable[[], object], device: torch.device, *, warm_up: bool = True) -> float:
+    """Memory that one run takes at its peak, after a first run to warm up unless told not to."""
+    if warm_up:
+        run()
+    wait(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -157,6 +158,27 @@ def test_work_on_code_never_reaches_the_costly_cache(copy, file, expected):
         assert stages_to_run(copy) == expected
     finally:
         (copy / file).write_text(kept)
+
+
+@pytest.mark.long
+def test_queued_experiments_use_the_maps_that_are_there(copy):
+    """As docs/ablations.md says."""
+    rest = ["-C", "outputs", "-C", "stores", "evaluate"]
+    for name, setting in (("two", "head.num_neurons=2"), ("no-udl", "experiment=without_udl")):
+        run(copy, "dvc", "exp", "run", "--queue", "-n", name, "-S", setting, *rest)
+    told = run(copy, "dvc", "exp", "run", "--run-all", "-j", "1")
+    assert told.count("Running stage 'train-head'") == 2
+    for stage in ("prepare", "extract"):
+        assert told.count(f"Stage '{stage}' didn't change, skipping") == 2
+    shown = run(copy, "dvc", "exp", "show", "--only-changed", "--csv")
+    rows = list(csv.DictReader(shown.splitlines()))
+    changed = {row["Experiment"]: (row["head.num_neurons"], row["udl.enabled"]) for row in rows}
+    assert (changed["two"], changed["no-udl"]) == (("2", "True"), ("10", "False"))
+    assert len(rows[0]) < 25, "more columns would not fit a terminal"
+    page = run(copy, "dvc", "plots", "diff", "two", "no-udl").strip().splitlines()[-1]
+    text = Path(page.removeprefix("file://")).read_text()
+    assert '"rev": "two"' in text and '"rev": "no-udl"' in text
+    assert run(copy, "git", "status", "--porcelain") == ""
 
 
 def test_experiment_composes_retrains_and_compares(copy):

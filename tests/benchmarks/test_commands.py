@@ -26,6 +26,12 @@ TINY = ["--width", "4", "--extent", "2", "3", "3", "--batch", "4", "--rounds", "
             + ["--rounds", "1", "--video-frames", "16", "--video-px", "96", "--size-px", "32"],
             ["stick_r18, 6 clips", "decode processes", ">= 0.95"],
         ),
+        (
+            "train",
+            ["--backbones", "stick_r18", "--maps", "32", "--batch", "4", "--steps", "2"]
+            + ["--rounds", "1", "--clips", "2", "--size-px", "32"],
+            ["from memory", "from shards", "of pure step", "stick_r18", ">= 20"],
+        ),
         ("udl", ["--channels", "8", *TINY], ["UDL, selected, exact", "relative error"]),
     ],
 )
