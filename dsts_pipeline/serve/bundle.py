@@ -2,8 +2,8 @@
 
 Enters: a trained head, the store that it was trained on, the backbone that made the store's maps.
 Leaves: `bundle.json` (what decides an answer, where it comes from), `head.json` and
-`head.safetensors`, and by choice the backbone's weights. What does not belong together is refused,
-when a bundle is made and when it is loaded. Nothing in it can run code.
+`head.safetensors`, a model card, and by choice the backbone's weights. What does not belong
+together is refused, when a bundle is made and when it is loaded. Nothing in it can run code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from dsts_pipeline.base.errors import BundleError, UserError
-from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.files import sha256_file, write_atomic
 from dsts_pipeline.clips.decode import Decoder, name_decoder
 from dsts_pipeline.extract.checkpoints.downloads import is_address, locate_weights
 from dsts_pipeline.extract.checkpoints.weights import RANDOM
@@ -23,6 +23,7 @@ from dsts_pipeline.extract.models.backbones import Backbone
 from dsts_pipeline.head import load_head, save_head
 from dsts_pipeline.serve.bundle_files import RECORD, new_folder, read_record, write_record
 from dsts_pipeline.serve.bundle_parts import BackboneSource, Bundle
+from dsts_pipeline.serve.model_card import CARD, model_card
 
 __all__ = ["BackboneSource", "Bundle", "load_bundle", "save_bundle"]
 
@@ -50,6 +51,8 @@ def save_bundle(out: str | Path, bundle: Bundle, *, with_backbone: bool | None =
             if sha256_file(copy) != bundle.weights_sha256:
                 raise BundleError(f"{file}: changed since it was loaded; export again")
             content["backbone"]["file"] = copy.name
+        card = model_card(bundle, weights_file=content["backbone"]["file"])
+        write_atomic(folder / CARD, card.encode())
         write_record(folder, content)
     return out
 
