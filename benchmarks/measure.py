@@ -81,13 +81,13 @@ def peak_mib(run: Callable[[], object], device: torch.device, *, warm_up: bool =
         ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # resets the peak
-        before = _status_kib("VmRSS")
+        before = status_kib("VmRSS")
         run()
-        return (_status_kib("VmHWM") - before) / 2**10
+        return (status_kib("VmHWM") - before) / 2**10
     except (OSError, AttributeError):
         return float("nan")
 
 
-def _status_kib(field: str) -> int:
+def status_kib(field: str) -> int:
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(field))

@@ -33,6 +33,11 @@ TINY = ["--width", "4", "--extent", "2", "3", "3", "--batch", "4", "--rounds", "
             ["from memory", "from shards", "of pure step", "stick_r18", ">= 20"],
         ),
         ("udl", ["--channels", "8", *TINY], ["UDL, selected, exact", "relative error"]),
+        (
+            "finetune",
+            ["--batch", "2", "--rounds", "1", "--frames", "4", "--size-px", "32", "--width", "4"],
+            ["UDL, all, recomputed", "goal: UDL over plain"],
+        ),
     ],
 )
 def test_prints_its_table(name, options, rows):

@@ -37,7 +37,9 @@ def _add_children(prefix: str, module: nn.Module, stages: dict[str, nn.Module]) 
             continue
         entries = list(child.named_children())
         holds_a_list = len(entries) == 1 and isinstance(entries[0][1], nn.ModuleList)
-        if isinstance(child, nn.ModuleList) or holds_a_list:  # an encoder that is its blocks
+        is_entry = isinstance(module, nn.ModuleList)
+        # Such as an encoder that is its blocks; what is in a list is a stage whatever it holds.
+        if not is_entry and (isinstance(child, nn.ModuleList) or holds_a_list):
             _add_children(f"{prefix}{name}.", child, stages)
         else:
             stages[f"{prefix}{name}"] = child
