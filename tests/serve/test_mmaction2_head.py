@@ -202,6 +202,18 @@ def test_loop_refuses_accumulation_and_another_wrapper(wrapper, message, monkeyp
         loop.run()
 
 
+@pytest.mark.parametrize("where", ["config", "backbone"])
+def test_loop_refuses_reentrant_checkpointing(where):
+    from mmengine.optim import OptimWrapper
+
+    recognizer = build(backbone={"with_cp": where == "backbone"})
+    loop = loop_of(recognizer)
+    loop.runner.optim_wrapper = OptimWrapper(torch.optim.SGD(recognizer.parameters(), lr=0.1))
+    loop.runner.cfg = {"activation_checkpointing": ["backbone"]} if where == "config" else {}
+    with pytest.raises(SettingsError, match="cannot give UDL the gradients"):
+        loop.run()
+
+
 def test_halves_that_share_a_clip_are_refused():
     def batch(*numbers):
         samples = [SimpleNamespace(get=lambda _, n=n: n) for n in numbers]

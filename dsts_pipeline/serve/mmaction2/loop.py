@@ -52,7 +52,8 @@ class UDLTrainLoop(EpochBasedTrainLoop):
 
     Raises:
         SettingsError: The head is no `DSTSHead` or decides nothing, the optimiser wrapper is
-            another one or accumulates gradients, or a batch cannot be split.
+            another one or accumulates gradients, activations are checkpointed, or a batch cannot be
+            split.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class UDLTrainLoop(EpochBasedTrainLoop):
     def run(self) -> torch.nn.Module:
         """Launch training."""
         _check_optimizer(self.runner.optim_wrapper)
+        _check_graph(self.recognizer, self.runner.cfg)
         if self.step.processes.world_size > 1:
             self.step.processes.adopt(self.recognizer.cls_head)
         return super().run()
@@ -166,6 +168,17 @@ def _check_optimizer(wrapper: Any) -> None:
             f"optim_wrapper: accumulative_counts={wrapper._accumulative_counts}; UDL's second "
             "order needs the whole batch at once: leave it at 1 and use smaller batches or more "
             "processes"
+        )
+
+
+def _check_graph(recognizer: Any, config: Any) -> None:
+    """mmengine's and mmaction2's activation checkpointing knows `backward()` only."""
+    inside = [name for name, part in recognizer.named_modules() if getattr(part, "with_cp", False)]
+    found = f"with_cp=True in {inside[0]}" if inside else "activation_checkpointing in the config"
+    if inside or config.get("activation_checkpointing"):
+        raise SettingsError(
+            f"{found}: this activation checkpointing (reentrant) cannot give UDL the gradients "
+            "that it asks for; switch it off and use smaller batches, or frozen_stages"
         )
 
 
