@@ -106,13 +106,18 @@ class CompiledLayer(nn.Module):
                 z[span] = z[span] @ self.fusion[neuron]
         return z[:, 0] if pool else z.view(x.shape)
 
-    def forward(self, x: Tensor, *, pool: bool) -> Tensor:
-        """The layer's output, each sample from its own neuron, or all neurons' mean."""
+    def forward(self, x: Tensor, *, pool: bool, choices: list[Tensor] | None = None) -> Tensor:
+        """The layer's output, each sample from its own neuron, or all neurons' mean.
+
+        The neurons `[B]` that were chosen, if any, are added to `choices`.
+        """
         everyone = slice(0, len(x))
         if not self.synapse:
             runs = [self.run(x, [(n, everyone)], pool=pool) for n in range(self.num_neurons)]
             return torch.stack(runs).mean(dim=0)
         choice = self.choose(x)
+        if choices is not None:
+            choices.append(choice)
         if len(x) == 1:
             return self.run(x, [(int(choice), everyone)], pool=pool)
         groups = group_samples(choice, self.num_neurons)
@@ -131,16 +136,16 @@ class CompiledHead(nn.Module):
         self.frame.layers = nn.ModuleList()
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits `[B, K]` of `x [B, C, T, H, W]`."""
+    def forward(self, x: Tensor, *, choices: list[Tensor] | None = None) -> Tensor:
+        """Logits `[B, K]` of `x [B, C, T, H, W]`; see `CompiledLayer.forward` for `choices`."""
         if not self.layers:
             return self.frame(x)
         self.frame.check_input(x)
         hidden = start = self.frame.enter(x)
         for layer in self.layers[:-1]:
-            output = layer(hidden, pool=False)
+            output = layer(hidden, pool=False, choices=choices)
             hidden = hidden + output if self.frame.layer_residual else output
-        pooled = self.layers[-1](hidden, pool=True)
+        pooled = self.layers[-1](hidden, pool=True, choices=choices)
         if self.frame.layer_residual:
             pooled = pooled + hidden.mean(dim=(1, 2, 3))
         return self.frame.classifier(self.frame.leave(x, start, pooled))

@@ -19,6 +19,19 @@ def test_same_logits(name):
     torch.testing.assert_close(compiled(maps[:1]), head(maps[:1]), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+def test_choices_are_the_routes(name):
+    head, _ = build(name)
+    head.eval()
+    maps, _ = sample_input(samples=9)
+    choices: list[torch.Tensor] = []
+    compile_head(head)(maps, choices=choices)
+    if all(layer.options.synapse for layer in head.dsts_layers()):
+        torch.testing.assert_close(torch.stack(choices, dim=1), head.routing(maps))
+    else:
+        assert not choices
+
+
 def num_values(module):
     return sum(
         t.numel() for t in [*module.parameters(), *module.buffers()] if t.is_floating_point()
