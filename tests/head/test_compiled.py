@@ -26,7 +26,8 @@ def test_choices_are_the_routes(name):
     maps, _ = sample_input(samples=9)
     choices: list[torch.Tensor] = []
     compile_head(head)(maps, choices=choices)
-    if all(layer.options.synapse for layer in head.dsts_layers()):
+    layers = list(head.dsts_layers())
+    if layers and all(layer.options.synapse for layer in layers):
         torch.testing.assert_close(torch.stack(choices, dim=1), head.routing(maps))
     else:
         assert not choices
