@@ -58,6 +58,14 @@ class StorePlan:
         DataError: no clip, a clip given twice, or a label without a class.
         ValueError: a wrong storage option, map shape, shard size or number of frame lists (a
             fault of the calling code).
+
+    Example:
+        >>> clips = [("dive", 0, "train"), ("jump", 1, "test")]
+        >>> plan = StorePlan({"seed": 0}, clips, class_names=("a", "b"), map_shape=(8, 4, 2, 2))
+        >>> plan.num_shards, plan.sample_bytes  # float16
+        (1, 256)
+        >>> plan.fingerprint == StorePlan({"seed": 1}, clips, ("a", "b"), (8, 4, 2, 2)).fingerprint
+        False
     """
 
     fingerprint_parts: Mapping[str, Any]

@@ -37,7 +37,12 @@ def epoch_order(
 def split_batches(
     order: np.ndarray, batch_size: int, *, drop_last: bool = False
 ) -> list[np.ndarray]:
-    """Cut `order` into consecutive batches; the last one may be smaller unless dropped."""
+    """Cut `order` into consecutive batches; the last one may be smaller unless dropped.
+
+    Example:
+        >>> [batch.tolist() for batch in split_batches(np.arange(5), 2)]
+        [[0, 1], [2, 3], [4]]
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected >= 1")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

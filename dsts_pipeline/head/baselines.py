@@ -18,6 +18,10 @@ class LinearProbe(nn.Module):
     Args:
         in_channels: C of the feature map.
         num_classes: K.
+
+    Example:
+        >>> LinearProbe(8, 3)(torch.zeros(4, 8, 2, 3, 3)).shape
+        torch.Size([4, 3])
     """
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
@@ -84,7 +88,12 @@ class ConvBlockHead(nn.Module):
 
 
 def count_parameters(head: nn.Module) -> int:
-    """Parameters of `head` without its classifier."""
+    """Parameters of `head` without its classifier.
+
+    Example:
+        >>> count_parameters(LinearProbe(8, 3))
+        0
+    """
     total = sum(parameter.numel() for parameter in head.parameters())
     classifier = getattr(head, "classifier", None)
     if not isinstance(classifier, nn.Module):

@@ -61,6 +61,10 @@ class DSTSHead(nn.Module):
         >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
         >>> head(torch.zeros(4, 8, 2, 3, 3)).shape
         torch.Size([4, 3])
+        >>> head.routing(torch.zeros(4, 8, 2, 3, 3)).shape  # [B, L]
+        torch.Size([4, 1])
+        >>> sorted(head.upstream_parameters())
+        ['layers.0.gate_logits', 'layers.0.scoring_kernel']
     """
 
     def __init__(

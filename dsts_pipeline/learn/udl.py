@@ -49,6 +49,9 @@ def meta_gradient(
 ) -> dict[str, Tensor]:
     """Gradient of the validation loss after a simulated step, by the upstream parameters.
 
+    `d/du loss(u_hat, d - inner_lr * grad_d loss(u, d; train); val)`, u_hat = u a constant: step 2
+    of UDL, of which `u' = u - alpha * meta_gradient`.
+
     Args:
         loss_fn: `loss_fn(upstream, downstream, batch)` -> scalar; the same random draw every time
             that it is called with `train_batch`.
@@ -67,6 +70,15 @@ def meta_gradient(
 
     Raises:
         ValueError: `method` is unknown, or "first_order", whose result would be zero.
+
+    Source: paper 3.3, Eq. 9-10.
+
+    Example:
+        >>> def loss_fn(u, d, batch):
+        ...     return 0.5 * (u["a"] * d["b"] - batch) ** 2
+        >>> u, d = {"a": torch.tensor(1.0)}, {"b": torch.tensor(2.0)}
+        >>> meta_gradient(loss_fn, u, d, torch.tensor(1.0), torch.tensor(3.0), inner_lr=0.1)
+        {'a': tensor(0.3300)}
     """
     return meta_gradient_of_parts(
         loss_fn,
