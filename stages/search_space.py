@@ -15,7 +15,7 @@ from stages.training_options import OF_THE_RUN, options_of_feed
 
 SECTIONS = "head", "udl", "train"
 # What decides the clips that trials are judged by has to be the same for all of them.
-FIXED = {f"train.{name}" for name in OF_THE_RUN | {"heldout_fraction"}}
+FIXED = {f"train.{name}" for name in OF_THE_RUN | {"heldout_fraction", "data_seed"}}
 
 
 def read_space(settings: Settings) -> list[Dimension]:

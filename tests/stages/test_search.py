@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
         ([], {"train__heldout_fraction": 0.0}, "never by the test split; set it, such as"),
         (["dataset.flip=a,b"], {}, "dataset.flip can't be searched; expected a setting of head"),
         (["train.heldout_fraction=0.1:0.2"], {}, "train.heldout_fraction can't be searched"),
+        (["train.data_seed=1:5"], {}, "train.data_seed can't be searched"),
         (["train.devices=1,2"], {}, "train.devices can't be searched"),
         (["head=1,2"], {}, "head can't be searched"),
         (["train.lerning_rate=1:2"], {}, "did you mean train.learning_rate?"),
