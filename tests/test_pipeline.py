@@ -52,6 +52,16 @@ def test_every_head_has_its_figures(folder):
     assert len(usage) == 10 and abs(sum(usage) - 1) < 1e-9
 
 
+def test_routing_is_analysed_and_drawn(folder):
+    routing = read(folder, "evaluation/routing.json")
+    layer = routing["heads"]["dsts"]["layers"][2]
+    assert sum(map(sum, layer["class_by_neuron"])) == 24
+    assert set(layer["information"]) == {"class", "takeoff", "somersault", "twist", "position"}
+    assert len(routing["heads"]["dsts"]["class_need"]["need"]) == 48
+    drawn = (folder / "outputs/evaluation/plots/per_class.csv").read_text().splitlines()
+    assert drawn[0].startswith("head,class,clips") and len(drawn) == 1 + 3 * 24
+
+
 def test_history_has_an_entry_per_epoch(folder):
     lengths = {name: len(read(folder, f"heads/{name}/history.json")["epochs"]) for name in HEADS}
     assert lengths == {"baseline": 0, "linear_probe": 2, "dsts": 2}
