@@ -95,10 +95,7 @@ def _follow(
     while left:
         if stop.requested:
             _end(processes, told)
-            raise TrainingStopped(
-                "asked to stop: trainings saved; the same command goes on from there",
-                stop.exit_status,
-            )
+            raise _stopped(stop)
         try:
             kind, value = told.get(timeout=TELL_INTERVAL_SECONDS)
         except queue.Empty:
@@ -113,10 +110,17 @@ def _follow(
             tell(value)
         elif kind == "error":
             raise value
+        elif kind == "stopped":  # the signal reached a process only
+            raise _stopped(stop)
         else:
             failures |= value
             left -= 1
     return failures
+
+
+def _stopped(stop: StopRequest) -> TrainingStopped:
+    text = "asked to stop: trainings saved; the same command goes on from there"
+    return TrainingStopped(text, stop.exit_status)
 
 
 def _end(processes: Sequence[SpawnProcess], told: Any) -> None:
@@ -164,6 +168,6 @@ def _work(
         try:
             told.put(("end", runs.train(plans, feed, device, tell=tell, stop=stop)))
         except TrainingStopped:
-            pass
+            told.put(("stopped", None))
         except UserError as error:
             told.put(("error", error))

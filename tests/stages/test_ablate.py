@@ -1,0 +1,169 @@
+"""The command: variants are added, nothing is trained twice, kills change nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsts_pipeline.head import load_head
+from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
+from tests.stages.ready_store import QUICK, damage_clips, make_ready
+
+GRID = "--grid", "head.num_neurons=2,3", "--grid", "udl.enabled=true,false"
+SETTINGS = QUICK | {"evaluate__num_bootstrap": 100}
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> Path:
+    make_ready(tmp_path)
+    return tmp_path
+
+
+def ablate(folder: Path, *arguments: str, **settings: object):
+    run = run_cli(folder, "ablate", *arguments, **SETTINGS | settings)
+    assert run.returncode == 0, run.stderr
+    results = json.loads((folder / "outputs" / "ablation" / "results.json").read_text())
+    return run, results
+
+
+def figures(results, *, seeds=(0, 1)):
+    return {
+        (name, run["seed"]): {k: v for k, v in run.items() if k != "train_seconds"}
+        for name, variant in results["variants"].items()
+        for run in variant["runs"]
+        if run["seed"] in seeds
+    }
+
+
+def heads(folder: Path):
+    return {p.name: p / "head.json" for p in (folder / "outputs/ablation/runs").iterdir()}
+
+
+def test_variants_are_added_and_finished_ones_are_not_retrained(ready):
+    run, first = ablate(ready, *GRID[:2], "--seeds", "2")
+    assert "4 trainings, 0 of them finished before" in run.stderr, "full and N = 2 are one"
+    written = {path: path.stat().st_mtime_ns for path in heads(ready).values()}
+    assert len(written) == 4
+    run, second = ablate(ready, *GRID, "--seeds", "3")
+    assert "12 trainings, 4 of them finished before" in run.stderr
+    assert all(path.stat().st_mtime_ns == when for path, when in written.items())
+    old = figures(first)
+    new = figures(second)
+    assert old["full", 1] == new["full", 1]
+    assert old["head.num_neurons=3", 0] == new["head.num_neurons=3 udl.enabled=true", 0]
+    assert second["seeds"] == [0, 1, 2] and len(second["variants"]["full"]["runs"]) == 3
+    rows = list(csv.DictReader((ready / "outputs/ablation/results.csv").open()))
+    assert len(rows) == 5 * 3
+    kept = ready / "outputs/ablation" / second["variants"]["full"]["runs"][0]["predictions"]
+    assert kept.exists()
+    run, again = ablate(ready, *GRID, "--seeds", "3")
+    assert "12 trainings, 12 of them finished before" in run.stderr and again == second
+    assert not (ready / "outputs/ablation/checkpoints").exists()
+
+
+def test_a_variant_is_what_train_head_gives(ready):
+    _, results = ablate(ready, "--grid", "head.num_neurons=2,3", "--seeds", "2")
+    alone = {"seed": 1, "train__data_seed": 0, "head__num_neurons": 3}
+    assert run_cli(ready, "train-head", **SETTINGS | alone).returncode == 0
+    head, _ = load_head(ready / "outputs" / "heads" / "dsts")
+    run = results["variants"]["head.num_neurons=3"]["runs"][1]
+    folder = (ready / "outputs/ablation" / run["predictions"]).parent
+    own, extra = load_head(folder)
+    assert extra["seed"] == 1 and extra["variant"] == "head.num_neurons=3"
+    for name, value in head.state_dict().items():
+        torch.testing.assert_close(own.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_kills_change_nothing(ready, tmp_path_factory, jobs):
+    """SIGKILL to all processes at random moments, then once SIGTERM, then to the end."""
+    other = tmp_path_factory.mktemp("undisturbed")
+    make_ready(other)
+    _, expected = ablate(other, *GRID, "--seeds", "2")
+    every = {"train__checkpoint_every_batches": 1}
+    command = command_of("ablate", *GRID, "--seeds=2", f"--jobs={jobs}", **SETTINGS, **every)
+    moments = random.Random(os.urandom(8))
+    statuses, resumed = [], False
+    for number in range(4):
+        begun = time.time()
+        process = subprocess.Popen(
+            command,
+            cwd=ready,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        checkpoints = ready / "outputs" / "ablation" / "checkpoints"
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            saved = [path.stat().st_mtime for path in checkpoints.glob("*/state.json")]
+            if any(when > begun for when in saved):  # it trains, and has saved what it did
+                resumed = True
+                break
+            time.sleep(0.02)
+        time.sleep(moments.random())
+        if number < 3:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.terminate()
+        process.communicate(timeout=120)
+        statuses.append(process.returncode)
+    assert resumed and set(statuses[:3]) <= {-signal.SIGKILL, 0} and statuses[3] in (99, 0)
+    _, found = ablate(ready, *GRID, "--seeds", "2", "--jobs", str(jobs))
+    assert figures(found) == figures(expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "expected"),
+    [
+        ((), {}, "python cli.py ablate --experiment paper_tables"),
+        (("--grid", "head.num_neuron=4"), {}, "did you mean head.num_neurons?"),
+        (("--grid", "head.num_layers=0,1"), {}, "variant head.num_layers=0: udl.enabled is true"),
+        (("--grid", "train.batch_size=8,32"), {}, "variant train.batch_size=32: 48 training clips"),
+        (("--grid", "head.width=4,7"), {}, "variant head.width=7: width=7 is above in_channels=6"),
+        (("--grid", "head.width=4"), {"evaluate__split": "val"}, "the store has no clips of that"),
+        (
+            ("--grid", "head.width=4"),
+            {"train__devices": 2},
+            "set train.devices to 1 and ablate.jobs",
+        ),
+        (("--experiment", "none"), {}, "--experiment none: configs/experiment/none.yaml"),
+    ],
+)
+def test_wrong_combinations_are_told_before_a_map_is_read(tmp_path, arguments, settings, expected):
+    damage_clips(make_ready(tmp_path), 16)
+    told = tell_plainly(run_cli(tmp_path, "ablate", *arguments, **SETTINGS | settings))
+    assert expected in told
+    assert not (tmp_path / "outputs" / "ablation").exists()
+
+
+def test_a_classifier_that_does_not_fit_is_told(tmp_path):
+    damage_clips(make_ready(tmp_path), 16)
+    variants = '[{"name": "baseline", "kind": "baseline"}]'
+    told = tell_plainly(run_cli(tmp_path, "ablate", **SETTINGS, ablate__variants=variants))
+    assert "variant baseline is the backbone's own classifier, and no classifier of this" in told
+    assert "6 channels and 4 classes" in told
+
+
+def test_a_damaged_run_is_told(ready):
+    ablate(ready, "--grid", "head.num_neurons=3", "--seeds", "1")
+    folder = next(path.parent for path in heads(ready).values())
+    content = bytearray((folder / "head.safetensors").read_bytes())
+    del content[len(content) // 2 :]
+    (folder / "head.safetensors").write_bytes(content)
+    arguments = "ablate", "--grid", "head.num_neurons=3", "--seeds", "1"
+    told = tell_plainly(run_cli(ready, *arguments, **SETTINGS))
+    assert f"or delete outputs/ablation/runs/{folder.name}" in told
