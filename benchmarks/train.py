@@ -13,6 +13,9 @@ random and videos synthetic (96 px and 16 frames for stick_r18, else 320 px and 
 Both clocks are shown: the wall's, and the process's, which other work on the machine hardly
 lengthens. Figures are medians over rounds, ratios medians of the ratios within a round. Peak memory
 is that of the resident set beyond what was held before.
+
+At last an ablation: `--variants` heads trained in one pass over the maps against one after the
+other, each once: evaluations and statistics of norms are part of it.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from rich.table import Table
 
 from benchmarks.extract import write_videos
 from benchmarks.measure import peak_mib, wait
-from benchmarks.train_stages import Clock, Iterations, Rounds, write_random_store
+from benchmarks.train_stages import PROCESS, WALL, Clock, Iterations, Rounds, write_random_store
+from benchmarks.train_together import COLUMNS, add_comparison
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.frames.decode_job import decode_clip
 from dsts_pipeline.extract.frames.views import ViewPlan
@@ -38,7 +42,6 @@ from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 
 DATA_GOAL, EPOCH_GOAL = 0.05, 20.0
-WALL, PROCESS = 0, 1
 VIDEOS = {"stick_r18": (16, 96)}  # frames, width in pixels
 OTHER_VIDEOS = (64, 320)
 
@@ -150,6 +153,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clips", type=int, default=8, help="decoded and passed end to end")
     parser.add_argument("--forward-batch", type=int, default=8, help="clips a forward pass")
+    parser.add_argument("--variants", type=int, default=4, help="heads of the ablation; 0: none")
     parser.add_argument("--size-px", type=int, default=None, help="input; the model's own if not")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
@@ -162,6 +166,7 @@ def main() -> None:
         f"Epoch end to end (from {arguments.clips} clips) against cached, ms per clip, {about}",
         "backbone|clock|decode|forward|step|end to end|cached|ratio|peak MiB, both",
     )
+    together = new_table(f"{arguments.variants} heads, one epoch, {about}", COLUMNS)
     for name in arguments.backbones:
         backbone = build_backbone(name, weights="random", size_px=arguments.size_px)
         backbone.to(arguments.device)
@@ -169,9 +174,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             store = write_random_store(Path(folder), backbone.map_shape, arguments.maps)
             found = measure_stages(arguments, store, shape, stages)
+            if arguments.variants:
+                how = {"num_variants": arguments.variants, "batch": arguments.batch}
+                add_comparison(together, store, device=arguments.device, **how)
         ends, peak = measure_end_to_end(arguments, backbone, name)
         add_epochs(arguments, epochs, name, ends, peak, found["memory"])
-    Console(width=150).print(stages, epochs)
+    Console(width=150).print(stages, epochs, together)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from dsts_pipeline.feed import FeatureBatch, FeatureFeed, udl_pairs
 from dsts_pipeline.head import DSTSHead
 
 NUM_CLASSES = 48
+WALL, PROCESS = 0, 1  # clocks
 STAGES = "read", "transfer", "step"
 Pair = tuple[FeatureBatch, FeatureBatch]
 

@@ -29,8 +29,8 @@ TINY = ["--width", "4", "--extent", "2", "3", "3", "--batch", "4", "--rounds", "
         (
             "train",
             ["--backbones", "stick_r18", "--maps", "32", "--batch", "4", "--steps", "2"]
-            + ["--rounds", "1", "--clips", "2", "--size-px", "32"],
-            ["from memory", "from shards", "of pure step", "stick_r18", ">= 20"],
+            + ["--rounds", "1", "--clips", "2", "--size-px", "32", "--variants", "2"],
+            ["from memory", "from shards", "of pure step", "stick_r18", ">= 20", "one by one"],
         ),
         ("udl", ["--channels", "8", *TINY], ["UDL, selected, exact", "relative error"]),
         (
