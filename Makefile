@@ -13,6 +13,7 @@ STAMP := $(VENV)/.installed
 # DVC starts `python cli.py ...`: the environment's python has to be the first one found.
 export PATH := $(BIN):$(PATH)
 
+AXE_VERSION := 4.14.1
 SMALL := runs/small
 # COMPOSE FILE OVERRIDES...: compose configs/ into FILE, as `dvc exp run -S` does.
 COMPOSE := python -c 'import os, sys; from dvc.utils.hydra import compose_and_dump; \
@@ -20,7 +21,7 @@ COMPOSE := python -c 'import os, sys; from dvc.utils.hydra import compose_and_du
   compose_and_dump(sys.argv[1], configs, None, "config", configs, sys.argv[2:])'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full demo-small test test-all lint format docs bench params clean
+.PHONY: help setup demo demo-full demo-small browser pictures test test-all lint format docs bench params clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET"
@@ -51,6 +52,22 @@ demo-small: $(STAMP)
 	printf '[core]\n    no_scm = true\n' > $(SMALL)/.dvc/config.local
 	$(COMPOSE) $(SMALL)/params.yaml experiment=small
 	cd $(SMALL) && dvc repro && python cli.py results
+
+# Debian's Chromium and the npm package axe-core, for the tests marked `browser` and for pictures.
+AXE := .browser/node_modules/axe-core/axe.min.js
+browser: $(AXE)  ## Install Chromium (as root, where missing) and axe-core for the tests of pages
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	    || { echo "no Chromium: install it (Debian: apt-get install chromium)" >&2; exit 2; }; \
+	  apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
+
+$(AXE):
+	@command -v npm >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -y -qq npm >/dev/null; } \
+	  || { echo "no npm: install it (Debian: apt-get install npm)" >&2; exit 2; }
+	npm install --silent --no-fund --no-audit --ignore-scripts --prefix .browser axe-core@$(AXE_VERSION)
+
+pictures: $(STAMP)  ## Take README's pictures of the last report into docs/ (needs a browser)
+	python cli.py report --screenshots docs
 
 test: $(STAMP)  ## Run the tests, without the long ones
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not long"

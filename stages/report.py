@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from dsts_pipeline.base.files import read_json
 from dsts_pipeline.base.progress import console
@@ -10,12 +11,17 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feature_store.manifest import load_manifest
 from dsts_pipeline.report import Failure, PreviewOptions, render_report, write_report
+from dsts_pipeline.report.explorer import worst_cell
+from dsts_pipeline.report.screenshots import report_shots, take_screenshots
 from stages import places
 from stages.report_inputs import frame_reader, read_run
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, screenshots: Path | None = None) -> None:
     """Write outputs/report/report.html.
+
+    Args:
+        screenshots: Folder for pictures of the page, as README shows them; None: none are taken.
 
     Raises:
         DataError, StoreError: A result is missing or does not fit the others.
@@ -48,3 +54,6 @@ def run(settings: Settings) -> None:
     )
     write_report(page, places.REPORT, write_plots=chosen.write_plots)
     console.print(f"report: {places.REPORT.resolve()}", soft_wrap=True)
+    if screenshots is not None:
+        for path in take_screenshots(places.REPORT, screenshots, report_shots(worst_cell(inputs))):
+            console.print(f"picture: {path}", soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dsts_pipeline.metrics.confusion import confusion_matrix
 from dsts_pipeline.metrics.predictions import Predictions
 from dsts_pipeline.report.inputs import ReportInputs
 from dsts_pipeline.report.previews import Previews
@@ -38,6 +39,15 @@ def preview_cells(answers: Predictions, previews: Previews, num_clips: int) -> N
         used[cell] += 1
         if used[cell] <= num_clips and not previews.full:
             previews.of(int(row))
+
+
+def worst_cell(inputs: ReportInputs) -> tuple[int, int]:
+    """Row and column of the main head's most frequent confusion; (0, 0) where there is none."""
+    answers = inputs.predictions[inputs.main_head]
+    counts = confusion_matrix(answers.labels, answers.predicted, answers.num_classes)
+    np.fill_diagonal(counts, 0)
+    row, column = np.unravel_index(counts.argmax(), counts.shape)
+    return (int(row), int(column)) if counts.any() else (0, 0)
 
 
 def _answers(answers: Predictions) -> dict[str, Any]:

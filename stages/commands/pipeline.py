@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -83,9 +84,20 @@ def evaluate(
     run_stage("evaluate", params, overrides, debug)
 
 
-def report(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+def report(
+    screenshots: Annotated[
+        Path | None,
+        typer.Option("--screenshots", metavar="FOLDER", help="Also take README's pictures."),
+    ] = None,
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
     """Write outputs/report/report.html: figures, curves, confusion, routing, provenance.
+
+    Beside it lie the plots as SVG and PNG, and the tables as Markdown and LaTeX. Pictures of the
+    page are taken by an installed Chromium.
 
     Example: python cli.py report && xdg-open outputs/report/report.html
     """
-    run_stage("report", params, overrides, debug)
+    run_stage("report", params, overrides, debug, screenshots=screenshots)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,20 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--remote-debugging-port=0",
-)
+from dsts_pipeline.report.screenshots import FLAGS, find_browser
+
+ROOT = Path(__file__).resolve().parents[2]
+AXE = ROOT / ".browser" / "node_modules" / "axe-core" / "axe.min.js"  # `make browser` puts it there
 KEYS = {
     "Enter": 13,
     "ArrowDown": 40,
@@ -39,9 +30,22 @@ KEYS = {
 }
 
 
-def find_browser() -> str | None:
-    """Path of an installed Chromium, or None."""
-    return next((path for path in map(shutil.which, NAMES) if path), None)
+def need_browser() -> None:
+    """Skip a test where there is no browser; fail where there has to be one."""
+    if find_browser() is None:
+        _lack("no Chromium installed; `make browser` installs it")
+
+
+def axe_script() -> str:
+    """axe-core, which checks a page's accessibility; without it the test is skipped as above."""
+    if not AXE.exists():
+        _lack(f"no {AXE.relative_to(ROOT)}; `make browser` fetches axe-core")
+    return AXE.read_text()
+
+
+def _lack(reason: str) -> None:
+    # On CI a skip would hide that nothing was tested.
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
 class Tab:
@@ -107,7 +111,9 @@ class Tab:
 
     async def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
-        answer = await self.send("Runtime.evaluate", expression=script, returnByValue=True)
+        answer = await self.send(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -147,6 +153,7 @@ async def browser_tab() -> AsyncIterator[Tab]:
         process = await asyncio.create_subprocess_exec(
             str(find_browser()),
             *FLAGS,
+            "--remote-debugging-port=0",
             f"--user-data-dir={folder}",
             "about:blank",
             stdout=asyncio.subprocess.DEVNULL,

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dsts_pipeline.report import render_report, write_report
 from tests.report.report_example import make_frames, make_inputs
 
 pytest.importorskip("aiohttp")
-from tests.report.browser import browser_tab, find_browser  # noqa: E402
+from tests.report.browser import axe_script, browser_tab, need_browser  # noqa: E402
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(find_browser() is None, reason="no Chromium installed"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("browser")]
+
+
+SMALL = {"num_clips": 80, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def browser():
+    need_browser()
+
+
+@pytest.fixture(scope="module")
+def address(browser, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    small = {"num_clips": 80, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
-    write_report(render_report(make_inputs(**small), frames_of=make_frames), path)
+    write_report(render_report(make_inputs(**SMALL), frames_of=make_frames), path)
     return path.as_uri()
 
 
@@ -204,3 +210,78 @@ def test_a_phone_scrolls_down_only(address):
             assert await tab.run("document.documentElement.scrollWidth <= innerWidth"), name
 
     drive(address, steps, width=390)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_tab(address, dark):
+    async def steps(tab):
+        await tab.run(axe_script())
+        for name in TABS:
+            await tab.click(f"#tab-{name}")
+            if name == "errors":
+                await tab.click(".matrix-2 .cell.right")
+                await tab.run("document.querySelector('#errors details').open = true")
+            found = await tab.run(
+                "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations"
+                ".filter(one => ['serious', 'critical'].includes(one.impact))"
+                ".map(one => [one.id, one.nodes.length, one.nodes[0].html.slice(0, 200)]))"
+            )
+            assert found == [], name
+
+    drive(address, steps, dark=dark)
+
+
+HOSTILE = "</script><script>window.harm = 1</script>\"'><img src=x onerror='window.harm = 2'>"
+
+
+def test_names_with_markup_do_no_harm_in_lists_and_tips(browser, tmp_path):
+    inputs = make_inputs(**SMALL)
+    ids = tuple(f"{HOSTILE}{i}" for i in range(80))
+    metrics = inputs.metrics
+    metrics["heads"]["dsts"]["title"] = HOSTILE
+    inputs = replace(
+        inputs,
+        metrics=metrics,
+        class_names=[f"{HOSTILE}{i}" for i in range(8)],
+        predictions={n: replace(p, clip_ids=ids) for n, p in inputs.predictions.items()},
+        title=HOSTILE,
+        dataset=HOSTILE,
+    )
+    path = tmp_path / "report.html"
+    write_report(render_report(inputs, frames_of=make_frames), path, write_plots=False)
+
+    async def steps(tab):
+        for name in TABS:
+            await tab.click(f"#tab-{name}")
+        await tab.click("#tab-errors")
+        await tab.click(".matrix-2 .cell.right")
+        assert HOSTILE in await tab.run("document.getElementById('listed').textContent")
+        assert await tab.run("window.harm") is None
+        assert await tab.run("document.querySelectorAll('img').length") == 0
+
+    drive(path.as_uri(), steps)
+
+
+@pytest.mark.slow
+def test_a_thousand_clips_load_in_two_seconds_and_stay_below_25_megabytes(browser, tmp_path):
+    noise = np.random.default_rng(0).integers(256, size=(12, 72, 72, 3), dtype=np.uint8)
+
+    def frames_of(clip_id):  # nothing compresses worse: the previews' own limit has to hold
+        return np.roll(noise, int(clip_id[-5:]), axis=1)
+
+    path = tmp_path / "report.html"
+    page = render_report(make_inputs(num_clips=1000, num_classes=48), frames_of=frames_of)
+    write_report(page, path, write_plots=False)
+    assert 10e6 < path.stat().st_size < 25e6
+    seconds = []
+
+    async def steps(tab):
+        seconds.append(
+            await tab.run("performance.timing.loadEventEnd - performance.timing.navigationStart")
+        )
+
+    for _ in range(6):  # the best of several: other tests run beside this one
+        drive(path.as_uri(), steps)
+        if seconds[-1] < 2000:
+            break
+    assert 0 < min(seconds) < 2000, seconds

@@ -1,0 +1,110 @@
+"""Pictures of the page for README and docs, taken by a headless Chromium.
+
+Enters: a written report. Leaves: PNG files of at most `MAX_BYTES` each, with few colours.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import write_atomic
+
+MAX_BYTES = 300_000
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+)
+TIMEOUT_SECONDS = 240
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture: its file, what the address says after the page, and the window."""
+
+    name: str
+    address: str
+    width_px: int = 1240
+    height_px: int = 900
+
+
+def report_shots(cell: tuple[int, int]) -> list[Shot]:
+    """The pictures that README and docs show.
+
+    Args:
+        cell: row and column of the confusion matrix (from 0) whose clips are listed.
+    """
+    row, column = cell[0] + 1, cell[1] + 1
+    return [
+        Shot("report.png", "#summary", height_px=1100),
+        Shot("report-confusion.png", f"?cell={row}-{column}#errors", height_px=2160),
+        Shot("report-reliability.png", "#reliability", height_px=960),
+        Shot("report-routing.png", "?theme=dark#routing", height_px=1500),
+        Shot("report-gallery.png", "#gallery"),
+        Shot("report-mistakes.png", "#mistakes", height_px=1100),
+    ]
+
+
+def find_browser() -> str | None:
+    """Path of an installed Chromium, or None."""
+    return next((path for path in map(shutil.which, NAMES) if path), None)
+
+
+def take_screenshots(page: Path, folder: Path, shots: Sequence[Shot]) -> list[Path]:
+    """Write one PNG a shot into `folder`; returns their paths.
+
+    Raises:
+        DataError: There is no browser, or it took no picture.
+    """
+    browser = find_browser()
+    if browser is None:
+        raise DataError(
+            f"no Chromium found (looked for {', '.join(NAMES)}), which takes the pictures; "
+            "install it: `make browser`, or `apt-get install chromium`"
+        )
+    for shot in shots:
+        with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+            taken = Path(scratch) / "taken.png"
+            command = [
+                browser,
+                *FLAGS,
+                f"--user-data-dir={scratch}/profile",
+                f"--window-size={shot.width_px},{shot.height_px}",
+                "--virtual-time-budget=8000",  # charts are drawn a moment after the page is there
+                f"--screenshot={taken}",
+                page.resolve().as_uri() + shot.address,
+            ]
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            )
+            if not taken.exists():
+                raise DataError(f"{browser} took no picture of {page}: {done.stderr[-300:]}")
+            write_atomic(folder / shot.name, small_png(taken.read_bytes()))
+    return [folder / shot.name for shot in shots]
+
+
+def small_png(picture: bytes) -> bytes:
+    """The same picture in few colours, scaled down until it has at most `MAX_BYTES`."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    while True:
+        buffer = io.BytesIO()
+        image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= MAX_BYTES:
+            return buffer.getvalue()
+        image = image.resize((image.width * 4 // 5, image.height * 4 // 5))
