@@ -54,7 +54,6 @@ def report_shots(cell: tuple[int, int]) -> list[Shot]:
     return [
         Shot("report.png", "#summary", height_px=1100),
         Shot("report-confusion.png", f"?cell={row}-{column}#errors", height_px=2160),
-        Shot("report-reliability.png", "#reliability", height_px=960),
         Shot("report-routing.png", "?theme=dark#routing", height_px=1500),
         Shot("report-gallery.png", "#gallery"),
         Shot("report-mistakes.png", "#mistakes", height_px=1100),

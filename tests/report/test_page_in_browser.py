@@ -262,7 +262,7 @@ def test_names_with_markup_do_no_harm_in_lists_and_tips(browser, tmp_path):
     drive(path.as_uri(), steps)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_thousand_clips_load_in_two_seconds_and_stay_below_25_megabytes(browser, tmp_path):
     noise = np.random.default_rng(0).integers(256, size=(12, 72, 72, 3), dtype=np.uint8)
 

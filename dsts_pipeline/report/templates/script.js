@@ -60,6 +60,7 @@ function drawCharts() {
   for (const frame of document.querySelectorAll(".shown .chart:not(.live)")) {
     frame.classList.add("live");
     const place = document.createElement("div");
+    place.setAttribute("aria-hidden", "true"); // the frame around it has the name
     window.drawVega(place, specs[Number(frame.dataset.chart)], chartOptions).then(() => {
       frame.replaceChildren(place);
       frame.classList.add("drawn");
