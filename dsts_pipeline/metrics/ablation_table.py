@@ -18,9 +18,9 @@ DASH = "-"
 
 def ablation_table(results: Mapping[str, Any]) -> Table:
     """Sections are the paper's Tables 3 to 7; what belongs to none of them comes last."""
-    num_seeds = len(results["seeds"])
+    num_seeds = f"{len(results['seeds'])} seed{'s' if len(results['seeds']) > 1 else ''}"
     table = Table(
-        title=f"Ablation on the {results['split']} split (percent; {num_seeds} seeds, 95 % "
+        title=f"Ablation on the {results['split']} split (percent; {num_seeds}, 95 % "
         "intervals over seeds)",
         caption=_caption(results),
         title_justify="left",
