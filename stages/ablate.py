@@ -40,8 +40,8 @@ def run(settings: Settings) -> None:
     made_by = {name: section.model_dump(mode="json") for name, section in sections.items()}
     provenance = collect_provenance(made_by | {"seed": settings.seed})
     runs = Runs(
-        places.ABLATION.parent / "runs",
-        places.ABLATION.parent / "checkpoints",
+        places.ABLATION / "runs",
+        places.ABLATION / "checkpoints",
         store.fingerprint,
         (store.map_shape[0], len(store.class_names)),
         classifier_of(settings.backbone.weights, store),
@@ -63,8 +63,8 @@ def run(settings: Settings) -> None:
         bootstrap=Bootstrap(how.num_bootstrap, how.confidence, settings.seed),
         provenance=provenance,
     )
-    write_json(places.ABLATION, results)
-    write_atomic(places.ABLATION.with_suffix(".csv"), results_csv(results).encode())
+    write_json(places.ABLATION / "results.json", results)
+    write_atomic(places.ABLATION / "results.csv", results_csv(results).encode())
     Console(width=max(WIDTH, Console().width)).print(ablation_table(results))
     if failures:
         raise SettingsError(
