@@ -26,18 +26,18 @@ class FinetuneSettings(Section):
     """
 
     head: str = "outputs/heads/dsts"
-    num_epochs: int = Field(4, ge=0)
-    batch_size: int = Field(16, ge=1)
+    num_epochs: int = Field(1, ge=0)
+    batch_size: int = Field(32, ge=1)
     part_size: int | None = Field(None, ge=1)  # gradient accumulation: clips at a time
     inner_step: Literal["head", "all"] = "head"
-    frozen_stages: int = Field(0, ge=0)
+    frozen_stages: int = Field(3, ge=0)
     frozen: tuple[str, ...] = ()
     recompute: bool = False
     backbone_norms: Literal["frozen", "batch"] = "frozen"
     backbone_dropout: bool = False
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0.0)
-    backbone_learning_rate_factor: float = Field(0.1, ge=0.0)
+    learning_rate: float = Field(1e-4, gt=0.0)
+    backbone_learning_rate_factor: float = Field(1.0, ge=0.0)
     layer_decay: float = Field(1.0, gt=0.0, le=1.0)
     classifier_learning_rate_factor: float = Field(1.0, ge=0.0)
     scoring_learning_rate_factor: float = Field(1.0, ge=0.0)
