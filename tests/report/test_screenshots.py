@@ -37,7 +37,10 @@ def test_a_picture_shows_the_tab_that_it_names(tmp_path):
     small = {"num_clips": 60, "num_classes": 6, "num_neurons": 2, "num_layers": 1}
     page = render_report(make_inputs(**small), frames_of=make_frames)
     write_report(page, tmp_path / "report.html", write_plots=False)
-    shots = [Shot("dark.png", "?theme=dark#gallery"), Shot("light.png", "?theme=light#gallery")]
+    shots = [
+        Shot("dark.png", "?theme=dark&tab=gallery"),
+        Shot("light.png", "?theme=light&tab=gallery"),
+    ]
     dark, light = take_screenshots(tmp_path / "report.html", tmp_path / "out", shots)
     assert Image.open(dark).convert("RGB").getpixel((2, 2)) == (22, 24, 27)
     picture = Image.open(light).convert("RGB")

@@ -100,7 +100,8 @@ function goTo(index, withFocus) {
   showTab(index, withFocus);
 }
 function followAddress() {
-  const target = location.hash && document.getElementById(location.hash.slice(1));
+  const name = location.hash.slice(1) || asked.get("tab");
+  const target = name && document.getElementById(name);
   const index = target ? panels.findIndex((panel) => panel.contains(target)) : 0;
   showTab(Math.max(0, index), false);
   if (target && !panels.includes(target)) target.scrollIntoView();
@@ -126,6 +127,12 @@ tabList.addEventListener("keydown", (event) => {
 });
 addEventListener("hashchange", followAddress);
 followAddress();
+// A browser scrolls to the part that an address names, and past the tabs: back to the top.
+addEventListener("load", () => {
+  if (!panels.some((panel) => `#${panel.id}` === location.hash)) return;
+  document.activeElement.blur();
+  scrollTo({ top: 0, behavior: "instant" });
+});
 
 // Previews move unless the system asks for little motion; then a tick in the box starts them.
 if (matchMedia("(prefers-reduced-motion: reduce)").matches) {

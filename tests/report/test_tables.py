@@ -1,0 +1,82 @@
+"""Tables: escaped in each format, in the paper's layout, empty where nothing was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dsts_pipeline.report.tables.paper import beside_table, paper_tables
+from dsts_pipeline.report.tables.table import Cell, Row, Table, cells, to_latex, to_markdown
+from tests.report.report_example import make_inputs
+
+SMALL = {"num_clips": 60, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
+
+
+def variant(mean, against=None):
+    figure = {"mean": mean, "std": 0.01, "low": mean - 0.02, "high": mean + 0.02}
+    return {
+        "title": "a variant",
+        "num_parameters": 1234,
+        "top1": figure,
+        "class_wise": figure,
+        "versus_reference": against,
+    }
+
+
+def texts(table, row):
+    return [cell.plain() for cell in table.rows[row].cells]
+
+
+def test_what_means_something_to_a_format_is_escaped():
+    row = Row(cells("a_b|c & 50 %", Cell("1", "<0 to $2>")), emphasised=True)
+    table = Table("odd", "A {caption} #1", ("na*me", "x^2"), (row,))
+    markdown, latex = to_markdown(table), to_latex(table)
+    assert r"| **a\_b\|c &amp; 50 %** | **1 (&lt;0 to $2&gt;)** |" in markdown
+    assert r"\textbf{a\_b\textbar{}c \& 50 \%} & " in latex
+    assert r"\caption{A \{caption\} \#1}" in latex
+    assert r"na*me & x\textasciicircum{}2 \\" in latex
+
+
+def test_a_row_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="table odd: row"):
+        Table("odd", "", ("a", "b"), (Row(cells("1")),))
+
+
+def test_without_an_ablation_the_tables_are_the_papers_and_say_what_to_run():
+    tables = paper_tables(make_inputs(**SMALL))
+    assert list(tables) == [f"table_{n}" for n in range(1, 8)]
+    assert "not run: python cli.py ablate" in tables["table_5"].caption
+    assert tables["table_5"].columns == ("variant", "top-1", "class-wise")
+    assert texts(tables["table_5"], 0) == ["without UDL", "87.4", "76.7"]
+
+
+def test_variants_stand_beside_the_papers_rows():
+    worse = {"difference": -0.031, "low": -0.05, "high": -0.01}
+    ablation = {
+        "split": "test",
+        "seeds": [0, 1],
+        "variants": {"full": variant(0.75), "without_udl": variant(0.719, worse)},
+    }
+    tables = paper_tables(replace(make_inputs(**SMALL), ablation=ablation))
+    assert texts(tables["table_5"], 0)[3:] == [
+        "71.9 (69.9 to 73.9)",
+        "71.9 (69.9 to 73.9)",
+        "1,234",
+        "\N{MINUS SIGN}3.1 (\N{MINUS SIGN}5.0 to \N{MINUS SIGN}1.0)",
+    ]
+    assert texts(tables["table_6"], 0)[3:] == ["", "", "", ""]
+    assert texts(tables["table_6"], 1)[3] == "75.0 (73.0 to 77.0)"
+    assert (
+        "mean over 2 seeds" in tables["table_6"].caption and "not run" in tables["table_6"].caption
+    )
+
+
+def test_the_run_stands_below_the_papers_methods():
+    inputs = make_inputs(**SMALL)
+    first = paper_tables(inputs)["table_2"].rows[-1]
+    dsts = inputs.metrics["heads"]["dsts"]
+    assert first.cells[0].text == f"this run: {dsts['title']}" and first.emphasised
+    assert first.cells[1].text == f"{100 * dsts['top1']:.1f}"
+    rows = [row.cells[0].text for row in beside_table(inputs).rows]
+    assert rows[-2:] == ["this run, stick_diving"] * 2
