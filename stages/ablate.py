@@ -15,7 +15,7 @@ from dsts_pipeline.metrics.ablation import assemble_ablation, results_csv
 from dsts_pipeline.metrics.ablation_table import ablation_table
 from dsts_pipeline.metrics.intervals import Bootstrap
 from stages import places
-from stages.ablation_answers import answer, rows_to_evaluate
+from stages.ablation_answers import answer
 from stages.ablation_runs import plan_runs, train_runs
 from stages.ablation_variants import describe_variants
 from stages.classifier import classifier_of
@@ -49,7 +49,7 @@ def run(settings: Settings) -> None:
         settings.train.checkpoint_every_batches,
         settings.ablate.num_together,
     )
-    rows = rows_to_evaluate(store, how.split)
+    rows = store.rows_of_split(how.split)
     runs.check(everything, store, store.rows_of_split("train"))
     failures = train_runs(settings, runs, everything, store)
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)

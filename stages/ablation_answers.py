@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from dsts_pipeline.base.errors import CheckpointError, SettingsError
+from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings.results import EvaluateSettings
-from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.learn.ablation import RunPlan, Runs
 from dsts_pipeline.metrics import HeadResult, Predictions
@@ -52,17 +49,6 @@ def _answer(folder: Path, feed: FeatureFeed, how: EvaluateSettings) -> HeadResul
     predictions = Predictions.load(path)
     routed = predictions.neurons is not None
     return HeadResult(extra["title"], predictions, num_parameters, num_neurons if routed else None)
-
-
-def rows_to_evaluate(store: FeatureStore, split: str) -> np.ndarray:
-    """Rows of the split that figures are of; told before anything is trained if there are none."""
-    rows = store.rows_of_split(split)
-    if not len(rows):
-        raise SettingsError(
-            f"evaluate.split is {split}, and the store has no clips of that split; set it to "
-            "test, or dataset.heldout_fraction so that there is a val split"
-        )
-    return rows
 
 
 def predictions_of(folder: Path, split: str) -> Path:

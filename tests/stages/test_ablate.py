@@ -134,7 +134,11 @@ def test_kills_change_nothing(ready, tmp_path_factory, jobs):
         (("--grid", "head.num_layers=0,1"), {}, "variant head.num_layers=0: udl.enabled is true"),
         (("--grid", "train.batch_size=8,32"), {}, "variant train.batch_size=32: 48 training clips"),
         (("--grid", "head.width=4,7"), {}, "variant head.width=7: width=7 is above in_channels=6"),
-        (("--grid", "head.width=4"), {"evaluate__split": "val"}, "the store has no clips of that"),
+        (
+            ("--grid", "head.width=4"),
+            {"evaluate__split": "val"},
+            "no map of split 'val'; found: test",
+        ),
         (
             ("--grid", "head.width=4"),
             {"train__devices": 2},
