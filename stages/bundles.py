@@ -10,6 +10,7 @@ from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.head import load_head
 from dsts_pipeline.serve import BackboneSource, Bundle, load_bundle
+from dsts_pipeline.serve.bundle_parts import check_extracted
 from stages import places
 from stages.inputs import open_features
 
@@ -34,7 +35,8 @@ def bundle_of_run(settings: Settings, head_name: str = "dsts") -> Bundle:
     head, head_record = load_head(places.HEADS / head_name)
     store, chosen = open_features(settings.feed), settings.backbone
     made_of = store.manifest["made_of"]
-    taps = chosen.taps or (made_of.get("backbone", {}).get("tap", "backbone"),)
+    check_extracted(made_of)
+    taps = chosen.taps or (made_of["backbone"].get("tap", "backbone"),)
     values = chosen.model_dump(include={"name", "weights", "num_frames", "size_px", "key_map"})
     source = BackboneSource(tap=taps[0], **values)
     return Bundle(

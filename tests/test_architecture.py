@@ -101,14 +101,20 @@ def test_base_is_free_of_torch():
 
 
 def test_help_answers_in_half_a_second():
-    def measure() -> float:
+    def measure(*arguments: str) -> float:
         start = time.perf_counter()
-        run = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, capture_output=True)
+        run = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True)
         assert run.returncode == 0
         return time.perf_counter() - start
 
-    # The best of several: other tests run beside this one.
-    assert min(measure() for _ in range(5)) < 0.5
+    # The best of several: other tests run beside this one. On a slow or busy machine, where Typer's
+    # own imports take that long, half as much again.
+    libraries = "import typer.rich_utils, rich.markdown, rich.columns, rich.traceback"
+    bare, ours = (
+        min(measure(*arguments) for _ in range(5))
+        for arguments in (("-c", libraries), ("cli.py", "--help"))
+    )
+    assert ours < max(0.5, 1.5 * bare), f"{ours:.2f} s, Typer and rich alone {bare:.2f} s"
 
 
 def test_what_is_imported_is_declared():

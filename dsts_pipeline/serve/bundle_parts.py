@@ -119,6 +119,19 @@ class Bundle:
         return self.made_of["backbone"]["weights"].get("sha256")
 
 
+def check_extracted(made_of: Mapping[str, Any]) -> None:
+    """Refuse maps that were made elsewhere.
+
+    Raises:
+        BundleError: The features were imported.
+    """
+    if "import" in made_of or "backbone" not in made_of:
+        raise BundleError(
+            "the features were imported, so nothing says how the map of a new video is made; "
+            "a bundle needs features of `python cli.py extract`"
+        )
+
+
 def check_parts(bundle: Bundle) -> None:
     """Refuse a bundle whose parts do not belong together.
 
@@ -126,11 +139,7 @@ def check_parts(bundle: Bundle) -> None:
         BundleError: Naming the two that differ.
     """
     made_of = bundle.made_of
-    if "import" in made_of or "backbone" not in made_of:
-        raise BundleError(
-            "the features were imported, so nothing says how the map of a new video is made; "
-            "a bundle needs features of `python cli.py extract`"
-        )
+    check_extracted(made_of)
     trained_on, fingerprint = bundle.head_record.get("store"), bundle.store["fingerprint"]
     if trained_on != fingerprint:
         raise BundleError(

@@ -100,7 +100,7 @@ def test_figures_and_tables_are_numbered_anew_in_every_page(page):
     again = render_report(make_inputs(**SMALL), frames_of=make_frames)
     assert again.html == page.html
     numbers = [int(n) for n in re.findall(r"<figcaption><b>Figure (\d+)", page.html)]
-    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) == 7
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) == 9
 
 
 def test_it_says_what_the_run_says():
@@ -211,7 +211,7 @@ def test_a_run_without_routing_attributes_or_baseline_still_has_a_page():
         class_names=inputs.class_names,
     )
     page = render_report(inputs, frames_of=make_frames)
-    assert set(page.plots) == {"accuracy", "confusion_linear_probe"}
+    assert set(page.plots) == {"accuracy", "confusion_linear_probe", "reliability"}
     ids = outline(page.html).ids
     assert "routing" not in ids and "learning" not in ids and "gallery" not in ids
     assert "None: every annotated clip was found" in page.html

@@ -61,11 +61,11 @@ def _similarity(head: Mapping[str, Any]) -> Table:
         Row(
             cells(
                 f"layer {number}",
-                f"{found['within']:.3f}",
-                f"{found['across']:.3f}",
-                Cell(f"{found['within_null']:.3f}", f"up to {found['within_null_high']:.3f}"),
+                _cosine(found["within"]),
+                _cosine(found["across"]),
+                Cell(_cosine(found["within_null"]), f"up to {_cosine(found['within_null_high'])}"),
                 p_value(found["p"]),
-                " / ".join("–" if v is None else f"{v:.2f}" for v in found["per_neuron"]),
+                " / ".join(_cosine(value, 2) for value in found["per_neuron"]),
             )
         )
         for number, layer in enumerate(head["layers"], start=1)
@@ -80,6 +80,11 @@ def _similarity(head: Mapping[str, Any]) -> Table:
         rows=tuple(rows),
         kind="dense",
     )
+
+
+def _cosine(value: float | None, num_digits: int = 3) -> str:
+    """A dash where there is none: one neuron has no clips across, one clip none within."""
+    return "–" if value is None else f"{value:.{num_digits}f}"
 
 
 def _gates(head: Mapping[str, Any]) -> Table:
