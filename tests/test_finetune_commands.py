@@ -54,7 +54,11 @@ def cached(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def tuned(cached) -> tuple[Path, str]:
     """That folder after `finetune`, and what was told."""
-    return cached, succeed(cached, "finetune")
+    # Steps so small that the held-out loss falls: else the start would be kept, and its very maps.
+    told = succeed(cached, "finetune", finetune__learning_rate=2e-5)
+    best = [epoch["best"] for epoch in read(cached, "finetuned/history.json")["epochs"]]
+    assert any(best), "no epoch was better than the start"
+    return cached, told
 
 
 def test_finetune_compares_with_the_cached_head_on_the_same_clips(tuned):
@@ -73,7 +77,7 @@ def test_new_maps_are_a_new_store_on_which_the_new_head_says_the_same(tuned):
     old = read(folder, "features.json")["fingerprint"]
     copy = folder.parent / "next"
     shutil.copytree(folder, copy)
-    succeed(copy, "extract", "--set", NEW)
+    succeed(copy, "extract", backbone__weights=NEW.partition("=")[2])
     record = read(copy, "features.json")
     assert record["fingerprint"] != old
     head, extra = load_head(copy / "outputs/finetuned/head")
@@ -94,7 +98,9 @@ def test_new_maps_are_a_new_store_on_which_the_new_head_says_the_same(tuned):
 
 def test_another_backbone_than_that_of_the_maps_is_refused(tuned):
     folder, _ = tuned
-    message = tell_plainly(run_cli(folder, "finetune", "--set", NEW, **SETTINGS))
+    message = tell_plainly(
+        run_cli(folder, "finetune", **SETTINGS | {"backbone__weights": NEW.partition("=")[2]})
+    )
     assert "its maps are not those of stick_r18" in message and "weights differ" in message
 
 
