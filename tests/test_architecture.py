@@ -108,13 +108,13 @@ def test_help_answers_in_half_a_second():
         return time.perf_counter() - start
 
     # The best of several: other tests run beside this one. On a slow or busy machine, where Typer's
-    # own imports take that long, half as much again.
+    # own imports take that long, twice their time (torch alone would be far more).
     libraries = "import typer.rich_utils, rich.markdown, rich.columns, rich.traceback"
     bare, ours = (
         min(measure(*arguments) for _ in range(5))
         for arguments in (("-c", libraries), ("cli.py", "--help"))
     )
-    assert ours < max(0.5, 1.5 * bare), f"{ours:.2f} s, Typer and rich alone {bare:.2f} s"
+    assert ours < max(0.5, 2 * bare), f"{ours:.2f} s, Typer and rich alone {bare:.2f} s"
 
 
 def test_what_is_imported_is_declared():
