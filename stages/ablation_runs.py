@@ -49,6 +49,9 @@ def train_runs(
             f"train.devices is {settings.train.devices}: several processes that train one head; "
             "an ablation shares out its heads instead: set train.devices to 1 and ablate.jobs"
         )
+    for name in ("keep_checkpoints", "tensorboard"):
+        if getattr(settings.train, name):
+            console.print(f"train.{name} has no effect here: an ablation keeps heads and histories")
     num_runs = len({runs.folder(plan) for plan in plans})
     console.print(f"{num_runs} trainings, {num_runs - len(todo)} of them finished before")
     if not todo:

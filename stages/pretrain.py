@@ -27,7 +27,7 @@ def run(settings: Settings) -> None:
     chosen, backbone, render = settings.pretrain, settings.backbone, settings.dataset.render
     if render is None:
         raise SettingsError(
-            "pretrain renders stick dives, but dataset.render is null; other data sets need a "
+            "pretrain renders its clips, but dataset.render is null; other data sets need a "
             "recognizer trained elsewhere: give its file in backbone.weights"
         )
 
@@ -35,8 +35,10 @@ def run(settings: Settings) -> None:
 
     def recipe(stream: str, num_clips: int) -> PoolRecipe:
         return PoolRecipe(
+            renderer=render.renderer,
             stream=stream,
             num_clips=num_clips,
+            video_frames=render.num_frames,
             num_frames=backbone.num_frames or preset.num_frames,
             render_px=render.size_px,
             input_px=backbone.size_px or preset.size_px,
@@ -60,6 +62,10 @@ def run(settings: Settings) -> None:
     save_weights(recognizer, backbone.weights, half=True)
     card = Path(backbone.weights).with_suffix(".md")
     write_card(card, backbone.name, recognizer, train_recipe, heldout_recipe, training, history)
-    console.print(
-        f"{backbone.weights}: held-out top-1 {history[-1].heldout_top1:.1%}; card: {card}"
+    last = history[-1]
+    reached = (
+        f"top-1 {last.heldout_top1:.1%}"
+        if chosen.class_epochs
+        else f"error of targets {last.heldout_error:.3f}, no classes"
     )
+    console.print(f"{backbone.weights}: held-out {reached}; card: {card}")

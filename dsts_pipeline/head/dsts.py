@@ -47,6 +47,8 @@ class DSTSHead(nn.Module):
         impulse: "sum" (paper), "mean" or "standardized"; `impulse_spread` scales the last.
         routing_gradient: "dense" straight-through over all neurons (paper) or "selected" only.
         norm_statistics: "routed" samples of a neuron or the whole "batch" (dense only).
+        shared_kernels: A neuron's kernel is one common to its layer plus its own, which starts at
+            zero. Deviation: off in the paper.
         layer_residual: Adds a layer's input to its output. Deviation: off in the paper.
         skip: The connection around the module.
         zero_start: The module's last projection (or, without width, a gain per channel) starts at
@@ -81,6 +83,7 @@ class DSTSHead(nn.Module):
         impulse_spread: float = 1.0,
         routing_gradient: RoutingGradient = "dense",
         norm_statistics: NormStatistics = "routed",
+        shared_kernels: bool = False,
         layer_residual: bool = False,
         skip: bool = True,
         zero_start: bool = False,

@@ -67,6 +67,7 @@ class DSTSLayer(nn.Module):
     Parameters, where the variant has them: `scoring_kernel [N, C, C]`,
     `spatial_kernel [N, C, C, 3, 3]`, `temporal_kernel [N, C, C, 3]`, `gate_logits [N, C]`,
     `fusion_kernel [N, C, C]`, `volume_kernel [N, C, C, 3, 3, 3]` (conv3d, which has no fusion).
+    With `shared_kernels`, `shared_spatial_kernel [C, C, 3, 3]` and so on are added to each.
     """
 
     fixed_gates: Tensor
@@ -80,17 +81,31 @@ class DSTSLayer(nn.Module):
             self.scoring_kernel = new_kernel(n, c, c)
             self.impulses = Impulses(n, options)
         if options.specialization == "conv3d":
-            self.volume_kernel = new_kernel(n, c, c, 3, 3, 3)
+            self._add_kernel("volume", c, c, 3, 3, 3)
             self.volume_norm = NeuronNorm(n, c)
             return
-        self.spatial_kernel = new_kernel(n, c, c, 3, 3)
-        self.temporal_kernel = new_kernel(n, c, c, 3)
-        self.fusion_kernel = new_kernel(n, c, c)
+        self._add_kernel("spatial", c, c, 3, 3)
+        self._add_kernel("temporal", c, c, 3)
+        self._add_kernel("fusion", c, c)
         self.spatial_norm, self.temporal_norm = NeuronNorm(n, c), NeuronNorm(n, c)
         if options.specialization == "gated":
             self.gate_logits = nn.Parameter(options.gate_init_std * torch.randn(n, c))
         else:
             self.register_buffer("fixed_gates", halve_channels(n, c), persistent=False)
+
+    def _add_kernel(self, name: str, *shape: int) -> None:
+        """`<name>_kernel [N, *shape]`; where kernels are shared also `shared_<name>_kernel`."""
+        own = new_kernel(self.num_neurons, *shape)
+        if self.options.shared_kernels:
+            shared = nn.Parameter(own[0].detach().clone())
+            self.register_parameter(f"shared_{name}_kernel", shared)
+            nn.init.zeros_(own)
+        self.register_parameter(f"{name}_kernel", own)
+
+    def kernel(self, name: str, neurons: Tensor | None = None) -> Tensor:
+        """The "spatial", "temporal", "fusion" or "volume" kernel of all neurons or of `[M]`."""
+        own = _take(getattr(self, f"{name}_kernel"), neurons)
+        return own + getattr(self, f"shared_{name}_kernel") if self.options.shared_kernels else own
 
     def forward(self, x: Tensor, noise: LayerNoise | None, how: Pass) -> tuple[Tensor, LayerRecord]:
         """Route `x [B, T, H, W, C]`, run neurons, give their output and the record.
@@ -143,11 +158,11 @@ class DSTSLayer(nn.Module):
         """The operators of all neurons, or of `neurons [M]`, gates folded into their kernels."""
         gates = self.gates(noise)
         if gates is None:
-            volume = kernel_matrices(_take(self.volume_kernel, neurons), None)
+            volume = kernel_matrices(self.kernel("volume", neurons), None)
             return (Branch(VOLUME, volume, self.volume_norm),)
         gates = _take(gates, neurons)
-        spatial = kernel_matrices(_take(self.spatial_kernel, neurons), 1.0 - gates)
-        temporal = kernel_matrices(_take(self.temporal_kernel, neurons), gates)
+        spatial = kernel_matrices(self.kernel("spatial", neurons), 1.0 - gates)
+        temporal = kernel_matrices(self.kernel("temporal", neurons), gates)
         return (
             Branch(SPATIAL, spatial, self.spatial_norm),
             Branch(TEMPORAL, temporal, self.temporal_norm),
@@ -157,7 +172,7 @@ class DSTSLayer(nn.Module):
         """Fusion kernels as matrices `[N, C_in, C_out]`; None for conv3d."""
         if self.options.specialization == "conv3d":
             return None
-        return _take(self.fusion_kernel, neurons).transpose(1, 2)
+        return self.kernel("fusion", neurons).transpose(1, 2)
 
     def raw_outputs(self, x: Tensor) -> Iterator[tuple[NeuronNorm, Tensor, Tensor]]:
         """Operators' outputs before their norms, with the decisions of test time.

@@ -29,6 +29,7 @@ class LayerOptions:
     impulse_spread: float = 1.0
     routing_gradient: RoutingGradient = "dense"
     norm_statistics: NormStatistics = "routed"
+    shared_kernels: bool = False
     temperature: float = 1.0
     gumbel_scale: float = 1.0
     gate_noise_scale: float = 1.0

@@ -37,8 +37,9 @@ def test_permuting_the_neurons_changes_nothing(name):
     order = torch.randperm(head.config["num_neurons"], generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         for layer in head.dsts_layers():
-            for tensor in [*layer.parameters(), *layer.buffers()]:
-                tensor.copy_(tensor[order].clone())
+            for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
+                if not name.startswith("shared_"):
+                    tensor.copy_(tensor[order].clone())
     moved = [type(one)(one.gumbel[:, order], *(part[order] for part in one[1:])) for one in noise]
     after = head.train()(maps, moved, update_statistics=False), head.eval()(maps)
     for first, second in zip(before, after, strict=True):

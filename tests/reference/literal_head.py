@@ -135,19 +135,25 @@ class LiteralHead:
 
     def neuron(self, j, i, x, noise, feeds):
         """Eq. 4-8 and the fusion: neuron i of layer j on every sample of x."""
-        t = self.tensors
         if self.config.get("specialization", "gated") == "conv3d":
-            z = F.conv3d(x, t[f"layers.{j}.volume_kernel"][i], padding=1)
+            z = F.conv3d(x, self.kernel(j, i, "volume"), padding=1)
             return torch.relu(self.norm(f"layers.{j}.volume_norm", i, z, feeds))
         b = self.gates(j, i, noise)[None, :, None, None, None]
-        spatial = t[f"layers.{j}.spatial_kernel"][i][:, :, None]
-        temporal = t[f"layers.{j}.temporal_kernel"][i][:, :, :, None, None]
+        spatial = self.kernel(j, i, "spatial")[:, :, None]
+        temporal = self.kernel(j, i, "temporal")[:, :, :, None, None]
         z_s = F.conv3d((1 - b) * x, spatial, padding=(0, 1, 1))
         z_t = F.conv3d(b * x, temporal, padding=(1, 0, 0))
         z_s = torch.relu(self.norm(f"layers.{j}.spatial_norm", i, z_s, feeds))
         z_t = torch.relu(self.norm(f"layers.{j}.temporal_norm", i, z_t, feeds))
-        fusion = t[f"layers.{j}.fusion_kernel"][i][:, :, None, None, None]
+        fusion = self.kernel(j, i, "fusion")[:, :, None, None, None]
         return F.conv3d(z_s + z_t, fusion)
+
+    def kernel(self, j, i, name):
+        """Neuron i's own kernel, and what all neurons of the layer have in common."""
+        own = self.tensors[f"layers.{j}.{name}_kernel"][i]
+        if not self.config.get("shared_kernels", False):
+            return own
+        return own + self.tensors[f"layers.{j}.shared_{name}_kernel"]
 
     def norm(self, name, i, z, feeds):
         """Batch norm by the statistics of the samples in `feeds`; running ones if too few."""

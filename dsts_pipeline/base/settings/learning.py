@@ -26,6 +26,7 @@ class HeadSettings(Section):
     impulse_spread: float = Field(20.0, gt=0.0)
     routing_gradient: Literal["dense", "selected"] = "selected"  # paper: dense
     norm_statistics: Literal["routed", "batch"] = "routed"
+    shared_kernels: bool = False
     layer_residual: bool = True  # paper: false
     skip: bool = True
     zero_start: bool = True  # paper: false

@@ -17,7 +17,13 @@ from torch import nn
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.extract.checkpoints.downloads import locate_weights
 from dsts_pipeline.extract.checkpoints.key_maps import KeyMapName
-from dsts_pipeline.extract.checkpoints.weights import RANDOM, LoadReport, load_weights
+from dsts_pipeline.extract.checkpoints.weights import (
+    CLASSIFIER_WEIGHT,
+    RANDOM,
+    LoadReport,
+    load_weights,
+    read_weights,
+)
 from dsts_pipeline.extract.models.backbones import Backbone
 from dsts_pipeline.extract.models.mmaction_compat import accepts, build_model
 from dsts_pipeline.extract.models.model_zoo import (
@@ -128,7 +134,8 @@ def _build_own(
 ) -> Backbone:
     preset = get_preset(name)
     num_frames, size_px = num_frames or preset.num_frames, size_px or preset.size_px
-    recognizer = _construct(preset.recognizer, choice.seed, is_filled=not choice.is_random)
+    config = _fit_classifier(preset.recognizer, choice)
+    recognizer = _construct(config, choice.seed, is_filled=not choice.is_random)
     origin, report = fill(recognizer, choice)
     return Backbone(
         name,
@@ -139,7 +146,7 @@ def _build_own(
         load_report=report,
         description={
             "name": name,
-            "recognizer": as_json(preset.recognizer),
+            "recognizer": as_json(config),
             "weights": origin,
             "frames": {"num_frames": num_frames, "sampling": "centres of equal segments"},
             "transforms": [
@@ -149,6 +156,19 @@ def _build_own(
             "versions": versions("mmaction2"),
         },
     )
+
+
+def _fit_classifier(config: dict[str, Any], choice: WeightsChoice) -> dict[str, Any]:
+    """The recognizer's config with as many classes as the weights know; with none, without."""
+    if choice.is_random:
+        return config
+    state = read_weights(locate_weights(choice.source, sha256=choice.sha256).path)
+    if CLASSIFIER_WEIGHT in state:
+        head = {**config["cls_head"], "num_classes": len(state[CLASSIFIER_WEIGHT])}
+        return {**config, "cls_head": head}
+    if any(key.endswith(CLASSIFIER_WEIGHT) for key in state):
+        return config
+    return {key: value for key, value in config.items() if key != "cls_head"}
 
 
 def _build_from_zoo(

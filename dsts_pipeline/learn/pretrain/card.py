@@ -8,37 +8,41 @@ from pathlib import Path
 from torch import nn
 
 from dsts_pipeline.base.files import write_atomic
-from dsts_pipeline.clips.stick_diving.targets import TARGET_NAMES
 from dsts_pipeline.learn.pretrain.pool import PoolRecipe
 from dsts_pipeline.learn.pretrain.training import EpochFigures, TrainingRecipe
 
-_TEXT = """# {name}: the embedded backbone
+_TEXT = """# {name}: {title}
 
 Written by `python cli.py pretrain`; nothing here was typed in.
 
-A small video recognizer from mmaction2's registry, trained on rendered stick dives. It is to the
-embedded data set what a fine-tuned recognizer is to a real one: the baseline whose feature map is
-cached and frozen. It is of no use on other videos.
+A small video recognizer from mmaction2's registry, trained on rendered {subject.title}. {role}
+It is of no use on other videos.
 
-- Parameters: {num_parameters:,}, with its classifier. Kernels are stored as float16.
-- Input: {pool.num_frames} frames, rendered at {pool.render_px} px, H.264, decoded and scaled to
-  {pool.input_px} px, as in the pipeline.
+- Parameters: {num_parameters:,}{classifier}. Kernels are stored as float16.
+- Input: {pool.num_frames} frames of {pool.video_frames}, rendered at {pool.render_px} px, encoded
+  as the data set is, decoded and scaled to {pool.input_px} px, as in the pipeline.
 - Training clips: {pool.num_clips:,} of stream `{pool.stream}`, seed {pool.seed}, difficulty
-  {pool.difficulty:g}, renderer version {pool.renderer_version}. Streams are named, so no clip of a
+  {pool.difficulty:g}, renderer version {subject.version}. Streams are named, so no clip of a
   data set's train or test split, whatever its seed, is among them.
-- Held-out clips, for the figures below only: {num_heldout:,} of stream `{heldout_stream}`.
+- Held-out clips, for the figures below only: {heldout.num_clips:,} of stream `{heldout.stream}`.
 - Augmentation: mirroring, shifts of 3 px, brightness.
-- Phase 1, {training.pose_epochs} epoch(s): pose of every frame from the spatially averaged map.
-  Targets: {targets}.
-- Phase 2, {training.class_epochs} epoch(s): the 48 classes from the globally averaged map by one
-  linear layer; the pose loss stays on with weight {training.pose_weight:g}.
+- Phase 1, {training.pose_epochs} epoch(s): what moves, in every frame, from the spatially averaged
+  map. Targets: {targets}.
+- Phase 2, {training.class_epochs} epoch(s): the {subject.num_classes} classes from the globally
+  averaged map by one linear layer; the first loss stays on with weight {training.pose_weight:g}.
 - AdamW, one-cycle learning rate up to {training.learning_rate:g}, batch {training.batch_size},
   seed {training.seed}, bfloat16 autocast; figures in float32.
 
-| epoch | phase | training loss | held-out pose error | held-out top-1 |
+| epoch | phase | training loss | held-out error of targets | held-out top-1 |
 |---|---|---|---|---|
 {rows}
 """
+
+_BASELINE = """It is to the
+embedded data set what a fine-tuned recognizer is to a real one: the baseline whose feature map is
+cached and frozen."""
+_GENERIC = """It has
+never been told a class: a head on its maps has to learn them all."""
 
 
 def write_card(
@@ -52,18 +56,22 @@ def write_card(
 ) -> None:
     """Write the card as Markdown."""
     rows = "\n".join(
-        f"| {row.epoch + 1} | {row.phase} | {row.train_loss:.3f} | {row.heldout_pose_error:.3f} "
-        f"| {row.heldout_top1:.1%} |"
+        f"| {row.epoch + 1} | {row.phase} | {row.train_loss:.3f} | {row.heldout_error:.3f} "
+        f"| {f'{row.heldout_top1:.1%}' if row.phase == 'classes' else ''} |"
         for row in history
     )
+    knows_classes = training.class_epochs > 0
     text = _TEXT.format(
         name=name,
+        title="the embedded backbone" if knows_classes else "a backbone without classes",
+        role=_BASELINE if knows_classes else _GENERIC,
         num_parameters=sum(parameter.numel() for parameter in recognizer.parameters()),
+        classifier=", with its classifier" if knows_classes else "",
+        subject=pool.subject,
         pool=pool,
-        num_heldout=heldout.num_clips,
-        heldout_stream=heldout.stream,
+        heldout=heldout,
         training=training,
-        targets=", ".join(TARGET_NAMES),
+        targets=", ".join(pool.subject.target_names),
         rows=rows,
     )
     write_atomic(path, text.encode())

@@ -1,4 +1,4 @@
-"""A pool of rendered clips on disk: frames as the backbone will get them, labels, pose targets.
+"""A pool of rendered clips on disk: frames as the backbone will get them, labels, targets.
 
 Rendering costs more than a training step, so the clips are made once and read many times. The pool
 is a folder of .npz chunks, each written whole; an interrupted rendering goes on where it stopped.
@@ -18,12 +18,9 @@ import numpy as np
 from dsts_pipeline.base.files import sha256_json, write_atomic
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.clips.decode import decode_frames
-from dsts_pipeline.clips.rendering.encode import encode_mp4
 from dsts_pipeline.clips.rendering.folder import interrupts_held
-from dsts_pipeline.clips.stick_diving.classes import VOCABULARY
-from dsts_pipeline.clips.stick_diving.dataset import RENDERER_VERSION
-from dsts_pipeline.clips.stick_diving.render import draw_dive, render_clip
-from dsts_pipeline.clips.stick_diving.targets import pose_targets
+from dsts_pipeline.clips.sampling import uniform_frames
+from dsts_pipeline.learn.pretrain.subjects import Subject, get_subject
 
 CHUNK_CLIPS = 96
 
@@ -33,20 +30,29 @@ class PoolRecipe:
     """What decides the content of a pool.
 
     Attributes:
+        renderer: "stick_diving" or "stick_something".
         stream: Name of the random stream; never the name of a split of the data set.
         num_clips: Clips, balanced over the classes.
-        num_frames, render_px, input_px: Length, rendered size and size after decoding.
-        difficulty, seed: As in `draw_dive`.
+        video_frames, num_frames: Frames that are rendered, and the evenly spaced ones of them that
+            the backbone gets.
+        render_px, input_px: Rendered size and size after decoding.
+        difficulty, seed: As the renderer has them.
     """
 
+    renderer: str
     stream: str
     num_clips: int
+    video_frames: int
     num_frames: int
     render_px: int
     input_px: int
     difficulty: float
     seed: int
-    renderer_version: int = RENDERER_VERSION
+
+    @property
+    def subject(self) -> Subject:
+        """What is drawn."""
+        return get_subject(self.renderer)
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,15 @@ class Pool:
 
     Attributes:
         frames: uint8 [n, T, H, W, 3].
-        targets: Pose targets float32 [n, T, P].
+        targets: What is regressed, float32 [n, T, P].
         labels: int64 [n].
+        subject: What they show.
     """
 
     frames: np.ndarray
     targets: np.ndarray
     labels: np.ndarray
+    subject: Subject
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,9 +82,10 @@ def render_pool(
 
     Memory: n * T * H * W * 3 bytes, that is 0.2 MB a clip at 16 frames of 64 px.
     """
-    if recipe.stream in ("train", "test"):
+    if recipe.stream in ("train", "test", "validation"):
         raise ValueError(f"stream {recipe.stream!r} is a split of the data set; use another name")
-    home = Path(folder) / f"{recipe.stream}-{sha256_json(asdict(recipe) | {'num_clips': 0})[:12]}"
+    made_of = asdict(recipe) | {"num_clips": 0, "renderer_version": recipe.subject.version}
+    home = Path(folder) / f"{recipe.stream}-{sha256_json(made_of)[:12]}"
     starts = range(0, recipe.num_clips, chunk_clips)
     missing = [start for start in starts if not _chunk_path(home, start).exists()]
     if missing:
@@ -100,22 +109,22 @@ def _chunk_path(home: Path, start: int) -> Path:
 
 def _render_chunk(home: Path, recipe: PoolRecipe, start: int, num_clips: int) -> None:
     frames, targets, labels = [], [], []
+    order = uniform_frames(recipe.video_frames, recipe.num_frames)
     with tempfile.TemporaryDirectory() as scratch:
-        video = Path(scratch) / "clip.mp4"
+        video = Path(scratch) / "clip.video"
         for number in range(start, start + num_clips):
-            dive = draw_dive(
+            clip = recipe.subject.draw(
                 recipe.seed,
                 recipe.stream,
                 number,
                 size_px=recipe.render_px,
-                num_frames=recipe.num_frames,
+                num_frames=recipe.video_frames,
                 difficulty=recipe.difficulty,
             )
-            video.write_bytes(encode_mp4(render_clip(dive)))
-            order = np.arange(recipe.num_frames)
+            video.write_bytes(clip.video)
             frames.append(decode_frames(video, order, size_px=recipe.input_px))
-            targets.append(pose_targets(dive))
-            labels.append(number % len(VOCABULARY))
+            targets.append(clip.targets[order])
+            labels.append(clip.label)
     buffer = io.BytesIO()
     np.savez(buffer, frames=np.stack(frames), targets=np.stack(targets), labels=np.array(labels))
     write_atomic(_chunk_path(home, start), buffer.getvalue())
@@ -132,4 +141,4 @@ def _load(home: Path, recipe: PoolRecipe, starts: range) -> Pool:
             frames[start : start + count] = chunk["frames"][:count]
             targets.append(chunk["targets"][:count])
             labels.append(chunk["labels"][:count])
-    return Pool(frames, np.concatenate(targets), np.concatenate(labels))
+    return Pool(frames, np.concatenate(targets), np.concatenate(labels), recipe.subject)

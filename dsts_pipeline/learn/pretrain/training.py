@@ -1,8 +1,10 @@
-"""Training the embedded recognizer: first on per-frame pose, then on the 48 classes.
+"""Training an embedded recognizer: first on what moves in each frame, then on the classes.
 
-Phase 1 regresses the pose of every frame from the spatially averaged map: a quick, strong signal.
-Phase 2 trains what the paper calls the baseline: globally averaged map, one linear classifier;
-the pose loss stays on with a small weight. The backbone then freezes for good.
+Phase 1 regresses the targets of every frame (the diver's pose; where hand and objects are) from the
+spatially averaged map: a quick, strong signal. Phase 2 trains what the paper calls the baseline:
+globally averaged map, one linear classifier; the first loss stays on with a small weight. The
+backbone then freezes for good. Without phase 2 it has never been told a class, and its recognizer's
+classifier is left out.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsts_pipeline.base.progress import console, track
-from dsts_pipeline.clips.stick_diving.targets import MIRROR_SIGNS, TARGET_NAMES
 from dsts_pipeline.extract.models.backbones import normalize_frames
 from dsts_pipeline.extract.models.build import build_recognizer
 from dsts_pipeline.learn.pretrain.pool import Pool
+from dsts_pipeline.learn.pretrain.subjects import Subject
 
 _SHIFT_PX = 3
 
@@ -32,7 +34,7 @@ class EpochFigures:
     phase: str
     epoch: int
     train_loss: float
-    heldout_pose_error: float
+    heldout_error: float
     heldout_top1: float
 
 
@@ -56,17 +58,17 @@ class TrainingRecipe:
 
 
 class PoseReader(nn.Module):
-    """Linear read-out of the pose of every frame from a map; thrown away after pretraining."""
+    """Linear read-out of every frame's targets from a map; thrown away after pretraining."""
 
-    def __init__(self, channels: int, frames_per_step: int) -> None:
+    def __init__(self, channels: int, frames_per_step: int, num_targets: int) -> None:
         super().__init__()
-        self._frames_per_step = frames_per_step
-        self.linear = nn.Linear(channels, frames_per_step * len(TARGET_NAMES))
+        self._num_targets = num_targets
+        self.linear = nn.Linear(channels, frames_per_step * num_targets)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [B, C, T', H, W] -> pose [B, T' * frames_per_step, P]."""
+        """Maps [B, C, T', H, W] -> targets [B, T' * frames_per_step, P]."""
         steps = maps.mean(dim=(3, 4)).transpose(1, 2)
-        return self.linear(steps).flatten(1).unflatten(1, (-1, len(TARGET_NAMES)))
+        return self.linear(steps).flatten(1).unflatten(1, (-1, self._num_targets))
 
 
 def pretrain_recognizer(
@@ -77,7 +79,8 @@ def pretrain_recognizer(
     Args:
         train, heldout: Rendered clips; `heldout` only measures.
     """
-    recognizer: Any = build_recognizer(name, seed=recipe.seed)  # mmaction2 has no types
+    classes = train.subject.num_classes
+    recognizer: Any = build_recognizer(name, num_classes=classes, seed=recipe.seed)  # no types
     recognizer.backbone.to(memory_format=torch.channels_last_3d)
     generator = torch.Generator().manual_seed(recipe.seed)
     reader = _build_reader(recognizer, train, recipe.seed)
@@ -90,8 +93,8 @@ def pretrain_recognizer(
     )
     history = []
     for epoch in range(num_epochs):
-        phase = "pose" if epoch < recipe.pose_epochs else "classes"
-        weights = (1.0, 0.0) if phase == "pose" else (recipe.pose_weight, 1.0)
+        phase = "targets" if epoch < recipe.pose_epochs else "classes"
+        weights = (1.0, 0.0) if phase == "targets" else (recipe.pose_weight, 1.0)
         recognizer.train()
         reader.train()
         total = 0.0
@@ -109,6 +112,8 @@ def pretrain_recognizer(
         measured = _measure(recognizer, reader, heldout)
         history.append(EpochFigures(phase, epoch, total / num_steps, *measured))
         console.print(history[-1])
+    if recipe.class_epochs == 0:
+        recognizer.cls_head = None
     return recognizer, history
 
 
@@ -118,7 +123,8 @@ def _build_reader(recognizer: Any, pool: Pool, seed: int) -> PoseReader:
         maps = recognizer.backbone(normalize_frames(torch.from_numpy(pool.frames[:1])))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return PoseReader(maps.shape[1], pool.frames.shape[1] // maps.shape[2])
+        frames_per_step = pool.frames.shape[1] // maps.shape[2]
+        return PoseReader(maps.shape[1], frames_per_step, pool.targets.shape[2])
 
 
 def _batches(
@@ -130,15 +136,24 @@ def _batches(
         rows = np.sort(order[start : start + batch_size])
         frames = torch.from_numpy(pool.frames[rows])
         targets = torch.from_numpy(pool.targets[rows])
-        yield *augment_clips(frames, targets, generator), torch.from_numpy(pool.labels[rows])
+        labels = torch.from_numpy(pool.labels[rows])
+        yield augment_clips(frames, targets, labels, pool.subject, generator)
 
 
 def augment_clips(
-    frames: Tensor, targets: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Mirror half of the clips, shift each by a few pixels (edges repeat), change brightness."""
+    frames: Tensor,
+    targets: Tensor,
+    labels: Tensor,
+    subject: Subject,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mirror half of the clips, shift each by a few pixels (edges repeat), change brightness.
+
+    A mirrored clip gets the targets and the label of what is then seen.
+    """
     mirrored = torch.rand(len(frames), generator=generator) < 0.5
-    signs = torch.from_numpy(MIRROR_SIGNS)
+    signs = torch.from_numpy(subject.mirror_signs)
+    flipped = torch.from_numpy(subject.flipped)[labels]
     size = frames.shape[2]
     places = torch.arange(size)
     out = torch.empty_like(frames)
@@ -149,7 +164,8 @@ def augment_clips(
         rows = (places + dy).clamp(0, size - 1)
         clip = frames[n][:, rows][:, :, columns.flip(0) if mirrored[n] else columns]
         out[n] = (clip.to(torch.int16) + light[n]).clamp_(0, 255).to(torch.uint8)
-    return out, torch.where(mirrored[:, None, None], targets * signs, targets)
+    turned = torch.where(mirrored[:, None, None], targets * signs, targets)
+    return out, turned, torch.where(mirrored, flipped, labels)
 
 
 def _loss(
@@ -169,7 +185,7 @@ def _loss(
 
 @torch.inference_mode()
 def _measure(recognizer: Any, reader: PoseReader, pool: Pool) -> tuple[float, float]:
-    """Mean absolute pose error and top-1 on `pool`, in float32 as extraction computes."""
+    """Mean absolute error of targets and top-1 on `pool`, in float32 as extraction computes."""
     recognizer.eval()
     reader.eval()
     errors, hits = 0.0, 0

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dsts_pipeline.clips.stick_diving.targets import MIRROR_SIGNS, TARGET_NAMES
+from dsts_pipeline.clips.stick_diving.targets import TARGET_NAMES
+from dsts_pipeline.clips.stick_something import targets as scenes
+from dsts_pipeline.clips.stick_something.classes import flip_label
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.extract.checkpoints.weights import save_weights
+from dsts_pipeline.extract.checkpoints.weights import find_classifier, save_weights
 from dsts_pipeline.learn.pretrain import (
     Pool,
     PoolRecipe,
@@ -17,11 +19,14 @@ from dsts_pipeline.learn.pretrain import (
     render_pool,
 )
 from dsts_pipeline.learn.pretrain.card import write_card
+from dsts_pipeline.learn.pretrain.subjects import get_subject
 from dsts_pipeline.learn.pretrain.training import augment_clips
 
 RECIPE = PoolRecipe(
+    renderer="stick_diving",
     stream="pretrain",
     num_clips=20,
+    video_frames=16,
     num_frames=16,
     render_px=64,
     input_px=64,
@@ -57,22 +62,43 @@ def test_a_rerun_renders_only_missing_chunks_with_the_same_content(pool, home):
     assert files[0].stat().st_mtime_ns == kept and files[1].read_bytes() == content
 
 
-@pytest.mark.parametrize("stream", ["train", "test"])
+@pytest.mark.parametrize("stream", ["train", "test", "validation"])
 def test_a_split_of_the_data_set_is_never_pretrained_on(home, stream):
     with pytest.raises(ValueError, match="is a split of the data set"):
         render_pool(home, PoolRecipe(**{**vars(RECIPE), "stream": stream}))
 
 
-def test_augmentation_mirrors_pixels_and_targets_alike():
+@pytest.mark.parametrize("renderer", ["stick_diving", "stick_something"])
+def test_augmentation_mirrors_pixels_targets_and_labels_alike(renderer):
+    subject = get_subject(renderer)
     frames = torch.zeros(64, 2, 16, 16, 3, dtype=torch.uint8)
     frames[:, :, :, 12:] = 200  # bright on the right
-    targets = torch.ones(64, 2, len(TARGET_NAMES))
-    out, turned = augment_clips(frames, targets, torch.Generator().manual_seed(0))
+    targets = torch.ones(64, 2, len(subject.target_names))
+    labels = torch.arange(64) % subject.num_classes
+    generator = torch.Generator().manual_seed(0)
+    out, turned, shown = augment_clips(frames, targets, labels, subject, generator)
     bright_left = out[:, 0, 8, 0, 0] > 100
     assert 16 < bright_left.sum() < 48
-    signs = torch.from_numpy(MIRROR_SIGNS)
+    signs = torch.from_numpy(subject.mirror_signs)
     assert torch.equal(turned[bright_left], signs.expand_as(turned[bright_left]))
     assert (turned[~bright_left] == 1).all()
+    assert torch.equal(shown[~bright_left], labels[~bright_left])
+    mirrored = labels[bright_left].tolist()
+    if renderer == "stick_something":
+        mirrored = [flip_label(label) for label in mirrored]
+    assert shown[bright_left].tolist() == mirrored
+
+
+def test_a_pool_of_the_other_set_has_its_own_labels_targets_and_frames(home):
+    recipe = PoolRecipe(
+        **{**vars(RECIPE), "renderer": "stick_something", "video_frames": 24, "num_clips": 4}
+    )
+    pool = render_pool(home, recipe)
+    assert pool.frames.shape == (4, 16, 64, 64, 3)
+    assert pool.targets.shape == (4, 16, len(scenes.TARGET_NAMES))
+    assert pool.labels.tolist() == [0, 1, 2, 3]
+    lid = pool.targets[0, :, scenes.TARGET_NAMES.index("lid")]
+    assert lid[0] > 0.9 and lid[-1] < 0.1  # class 0 closes something
 
 
 @pytest.mark.slow
@@ -80,9 +106,9 @@ def test_training_lowers_the_loss_and_its_weights_build_a_backbone(pool, tmp_pat
     recipe = TrainingRecipe(
         pose_epochs=1, class_epochs=2, batch_size=4, learning_rate=2e-3, pose_weight=0.5, seed=3
     )
-    small = Pool(pool.frames[:12], pool.targets[:12], pool.labels[:12])
+    small = Pool(pool.frames[:12], pool.targets[:12], pool.labels[:12], pool.subject)
     recognizer, history = pretrain_recognizer("stick_r18", small, pool, recipe)
-    assert [row.phase for row in history] == ["pose", "classes", "classes"]
+    assert [row.phase for row in history] == ["targets", "classes", "classes"]
     assert history[2].train_loss < history[1].train_loss
     path = tmp_path / "weights.safetensors"
     save_weights(recognizer, path, half=True)
@@ -93,3 +119,21 @@ def test_training_lowers_the_loss_and_its_weights_build_a_backbone(pool, tmp_pat
     write_card(tmp_path / "card.md", "stick_r18", recognizer, RECIPE, RECIPE, recipe, history)
     card = (tmp_path / "card.md").read_text()
     assert "1,492,896" in card and f"{history[-1].heldout_top1:.1%}" in card
+
+
+@pytest.mark.slow
+def test_a_backbone_without_classes_has_no_classifier(pool, tmp_path):
+    recipe = TrainingRecipe(
+        pose_epochs=1, class_epochs=0, batch_size=4, learning_rate=2e-3, pose_weight=0.5, seed=3
+    )
+    recognizer, history = pretrain_recognizer("stick_r18", pool, pool, recipe)
+    path = tmp_path / "weights.safetensors"
+    save_weights(recognizer, path, half=True)
+    backbone = build_backbone("stick_r18", weights=path)
+    with torch.inference_mode():
+        maps = backbone(torch.from_numpy(pool.frames[:2]))
+    assert maps.shape == (2, 128, 8, 4, 4)
+    assert find_classifier(path, 128, 48) is None
+    write_card(tmp_path / "card.md", "stick_r18", recognizer, RECIPE, RECIPE, recipe, history)
+    card = (tmp_path / "card.md").read_text()
+    assert "never been told a class" in card and "with its classifier" not in card

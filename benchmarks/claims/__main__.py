@@ -1,0 +1,57 @@
+"""The three commands; see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.claims import __doc__ as about
+from benchmarks.claims.document import COMMAND, PAGE, compare, render
+from benchmarks.claims.regimes import BY_NAME, ROOT
+from benchmarks.claims.results import collect
+from benchmarks.claims.trainings import run_regime
+
+
+def main() -> int:
+    """Run the command that was asked for; its exit status."""
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.claims",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="render, pretrain, extract, train; keep the results")
+    run.add_argument("--regimes", nargs="+", choices=list(BY_NAME), default=list(BY_NAME))
+    run.add_argument("--seeds", type=int, default=5)
+    run.add_argument("--jobs", type=int, default=2, help="processes that share the trainings")
+    run.add_argument("--home", type=Path, default=ROOT / "runs" / "claims")
+    run.add_argument("--results", type=Path, default=ROOT / "docs" / "claims")
+    run.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
+    commands.add_parser("document", help="write docs/claims.md from the result files")
+    commands.add_parser("check", help="compare docs/claims.md with the result files")
+    chosen = parser.parse_args()
+    if chosen.command == "run":
+        for name in chosen.regimes:
+            folder = run_regime(
+                BY_NAME[name],
+                chosen.home.resolve(),
+                num_seeds=chosen.seeds,
+                jobs=chosen.jobs,
+                overrides=chosen.overrides,
+            )
+            print(collect(BY_NAME[name], folder, chosen.results))
+        return 0
+    if chosen.command == "document":
+        PAGE.write_text(render())
+        print(PAGE)
+        return 0
+    differences = compare()
+    print("\n".join(differences) or f"{PAGE} says what its result files say")
+    if differences:
+        print(f"`{COMMAND}` writes it anew", file=sys.stderr)
+    return int(bool(differences))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

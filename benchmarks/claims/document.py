@@ -1,0 +1,98 @@
+"""docs/claims.md: a template filled with the figures of the result files, and nothing else.
+
+Enters: claims.md.jinja and docs/claims/*.json. Leaves: the page, or what differs from it. The
+template holds no figure of its own: each is asked of `Figures`, so that a number on the page can
+neither be mistyped nor outlive the results that it came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.claims.figures import REFERENCE, Difference, Figures
+from benchmarks.claims.regimes import REGIMES, ROOT
+from benchmarks.claims.results import RESULTS, result_file
+from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
+
+PAGE = ROOT / "docs" / "claims.md"
+COMMAND = "python -m benchmarks.claims document"
+
+
+def render(results: Path = RESULTS) -> str:
+    """The page as the result files have it; regimes without a file are said to be missing."""
+    found = {r.name: Figures(r, results) for r in REGIMES if result_file(r, results).exists()}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"points": points, "seeds_interval": seeds_interval, "percent": percent}
+    environment.filters["clips_interval"] = clips_interval
+    template = environment.get_template("claims.md.jinja")
+    return template.render(regimes=REGIMES, found=found, table=regime_table)
+
+
+def compare(page: Path = PAGE, results: Path = RESULTS) -> list[str]:
+    """Lines that differ between the page and what the result files say; none: they agree."""
+    there = page.read_text().splitlines() if page.exists() else []
+    wanted = render(results).splitlines()
+    return list(difflib.unified_diff(there, wanted, str(page), "result files", lineterm=""))
+
+
+def regime_table(figures: Figures) -> str:
+    """All variants of a regime: accuracy, difference to the full model, the paper's difference."""
+    rows = [
+        "| variant | top-1 | seeds | minus full, points | 95 % over seeds | 95 % over clips "
+        "| p (Holm) | paper |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, variant in figures.variants.items():
+        spread = figures.spread(name)
+        top1 = f"{figures.top1(name):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+        cells = [variant["title"], top1, str(figures.num_seeds(name))]
+        if name == REFERENCE:
+            cells += [""] * 5
+        else:
+            one = figures.differences[name]
+            p = "" if one.p_holm is None else f"{one.p_holm:.2g}"
+            cells += [points(one), seeds_interval(one), clips_interval(one), p]
+            cells.append(_paper(name, variant["table"]))
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def points(difference: Difference) -> str:
+    """Such as "+1.2"."""
+    return f"{difference.points:+.1f}"
+
+
+def seeds_interval(difference: Difference) -> str:
+    """Such as "-0.3 to +1.9"; empty with one seed."""
+    if difference.low is None or difference.high is None:
+        return ""
+    return f"{difference.low:+.1f} to {difference.high:+.1f}"
+
+
+def clips_interval(difference: Difference) -> str:
+    """Such as "-0.3 to +1.9"."""
+    return f"{difference.clips_low:+.1f} to {difference.clips_high:+.1f}"
+
+
+def percent(value: float) -> str:
+    """Such as "76.1"."""
+    return f"{value:.1f}"
+
+
+def _paper(name: str, tables: list[int]) -> str:
+    """The paper's difference to its full model, where it has that row."""
+    for number in tables:
+        if name in PAPER_ROWS.get(number, {}):
+            own, full = paper_figures(number, name), paper_figures(number, REFERENCE)
+            if own and full:
+                return f"{own['top1'] - full['top1']:+.1f}"
+    return ""

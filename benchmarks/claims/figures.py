@@ -1,0 +1,114 @@
+"""The figures of a regime, computed from its result file: means, differences, intervals, tests.
+
+Enters: docs/claims/<regime>.json. Leaves: a `Figures` that the page asks for numbers. Accuracies
+and differences are in percent and points. A difference is variant minus reference, paired by seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.claims.regimes import Regime
+from benchmarks.claims.results import RESULTS, result_file, right_clips
+from dsts_pipeline.base.files import read_json
+from dsts_pipeline.metrics.intervals import Bootstrap
+from dsts_pipeline.metrics.seeds import over_seeds, paired_over_clips, paired_over_seeds
+from dsts_pipeline.metrics.significance import holm
+
+REFERENCE = "full"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Variant minus reference in points, its 95 % intervals over seeds and over clips.
+
+    `p` is of the paired t test over seeds, `p_holm` adjusted for all variants of the regime; None
+    where there are too few seeds.
+    """
+
+    points: float
+    low: float | None
+    high: float | None
+    clips_low: float
+    clips_high: float
+    p: float | None
+    p_holm: float | None = None
+
+    @property
+    def is_above_zero(self) -> bool:
+        """Whether both intervals lie above zero."""
+        return self.low is not None and min(self.low, self.clips_low) > 0
+
+    @property
+    def is_below_zero(self) -> bool:
+        """Whether both intervals lie below zero."""
+        return self.high is not None and max(self.high, self.clips_high) < 0
+
+
+class Figures:
+    """What a result file says."""
+
+    def __init__(self, regime: Regime, folder: Path = RESULTS) -> None:
+        self.regime, self.content = regime, read_json(result_file(regime, folder))
+
+    @property
+    def variants(self) -> dict[str, Any]:
+        """The file's variants, the reference first."""
+        return dict(sorted(self.content["variants"].items(), key=lambda item: item[0] != REFERENCE))
+
+    def runs(self, name: str) -> dict[int, dict[str, Any]]:
+        """A variant's runs by seed."""
+        return {run["seed"]: run for run in self.content["variants"][name]["runs"]}
+
+    @cached_property
+    def hits(self) -> dict[str, dict[int, np.ndarray]]:
+        """Which clips each variant got right, by seed."""
+        count = self.content["num_clips"]
+        return {
+            name: {seed: right_clips(run, count) for seed, run in self.runs(name).items()}
+            for name in self.content["variants"]
+        }
+
+    def top1(self, name: str) -> float:
+        """Mean over seeds, in percent."""
+        return 100 * float(np.mean([hits.mean() for hits in self.hits[name].values()]))
+
+    def spread(self, name: str) -> float | None:
+        """Standard deviation over seeds, in points."""
+        found = over_seeds([float(hits.mean()) for hits in self.hits[name].values()])["std"]
+        return None if found is None else 100 * found
+
+    def num_seeds(self, name: str) -> int:
+        """How often it was trained."""
+        return len(self.hits[name])
+
+    def versus(self, name: str, other: str = REFERENCE) -> Difference:
+        """`name` minus `other`, on the seeds that both have; p is not adjusted."""
+        own, base = self.hits[name], self.hits[other]
+        seeds = [seed for seed in own if seed in base]
+        pair = [np.stack([side[seed] for seed in seeds]) for side in (own, base)]
+        by_seed = paired_over_seeds(pair[0].mean(axis=1).tolist(), pair[1].mean(axis=1).tolist())
+        by_clip = paired_over_clips(pair[0], pair[1], Bootstrap())
+        return Difference(
+            100 * by_seed["difference"],
+            *(None if by_seed[side] is None else 100 * by_seed[side] for side in ("low", "high")),
+            100 * by_clip["low"],
+            100 * by_clip["high"],
+            by_seed["p_value"],
+        )
+
+    @cached_property
+    def differences(self) -> dict[str, Difference]:
+        """Every variant minus the reference, with p adjusted over all of them."""
+        found = {name: self.versus(name) for name in self.variants if name != REFERENCE}
+        tested = [name for name, one in found.items() if one.p is not None]
+        values = [one.p for one in found.values() if one.p is not None]
+        adjusted = holm(np.array(values)) if values else []
+        for name, p in zip(tested, adjusted, strict=True):
+            found[name] = Difference(**{**vars(found[name]), "p_holm": float(p)})
+        return found

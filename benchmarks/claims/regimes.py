@@ -1,0 +1,67 @@
+"""The four regimes: which data set, which backbone, how that is made.
+
+Enters: nothing. Leaves: for each regime its experiment of configs/ and the settings that say where
+things are. Paths are relative to the regime's own folder, in which all commands run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EMBEDDED = ROOT / "dsts_pipeline" / "extract" / "pretrained" / "stick_r18.safetensors"
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A data set on a frozen backbone.
+
+    Args:
+        name: Also of its folder and of its file of results.
+        title: For people.
+        experiment: Of configs/experiment.
+        weights: The backbone's file below the runs' weights folder; None for the embedded one.
+    """
+
+    name: str
+    title: str
+    experiment: str
+    weights: str | None = None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Where data, weights and stores are, as overrides."""
+        weights = str(EMBEDDED) if self.weights is None else f"../weights/{self.weights}"
+        return {
+            "backbone.weights": weights,
+            "pretrain.pool": "../pool",
+            "store.root": "../stores",
+        }
+
+
+REGIMES = (
+    Regime(
+        "diving_paper",
+        "Stick diving, backbone trained on the same classes",
+        "claims_diving",
+    ),
+    Regime(
+        "diving_generic",
+        "Stick diving, backbone that never saw the classes",
+        "claims_diving_generic",
+        "diving_pose.safetensors",
+    ),
+    Regime(
+        "something_paper",
+        "Stick something, backbone trained on the same classes",
+        "claims_something",
+        "something_classes.safetensors",
+    ),
+    Regime(
+        "something_generic",
+        "Stick something, backbone that never saw the classes",
+        "claims_something_generic",
+    ),
+)
+BY_NAME = {regime.name: regime for regime in REGIMES}

@@ -1,0 +1,96 @@
+"""The result file of a regime: a row per variant and seed, with which clips it got right.
+
+Enters: outputs/ablation of a regime's folder. Leaves: docs/claims/<regime>.json. Seeds that were
+trained on another day are kept beside the new ones if everything else is the same: maps, settings
+of the variant, number of clips. Which clips were right is kept as bits, so that every interval can
+be computed again from the file alone.
+"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.claims.regimes import ROOT, Regime
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.metrics.predictions import Predictions
+
+RESULTS = ROOT / "docs" / "claims"
+KEPT = ("seed", "class_wise", "epochs", "best_epoch", "train_seconds", "layers")
+
+
+def result_file(regime: Regime, folder: Path = RESULTS) -> Path:
+    """Where the regime's results are."""
+    return folder / f"{regime.name}.json"
+
+
+def collect(regime: Regime, folder: Path, results: Path = RESULTS) -> Path:
+    """Take the trainings of `folder` into the regime's result file.
+
+    Raises:
+        DataError: The file there is of other maps or settings; it is left as it is.
+    """
+    found = read_json(folder / "outputs" / "ablation" / "results.json")
+    made_by = found["provenance"]
+    common = {
+        "regime": regime.name,
+        "store": found["store"],
+        "split": found["split"],
+        "num_clips": found["num_clips"],
+        "settings": {
+            key: made_by["settings"][key]
+            for key in ("head", "udl", "train")
+            if key in made_by["settings"]
+        },
+    }
+    variants = {
+        name: {
+            "title": variant["title"],
+            "table": variant["table"],
+            "settings": variant["settings"],
+            "num_parameters": variant["num_parameters"],
+            "runs": [_row(run, folder, made_by["commit"]) for run in variant["runs"]],
+        }
+        for name, variant in found["variants"].items()
+    }
+    path = result_file(regime, results)
+    if path.exists():
+        variants = _merge(read_json(path), common, variants, path)
+    write_json(path, {**common, "variants": variants})
+    return path
+
+
+def right_clips(run: dict[str, Any], num_clips: int) -> np.ndarray:
+    """Which clips a run got right, bool `[num_clips]`."""
+    bits = np.frombuffer(base64.b64decode(run["right"]), np.uint8)
+    return np.unpackbits(bits, count=num_clips).astype(bool)
+
+
+def _row(run: dict[str, Any], folder: Path, commit: str) -> dict[str, Any]:
+    answers = Predictions.load(folder / "outputs" / "ablation" / run["predictions"])
+    hits = answers.probabilities.argmax(axis=1) == answers.labels
+    row = {key: run[key] for key in KEPT}
+    return row | {"commit": commit, "right": base64.b64encode(np.packbits(hits)).decode()}
+
+
+def _merge(
+    before: dict[str, Any], common: dict[str, Any], variants: dict[str, Any], path: Path
+) -> dict[str, Any]:
+    other = sorted(key for key, value in common.items() if before.get(key) != value)
+    if other:
+        raise DataError(
+            f"{path} is of other {', '.join(other)}; delete it to begin anew, or run what it is of"
+        )
+    merged = dict(before["variants"])
+    for name, variant in variants.items():
+        known = merged.get(name)
+        if known is not None and known["settings"] != variant["settings"]:
+            raise DataError(f"{path}: variant {name} had other settings; delete the file first")
+        seeds = {run["seed"]: run for run in ([] if known is None else known["runs"])}
+        seeds |= {run["seed"]: run for run in variant["runs"]}
+        merged[name] = variant | {"runs": [seeds[seed] for seed in sorted(seeds)]}
+    return merged
