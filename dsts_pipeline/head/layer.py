@@ -76,18 +76,19 @@ class DSTSLayer(nn.Module):
     def __init__(self, channels: int, num_neurons: int, options: LayerOptions) -> None:
         super().__init__()
         self.channels, self.num_neurons, self.options = channels, num_neurons, options
-        n, c = num_neurons, channels
+        n, c, of_layer = num_neurons, channels, options.norm_statistics == "layer"
         if options.synapse:
             self.scoring_kernel = new_kernel(n, c, c)
             self.impulses = Impulses(n, options)
         if options.specialization == "conv3d":
             self._add_kernel("volume", c, c, 3, 3, 3)
-            self.volume_norm = NeuronNorm(n, c)
+            self.volume_norm = NeuronNorm(n, c, of_layer=of_layer)
             return
         self._add_kernel("spatial", c, c, 3, 3)
         self._add_kernel("temporal", c, c, 3)
         self._add_kernel("fusion", c, c)
-        self.spatial_norm, self.temporal_norm = NeuronNorm(n, c), NeuronNorm(n, c)
+        self.spatial_norm = NeuronNorm(n, c, of_layer=of_layer)
+        self.temporal_norm = NeuronNorm(n, c, of_layer=of_layer)
         if options.specialization == "gated":
             self.gate_logits = nn.Parameter(options.gate_init_std * torch.randn(n, c))
         else:
@@ -191,8 +192,8 @@ class DSTSLayer(nn.Module):
                 yield branch.norm, joint_product(columns_of(x, branch), branch.kernels), everyone
             return
         x, routing = self._sort(x, choice, self.num_neurons)
-        samples = nn.functional.one_hot(routing.choice, self.num_neurons).double()
         for branch in branches:
+            samples = branch.norm.fed_by(routing.choice).double()
             yield branch.norm, routed_operator(x, branch, routing)[:, :, None], samples
 
     def _sort(self, x: Tensor, choice: Tensor, num_neurons: int) -> tuple[Tensor, Routing]:

@@ -36,10 +36,16 @@ class NeuronNorm(nn.Module):
     running_var: Tensor
 
     def __init__(
-        self, num_neurons: int, channels: int, *, momentum: float = 0.1, eps: float = 1e-5
+        self,
+        num_neurons: int,
+        channels: int,
+        *,
+        of_layer: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
+        self.of_layer, self.momentum, self.eps = of_layer, momentum, eps
         self.sum_across: SumAcross | None = None
         self.weight = nn.Parameter(torch.ones(num_neurons, channels))
         self.bias = nn.Parameter(torch.zeros(num_neurons, channels))
@@ -56,14 +62,14 @@ class NeuronNorm(nn.Module):
         return Affine(scale, bias - mean * scale)
 
     def routed_affine(self, z: Tensor, choice: Tensor, *, update: bool) -> Affine:
-        """The norm of a training pass, each neuron's statistics from its own samples.
+        """The norm of a training pass, each neuron's statistics from the samples that feed it.
 
         Args:
             z: `[B, P, C]`, P positions, each sample from its own neuron.
             choice: `[B]` neuron of each sample.
             update: Whether the running statistics move.
         """
-        samples = nn.functional.one_hot(choice, len(self.weight)).to(z.dtype)  # [B, N]
+        samples = self.fed_by(choice).to(z.dtype)
         counts = total_of(samples.sum(dim=0), self.sum_across)
         share = (samples / counts.clamp(min=1.0)).t()  # [N, B]
         enough = (counts * z.shape[1] >= 2)[:, None]
@@ -75,6 +81,12 @@ class NeuronNorm(nn.Module):
         if update:
             self._update(mean, var, counts * z.shape[1], enough)
         return self._affine(mean, var)
+
+    def fed_by(self, choice: Tensor) -> Tensor:
+        """Which sample, by its own neuron `choice [B]`, feeds which neuron's statistics: `[B, N]`."""
+        if self.of_layer:
+            return choice.new_ones(len(choice), len(self.weight))
+        return nn.functional.one_hot(choice, len(self.weight))
 
     def joint_affine(self, z: Tensor, *, update: bool) -> Affine:
         """The norm of a training pass, every neuron's statistics from the whole batch.

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 Specialization = Literal["gated", "fixed", "conv3d"]
 ImpulseKind = Literal["sum", "mean", "standardized"]
 RoutingGradient = Literal["dense", "selected"]
-NormStatistics = Literal["routed", "batch"]
+NormStatistics = Literal["routed", "layer", "batch"]
 
 
 @dataclass(frozen=True)

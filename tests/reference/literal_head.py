@@ -46,6 +46,7 @@ class LiteralHead:
 
     def layer(self, j, x, noise):
         n = self.config["num_neurons"]
+        self.fed = None
         if not self.config.get("synapse", True):
             everyone = torch.ones(len(x), dtype=torch.bool)
             outputs = [self.neuron(j, i, x, noise, everyone) for i in range(n)]
@@ -62,6 +63,7 @@ class LiteralHead:
                 one = torch.ones(1, dtype=torch.bool)
                 rows.append(self.neuron(j, int(a[b]), x[b : b + 1], None, one))
             return torch.cat(rows)
+        self.fed = self.outputs_of_own_neurons(j, x, a, noise)
         if self.config.get("routing_gradient", "dense") == "selected":
             return self.combine_selected(j, x, v, a, noise)
         soft = torch.softmax(v, 1)
@@ -74,6 +76,21 @@ class LiteralHead:
             z = self.neuron(j, i, x, noise, feeds)
             total = total + y[:, i, None, None, None, None] * z
         return total
+
+    def outputs_of_own_neurons(self, j, x, a, noise):
+        """Where a layer has one statistic: what feeds it, by norm; and its update, once."""
+        if self.config.get("norm_statistics", "routed") != "layer":
+            return None
+        n, fed = self.config["num_neurons"], {}
+        for i in range(n):
+            for name, z in self.operators(j, i, x, noise):
+                fed.setdefault(name, []).append(z[a == i])
+        fed = {name: torch.cat(parts) for name, parts in fed.items()}
+        if self.update and next(iter(fed.values()))[:, 0].numel() >= 2:
+            for name, values in fed.items():
+                for i in range(n):
+                    self.update_running(name, i, values)
+        return fed
 
     def combine_selected(self, j, x, v, a, noise):
         """Only the chosen neuron counts; other impulses are constants in its softmax entry."""
@@ -135,18 +152,26 @@ class LiteralHead:
 
     def neuron(self, j, i, x, noise, feeds):
         """Eq. 4-8 and the fusion: neuron i of layer j on every sample of x."""
+        parts = [
+            torch.relu(self.norm(name, i, z, feeds)) for name, z in self.operators(j, i, x, noise)
+        ]
+        if self.config.get("specialization", "gated") == "conv3d":
+            return parts[0]
+        fusion = self.kernel(j, i, "fusion")[:, :, None, None, None]
+        return F.conv3d(parts[0] + parts[1], fusion)
+
+    def operators(self, j, i, x, noise):
+        """Norm's name and output, before it, of every operator of neuron i."""
         if self.config.get("specialization", "gated") == "conv3d":
             z = F.conv3d(x, self.kernel(j, i, "volume"), padding=1)
-            return torch.relu(self.norm(f"layers.{j}.volume_norm", i, z, feeds))
+            return [(f"layers.{j}.volume_norm", z)]
         b = self.gates(j, i, noise)[None, :, None, None, None]
         spatial = self.kernel(j, i, "spatial")[:, :, None]
         temporal = self.kernel(j, i, "temporal")[:, :, :, None, None]
-        z_s = F.conv3d((1 - b) * x, spatial, padding=(0, 1, 1))
-        z_t = F.conv3d(b * x, temporal, padding=(1, 0, 0))
-        z_s = torch.relu(self.norm(f"layers.{j}.spatial_norm", i, z_s, feeds))
-        z_t = torch.relu(self.norm(f"layers.{j}.temporal_norm", i, z_t, feeds))
-        fusion = self.kernel(j, i, "fusion")[:, :, None, None, None]
-        return F.conv3d(z_s + z_t, fusion)
+        return [
+            (f"layers.{j}.spatial_norm", F.conv3d((1 - b) * x, spatial, padding=(0, 1, 1))),
+            (f"layers.{j}.temporal_norm", F.conv3d(b * x, temporal, padding=(1, 0, 0))),
+        ]
 
     def kernel(self, j, i, name):
         """Neuron i's own kernel, and what all neurons of the layer have in common."""
@@ -160,11 +185,17 @@ class LiteralHead:
         t = self.tensors
         weight, bias = t[f"{name}.weight"][i], t[f"{name}.bias"][i]
         mean, var = t[f"{name}.running_mean"][i], t[f"{name}.running_var"][i]
-        fed = z[feeds]
+        of_layer = self.training and self.config.get("norm_statistics") == "layer" and self.fed
+        fed = self.fed[name] if of_layer else z[feeds]
         if self.training and fed.numel() // z.shape[1] >= 2:
-            if self.update:
-                F.batch_norm(fed.detach(), mean, var, training=True, momentum=MOMENTUM, eps=EPS)
+            if self.update and not of_layer:
+                self.update_running(name, i, fed)
             mean, var = fed.mean((0, 2, 3, 4)), fed.var((0, 2, 3, 4), unbiased=False)
         shape = (1, -1, 1, 1, 1)
         normal = (z - mean.view(shape)) / torch.sqrt(var.view(shape) + EPS)
         return normal * weight.view(shape) + bias.view(shape)
+
+    def update_running(self, name, i, fed):
+        """torch's own rule for running statistics."""
+        mean, var = (self.tensors[f"{name}.running_{what}"][i] for what in ("mean", "var"))
+        F.batch_norm(fed.detach(), mean, var, training=True, momentum=MOMENTUM, eps=EPS)

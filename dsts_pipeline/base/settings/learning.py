@@ -25,7 +25,7 @@ class HeadSettings(Section):
     impulse: Literal["sum", "mean", "standardized"] = "standardized"  # paper: sum
     impulse_spread: float = Field(20.0, gt=0.0)
     routing_gradient: Literal["dense", "selected"] = "selected"  # paper: dense
-    norm_statistics: Literal["routed", "batch"] = "routed"
+    norm_statistics: Literal["routed", "layer", "batch"] = "routed"
     shared_kernels: bool = False
     layer_residual: bool = True  # paper: false
     skip: bool = True
