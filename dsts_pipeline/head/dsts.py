@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from dsts_pipeline.head.layer import DSTSLayer, LayerRecord, Pass
 from dsts_pipeline.head.noise import LayerNoise, draw_layer_noise
 from dsts_pipeline.head.options import (
+    ImpulseGradient,
     ImpulseKind,
     LayerOptions,
     NormStatistics,
     RoutingGradient,
     Specialization,
+    check_sizes,
 )
 
-UPSTREAM_NAMES = ("scoring_kernel", "gate_logits")
+UPSTREAM_NAMES = ("scoring_kernel", "gate_logits", "shared_gate_logits")
 
 
 class DSTSHead(nn.Module):
@@ -46,9 +48,12 @@ class DSTSHead(nn.Module):
             neuron (Table 3).
         impulse: "sum" (paper), "mean" or "standardized"; `impulse_spread` scales the last.
         routing_gradient: "dense" straight-through over all neurons (paper) or "selected" only.
-        norm_statistics: "routed" samples of a neuron or the whole "batch" (dense only).
-        shared_kernels: A neuron's kernel is one common to its layer plus its own, which starts at
-            zero. Deviation: off in the paper.
+        norm_statistics: Of a neuron's "routed" samples, of the "layer" (all samples, each from its
+            own neuron), or of the whole "batch" at every neuron (dense only).
+        impulse_gradient: Whether the routing's gradient passes through the impulses into the "map"
+            and what made it (paper), or stops at the scoring "kernel".
+        shared_neuron: A neuron's kernels and gate logits are those of one neuron common to its
+            layer plus `own_scale` times its own, kernels from zero. Deviation: off in the paper.
         layer_residual: Adds a layer's input to its output. Deviation: off in the paper.
         skip: The connection around the module.
         zero_start: The module's last projection (or, without width, a gain per channel) starts at
@@ -83,7 +88,9 @@ class DSTSHead(nn.Module):
         impulse_spread: float = 1.0,
         routing_gradient: RoutingGradient = "dense",
         norm_statistics: NormStatistics = "routed",
-        shared_kernels: bool = False,
+        impulse_gradient: ImpulseGradient = "map",
+        shared_neuron: bool = False,
+        own_scale: float = 1.0,
         layer_residual: bool = False,
         skip: bool = True,
         zero_start: bool = False,
@@ -96,7 +103,7 @@ class DSTSHead(nn.Module):
         self.config: dict[str, Any] = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        _check_sizes(in_channels, num_classes, num_neurons, num_layers, width)
+        check_sizes(in_channels, num_classes, num_neurons, num_layers, width)
         if zero_start and not skip:
             raise ValueError("zero_start=True with skip=False would ignore the input; use skip")
         options = LayerOptions(
@@ -274,22 +281,3 @@ def _average(tokens: Tensor) -> Tensor:
 
 def _is_upstream(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in UPSTREAM_NAMES
-
-
-def _check_sizes(
-    in_channels: int, num_classes: int, num_neurons: int, num_layers: int, width: int | None
-) -> None:
-    for name, value, least in (
-        ("in_channels", in_channels, 1),
-        ("num_classes", num_classes, 1),
-        ("num_neurons", num_neurons, 1),
-        ("num_layers", num_layers, 0),
-        ("width", 1 if width is None else width, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name}={value}; expected at least {least}")
-    if width is not None and width > in_channels:
-        raise ValueError(
-            f"width={width} is above in_channels={in_channels}; use a smaller width, "
-            "or width=None for no projection"
-        )

@@ -34,7 +34,7 @@ def temporal_shares(layer: DSTSLayer) -> Tensor | None:
         return None
     if layer.options.specialization == "fixed":
         return layer.fixed_gates.double().mean(dim=1).cpu()
-    return decide_gates(layer.gate_logits).double().mean(dim=1).cpu()
+    return decide_gates(layer.all_gate_logits()).double().mean(dim=1).cpu()
 
 
 @torch.no_grad()
@@ -42,7 +42,7 @@ def saturated_share(layer: DSTSLayer) -> float | None:
     """Share of gates with |g| > ln 11, whose gradient is zero without noise; None without gates."""
     if layer.options.specialization != "gated":
         return None
-    return float((layer.gate_logits.abs() > SATURATION).double().mean())
+    return float((layer.all_gate_logits().abs() > SATURATION).double().mean())
 
 
 def summarize_layer(layer: DSTSLayer, choice: Tensor | None) -> dict[str, Any]:

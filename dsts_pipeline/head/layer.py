@@ -67,7 +67,8 @@ class DSTSLayer(nn.Module):
     Parameters, where the variant has them: `scoring_kernel [N, C, C]`,
     `spatial_kernel [N, C, C, 3, 3]`, `temporal_kernel [N, C, C, 3]`, `gate_logits [N, C]`,
     `fusion_kernel [N, C, C]`, `volume_kernel [N, C, C, 3, 3, 3]` (conv3d, which has no fusion).
-    With `shared_kernels`, `shared_spatial_kernel [C, C, 3, 3]` and so on are added to each.
+    With `shared_neuron`, each is added to `shared_spatial_kernel [C, C, 3, 3]` and so on, after
+    multiplication with `own_scale`.
     """
 
     fixed_gates: Tensor
@@ -91,13 +92,15 @@ class DSTSLayer(nn.Module):
         self.temporal_norm = NeuronNorm(n, c, of_layer=of_layer)
         if options.specialization == "gated":
             self.gate_logits = nn.Parameter(options.gate_init_std * torch.randn(n, c))
+            if options.shared_neuron:
+                self.shared_gate_logits = nn.Parameter(options.gate_init_std * torch.randn(c))
         else:
             self.register_buffer("fixed_gates", halve_channels(n, c), persistent=False)
 
     def _add_kernel(self, name: str, *shape: int) -> None:
-        """`<name>_kernel [N, *shape]`; where kernels are shared also `shared_<name>_kernel`."""
+        """`<name>_kernel [N, *shape]`; where a neuron is shared also `shared_<name>_kernel`."""
         own = new_kernel(self.num_neurons, *shape)
-        if self.options.shared_kernels:
+        if self.options.shared_neuron:
             shared = nn.Parameter(own[0].detach().clone())
             self.register_parameter(f"shared_{name}_kernel", shared)
             nn.init.zeros_(own)
@@ -105,8 +108,17 @@ class DSTSLayer(nn.Module):
 
     def kernel(self, name: str, neurons: Tensor | None = None) -> Tensor:
         """The "spatial", "temporal", "fusion" or "volume" kernel of all neurons or of `[M]`."""
-        own = _take(getattr(self, f"{name}_kernel"), neurons)
-        return own + getattr(self, f"shared_{name}_kernel") if self.options.shared_kernels else own
+        return self._with_shared(f"{name}_kernel", neurons)
+
+    def all_gate_logits(self) -> Tensor:
+        """Gate logits `[N, C]` of a gated layer, with what its neurons share."""
+        return self._with_shared("gate_logits")
+
+    def _with_shared(self, name: str, neurons: Tensor | None = None) -> Tensor:
+        own = _take(getattr(self, name), neurons)
+        if not self.options.shared_neuron:
+            return own
+        return getattr(self, f"shared_{name}") + self.options.own_scale * own
 
     def forward(self, x: Tensor, noise: LayerNoise | None, how: Pass) -> tuple[Tensor, LayerRecord]:
         """Route `x [B, T, H, W, C]`, run neurons, give their output and the record.
@@ -136,7 +148,8 @@ class DSTSLayer(nn.Module):
         """The synapse's decisions and the relaxed logits `[B, N]` that they were taken from."""
         if not self.options.synapse:
             return LayerRecord(None, None), None
-        impulses = self.impulses(x, self.scoring_kernel, update=how.update)
+        scored = x.detach() if self.options.impulse_gradient == "kernel" else x
+        impulses = self.impulses(scored, self.scoring_kernel, update=how.update)
         scale = self.options.gumbel_scale
         gumbel = None if noise is None else scale * noise.gumbel.to(impulses.dtype)
         choice, logits = choose(impulses, gumbel, self.options.temperature)
@@ -148,10 +161,11 @@ class DSTSLayer(nn.Module):
             return None
         if self.options.specialization == "fixed":
             return self.fixed_gates
+        logits = self.all_gate_logits()
         if noise is None:
-            return decide_gates(self.gate_logits)
+            return decide_gates(logits)
         scale = self.options.gate_noise_scale
-        return sample_gates(self.gate_logits, noise.gate_normal, noise.gate_hard, scale)
+        return sample_gates(logits, noise.gate_normal, noise.gate_hard, scale)
 
     def branches(
         self, noise: LayerNoise | None, neurons: Tensor | None = None

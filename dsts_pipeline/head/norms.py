@@ -7,6 +7,8 @@ where the paper is silent (`Choice:` all three):
   the dense estimator looks at for samples that went elsewhere.
 - A neuron that got fewer than two values per channel is normalised by its running statistics,
   which then stay as they are.
+- With statistics of the layer, all samples feed all neurons, each with its own neuron's output;
+  scale and shift remain each neuron's. Deviation: a neuron is not normalised by what it sees.
 - Running statistics move with `momentum` and the unbiased variance, like torch's batch norm.
 Where several processes train together, statistics are those of their joined batch, derivatives of
 every order included: `sum_across` sums over processes.
@@ -83,7 +85,7 @@ class NeuronNorm(nn.Module):
         return self._affine(mean, var)
 
     def fed_by(self, choice: Tensor) -> Tensor:
-        """Which sample, by its own neuron `choice [B]`, feeds which neuron's statistics: `[B, N]`."""
+        """Which neurons' statistics each sample feeds, by its own `choice [B]`: `[B, N]`."""
         if self.of_layer:
             return choice.new_ones(len(choice), len(self.weight))
         return nn.functional.one_hot(choice, len(self.weight))

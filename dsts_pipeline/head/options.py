@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 Specialization = Literal["gated", "fixed", "conv3d"]
 ImpulseKind = Literal["sum", "mean", "standardized"]
+ImpulseGradient = Literal["map", "kernel"]
 RoutingGradient = Literal["dense", "selected"]
 NormStatistics = Literal["routed", "layer", "batch"]
 
@@ -29,7 +30,9 @@ class LayerOptions:
     impulse_spread: float = 1.0
     routing_gradient: RoutingGradient = "dense"
     norm_statistics: NormStatistics = "routed"
-    shared_kernels: bool = False
+    impulse_gradient: ImpulseGradient = "map"
+    shared_neuron: bool = False
+    own_scale: float = 1.0
     temperature: float = 1.0
     gumbel_scale: float = 1.0
     gate_noise_scale: float = 1.0
@@ -39,6 +42,7 @@ class LayerOptions:
         for name, kind in (
             ("specialization", Specialization),
             ("impulse", ImpulseKind),
+            ("impulse_gradient", ImpulseGradient),
             ("routing_gradient", RoutingGradient),
             ("norm_statistics", NormStatistics),
         ):
@@ -49,7 +53,7 @@ class LayerOptions:
         for name in ("impulse_spread", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be greater than 0")
-        for name in ("gumbel_scale", "gate_noise_scale", "gate_init_std"):
+        for name in ("gumbel_scale", "gate_noise_scale", "gate_init_std", "own_scale"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         selected = self.synapse and self.routing_gradient == "selected"
@@ -58,3 +62,27 @@ class LayerOptions:
                 "norm_statistics='batch' needs the outputs of all neurons, which "
                 "routing_gradient='selected' does not compute; use 'routed' or 'dense'"
             )
+
+
+def check_sizes(
+    in_channels: int, num_classes: int, num_neurons: int, num_layers: int, width: int | None
+) -> None:
+    """Refuse sizes that no head can have.
+
+    Raises:
+        ValueError: One is too small, or the width above the channels.
+    """
+    for name, value, least in (
+        ("in_channels", in_channels, 1),
+        ("num_classes", num_classes, 1),
+        ("num_neurons", num_neurons, 1),
+        ("num_layers", num_layers, 0),
+        ("width", 1 if width is None else width, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value}; expected at least {least}")
+    if width is not None and width > in_channels:
+        raise ValueError(
+            f"width={width} is above in_channels={in_channels}; use a smaller width, "
+            "or width=None for no projection"
+        )

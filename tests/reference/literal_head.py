@@ -113,6 +113,8 @@ class LiteralHead:
     def impulses(self, j, x):
         """Eq. 1-3: full scoring convolutions, every element summed."""
         kind = self.config.get("impulse", "sum")
+        if self.config.get("impulse_gradient", "map") == "kernel":
+            x = x.detach()
         m = self.tensors[f"layers.{j}.scoring_kernel"]
         columns = []
         for i in range(len(m)):
@@ -142,6 +144,9 @@ class LiteralHead:
             channels = self.tensors[f"layers.{j}.spatial_kernel"].shape[1]
             return (torch.arange(channels) >= channels // 2).to(torch.float64)
         g = self.tensors[f"layers.{j}.gate_logits"][i]
+        if self.config.get("shared_neuron", False):
+            own = self.config.get("own_scale", 1.0) * g
+            g = self.tensors[f"layers.{j}.shared_gate_logits"] + own
         if noise is None:
             return (g > 0).to(g)
         noisy = g + self.config.get("gate_noise_scale", 1.0) * noise[1][i]
@@ -176,9 +181,10 @@ class LiteralHead:
     def kernel(self, j, i, name):
         """Neuron i's own kernel, and what all neurons of the layer have in common."""
         own = self.tensors[f"layers.{j}.{name}_kernel"][i]
-        if not self.config.get("shared_kernels", False):
+        if not self.config.get("shared_neuron", False):
             return own
-        return own + self.tensors[f"layers.{j}.shared_{name}_kernel"]
+        scale = self.config.get("own_scale", 1.0)
+        return scale * own + self.tensors[f"layers.{j}.shared_{name}_kernel"]
 
     def norm(self, name, i, z, feeds):
         """Batch norm by the statistics of the samples in `feeds`; running ones if too few."""

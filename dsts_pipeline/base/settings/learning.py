@@ -26,7 +26,9 @@ class HeadSettings(Section):
     impulse_spread: float = Field(20.0, gt=0.0)
     routing_gradient: Literal["dense", "selected"] = "selected"  # paper: dense
     norm_statistics: Literal["routed", "layer", "batch"] = "routed"
-    shared_kernels: bool = False
+    impulse_gradient: Literal["map", "kernel"] = "map"
+    shared_neuron: bool = False
+    own_scale: float = Field(1.0, ge=0.0)
     layer_residual: bool = True  # paper: false
     skip: bool = True
     zero_start: bool = True  # paper: false
