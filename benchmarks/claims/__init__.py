@@ -4,6 +4,7 @@
     python -m benchmarks.claims document    # write docs/claims.md from docs/claims/*.json
     python -m benchmarks.claims check       # is docs/claims.md what its result files say?
 
+
 Four regimes, two embedded data sets by two kinds of frozen backbone: one that was trained on the
 same classes with clips of its own (the paper's regime: DSTS is a correction that starts at zero),
 and one that never saw the classes (the head learns them all).

@@ -13,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
-from benchmarks.claims.regimes import REGIMES, ROOT
+from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES
 from benchmarks.claims.results import RESULTS, result_file
 from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
 
@@ -23,7 +23,8 @@ COMMAND = "python -m benchmarks.claims document"
 
 def render(results: Path = RESULTS) -> str:
     """The page as the result files have it; regimes without a file are said to be missing."""
-    found = {r.name: Figures(r, results) for r in REGIMES if result_file(r, results).exists()}
+    everything = (*REGIMES, *STUDIES)
+    found = {r.name: Figures(r, results) for r in everything if result_file(r, results).exists()}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

@@ -64,4 +64,11 @@ REGIMES = (
         "claims_something_generic",
     ),
 )
-BY_NAME = {regime.name: regime for regime in REGIMES}
+STUDIES = (
+    Regime(
+        "routing",
+        "What keeps routing from paying: stick something, generic backbone, ordinary steps",
+        "claims_routing",
+    ),
+)
+BY_NAME = {regime.name: regime for regime in (*REGIMES, *STUDIES)}
