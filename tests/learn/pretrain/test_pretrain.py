@@ -89,7 +89,7 @@ def test_augmentation_mirrors_pixels_targets_and_labels_alike(renderer):
     assert shown[bright_left].tolist() == mirrored
 
 
-def test_a_pool_of_the_other_set_has_its_own_labels_targets_and_frames(home):
+def test_the_other_set_has_its_own_frames_labels_targets_and_classes(home):
     recipe = PoolRecipe(
         **{**vars(RECIPE), "renderer": "stick_something", "video_frames": 24, "num_clips": 4}
     )
@@ -97,6 +97,15 @@ def test_a_pool_of_the_other_set_has_its_own_labels_targets_and_frames(home):
     assert pool.frames.shape == (4, 16, 64, 64, 3)
     assert pool.targets.shape == (4, 16, len(scenes.TARGET_NAMES))
     assert pool.labels.tolist() == [0, 1, 2, 3]
+    recipe = TrainingRecipe(
+        pose_epochs=0, class_epochs=1, batch_size=4, learning_rate=2e-3, pose_weight=0.5, seed=3
+    )
+    recognizer, _ = pretrain_recognizer("stick_r18", pool, pool, recipe)
+    path = home / "something.safetensors"
+    save_weights(recognizer, path, half=True)
+    backbone = build_backbone("stick_r18", weights=path)
+    with torch.inference_mode():
+        assert backbone.classify(backbone(torch.from_numpy(pool.frames))).shape == (4, 24)
     lid = pool.targets[0, :, scenes.TARGET_NAMES.index("lid")]
     assert lid[0] > 0.9 and lid[-1] < 0.1  # class 0 closes something
 
