@@ -58,8 +58,9 @@ class Figures:
 
     @property
     def variants(self) -> dict[str, Any]:
-        """The file's variants, the reference first."""
-        return dict(sorted(self.content["variants"].items(), key=lambda item: item[0] != REFERENCE))
+        """The file's variants, in the order of the experiment's list."""
+        found = self.content["variants"]
+        return {name: found[name] for name in sorted(found, key=lambda n: found[n]["position"])}
 
     def runs(self, name: str) -> dict[int, dict[str, Any]]:
         """A variant's runs by seed."""

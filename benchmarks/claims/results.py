@@ -51,6 +51,7 @@ def collect(regime: Regime, folder: Path, results: Path = RESULTS) -> Path:
         name: {
             "title": variant["title"],
             "table": variant["table"],
+            "position": variant["position"],
             "settings": variant["settings"],
             "num_parameters": variant["num_parameters"],
             "runs": [_row(run, folder, made_by["commit"]) for run in variant["runs"]],

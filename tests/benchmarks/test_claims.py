@@ -1,0 +1,132 @@
+"""docs/claims.md says what its result files say; days are joined, other maps never mixed in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks.claims.document import compare, regime_table, render
+from benchmarks.claims.figures import Figures
+from benchmarks.claims.regimes import BY_NAME, ROOT
+from benchmarks.claims.results import collect, result_file, right_clips
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.metrics.predictions import Predictions
+
+REGIME = BY_NAME["diving_generic"]
+LABELS = np.arange(40) % 4
+
+
+def ablation(folder, seeds, *, store="s", wrong=3, epochs=2):
+    """Outputs of an ablation: the variant is wrong on `wrong` clips fewer than the full model."""
+    runs = {}
+    for name, missed in (("full", 10), ("without_udl", 10 - wrong)):
+        runs[name] = []
+        for seed in seeds:
+            answers = LABELS.copy()
+            answers[seed : seed + missed] = (answers[seed : seed + missed] + 1) % 4
+            path = f"runs/{name}-{seed}.npz"
+            (folder / "outputs/ablation/runs").mkdir(parents=True, exist_ok=True)
+            Predictions(
+                tuple(f"clip{n}" for n in range(40)), LABELS, np.eye(4, dtype=np.float32)[answers]
+            ).save(folder / "outputs/ablation" / path)
+            row = {"seed": seed, "class_wise": 0.5, "epochs": epochs, "best_epoch": 1}
+            runs[name].append(row | {"train_seconds": 1.0, "layers": [], "predictions": path})
+    content = {
+        "store": store,
+        "split": "test",
+        "num_clips": 40,
+        "provenance": {"commit": "c", "settings": {"head": {}, "udl": {}, "train": {}}},
+        "variants": {
+            name: {
+                "title": name,
+                "table": [5],
+                "position": list(runs).index(name),
+                "settings": {},
+                "num_parameters": 7,
+                "runs": found,
+            }
+            for name, found in runs.items()
+        },
+    }
+    (folder / "outputs/ablation/results.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_result_file_gives_the_accuracies_that_the_answers_had(tmp_path):
+    path = collect(REGIME, ablation(tmp_path / "run", [0, 1, 2]), tmp_path)
+    figures = Figures(REGIME, tmp_path)
+    assert figures.top1("full") == pytest.approx(75.0)
+    assert figures.top1("without_udl") == pytest.approx(82.5)
+    one = figures.differences["without_udl"]
+    assert one.points == pytest.approx(7.5) and one.clips_low < 7.5 < one.clips_high
+    assert one.low == pytest.approx(7.5), "every seed has the same difference"
+    content = json.loads(path.read_text())
+    right = right_clips(content["variants"]["full"]["runs"][1], 40)
+    assert np.flatnonzero(~right).tolist() == list(range(1, 11))
+
+
+def test_seeds_of_another_day_are_joined(tmp_path):
+    collect(REGIME, ablation(tmp_path / "first", [0, 1]), tmp_path)
+    collect(REGIME, ablation(tmp_path / "second", [1, 2]), tmp_path)
+    assert list(Figures(REGIME, tmp_path).runs("full")) == [0, 1, 2]
+
+
+def test_other_maps_are_never_mixed_in(tmp_path):
+    path = collect(REGIME, ablation(tmp_path / "first", [0]), tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match="is of other store"):
+        collect(REGIME, ablation(tmp_path / "second", [1], store="t"), tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_the_table_has_the_papers_difference_beside_ours(tmp_path):
+    collect(REGIME, ablation(tmp_path / "run", [0, 1]), tmp_path)
+    row = next(r for r in regime_table(Figures(REGIME, tmp_path)).splitlines() if "udl" in r)
+    assert "| +7.5 |" in row and row.endswith("| -1.0 |")
+
+
+def test_the_page_says_what_its_result_files_say():
+    assert any(result_file(regime).exists() for regime in BY_NAME.values())
+    assert not compare(), "python -m benchmarks.claims document"
+
+
+def test_a_changed_figure_is_seen(tmp_path):
+    page = tmp_path / "claims.md"
+    text = render()
+    page.write_text(text)
+    assert not compare(page)
+    line = next(line for line in text.splitlines() if line.startswith("| N = 1 |"))
+    changed = line.replace(".", ".9", 1)
+    page.write_text(text.replace(line, changed))
+    found = compare(page)
+    assert f"-{changed}" in found and f"+{line}" in found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["something_generic", "diving_generic"])
+def test_a_regime_is_made_from_nothing(name, tmp_path):
+    small = {
+        "dataset.render.num_train": 48,
+        "dataset.render.num_test": 48,
+        "dataset.render.num_workers": 1,
+        "pretrain.num_clips": 96,
+        "pretrain.num_heldout": 48,
+        "pretrain.num_workers": 1,
+        "head.width": 4,
+        "train.num_epochs": 1,
+        "train.batch_size": 8,
+        "evaluate.num_bootstrap": 50,
+    }
+    command = [sys.executable, "-m", "benchmarks.claims", "run", "--regimes", name, "--seeds", "1"]
+    command += ["--home", str(tmp_path), "--results", str(tmp_path / "results"), "--set"]
+    command += [f"{key}={value}" for key, value in small.items()]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    figures = Figures(BY_NAME[name], tmp_path / "results")
+    assert len(figures.differences) == 12 and 0 <= figures.top1("full") <= 100
+    weights = tmp_path / "weights" / "diving_pose.safetensors"
+    assert weights.exists() == (name == "diving_generic")
