@@ -86,7 +86,7 @@ def test_weights_that_do_not_fit_are_named(settings_of, tmp_path):
     state["cls_head.fc_cls.weight"] = torch.zeros(3, 3)
     safetensors.torch.save_file(state, tmp_path / "other.safetensors")
     found = findings(settings_of("backbone.weights=other.safetensors"))["weights"]
-    assert not found.is_ok and "cls_head.fc_cls.weight (3, 3) instead of (48, 128)" in found.text
+    assert not found.is_ok and "cls_head.fc_cls.weight (3, 3) instead of (3, 128)" in found.text
     found = findings(settings_of("backbone.weights=gone.safetensors"))["weights"]
     assert not found.is_ok and "gone.safetensors" in found.text
 
