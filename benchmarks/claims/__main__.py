@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,13 +34,16 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.command == "run":
         for name in chosen.regimes:
-            folder = run_regime(
-                BY_NAME[name],
-                chosen.home.resolve(),
-                num_seeds=chosen.seeds,
-                jobs=chosen.jobs,
-                overrides=chosen.overrides,
-            )
+            try:
+                folder = run_regime(
+                    BY_NAME[name],
+                    chosen.home.resolve(),
+                    num_seeds=chosen.seeds,
+                    jobs=chosen.jobs,
+                    overrides=chosen.overrides,
+                )
+            except subprocess.CalledProcessError as error:  # it has said why
+                return error.returncode
             print(collect(BY_NAME[name], folder, chosen.results))
         return 0
     if chosen.command == "document":

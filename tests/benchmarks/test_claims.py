@@ -119,7 +119,7 @@ def test_a_regime_is_made_from_nothing(name, tmp_path):
         "head.width": 4,
         "train.num_epochs": 1,
         "train.batch_size": 8,
-        "evaluate.num_bootstrap": 50,
+        "evaluate.num_bootstrap": 100,
     }
     command = [sys.executable, "-m", "benchmarks.claims", "run", "--regimes", name, "--seeds", "1"]
     command += ["--home", str(tmp_path), "--results", str(tmp_path / "results"), "--set"]

@@ -9,7 +9,7 @@ from torch import nn
 
 from dsts_pipeline.base.files import write_atomic
 from dsts_pipeline.learn.pretrain.pool import PoolRecipe
-from dsts_pipeline.learn.pretrain.training import EpochFigures, TrainingRecipe
+from dsts_pipeline.learn.pretrain.training import EpochFigures, TrainingRecipe, precision
 
 _TEXT = """# {name}: {title}
 
@@ -31,7 +31,7 @@ It is of no use on other videos.
 - Phase 2, {training.class_epochs} epoch(s): the {subject.num_classes} classes from the globally
   averaged map by one linear layer; the first loss stays on with weight {training.pose_weight:g}.
 - AdamW, one-cycle learning rate up to {training.learning_rate:g}, batch {training.batch_size},
-  seed {training.seed}, bfloat16 autocast; figures in float32.
+  seed {training.seed}, {precision}; figures in float32.
 
 | epoch | phase | training loss | held-out error of targets | held-out top-1 |
 |---|---|---|---|---|
@@ -71,6 +71,7 @@ def write_card(
         pool=pool,
         heldout=heldout,
         training=training,
+        precision=precision(),
         targets=", ".join(pool.subject.target_names),
         rows=rows,
     )
