@@ -30,11 +30,17 @@ class Regime:
     weights: str | None = None
 
     @property
+    def data(self) -> str:
+        """Which embedded data set: "diving" or "something"."""
+        return "diving" if self.name.startswith("diving") else "something"
+
+    @property
     def settings(self) -> dict[str, str]:
         """Where data, weights and stores are, as overrides."""
         weights = str(EMBEDDED) if self.weights is None else f"../weights/{self.weights}"
         return {
             "backbone.weights": weights,
+            "dataset.root": f"../data/stick_{self.data}",
             "pretrain.pool": "../pool",
             "store.root": "../stores",
         }

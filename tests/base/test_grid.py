@@ -48,6 +48,14 @@ def test_the_reference_may_be_a_listed_variant_and_comes_first(repository):
     assert [variant.name for variant in found] == ["small", "a"]
 
 
+def test_listed_variants_may_be_left_out_by_their_names(repository):
+    variants = f"ablate.variants={json.dumps([{'name': 'a'}, {'name': 'b'}])}"
+    found = list_variants(settings_of(repository, variants, "ablate.leave_out=[a]"))
+    assert [variant.name for variant in found] == ["full", "b"]
+    with pytest.raises(SettingsError, match=r"leave_out names c, .*\['a', 'b'\]"):
+        list_variants(settings_of(repository, variants, "ablate.leave_out=[c]"))
+
+
 @pytest.mark.parametrize(
     ("grid", "expected"),
     [

@@ -34,13 +34,15 @@ class AblateSettings(Section):
     """Which heads `ablate` trains.
 
     Every variant is compared with the one named `reference`, which is the settings as they are
-    unless `variants` has it. Each of `grid`, such as head.num_neurons=5,10, lists the values of a
-    setting; every combination is a variant. Seeds count up from the run's. `jobs` processes share
-    the trainings; each holds at most `num_together` of them at a time.
+    unless `variants` has it. `leave_out` names those of `variants` that are not wanted, such as the
+    baseline where the backbone has no classifier. Each of `grid`, such as head.num_neurons=5,10,
+    lists the values of a setting; every combination is a variant. Seeds count up from the run's.
+    `jobs` processes share the trainings; each holds at most `num_together` of them at a time.
     """
 
     reference: str = Field("full", min_length=1)
     variants: tuple[VariantSettings, ...] = ()
+    leave_out: tuple[str, ...] = ()
     grid: tuple[str, ...] = ()
     num_seeds: int = Field(3, ge=1)
     jobs: int = Field(1, ge=1)

@@ -48,7 +48,13 @@ def list_variants(settings: Settings) -> list[Variant]:
             not fit.
     """
     chosen = settings.ablate
-    listed = list(chosen.variants)
+    unknown = set(chosen.leave_out) - {variant.name for variant in chosen.variants}
+    if unknown:
+        raise SettingsError(
+            f"ablate.leave_out names {sorted(unknown)[0]}, which is none of ablate.variants; "
+            f"expected some of {[variant.name for variant in chosen.variants]}"
+        )
+    listed = [variant for variant in chosen.variants if variant.name not in chosen.leave_out]
     if not listed and not chosen.grid:
         raise SettingsError(
             "nothing to compare: neither ablate.variants nor ablate.grid names a variant; the "
