@@ -11,6 +11,7 @@ from benchmarks.claims import __doc__ as about
 from benchmarks.claims.document import COMMAND, PAGE, compare, render
 from benchmarks.claims.regimes import BY_NAME, ROOT
 from benchmarks.claims.results import collect
+from benchmarks.claims.routes import route_reader
 from benchmarks.claims.trainings import run_regime
 
 
@@ -44,7 +45,8 @@ def main() -> int:
                 )
             except subprocess.CalledProcessError as error:  # it has said why
                 return error.returncode
-            print(collect(BY_NAME[name], folder, chosen.results))
+            routes = route_reader(folder, "test")
+            print(collect(BY_NAME[name], folder, chosen.results, routes))
         return 0
     if chosen.command == "document":
         PAGE.write_text(render())

@@ -88,6 +88,15 @@ class Figures:
         """How often it was trained."""
         return len(self.hits[name])
 
+    def routes(self, name: str) -> list[dict[str, Any]]:
+        """What each seed's neurons serve (`routes`), where the file says so."""
+        return [run["routes"] for run in self.runs(name).values() if run.get("routes")]
+
+    def order_loss(self, name: str) -> float:
+        """Points that a routed variant loses where the order in time is taken away."""
+        kept = [one["accuracy_without_time"] for one in self.routes(name)]
+        return self.top1(name) - 100 * float(np.mean(kept))
+
     def versus(self, name: str, other: str = REFERENCE) -> Difference:
         """`name` minus `other`, on the seeds that both have; p is not adjusted."""
         own, base = self.hits[name], self.hits[other]

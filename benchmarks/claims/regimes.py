@@ -1,5 +1,8 @@
 """The four regimes: which data set, which backbone, how that is made.
 
+There are two recognizers, one for each data set. On its own set a recognizer is the paper's
+baseline; on the other one it is a backbone that never saw the classes.
+
 Enters: nothing. Leaves: for each regime its experiment of configs/ and the settings that say where
 things are. Paths are relative to the regime's own folder, in which all commands run.
 """
@@ -22,12 +25,14 @@ class Regime:
         title: For people.
         experiment: Of configs/experiment.
         weights: The backbone's file below the runs' weights folder; None for the embedded one.
+        maker: The regime whose settings pretrain that backbone; None for the embedded one.
     """
 
     name: str
     title: str
     experiment: str
     weights: str | None = None
+    maker: str | None = None
 
     @property
     def data(self) -> str:
@@ -56,13 +61,15 @@ REGIMES = (
         "diving_generic",
         "Stick diving, backbone that never saw the classes",
         "claims_diving_generic",
-        "diving_pose.safetensors",
+        "something_classes.safetensors",
+        "something_paper",
     ),
     Regime(
         "something_paper",
         "Stick something, backbone trained on the same classes",
         "claims_something",
         "something_classes.safetensors",
+        "something_paper",
     ),
     Regime(
         "something_generic",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims.regimes import ROOT, Regime
+from benchmarks.claims.routes import Describe
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.metrics.predictions import Predictions
@@ -28,8 +29,13 @@ def result_file(regime: Regime, folder: Path = RESULTS) -> Path:
     return folder / f"{regime.name}.json"
 
 
-def collect(regime: Regime, folder: Path, results: Path = RESULTS) -> Path:
+def collect(
+    regime: Regime, folder: Path, results: Path = RESULTS, describe: Describe | None = None
+) -> Path:
     """Take the trainings of `folder` into the regime's result file.
+
+    Args:
+        describe: Gives what a run's neurons serve, from the run's folder.
 
     Raises:
         DataError: The file there is of other maps or settings; it is left as it is.
@@ -54,7 +60,7 @@ def collect(regime: Regime, folder: Path, results: Path = RESULTS) -> Path:
             "position": variant["position"],
             "settings": variant["settings"],
             "num_parameters": variant["num_parameters"],
-            "runs": [_row(run, folder, made_by["commit"]) for run in variant["runs"]],
+            "runs": [_row(run, folder, made_by["commit"], describe) for run in variant["runs"]],
         }
         for name, variant in found["variants"].items()
     }
@@ -71,10 +77,15 @@ def right_clips(run: dict[str, Any], num_clips: int) -> np.ndarray:
     return np.unpackbits(bits, count=num_clips).astype(bool)
 
 
-def _row(run: dict[str, Any], folder: Path, commit: str) -> dict[str, Any]:
-    answers = Predictions.load(folder / "outputs" / "ablation" / run["predictions"])
+def _row(
+    run: dict[str, Any], folder: Path, commit: str, describe: Describe | None
+) -> dict[str, Any]:
+    path = folder / "outputs" / "ablation" / run["predictions"]
+    answers = Predictions.load(path)
     hits = answers.probabilities.argmax(axis=1) == answers.labels
     row = {key: run[key] for key in KEPT}
+    if describe is not None:
+        row["routes"] = describe(path.parent)
     return row | {"commit": commit, "right": base64.b64encode(np.packbits(hits)).decode()}
 
 

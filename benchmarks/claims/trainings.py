@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dvc.utils.hydra import compose_and_dump
 
-from benchmarks.claims.regimes import ROOT, Regime
+from benchmarks.claims.regimes import BY_NAME, ROOT, Regime
 from dsts_pipeline.base.progress import console
 
 
@@ -28,22 +28,26 @@ def run_regime(
     Raises:
         subprocess.CalledProcessError: A command failed; it has said why.
     """
-    folder = home / regime.name
-    folder.mkdir(parents=True, exist_ok=True)
-    compose(regime, folder / "params.yaml", overrides)
-    commands = [["prepare"], ["extract"]]
-    if regime.weights is not None and not (home / "weights" / regime.weights).exists():
-        commands.insert(0, ["pretrain"])
-    commands.append(["ablate", "--jobs", str(jobs), "--seeds", str(num_seeds)])
-    for command in commands:
-        console.print(f"{regime.name}: {' '.join(command)}")
-        subprocess.run([sys.executable, str(ROOT / "cli.py"), *command], cwd=folder, check=True)
+    if regime.maker is not None and not (home / "weights" / str(regime.weights)).exists():
+        _run(["pretrain"], _settle(BY_NAME[regime.maker], home, overrides))
+    folder = _settle(regime, home, overrides)
+    _run(["prepare"], folder)
+    _run(["extract"], folder)
+    _run(["ablate", "--jobs", str(jobs), "--seeds", str(num_seeds)], folder)
     return folder
 
 
-def compose(regime: Regime, path: Path, overrides: list[str]) -> None:
-    """Write the regime's params.yaml."""
+def _settle(regime: Regime, home: Path, overrides: list[str]) -> Path:
+    """The regime's folder, with its params.yaml."""
+    folder = home / regime.name
+    folder.mkdir(parents=True, exist_ok=True)
     chosen = [f"experiment={regime.experiment}"]
     chosen += [f"{key}={value}" for key, value in regime.settings.items()]
-    configs = str(ROOT / "configs")
-    compose_and_dump(str(path), configs, None, "config", configs, [*chosen, *overrides])
+    configs, params = str(ROOT / "configs"), str(folder / "params.yaml")
+    compose_and_dump(params, configs, None, "config", configs, [*chosen, *overrides])
+    return folder
+
+
+def _run(command: list[str], folder: Path) -> None:
+    console.print(f"{folder.name}: {' '.join(command)}")
+    subprocess.run([sys.executable, str(ROOT / "cli.py"), *command], cwd=folder, check=True)

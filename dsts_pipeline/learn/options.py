@@ -42,7 +42,8 @@ class TrainingOptions:
         heldout_fraction: Share of the clips held out to choose the best epoch by.
         recompute_statistics: Whether norms get the statistics of noise-free passes before every
             evaluation and at the end.
-        recompute_clips: How many clips serve for that at each epoch; at the end all do.
+        recompute_clips: How many clips serve for that at each epoch.
+        recompute_clips_at_end: How many at the end; None for all.
         step_milestones, step_factor: Of the schedule "steps": shares of the training at which the
             learning rate is multiplied by the factor.
         mixup_alpha: Of mixup on feature maps; 0 for none. See `mixup`.
@@ -81,6 +82,7 @@ class TrainingOptions:
     heldout_fraction: float = 0.0
     recompute_statistics: bool = True
     recompute_clips: int = 512
+    recompute_clips_at_end: int | None = None
     step_milestones: tuple[float, ...] = (0.5, 0.8333)
     step_factor: float = 0.1
     mixup_alpha: float = 0.0

@@ -153,13 +153,13 @@ class Training:
         return entry
 
     def finish(self) -> Asking[None]:
-        """Put the best values back, with statistics of all clips, in evaluation mode."""
+        """Put the best values back, with statistics of more clips, in evaluation mode."""
         if self.best is not None:
             self.head.load_state_dict(self.best.values)
         elif self.average is not None:
             self.average.apply()
         if self.options.num_epochs:
-            yield from self._recalibrate(self.rows)
+            yield from self._recalibrate(self.rows[: self.options.recompute_clips_at_end])
         self.head.eval()
 
     def _describe_epoch(self) -> Asking[dict[str, Any]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.head import LinearProbe
+from dsts_pipeline.head import DSTSHead, LinearProbe
+from dsts_pipeline.head.recalibration import recalibrate
 from dsts_pipeline.learn import TrainingOptions, train_head
 from dsts_pipeline.learn.average import WeightAverage
 from dsts_pipeline.learn.mixup import MixedBatch, mix_batch, split_batch
@@ -105,6 +107,23 @@ def test_mixup_reaches_the_training():
     plain, _ = probe_after()
     mixed, _ = probe_after(mixup_alpha=1.0)
     assert not torch.equal(plain.classifier.weight, mixed.classifier.weight)
+
+
+def test_statistics_at_the_end_are_of_as_many_clips_as_asked_for():
+    feed = ordered_feed()
+
+    def trained(**options):
+        torch.manual_seed(0)
+        head = DSTSHead(6, 4, num_neurons=2, num_layers=1)
+        train_head(head, feed, num_epochs=1, batch_size=16, udl=False, **options)
+        return head
+
+    few, everyone = trained(recompute_clips_at_end=16), trained()
+    assert torch.equal(few.classifier.weight, everyone.classifier.weight)
+    mean = "layers.0.spatial_norm.running_mean"
+    assert not torch.equal(few.state_dict()[mean], everyone.state_dict()[mean])
+    recalibrate(everyone, lambda: (batch.maps for batch in feed.batches([np.arange(16)])))
+    assert torch.allclose(few.state_dict()[mean], everyone.state_dict()[mean], atol=1e-6)
 
 
 def test_training_ends_after_epochs_without_a_better_one():

@@ -86,7 +86,8 @@ class TrainSettings(Section):
     heldout_fraction: float = Field(0.1, ge=0.0, lt=0.9)  # of train, to choose the epoch by
     data_seed: int | None = Field(None, ge=0)  # of batches and held-out clips; null: the run's seed
     recompute_statistics: bool = True
-    recompute_clips: int = Field(512, ge=1)  # at each epoch; at the end all training clips
+    recompute_clips: int = Field(512, ge=1)  # at each epoch
+    recompute_clips_at_end: int | None = Field(None, ge=1)  # null: all training clips
     early_stopping_epochs: int | None = Field(None, ge=1)  # so many without a best one
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(1, ge=1)  # processes on this machine; `torchrun` overrules it
