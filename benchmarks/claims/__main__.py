@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.claims import __doc__ as about
-from benchmarks.claims.document import COMMAND, PAGE, compare, render
+from benchmarks.claims.document import COMMAND, PAGE, compare, measured, render
+from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.regimes import BY_NAME, ROOT
-from benchmarks.claims.results import collect
+from benchmarks.claims.results import RESULTS, collect
 from benchmarks.claims.routes import route_reader
 from benchmarks.claims.trainings import run_regime
 
@@ -28,7 +29,7 @@ def main() -> int:
     run.add_argument("--seeds", type=int, default=5)
     run.add_argument("--jobs", type=int, default=2, help="processes that share the trainings")
     run.add_argument("--home", type=Path, default=ROOT / "runs" / "claims")
-    run.add_argument("--results", type=Path, default=ROOT / "docs" / "claims")
+    run.add_argument("--results", type=Path, default=RESULTS)
     run.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
     commands.add_parser("document", help="write docs/claims.md from the result files")
     commands.add_parser("check", help="compare docs/claims.md with the result files")
@@ -50,6 +51,8 @@ def main() -> int:
         return 0
     if chosen.command == "document":
         PAGE.write_text(render())
+        if found := measured():
+            draw_differences(found, RESULTS / "differences.svg")
         print(PAGE)
         return 0
     differences = compare()

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES
 from benchmarks.claims.results import RESULTS, result_file
+from benchmarks.claims.verdicts import claims_table, routes_table
 from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
@@ -35,7 +36,19 @@ def render(results: Path = RESULTS) -> str:
     environment.filters |= {"points": points, "seeds_interval": seeds_interval, "percent": percent}
     environment.filters["clips_interval"] = clips_interval
     template = environment.get_template("claims.md.jinja")
-    return template.render(regimes=REGIMES, found=found, table=regime_table)
+    return template.render(
+        regimes=REGIMES,
+        found=found,
+        present=measured(results),
+        table=regime_table,
+        claims_table=claims_table,
+        routes_table=routes_table,
+    )
+
+
+def measured(results: Path = RESULTS) -> list[Figures]:
+    """The figures of the regimes that were trained."""
+    return [Figures(r, results) for r in REGIMES if result_file(r, results).exists()]
 
 
 def compare(page: Path = PAGE, results: Path = RESULTS) -> list[str]:

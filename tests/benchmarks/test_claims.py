@@ -127,6 +127,6 @@ def test_a_regime_is_made_from_nothing(name, tmp_path):
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     figures = Figures(BY_NAME[name], tmp_path / "results")
-    assert len(figures.differences) == 16 and 0 <= figures.top1("full") <= 100
+    assert len(figures.differences) == 18 and 0 <= figures.top1("full") <= 100
     weights = tmp_path / "weights" / "something_classes.safetensors"
     assert weights.exists() == (name == "diving_generic")

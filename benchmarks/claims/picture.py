@@ -1,0 +1,52 @@
+"""The differences of all regimes as one picture: a panel a regime, a row a variant.
+
+Enters: `Figures`. Leaves: an SVG file, the same for the same figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.claims.figures import Figures
+
+_INK, _BETTER, _WORSE, _LEVEL = "#333333", "#1b7837", "#b2182b", "#777777"
+
+
+def draw_differences(found: list[Figures], path: Path) -> None:
+    """Variant minus full, in points: thick over seeds, thin over clips, 95 % each."""
+    names = list(dict.fromkeys(name for one in found for name in one.differences))
+    titles = {name: one.variants[name]["title"] for one in found for name in one.differences}
+    with matplotlib.rc_context({"svg.hashsalt": "claims", "font.size": 8}):
+        picture = Figure(figsize=(2.6 + 2.3 * len(found), 0.6 + 0.24 * len(names)))
+        panels = picture.subplots(1, len(found), sharey=True, squeeze=False)[0]
+        for axes, figures in zip(panels, found, strict=True):
+            _panel(axes, figures, names)
+        panels[0].set_yticks(range(len(names)), [titles[name] for name in names])
+        panels[0].invert_yaxis()
+        picture.supxlabel("minus full (N = 10), points of top-1")
+        picture.tight_layout()
+        picture.savefig(path, metadata={"Date": None})
+
+
+def _panel(axes: Axes, figures: Figures, names: list[str]) -> None:
+    axes.axvline(0.0, color=_INK, linewidth=0.8)
+    for row, name in enumerate(names):
+        one = figures.differences.get(name)
+        if one is None:
+            continue
+        color = _LEVEL
+        if one.clips_low > 0:
+            color = _BETTER
+        elif one.clips_high < 0:
+            color = _WORSE
+        axes.plot([one.clips_low, one.clips_high], [row, row], color=color, linewidth=1.0)
+        if one.low is not None:
+            axes.plot([one.low, one.high], [row, row], color=color, linewidth=3.0, alpha=0.45)
+        axes.plot(one.points, row, "o", color=color, markersize=3.5)
+    axes.set_title(figures.regime.title.replace(", ", ",\n"), fontsize=8)
+    axes.grid(axis="x", linewidth=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
