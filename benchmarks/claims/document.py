@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES
 from benchmarks.claims.results import RESULTS, result_file
-from benchmarks.claims.verdicts import claims_table, routes_table
+from benchmarks.claims.verdicts import claims_table, order_table, routes_table
 from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
@@ -43,6 +43,7 @@ def render(results: Path = RESULTS) -> str:
         table=regime_table,
         claims_table=claims_table,
         routes_table=routes_table,
+        order_table=order_table,
     )
 
 

@@ -21,7 +21,7 @@ def draw_differences(found: list[Figures], path: Path) -> None:
     names = list(dict.fromkeys(name for one in found for name in one.differences))
     titles = {name: one.variants[name]["title"] for one in found for name in one.differences}
     with matplotlib.rc_context({"svg.hashsalt": "claims", "font.size": 8}):
-        picture = Figure(figsize=(2.6 + 2.3 * len(found), 0.6 + 0.24 * len(names)))
+        picture = Figure(figsize=(2.6 + 2.3 * len(found), 1.2 + 0.22 * len(names)))
         panels = picture.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for axes, figures in zip(panels, found, strict=True):
             _panel(axes, figures, names)
@@ -44,7 +44,7 @@ def _panel(axes: Axes, figures: Figures, names: list[str]) -> None:
         elif one.clips_high < 0:
             color = _WORSE
         axes.plot([one.clips_low, one.clips_high], [row, row], color=color, linewidth=1.0)
-        if one.low is not None:
+        if one.low is not None and one.high is not None:
             axes.plot([one.low, one.high], [row, row], color=color, linewidth=3.0, alpha=0.45)
         axes.plot(one.points, row, "o", color=color, markersize=3.5)
     axes.set_title(figures.regime.title.replace(", ", ",\n"), fontsize=8)

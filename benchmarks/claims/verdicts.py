@@ -1,6 +1,6 @@
 """The paper's claims, one by one: which difference would show each, and what was measured.
 
-Enters: `Figures` of the regimes that there are. Leaves: two tables for the page.
+Enters: `Figures` of the regimes that there are. Leaves: tables for the page.
 """
 
 from __future__ import annotations
@@ -86,14 +86,13 @@ def claims_table(found: list[Figures]) -> str:
     return _markdown([columns, *rows])
 
 
-def routes_table(found: list[Figures], name: str = REFERENCE) -> str:
-    """What the neurons of `name` serve, in each regime: means over seeds."""
+def routes_table(found: list[Figures]) -> str:
+    """What the full model's neurons serve, in each regime: means over seeds."""
     columns = ["regime", "neuron and class, adjusted information by layer", "dead neurons"]
-    columns += ["lost without the order in time, points", "temporal share of gates"]
-    columns += ["temporal gates and need: rank correlation"]
+    columns += ["temporal share of gates", "temporal gates and need: rank correlation"]
     rows = []
     for figures in found:
-        seen = figures.routes(name)
+        seen = figures.routes(REFERENCE)
         if not seen:
             continue
         adjusted = np.mean([[layer["adjusted"] for layer in one["layers"]] for one in seen], axis=0)
@@ -104,12 +103,24 @@ def routes_table(found: list[Figures], name: str = REFERENCE) -> str:
                 figures.regime.title,
                 ", ".join(f"{value:.2f}" for value in adjusted),
                 f"{dead:.1f}",
-                f"{figures.order_loss(name):.1f}",
                 "" if None in shares else f"{np.mean(shares):.2f}",
                 _correlation(seen),
             ]
         )
     return _markdown([columns, *rows])
+
+
+def order_table(found: list[Figures]) -> str:
+    """Points that each routed variant loses without the order in time, a column a regime."""
+    names = {name: one.variants[name]["title"] for one in found for name in one.variants}
+    rows = []
+    for name, title in names.items():
+        having = [one if name in one.variants and one.routes(name) else None for one in found]
+        if any(having):
+            rows.append(
+                [title, *("" if one is None else f"{one.order_loss(name):.1f}" for one in having)]
+            )
+    return _markdown([["variant", *(one.regime.title for one in found)], *rows])
 
 
 def _correlation(seen: list[dict]) -> str:

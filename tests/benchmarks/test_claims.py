@@ -8,22 +8,29 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.claims.document import compare, regime_table, render
 from benchmarks.claims.figures import Figures
+from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.regimes import BY_NAME, ROOT
 from benchmarks.claims.results import collect, result_file, right_clips
+from benchmarks.claims.routes import describe_routes
+from benchmarks.claims.verdicts import claims_table, verdict
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
 from dsts_pipeline.metrics.predictions import Predictions
+from tests.learn.small_feed import MemoryStore
 
 REGIME = BY_NAME["diving_generic"]
 LABELS = np.arange(40) % 4
 
 
-def ablation(folder, seeds, *, store="s", wrong=3, epochs=2):
+def ablation(folder, seeds, *, store="s", wrong=3, epochs=2, other="without_udl"):
     """Outputs of an ablation: the variant is wrong on `wrong` clips fewer than the full model."""
     runs = {}
-    for name, missed in (("full", 10), ("without_udl", 10 - wrong)):
+    for name, missed in (("full", 10), (other, 10 - wrong)):
         runs[name] = []
         for seed in seeds:
             answers = LABELS.copy()
@@ -106,6 +113,53 @@ def test_a_changed_figure_is_seen(tmp_path):
     assert f"-{changed}" in found and f"+{line}" in found
 
 
+@pytest.mark.parametrize(
+    ("wrong", "seeds", "expected"),
+    [(3, [0, 1], "holds"), (-3, [0, 1], "opposite"), (0, [0, 1], "not seen"), (3, [0], "one seed")],
+)
+def test_a_claim_holds_where_both_intervals_are_above_zero(wrong, seeds, expected, tmp_path):
+    collect(REGIME, ablation(tmp_path / "run", seeds, wrong=wrong, other="with_udl"), tmp_path)
+    figures = Figures(REGIME, tmp_path)
+    assert verdict(figures.versus("with_udl", "full")) == expected
+    row = next(r for r in claims_table([figures]).splitlines() if "UDL helps" in r)
+    assert row.endswith(f" {expected} |") and f"| {100 * wrong / 40:+.1f} (" in row
+    assert "| +1.0 |" in row, "the paper's difference, from its Table 5"
+
+
+def test_routes_tell_specialists_from_chance(tmp_path):
+    labels = np.arange(200) % 4
+    maps = np.random.default_rng(0).standard_normal((200, 6, 4, 3, 3)).astype(np.float32)
+    maps[:, 0] += np.where(labels < 2, 1.0, -1.0)[:, None, None, None]
+    store = MemoryStore(maps, labels, 4)
+    store.fingerprint = "f" * 32
+
+    def described(channel):
+        """Of a head that routes by the sign of a channel's mean."""
+        head = DSTSHead(6, 4, num_neurons=2, num_layers=1, impulse="mean")
+        with torch.no_grad():
+            kernel = head.layers[0].scoring_kernel.zero_()
+            kernel[0].view(-1)[channel], kernel[1].view(-1)[channel] = 1.0, -1.0
+            head.layers[0].gate_logits.copy_(torch.tensor([[1.0] * 6, [-1.0] * 6]))
+        save_head(tmp_path / str(channel), head, {"store": "f" * 32, "title": "a head"})
+        return describe_routes(tmp_path / str(channel), FeatureFeed(store))
+
+    specialist, chance = described(0)["layers"][0], described(1)["layers"][0]
+    assert specialist["adjusted"] == pytest.approx(0.5**0.5, abs=0.01), "of four classes two each"
+    assert abs(chance["adjusted"]) < 0.03
+    assert specialist["temporal_share"] == 0.5 and specialist["dead"] == 0
+    assert specialist["need"] is None, "two neurons give no rank correlation"
+    save_head(tmp_path / "probe", LinearProbe(6, 4), {"store": "f" * 32, "title": "a probe"})
+    assert describe_routes(tmp_path / "probe", FeatureFeed(store)) is None
+
+
+def test_the_picture_of_the_same_figures_is_the_same(tmp_path):
+    collect(REGIME, ablation(tmp_path / "run", [0, 1]), tmp_path)
+    pictures = [tmp_path / "a.svg", tmp_path / "b.svg"]
+    for path in pictures:
+        draw_differences([Figures(REGIME, tmp_path)], path)
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["something_generic", "diving_generic"])
 def test_a_regime_is_made_from_nothing(name, tmp_path):
@@ -127,6 +181,7 @@ def test_a_regime_is_made_from_nothing(name, tmp_path):
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     figures = Figures(BY_NAME[name], tmp_path / "results")
+    assert len(figures.routes("full")[0]["layers"]) == 3
     assert len(figures.differences) == 18 and 0 <= figures.top1("full") <= 100
     weights = tmp_path / "weights" / "something_classes.safetensors"
     assert weights.exists() == (name == "diving_generic")
