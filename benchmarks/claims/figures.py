@@ -97,6 +97,11 @@ class Figures:
         kept = [one["accuracy_without_time"] for one in self.routes(name)]
         return self.top1(name) - 100 * float(np.mean(kept))
 
+    def dead(self, name: str) -> float:
+        """Neurons of all layers to which no clip goes, mean over seeds."""
+        found = [sum(layer["dead"] for layer in one["layers"]) for one in self.routes(name)]
+        return float(np.mean(found))
+
     def versus(self, name: str, other: str = REFERENCE) -> Difference:
         """`name` minus `other`, on the seeds that both have; p is not adjusted."""
         own, base = self.hits[name], self.hits[other]

@@ -96,13 +96,12 @@ def routes_table(found: list[Figures]) -> str:
         if not seen:
             continue
         adjusted = np.mean([[layer["adjusted"] for layer in one["layers"]] for one in seen], axis=0)
-        dead = np.mean([sum(layer["dead"] for layer in one["layers"]) for one in seen])
         shares = [layer["temporal_share"] for one in seen for layer in one["layers"]]
         rows.append(
             [
                 figures.regime.title,
                 ", ".join(f"{value:.2f}" for value in adjusted),
-                f"{dead:.1f}",
+                f"{figures.dead(REFERENCE):.1f}",
                 "" if None in shares else f"{np.mean(shares):.2f}",
                 _correlation(seen),
             ]
