@@ -5,6 +5,7 @@ Enters: `Figures`. Leaves: an SVG file, the same for the same figures.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -47,6 +48,6 @@ def _panel(axes: Axes, figures: Figures, names: list[str]) -> None:
         if one.low is not None and one.high is not None:
             axes.plot([one.low, one.high], [row, row], color=color, linewidth=3.0, alpha=0.45)
         axes.plot(one.points, row, "o", color=color, markersize=3.5)
-    axes.set_title(figures.regime.title.replace(", ", ",\n"), fontsize=8)
+    axes.set_title(textwrap.fill(figures.regime.title, 24), fontsize=8)
     axes.grid(axis="x", linewidth=0.3)
     axes.spines[["top", "right"]].set_visible(False)
