@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES
 from benchmarks.claims.results import RESULTS, result_file
-from benchmarks.claims.verdicts import claims_table, order_table, routes_table
+from benchmarks.claims.verdicts import claims_table, markdown, order_table, routes_table
 from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
@@ -77,8 +77,7 @@ def regime_table(figures: Figures) -> str:
             cells += [points(one), seeds_interval(one), clips_interval(one), p]
             cells.append(_paper(name, variant["table"]))
         rows.append(cells)
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(cells if has_paper else cells[:-1])} |" for cells in lines)
+    return markdown([cells if has_paper else cells[:-1] for cells in [columns, *rows]])
 
 
 def points(difference: Difference) -> str:

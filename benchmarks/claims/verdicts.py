@@ -83,7 +83,7 @@ def claims_table(found: list[Figures]) -> str:
         cells = [comparison.claim, comparison.what, _paper(comparison)]
         cells += [_cell(figures, comparison) for figures in found]
         rows.append(cells)
-    return _markdown([columns, *rows])
+    return markdown([columns, *rows])
 
 
 def routes_table(found: list[Figures]) -> str:
@@ -106,7 +106,7 @@ def routes_table(found: list[Figures]) -> str:
                 _correlation(seen),
             ]
         )
-    return _markdown([columns, *rows])
+    return markdown([columns, *rows])
 
 
 def order_table(found: list[Figures]) -> str:
@@ -119,7 +119,7 @@ def order_table(found: list[Figures]) -> str:
             rows.append(
                 [title, *("" if one is None else f"{one.order_loss(name):.1f}" for one in having)]
             )
-    return _markdown([["variant", *(one.regime.title for one in found)], *rows])
+    return markdown([["variant", *(one.regime.title for one in found)], *rows])
 
 
 def _correlation(seen: list[dict]) -> str:
@@ -153,7 +153,8 @@ def _paper(comparison: Comparison) -> str:
     return f"{full['top1'] - own['top1']:+.1f}" if own and full else ""
 
 
-def _markdown(lines: list[list[str]]) -> str:
+def markdown(lines: list[list[str]]) -> str:
+    """A table of Markdown, its head first."""
     head, *rows = lines
     everything = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in everything)

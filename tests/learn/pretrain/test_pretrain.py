@@ -89,6 +89,12 @@ def test_augmentation_mirrors_pixels_targets_and_labels_alike(renderer):
     assert shown[bright_left].tolist() == mirrored
 
 
+def saved_and_built(recognizer, path):
+    """The backbone that its weights file gives."""
+    save_weights(recognizer, path, half=True)
+    return build_backbone("stick_r18", weights=path)
+
+
 def test_the_other_set_has_its_own_frames_labels_targets_and_classes(home):
     recipe = PoolRecipe(
         **{**vars(RECIPE), "renderer": "stick_something", "video_frames": 24, "num_clips": 4}
@@ -101,9 +107,7 @@ def test_the_other_set_has_its_own_frames_labels_targets_and_classes(home):
         pose_epochs=0, class_epochs=1, batch_size=4, learning_rate=2e-3, pose_weight=0.5, seed=3
     )
     recognizer, _ = pretrain_recognizer("stick_r18", pool, pool, recipe)
-    path = home / "something.safetensors"
-    save_weights(recognizer, path, half=True)
-    backbone = build_backbone("stick_r18", weights=path)
+    backbone = saved_and_built(recognizer, home / "something.safetensors")
     with torch.inference_mode():
         assert backbone.classify(backbone(torch.from_numpy(pool.frames))).shape == (4, 24)
     lid = pool.targets[0, :, scenes.TARGET_NAMES.index("lid")]
@@ -119,9 +123,7 @@ def test_training_lowers_the_loss_and_its_weights_build_a_backbone(pool, tmp_pat
     recognizer, history = pretrain_recognizer("stick_r18", small, pool, recipe)
     assert [row.phase for row in history] == ["targets", "classes", "classes"]
     assert history[2].train_loss < history[1].train_loss
-    path = tmp_path / "weights.safetensors"
-    save_weights(recognizer, path, half=True)
-    backbone = build_backbone("stick_r18", weights=path)
+    backbone = saved_and_built(recognizer, tmp_path / "weights.safetensors")
     frames = torch.from_numpy(pool.frames[:2])
     with torch.inference_mode():
         assert backbone.classify(backbone(frames)).shape == (2, 48)
@@ -137,8 +139,7 @@ def test_a_backbone_without_classes_has_no_classifier(pool, tmp_path):
     )
     recognizer, history = pretrain_recognizer("stick_r18", pool, pool, recipe)
     path = tmp_path / "weights.safetensors"
-    save_weights(recognizer, path, half=True)
-    backbone = build_backbone("stick_r18", weights=path)
+    backbone = saved_and_built(recognizer, path)
     with torch.inference_mode():
         maps = backbone(torch.from_numpy(pool.frames[:2]))
     assert maps.shape == (2, 128, 8, 4, 4)
