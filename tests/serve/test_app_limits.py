@@ -85,60 +85,80 @@ def test_a_slow_body_is_given_up(place):
     assert list(folder.iterdir()) == []
 
 
-def test_a_broken_off_upload_leaves_nothing(place):
-    address, folder = place
+async def until(condition, seconds: float = 60.0) -> None:
+    """Wait until `condition()` holds, for so long at most."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
 
-    async def leave():
-        _, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+
+def test_a_broken_off_upload_leaves_nothing(tmp_path):
+    async def begin_and_leave(port: int) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(head_of(address, "Content-Length: 1000") + b"abc")
-        await writer.drain()
+        await until(lambda: any(folder.iterdir()))
         writer.close()
+        await until(lambda: not any(folder.iterdir()))
 
-    asyncio.run(leave())
-    deadline = time.monotonic() + 20
-    while list(folder.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert list(folder.iterdir()) == []
-    assert call(address, "GET", "/")[0] == 200
+    # So long a time limit that only the broken connection can end the upload.
+    folder = tmp_path / "uploads"
+    with running_app(NoPredictor(), folder, limits=Limits(upload_seconds=600.0)) as address:
+        asyncio.run(begin_and_leave(int(address.rpartition(":")[2])))
+        assert call(address, "GET", "/")[0] == 200
 
 
-class Meeting:
-    """A predictor in which two videos wait for each other: it answers only if both are there."""
+class Holding:
+    """A predictor that answers no video before it is let go."""
 
-    def __init__(self, num_videos: int) -> None:
-        self.barrier = threading.Barrier(num_videos)
+    def __init__(self) -> None:
+        self.num_inside = 0
+        self.let_go = threading.Event()
         self.bundle = make_bundle()
 
     def predict(self, paths):
-        self.barrier.wait(timeout=60)
-        return iter([Refusal(path, "met") for path in paths])
+        self.num_inside += 1
+        assert self.let_go.wait(timeout=60)
+        return iter([Refusal(path, "held") for path in paths])
 
 
-def post_together(address: str, count: int) -> list[tuple[int, dict]]:
-    async def one(session: aiohttp.ClientSession):
+async def post_many(address: str, count: int) -> list[int]:
+    """Statuses of so many uploads at once."""
+
+    async def one(session: aiohttp.ClientSession) -> int:
         async with session.post(f"{address}/answers", data=b"x" * 100, headers=UPLOAD) as answer:
-            return answer.status, await answer.json()
+            return answer.status
 
-    async def ask():
-        async with aiohttp.ClientSession() as session:
-            return await asyncio.gather(*(one(session) for _ in range(count)))
-
-    return asyncio.run(ask())
+    async with aiohttp.ClientSession() as session:
+        return await asyncio.gather(*(one(session) for _ in range(count)))
 
 
-def test_two_at_once(tmp_path):
-    with running_app(Meeting(2), tmp_path / "u", limits=Limits(num_at_once=2)) as address:
-        answers = post_together(address, 2)
-    assert [status for status, _ in answers] == [422, 422]
-    assert all("met" in result["error"] for _, result in answers)
+def test_two_at_once_and_more_than_can_wait_are_sent_away(tmp_path):
+    async def ask() -> None:
+        first = asyncio.create_task(post_many(address, 2))
+        await until(lambda: holding.num_inside == 2)
+        assert await post_many(address, 3) == [503, 503, 503]
+        holding.let_go.set()
+        assert await first == [422, 422]
+        assert await post_many(address, 1) == [422]  # there is room again
+
+    holding, limits = Holding(), Limits(num_at_once=2, num_waiting=0)
+    with running_app(holding, tmp_path / "u", limits=limits) as address:
+        asyncio.run(ask())
 
 
-def test_more_than_can_wait_are_sent_away(tmp_path):
-    limits = Limits(num_at_once=2, num_waiting=0)
-    with running_app(Meeting(2), tmp_path / "u", limits=limits) as address:
-        statuses = sorted(status for status, _ in post_together(address, 5))
-        assert statuses == [422, 422, 503, 503, 503]
-        assert [status for status, _ in post_together(address, 2)] == [422, 422]
+def test_one_waits_for_its_turn(tmp_path):
+    async def ask() -> None:
+        both = asyncio.create_task(post_many(address, 2))
+        await until(lambda: len(list(folder.iterdir())) == 2 and holding.num_inside > 0)
+        await asyncio.sleep(0.2)  # time in which a second one could go in
+        assert holding.num_inside == 1
+        holding.let_go.set()
+        assert await both == [422, 422]
+
+    holding, folder = Holding(), tmp_path / "u"
+    limits = Limits(num_at_once=1, num_waiting=1)
+    with running_app(holding, folder, limits=limits) as address:
+        asyncio.run(ask())
 
 
 def test_a_decoder_that_hangs_is_ended(monkeypatch, tmp_path):
