@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.claims import __doc__ as about
-from benchmarks.claims.document import COMMAND, PAGE, compare, measured, render
+from benchmarks.claims.document import COMMAND, PAGE, compare, measured, write
 from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.regimes import BY_NAME, ROOT
 from benchmarks.claims.results import RESULTS, collect
@@ -31,8 +31,8 @@ def main() -> int:
     run.add_argument("--home", type=Path, default=ROOT / "runs" / "claims")
     run.add_argument("--results", type=Path, default=RESULTS)
     run.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
-    commands.add_parser("document", help="write docs/claims.md from the result files")
-    commands.add_parser("check", help="compare docs/claims.md with the result files")
+    commands.add_parser("document", help="write docs/claims.md and the README's table")
+    commands.add_parser("check", help="compare both with the result files")
     chosen = parser.parse_args()
     if chosen.command == "run":
         for name in chosen.regimes:
@@ -50,13 +50,13 @@ def main() -> int:
             print(collect(BY_NAME[name], folder, chosen.results, routes))
         return 0
     if chosen.command == "document":
-        PAGE.write_text(render())
+        write()
         if found := measured():
             draw_differences(found, RESULTS / "differences.svg")
         print(PAGE)
         return 0
     differences = compare()
-    print("\n".join(differences) or f"{PAGE} says what its result files say")
+    print("\n".join(differences) or "the page and the README say what the result files say")
     if differences:
         print(f"`{COMMAND}` writes it anew", file=sys.stderr)
     return int(bool(differences))

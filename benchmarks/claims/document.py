@@ -1,5 +1,7 @@
 """docs/claims.md: a template filled with the figures of the result files, and nothing else.
 
+The README's short table is made of the same files.
+
 Enters: claims.md.jinja and docs/claims/*.json. Leaves: the page, or what differs from it. The
 template holds no figure of its own: each is asked of `Figures`, so that a number on the page can
 neither be mistyped nor outlive the results that it came from.
@@ -13,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
+from benchmarks.claims.readme import README, with_table
 from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES
 from benchmarks.claims.results import RESULTS, result_file
 from benchmarks.claims.verdicts import claims_table, markdown, order_table, routes_table
@@ -52,11 +55,25 @@ def measured(results: Path = RESULTS) -> list[Figures]:
     return [Figures(r, results) for r in REGIMES if result_file(r, results).exists()]
 
 
-def compare(page: Path = PAGE, results: Path = RESULTS) -> list[str]:
-    """Lines that differ between the page and what the result files say; none: they agree."""
-    there = page.read_text().splitlines() if page.exists() else []
-    wanted = render(results).splitlines()
-    return list(difflib.unified_diff(there, wanted, str(page), "result files", lineterm=""))
+def write(page: Path = PAGE, readme: Path = README, results: Path = RESULTS) -> None:
+    """Write the page, and the README's table."""
+    page.write_text(render(results))
+    if found := measured(results):
+        readme.write_text(with_table(readme.read_text(), found))
+
+
+def compare(page: Path = PAGE, readme: Path = README, results: Path = RESULTS) -> list[str]:
+    """Lines in which the page and the README differ from what the result files say."""
+    pairs = [(page, page.read_text() if page.exists() else "", render(results))]
+    if found := measured(results):
+        pairs.append((readme, readme.read_text(), with_table(readme.read_text(), found)))
+    return [
+        line
+        for path, there, wanted in pairs
+        for line in difflib.unified_diff(
+            there.splitlines(), wanted.splitlines(), str(path), "result files", lineterm=""
+        )
+    ]
 
 
 def regime_table(figures: Figures) -> str:

@@ -1,7 +1,8 @@
 """The four regimes: which data set, which backbone, how that is made.
 
-There are two recognizers, one for each data set. On its own set a recognizer is the paper's
-baseline; on the other one it is a backbone that never saw the classes.
+In the paper's regime the backbone was trained on the set's own classes. In the generic one it never
+saw them: for stick something it is the recognizer of stick diving, for stick diving a backbone that
+was taught poses and no class, since dives can't be learned from maps made for stick something.
 
 Enters: nothing. Leaves: for each regime its experiment of configs/ and the settings that say where
 things are. Paths are relative to the regime's own folder, in which all commands run.
@@ -61,8 +62,8 @@ REGIMES = (
         "diving_generic",
         "Stick diving, backbone that never saw the classes",
         "claims_diving_generic",
-        "something_classes.safetensors",
-        "something_paper",
+        "diving_pose.safetensors",
+        "diving_generic",
     ),
     Regime(
         "something_paper",

@@ -13,6 +13,7 @@ import torch
 from benchmarks.claims.document import compare, regime_table, render
 from benchmarks.claims.figures import Figures
 from benchmarks.claims.picture import draw_differences
+from benchmarks.claims.readme import BEGIN, END, README
 from benchmarks.claims.regimes import BY_NAME, ROOT
 from benchmarks.claims.results import collect, result_file, right_clips
 from benchmarks.claims.routes import describe_routes
@@ -113,6 +114,18 @@ def test_a_changed_figure_is_seen(tmp_path):
     assert f"-{changed}" in found and f"+{line}" in found
 
 
+def test_a_changed_figure_of_the_readme_is_seen(tmp_path):
+    readme = tmp_path / "README.md"
+    text = README.read_text()
+    table = text.partition(BEGIN)[2].partition(END)[0]
+    assert table.count("\n| ") >= 4, "a head, its rule and the regimes"
+    readme.write_text(text.replace(table, table.replace(".", ".9", 1)))
+    assert any(line.startswith("+") and ".9" not in line for line in compare(readme=readme))
+    readme.write_text(text.replace(END, ""))
+    with pytest.raises(ValueError, match="with its end"):
+        compare(readme=readme)
+
+
 @pytest.mark.parametrize(
     ("wrong", "seeds", "expected"),
     [(3, [0, 1], "holds"), (-3, [0, 1], "opposite"), (0, [0, 1], "not seen"), (3, [0], "one seed")],
@@ -183,5 +196,5 @@ def test_a_regime_is_made_from_nothing(name, tmp_path):
     figures = Figures(BY_NAME[name], tmp_path / "results")
     assert len(figures.routes("full")[0]["layers"]) == 3
     assert len(figures.differences) == 18 and 0 <= figures.top1("full") <= 100
-    weights = tmp_path / "weights" / "something_classes.safetensors"
+    weights = tmp_path / "weights" / "diving_pose.safetensors"
     assert weights.exists() == (name == "diving_generic")

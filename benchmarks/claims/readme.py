@@ -1,0 +1,52 @@
+"""The README's short table of the claims: the same figures, kept between two marks.
+
+Enters: `Figures` of the regimes that there are, the README's text. Leaves: the text with its table.
+"""
+
+from __future__ import annotations
+
+from benchmarks.claims.figures import Figures
+from benchmarks.claims.regimes import ROOT
+from benchmarks.claims.verdicts import markdown
+
+README = ROOT / "README.md"
+BEGIN = "<!-- python -m benchmarks.claims document: begin -->\n"
+END = "<!-- python -m benchmarks.claims document: end -->\n"
+COLUMNS = {
+    "baseline": "baseline",
+    "linear_probe": "linear probe",
+    "full": "DSTS, plain steps",
+    "with_udl": "DSTS with UDL",
+    "neurons_1": "N = 1",
+    "conv_block": "3-D convolution block",
+    "attentive_probe": "attentive probe",
+}
+
+
+def summary_table(found: list[Figures]) -> str:
+    """A row a regime: top-1 in percent, ± the standard deviation over seeds."""
+    rows = [["frozen maps", *COLUMNS.values(), "seeds"]]
+    for figures in found:
+        cells = [_top1(figures, name) for name in COLUMNS]
+        rows.append([figures.regime.title, *cells, str(figures.num_seeds("full"))])
+    return markdown(rows)
+
+
+def with_table(text: str, found: list[Figures]) -> str:
+    """`text` with the table between its marks.
+
+    Raises:
+        ValueError: A mark is missing.
+    """
+    before, _, rest = text.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"the README has no {BEGIN.strip()} with its end")
+    return f"{before}{BEGIN}\n{summary_table(found)}\n\n{END}{after}"
+
+
+def _top1(figures: Figures, name: str) -> str:
+    if name not in figures.variants:
+        return ""
+    spread = None if name == "baseline" else figures.spread(name)  # it isn't trained
+    return f"{figures.top1(name):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
