@@ -37,7 +37,7 @@ def render(results: Path = RESULTS) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"points": points, "seeds_interval": seeds_interval, "percent": percent}
-    environment.filters["clips_interval"] = clips_interval
+    environment.filters |= {"clips_interval": clips_interval, "said": said}
     template = environment.get_template("claims.md.jinja")
     return template.render(
         regimes=REGIMES,
@@ -100,6 +100,22 @@ def regime_table(figures: Figures) -> str:
 def points(difference: Difference) -> str:
     """Such as "+1.2"."""
     return f"{difference.points:+.1f}"
+
+
+def said(difference: Difference, how: str) -> str:
+    """Its points, for a sentence that says of it what its two intervals say.
+
+    Args:
+        how: "above" zero, "below", or "open": they don't agree on either.
+
+    Raises:
+        ValueError: They say something else: the sentence is to be written anew.
+    """
+    found = "above" if difference.is_above_zero else "open"
+    found = "below" if difference.is_below_zero else found
+    if found != how:
+        raise ValueError(f"the page says {how}, but the intervals say {found}: {difference}")
+    return points(difference)
 
 
 def seeds_interval(difference: Difference) -> str:

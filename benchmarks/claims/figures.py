@@ -17,10 +17,11 @@ from benchmarks.claims.regimes import Regime
 from benchmarks.claims.results import RESULTS, result_file, right_clips
 from dsts_pipeline.base.files import read_json
 from dsts_pipeline.metrics.intervals import Bootstrap
-from dsts_pipeline.metrics.seeds import over_seeds, paired_over_clips, paired_over_seeds
+from dsts_pipeline.metrics.seeds import over_seeds, paired_over_seeds
 from dsts_pipeline.metrics.significance import holm
 
 REFERENCE = "full"
+BOOTSTRAP = Bootstrap()
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Figures:
 
     def __init__(self, regime: Regime, folder: Path = RESULTS) -> None:
         self.regime, self.content = regime, read_json(result_file(regime, folder))
+        self._known_draws: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
 
     @property
     def variants(self) -> dict[str, Any]:
@@ -105,17 +107,29 @@ class Figures:
     def versus(self, name: str, other: str = REFERENCE) -> Difference:
         """`name` minus `other`, on the seeds that both have; p is not adjusted."""
         own, base = self.hits[name], self.hits[other]
-        seeds = [seed for seed in own if seed in base]
-        pair = [np.stack([side[seed] for seed in seeds]) for side in (own, base)]
-        by_seed = paired_over_seeds(pair[0].mean(axis=1).tolist(), pair[1].mean(axis=1).tolist())
-        by_clip = paired_over_clips(pair[0], pair[1], Bootstrap())
+        seeds = tuple(seed for seed in own if seed in base)
+        by_seed = paired_over_seeds(
+            *([float(side[seed].mean()) for seed in seeds] for side in (own, base))
+        )
+        draws, count = self._draws(seeds), self.content["num_clips"] * len(seeds)
+        resampled = (draws[name] - draws[other]) / count
+        by_clip = BOOTSTRAP.interval_of_draws(by_seed["difference"], resampled)
         return Difference(
             100 * by_seed["difference"],
             *(None if by_seed[side] is None else 100 * by_seed[side] for side in ("low", "high")),
-            100 * by_clip["low"],
-            100 * by_clip["high"],
+            100 * by_clip.low,
+            100 * by_clip.high,
             by_seed["p_value"],
         )
+
+    def _draws(self, seeds: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Right answers of all `seeds` on each draw of clips, of every variant that has them."""
+        if seeds not in self._known_draws:
+            having = {name: runs for name, runs in self.hits.items() if runs.keys() >= set(seeds)}
+            columns = [np.sum([runs[seed] for seed in seeds], axis=0) for runs in having.values()]
+            draws = BOOTSTRAP.draws_of_sums(np.stack(columns, axis=1))
+            self._known_draws[seeds] = dict(zip(having, draws.T, strict=True))
+        return self._known_draws[seeds]
 
     @cached_property
     def differences(self) -> dict[str, Difference]:

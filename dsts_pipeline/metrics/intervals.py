@@ -46,14 +46,28 @@ class Bootstrap:
         """Mean of `values` (`[n]`; hits, or differences of hits) over clips."""
         values = np.asarray(values, np.float64)
         draws = [weights @ values / len(values) for weights in self._draw(len(values))]
-        return self._interval(float(values.mean()), np.concatenate(draws))
+        return self.interval_of_draws(float(values.mean()), np.concatenate(draws))
 
     def intervals_of_means(self, columns: np.ndarray) -> list[Interval]:
         """`interval_of_mean` of each column of `columns [n, F]`, with one set of draws for all."""
         columns = np.asarray(columns, np.float64)
-        draws = np.concatenate([w @ columns / len(columns) for w in self._draw(len(columns))])
-        means = columns.mean(axis=0)
-        return [self._interval(float(m), d) for m, d in zip(means, draws.T, strict=True)]
+        draws, means = self.draws_of_sums(columns) / len(columns), columns.mean(axis=0).tolist()
+        return [self.interval_of_draws(m, d) for m, d in zip(means, draws.T, strict=True)]
+
+    def draws_of_sums(self, columns: np.ndarray) -> np.ndarray:
+        """Sums of each column of `columns [n, F]` on each draw, float64 `[num_resamples, F]`.
+
+        A sum is linear: a difference of two columns has the difference of their draws. Those of
+        whole numbers are exact, so that they are the same on every machine.
+        """
+        columns = np.asarray(columns, np.float64)
+        return np.concatenate([weights @ columns for weights in self._draw(len(columns))])
+
+    def interval_of_draws(self, value: float, draws: np.ndarray) -> Interval:
+        """A figure with the percentiles of its values on all draws."""
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail])
+        return Interval(value, float(low), float(high), self.confidence)
 
     def interval_of_class_mean(
         self, values: np.ndarray, labels: np.ndarray, num_classes: int
@@ -71,7 +85,7 @@ class Bootstrap:
         sums = members * values[:, None]
         draws = [_class_mean(w @ sums, w @ members) for w in self._draw(len(values))]
         everything = _class_mean(sums.sum(axis=0), members.sum(axis=0))
-        return self._interval(float(everything), np.concatenate(draws))
+        return self.interval_of_draws(float(everything), np.concatenate(draws))
 
     def _draw(self, num_clips: int) -> Iterator[np.ndarray]:
         """How often each clip was drawn, float64 `[r, n]`, in chunks of bounded size."""
@@ -83,11 +97,6 @@ class Bootstrap:
             drawn += np.arange(rows)[:, None] * num_clips
             counts = np.bincount(drawn.ravel(), minlength=rows * num_clips)
             yield counts.reshape(rows, num_clips).astype(np.float64)
-
-    def _interval(self, value: float, draws: np.ndarray) -> Interval:
-        tail = (1 - self.confidence) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail])
-        return Interval(value, float(low), float(high), self.confidence)
 
 
 def _class_mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:

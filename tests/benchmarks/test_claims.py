@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims.document import compare, regime_table, render
+from benchmarks.claims.document import compare, regime_table, render, said
 from benchmarks.claims.figures import Figures
 from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.readme import BEGIN, END, README
@@ -134,6 +134,10 @@ def test_a_claim_holds_where_both_intervals_are_above_zero(wrong, seeds, expecte
     collect(REGIME, ablation(tmp_path / "run", seeds, wrong=wrong, other="with_udl"), tmp_path)
     figures = Figures(REGIME, tmp_path)
     assert verdict(figures.versus("with_udl", "full")) == expected
+    how = {"holds": "above", "opposite": "below"}.get(expected, "open")
+    assert said(figures.versus("with_udl", "full"), how) == f"{100 * wrong / 40:+.1f}"
+    with pytest.raises(ValueError, match=f"intervals say {how}"):
+        said(figures.versus("with_udl", "full"), "below" if how == "above" else "above")
     row = next(r for r in claims_table([figures]).splitlines() if "UDL helps" in r)
     assert row.endswith(f" {expected} |") and f"| {100 * wrong / 40:+.1f} (" in row
     assert "| +1.0 |" in row, "the paper's difference, from its Table 5"
