@@ -40,9 +40,9 @@ def _panel(axes: Axes, figures: Figures, names: list[str]) -> None:
         if one is None:
             continue
         color = _LEVEL
-        if one.clips_low > 0:
+        if one.is_above_zero:
             color = _BETTER
-        elif one.clips_high < 0:
+        elif one.is_below_zero:
             color = _WORSE
         axes.plot([one.clips_low, one.clips_high], [row, row], color=color, linewidth=1.0)
         if one.low is not None and one.high is not None:
