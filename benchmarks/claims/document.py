@@ -114,7 +114,10 @@ def said(difference: Difference, how: str) -> str:
     found = "above" if difference.is_above_zero else "open"
     found = "below" if difference.is_below_zero else found
     if found != how:
-        raise ValueError(f"the page says {how}, but the intervals say {found}: {difference}")
+        raise ValueError(
+            f"a sentence says {how}, but the intervals say {found}: {difference}; write it anew in "
+            "benchmarks/claims/claims.md.jinja"
+        )
     return points(difference)
 
 
