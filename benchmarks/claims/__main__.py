@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.claims import __doc__ as about
 from benchmarks.claims.document import COMMAND, PAGE, compare, measured, write
 from benchmarks.claims.picture import draw_differences
-from benchmarks.claims.regimes import BY_NAME, ROOT
+from benchmarks.claims.regimes import BY_NAME, ROOT, SEARCH
 from benchmarks.claims.results import RESULTS, collect
 from benchmarks.claims.routes import route_reader
 from benchmarks.claims.trainings import run_regime
@@ -26,7 +26,7 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="render, pretrain, extract, train; keep the results")
     run.add_argument("--regimes", nargs="+", choices=list(BY_NAME), default=list(BY_NAME))
-    run.add_argument("--seeds", type=int, default=5)
+    run.add_argument("--seeds", type=int, help="5; 1 of a study and of a step of the search")
     run.add_argument("--jobs", type=int, default=2, help="processes that share the trainings")
     run.add_argument("--home", type=Path, default=ROOT / "runs" / "claims")
     run.add_argument("--results", type=Path, default=RESULTS)
@@ -40,13 +40,14 @@ def main() -> int:
                 folder = run_regime(
                     BY_NAME[name],
                     chosen.home.resolve(),
-                    num_seeds=chosen.seeds,
+                    num_seeds=chosen.seeds or BY_NAME[name].num_seeds,
                     jobs=chosen.jobs,
                     overrides=chosen.overrides,
                 )
             except subprocess.CalledProcessError as error:  # it has said why
                 return error.returncode
-            routes = route_reader(folder, "test")
+            described = BY_NAME[name] not in SEARCH
+            routes = route_reader(folder, "test") if described else None
             print(collect(BY_NAME[name], folder, chosen.results, routes))
         return 0
     if chosen.command == "document":

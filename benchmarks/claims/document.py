@@ -18,6 +18,7 @@ from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.readme import README, with_table
 from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES
 from benchmarks.claims.results import RESULTS, result_file
+from benchmarks.claims.search import Search, search_table
 from benchmarks.claims.verdicts import claims_table, markdown, order_table, routes_table
 from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
 
@@ -43,10 +44,12 @@ def render(results: Path = RESULTS) -> str:
         regimes=REGIMES,
         found=found,
         present=measured(results),
+        searches=[Search(found[r.name], results) for r in REGIMES if Search.exists(r, results)],
         table=regime_table,
         claims_table=claims_table,
         routes_table=routes_table,
         order_table=order_table,
+        search_table=search_table,
     )
 
 

@@ -10,7 +10,7 @@ things are. Paths are relative to the regime's own folder, in which all commands
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,8 @@ class Regime:
         experiment: Of configs/experiment.
         weights: The backbone's file below the runs' weights folder; None for the embedded one.
         maker: The regime whose settings pretrain that backbone; None for the embedded one.
+        num_seeds: How often each variant is trained.
+        learning_rate: Another one than the experiment's, for all heads.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Regime:
     experiment: str
     weights: str | None = None
     maker: str | None = None
+    num_seeds: int = 5
+    learning_rate: float | None = None
 
     @property
     def data(self) -> str:
@@ -42,14 +46,26 @@ class Regime:
 
     @property
     def settings(self) -> dict[str, str]:
-        """Where data, weights and stores are, as overrides."""
+        """Where data, weights and stores are, and the learning rate, as overrides."""
         weights = str(EMBEDDED) if self.weights is None else f"../weights/{self.weights}"
-        return {
+        places = {
             "backbone.weights": weights,
             "dataset.root": f"../data/stick_{self.data}",
             "pretrain.pool": "../pool",
             "store.root": "../stores",
         }
+        if self.learning_rate is None:
+            return places
+        return places | {"train.learning_rate": str(self.learning_rate)}
+
+    def at(self, learning_rate: float) -> Regime:
+        """The same with another learning rate for all heads, once: a step of the search."""
+        return replace(
+            self,
+            name=f"{self.name}_rate_{learning_rate:g}",
+            num_seeds=1,
+            learning_rate=learning_rate,
+        )
 
 
 REGIMES = (
@@ -83,6 +99,9 @@ STUDIES = (
         "routing",
         "What keeps routing from paying: stick something, generic backbone, ordinary steps",
         "claims_routing",
+        num_seeds=1,
     ),
 )
-BY_NAME = {regime.name: regime for regime in (*REGIMES, *STUDIES)}
+OTHER_RATES = (1e-3, 4e-3)
+SEARCH = tuple(regime.at(rate) for regime in REGIMES for rate in OTHER_RATES)
+BY_NAME = {regime.name: regime for regime in (*REGIMES, *STUDIES, *SEARCH)}

@@ -21,7 +21,7 @@ from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.metrics.predictions import Predictions
 
 RESULTS = ROOT / "docs" / "claims"
-KEPT = ("seed", "class_wise", "epochs", "best_epoch", "train_seconds", "layers")
+KEPT = ("seed", "heldout_accuracy", "class_wise", "epochs", "best_epoch", "train_seconds", "layers")
 
 
 def result_file(regime: Regime, folder: Path = RESULTS) -> Path:

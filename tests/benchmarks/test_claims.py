@@ -17,6 +17,7 @@ from benchmarks.claims.readme import BEGIN, END, README
 from benchmarks.claims.regimes import BY_NAME, ROOT
 from benchmarks.claims.results import collect, result_file, right_clips
 from benchmarks.claims.routes import describe_routes
+from benchmarks.claims.search import Search, search_table
 from benchmarks.claims.verdicts import claims_table, verdict
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feed import FeatureFeed
@@ -28,8 +29,13 @@ REGIME = BY_NAME["diving_generic"]
 LABELS = np.arange(40) % 4
 
 
-def ablation(folder, seeds, *, store="s", wrong=3, epochs=2, other="without_udl"):
-    """Outputs of an ablation: the variant is wrong on `wrong` clips fewer than the full model."""
+def ablation(
+    folder, seeds, *, store="s", wrong=3, epochs=2, other="without_udl", rate=2e-3, heldout=0.5
+):
+    """Outputs of an ablation: the variant is wrong on `wrong` clips fewer than the full model.
+
+    `heldout` is the variant's accuracy there; the full model's is 0.5.
+    """
     runs = {}
     for name, missed in (("full", 10), (other, 10 - wrong)):
         runs[name] = []
@@ -42,12 +48,14 @@ def ablation(folder, seeds, *, store="s", wrong=3, epochs=2, other="without_udl"
                 tuple(f"clip{n}" for n in range(40)), LABELS, np.eye(4, dtype=np.float32)[answers]
             ).save(folder / "outputs/ablation" / path)
             row = {"seed": seed, "class_wise": 0.5, "epochs": epochs, "best_epoch": 1}
+            row |= {"heldout_accuracy": heldout if name == other else 0.5}
             runs[name].append(row | {"train_seconds": 1.0, "layers": [], "predictions": path})
+    settings = {"head": {}, "udl": {}, "train": {"learning_rate": rate}}
     content = {
         "store": store,
         "split": "test",
         "num_clips": 40,
-        "provenance": {"commit": "c", "settings": {"head": {}, "udl": {}, "train": {}}},
+        "provenance": {"commit": "c", "settings": settings},
         "variants": {
             name: {
                 "title": name,
@@ -141,6 +149,48 @@ def test_a_claim_holds_where_both_intervals_are_above_zero(wrong, seeds, expecte
     row = next(r for r in claims_table([figures]).splitlines() if "UDL helps" in r)
     assert row.endswith(f" {expected} |") and f"| {100 * wrong / 40:+.1f} (" in row
     assert "| +1.0 |" in row, "the paper's difference, from its Table 5"
+
+
+def searched(folder, *, of_rates, store="s"):
+    """A search in which the variant has (clips fewer wrong, held-out accuracy) at each rate."""
+    for rate, (wrong, heldout) in of_rates.items():
+        regime = REGIME if rate == 2e-3 else REGIME.at(rate)
+        is_other = rate != 2e-3
+        made = ablation(
+            folder / regime.name,
+            [0] if is_other else [0, 1],
+            store=store if is_other else "s",
+            wrong=wrong,
+            other="with_udl",
+            rate=rate,
+            heldout=heldout,
+        )
+        collect(regime, made, folder)
+    return Search(Figures(REGIME, folder), folder)
+
+
+def test_the_rate_is_chosen_on_heldout_clips_alone(tmp_path):
+    search = searched(tmp_path, of_rates={1e-3: (-8, 0.6), 2e-3: (3, 0.5), 4e-3: (9, 0.4)})
+    assert [step.rate for step in search.steps("with_udl")] == [1e-3, 2e-3, 4e-3]
+    assert search.chosen("with_udl").rate == 1e-3, "the worst on test clips"
+    assert search.chosen("full").rate == 1e-3, "the lowest of equals"
+    found = search.versus("with_udl")
+    assert found.value == pytest.approx(-20) and found.low < -20 < found.high < 0
+    assert "| with_udl | 1e-3: 55.0, -20.0 (" in search_table([search])
+    assert [one.what for one, _ in search.turned()] == ["with UDL - ordinary steps"]
+
+
+def test_a_verdict_that_the_search_bears_out_is_not_turned(tmp_path):
+    search = searched(tmp_path, of_rates={1e-3: (1, 0.4), 2e-3: (3, 0.5), 4e-3: (6, 0.6)})
+    assert search.chosen("with_udl").rate == 4e-3 and not search.turned()
+
+
+def test_a_search_takes_all_rates_on_the_same_maps(tmp_path):
+    collect(REGIME, ablation(tmp_path / "run", [0]), tmp_path)
+    assert not Search.exists(REGIME, tmp_path)
+    with pytest.raises(DataError, match="of another store"):
+        searched(tmp_path, of_rates={1e-3: (1, 0.4), 4e-3: (6, 0.6)}, store="t")
+    assert Search.exists(REGIME, tmp_path)
 
 
 def test_routes_tell_specialists_from_chance(tmp_path):
