@@ -101,6 +101,12 @@ STUDIES = (
         "claims_routing",
         num_seeds=1,
     ),
+    Regime(
+        "choices",
+        "What the paper leaves open: stick something, generic backbone",
+        "claims_choices",
+        num_seeds=1,
+    ),
 )
 OTHER_RATES = (1e-3, 4e-3)
 SEARCH = tuple(regime.at(rate) for regime in REGIMES for rate in OTHER_RATES)
