@@ -28,6 +28,10 @@ class LayerNoise(NamedTuple):
     gate_normal: Tensor
     gate_hard: Tensor
 
+    def scaled(self, factor: float) -> LayerNoise:
+        """With Gumbel and normal values times `factor`; the coins stay."""
+        return self._replace(gumbel=factor * self.gumbel, gate_normal=factor * self.gate_normal)
+
 
 def draw_layer_noise(
     num_samples: int,

@@ -7,8 +7,8 @@ the load-balancing loss, as a function of any parameter values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,12 @@ class Draw:
 
     batch: FeatureBatch
     noise: Sequence[LayerNoise] | None
+
+    def with_noise_scaled(self, factor: float) -> Self:
+        """The same with its noise times `factor`."""
+        if self.noise is None or factor == 1.0:
+            return self
+        return replace(self, noise=tuple(one.scaled(factor) for one in self.noise))
 
 
 @dataclass(frozen=True)

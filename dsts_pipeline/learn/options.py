@@ -38,6 +38,8 @@ class TrainingOptions:
         order: "random", "shard" or "sequential"; see `feed.EpochSampler`.
         shard_window: Shards whose clips are mixed in the order "shard".
         class_balanced: Whether an epoch draws every class equally often.
+        final_noise: Factor on the routing's and the gates' noise at the end of the training, which
+            it nears linearly from 1; 1 (noise stays as it is) is the paper.
         balance_weight: Weight of the load-balancing loss; 0 is the paper.
         heldout_fraction: Share of the clips held out to choose the best epoch by.
         recompute_statistics: Whether norms get the statistics of noise-free passes before every
@@ -78,6 +80,7 @@ class TrainingOptions:
     shard_window: int = SHARD_WINDOW
     class_balanced: bool = False
     label_smoothing: float = 0.0
+    final_noise: float = 1.0
     balance_weight: float = 0.0
     heldout_fraction: float = 0.0
     recompute_statistics: bool = True
@@ -102,6 +105,10 @@ class TrainingOptions:
     def stream_seed(self) -> int:
         """The seed of the order of batches and of what is held out."""
         return self.seed if self.data_seed is None else self.data_seed
+
+    def noise_scale_at(self, progress: float) -> float:
+        """Factor on the noise at `progress` in [0, 1] of the training."""
+        return 1.0 + progress * (self.final_noise - 1.0)
 
     def learning_rate_of(self, name: str) -> float:
         """Peak learning rate of the parameter `name`."""

@@ -52,6 +52,7 @@ class Stepper:
         method: How UDL's product is computed.
         redraw: Whether UDL's step 3 draws new noise.
         generator: Randomness of the noise.
+        noise_scale: Factor on the noise of the steps to come.
     """
 
     objective: Objective
@@ -62,6 +63,7 @@ class Stepper:
     method: Method = "exact"
     redraw: bool = False
     generator: torch.Generator | None = None
+    noise_scale: float = 1.0
 
     def plain_step(self, batch: FeatureBatch) -> StepResult:
         """Update u and d by the gradient of one loss (the ablation without UDL, Table 5)."""
@@ -124,9 +126,10 @@ class Stepper:
         """The batch's parts with their noise and weight in the mean."""
         parts = split_batch(batch, self.part_size or len(batch))
         num_samples = len(batch) * self.objective.processes.world_size
-        return [
-            (self.objective.draw(part, self.generator), len(part) / num_samples) for part in parts
-        ]
+        return [(self._draw(part), len(part) / num_samples) for part in parts]
+
+    def _draw(self, part: FeatureBatch) -> Draw:
+        return self.objective.draw(part, self.generator).with_noise_scaled(self.noise_scale)
 
     def _gradients(
         self, objective: Objective, parts: Sequence[Part], parameters: Sequence[Tensor]

@@ -196,6 +196,7 @@ class Training:
     ) -> StepResult:
         factor = self.stepper.downstream.set_progress(progress)
         self.stepper.upstream.set_progress(progress)
+        self.stepper.noise_scale = self.options.noise_scale_at(progress)
         if self.options.mixup_alpha:
             place = self.num_steps, self.processes.rank
             seed = derive_seed(self.options.seed, "mixup", *place)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.progress import track
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.head.recalibration import recalibrate
@@ -107,6 +110,57 @@ def test_mixup_reaches_the_training():
     plain, _ = probe_after()
     mixed, _ = probe_after(mixup_alpha=1.0)
     assert not torch.equal(plain.classifier.weight, mixed.classifier.weight)
+
+
+def test_noise_fades_linearly_over_the_training():
+    def trained(**options):
+        torch.manual_seed(0)
+        head = DSTSHead(6, 4, num_neurons=2, num_layers=1)
+        training = Training(
+            head,
+            ordered_feed(),
+            TrainingOptions(num_epochs=2, batch_size=16, udl=False, **options),
+            joined_of_one(),
+        )
+        scales = []
+
+        def note():
+            scales.append(training.stepper.noise_scale)
+
+        with track("training", total=2) as progress:
+            for _ in range(2):
+                training.run_epoch(progress, note)
+        return head, scales
+
+    steady, scales = trained()
+    assert set(scales) == {1.0}
+    fading, scales = trained(final_noise=0.2)
+    assert len(scales) > 2 and scales[0] == 1.0
+    assert scales == pytest.approx(np.linspace(1.0, 0.2, len(scales) + 1)[:-1])
+    assert not torch.equal(steady.layers[0].gate_logits, fading.layers[0].gate_logits)
+
+
+@pytest.mark.parametrize("udl", [False, True])
+def test_steps_with_scaled_noise_are_those_of_a_head_with_scaled_noise(udl):
+    def stepped(scale, **options):
+        torch.manual_seed(0)
+        head = DSTSHead(6, 4, num_neurons=3, num_layers=2, **options)
+        training = Training(head, ordered_feed(), TrainingOptions(num_epochs=1), joined_of_one())
+        stepper, batch = training.stepper, batch_of()
+        stepper.generator.manual_seed(1)
+        stepper.noise_scale = scale
+        if udl:
+            stepper.udl_step(batch, replace(batch, rows=batch.rows + 6), inner_lr=0.1)
+        else:
+            stepper.plain_step(batch)
+        return head.state_dict()
+
+    wanted = stepped(1.0, gumbel_scale=0.25, gate_noise_scale=0.25)
+    found = stepped(0.25)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+    other = stepped(1.0)
+    assert not torch.equal(other["layers.0.gate_logits"], wanted["layers.0.gate_logits"])
 
 
 def test_statistics_at_the_end_are_of_as_many_clips_as_asked_for():

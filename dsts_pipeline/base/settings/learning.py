@@ -80,6 +80,7 @@ class TrainSettings(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     mixup_alpha: float = Field(0.0, ge=0.0)  # 0: no mixup
+    final_noise: float = Field(1.0, ge=0.0)  # factor on routing's and gates' noise, linear from 1
     balance_weight: float = Field(0.0, ge=0.0)
     ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
     max_loss: float = Field(1e6, gt=0.0)  # above it a training counts as diverged
