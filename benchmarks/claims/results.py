@@ -9,6 +9,7 @@ be computed again from the file alone.
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from benchmarks.claims.regimes import ROOT, Regime
 from benchmarks.claims.routes import Describe
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.metrics.predictions import Predictions
 
 RESULTS = ROOT / "docs" / "claims"
+SECTIONS = {"head": HeadSettings, "udl": UdlSettings, "train": TrainSettings}
 KEPT = ("seed", "heldout_accuracy", "class_wise", "epochs", "best_epoch", "train_seconds", "layers")
 
 
@@ -47,11 +50,7 @@ def collect(
         "store": found["store"],
         "split": found["split"],
         "num_clips": found["num_clips"],
-        "settings": {
-            key: made_by["settings"][key]
-            for key in ("head", "udl", "train")
-            if key in made_by["settings"]
-        },
+        "settings": _with_defaults(made_by["settings"]),
     }
     variants = {
         name: {
@@ -89,9 +88,21 @@ def _row(
     return row | {"commit": commit, "right": base64.b64encode(np.packbits(hits)).decode()}
 
 
+def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Sections that decide a training; options that came later have their defaults, which leave
+    everything as it was."""
+    return {
+        name: section.model_validate_json(json.dumps(settings.get(name, {}))).model_dump(
+            mode="json"
+        )
+        for name, section in SECTIONS.items()
+    }
+
+
 def _merge(
     before: dict[str, Any], common: dict[str, Any], variants: dict[str, Any], path: Path
 ) -> dict[str, Any]:
+    before = before | {"settings": _with_defaults(before.get("settings", {}))}
     other = sorted(key for key, value in common.items() if before.get(key) != value)
     if other:
         raise DataError(

@@ -44,12 +44,13 @@ class Search:
     """
 
     def __init__(self, figures: Figures, folder: Path = RESULTS) -> None:
-        others = [Figures(figures.regime.at(rate), folder) for rate in OTHER_RATES]
+        regime = figures.regime
+        others = [Figures(regime.at(rate), folder) for rate in OTHER_RATES[regime.name]]
         for one in others:
             if one.content["store"] != figures.content["store"]:
                 raise DataError(
                     f"{result_file(one.regime, folder)} is of another store than "
-                    f"{figures.regime.name}.json; run its regime again"
+                    f"{regime.name}.json; run its regime again"
                 )
         self.figures = figures
         self._of = {one.content["settings"]["train"]["learning_rate"]: one for one in others}
@@ -58,7 +59,7 @@ class Search:
     @staticmethod
     def exists(regime: Regime, folder: Path = RESULTS) -> bool:
         """Whether all its rates were trained."""
-        names = (regime, *(regime.at(rate) for rate in OTHER_RATES))
+        names = (regime, *(regime.at(rate) for rate in OTHER_RATES[regime.name]))
         return all(result_file(one, folder).exists() for one in names)
 
     def steps(self, name: str) -> list[Step]:

@@ -99,6 +99,19 @@ def test_other_maps_are_never_mixed_in(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_an_option_that_came_later_had_its_default_before(tmp_path):
+    path = collect(REGIME, ablation(tmp_path / "first", [0]), tmp_path)
+    content = json.loads(path.read_text())
+    assert content["settings"]["train"].pop("final_noise") == 1.0
+    path.write_text(json.dumps(content))
+    collect(REGIME, ablation(tmp_path / "second", [1]), tmp_path)
+    assert list(Figures(REGIME, tmp_path).runs("full")) == [0, 1]
+    content["settings"]["train"]["final_noise"] = 0.5
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="is of other settings"):
+        collect(REGIME, ablation(tmp_path / "second", [1]), tmp_path)
+
+
 def test_the_table_has_the_papers_difference_beside_ours(tmp_path):
     collect(REGIME, ablation(tmp_path / "run", [0, 1]), tmp_path)
     row = next(r for r in regime_table(Figures(REGIME, tmp_path)).splitlines() if "udl" in r)
@@ -170,18 +183,18 @@ def searched(folder, *, of_rates, store="s"):
 
 
 def test_the_rate_is_chosen_on_heldout_clips_alone(tmp_path):
-    search = searched(tmp_path, of_rates={1e-3: (-8, 0.6), 2e-3: (3, 0.5), 4e-3: (9, 0.4)})
-    assert [step.rate for step in search.steps("with_udl")] == [1e-3, 2e-3, 4e-3]
-    assert search.chosen("with_udl").rate == 1e-3, "the worst on test clips"
-    assert search.chosen("full").rate == 1e-3, "the lowest of equals"
+    search = searched(tmp_path, of_rates={8e-3: (-8, 0.6), 2e-3: (3, 0.5), 4e-3: (9, 0.4)})
+    assert [step.rate for step in search.steps("with_udl")] == [2e-3, 4e-3, 8e-3]
+    assert search.chosen("with_udl").rate == 8e-3, "the worst on test clips"
+    assert search.chosen("full").rate == 2e-3, "the lowest of equals"
     found = search.versus("with_udl")
     assert found.value == pytest.approx(-20) and found.low < -20 < found.high < 0
-    assert "| with_udl | 1e-3: 55.0, -20.0 (" in search_table([search])
+    assert "| with_udl | 8e-3: 55.0, -20.0 (" in search_table([search])
     assert [one.what for one, _ in search.turned()] == ["with UDL - ordinary steps"]
 
 
 def test_a_verdict_that_the_search_bears_out_is_not_turned(tmp_path):
-    search = searched(tmp_path, of_rates={1e-3: (1, 0.4), 2e-3: (3, 0.5), 4e-3: (6, 0.6)})
+    search = searched(tmp_path, of_rates={8e-3: (1, 0.4), 2e-3: (3, 0.5), 4e-3: (6, 0.6)})
     assert search.chosen("with_udl").rate == 4e-3 and not search.turned()
 
 
@@ -189,7 +202,7 @@ def test_a_search_takes_all_rates_on_the_same_maps(tmp_path):
     collect(REGIME, ablation(tmp_path / "run", [0]), tmp_path)
     assert not Search.exists(REGIME, tmp_path)
     with pytest.raises(DataError, match="of another store"):
-        searched(tmp_path, of_rates={1e-3: (1, 0.4), 4e-3: (6, 0.6)}, store="t")
+        searched(tmp_path, of_rates={8e-3: (1, 0.4), 4e-3: (6, 0.6)}, store="t")
     assert Search.exists(REGIME, tmp_path)
 
 
