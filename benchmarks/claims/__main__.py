@@ -13,6 +13,7 @@ from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.regimes import BY_NAME, ROOT, SEARCH
 from benchmarks.claims.results import RESULTS, collect
 from benchmarks.claims.routes import route_reader
+from benchmarks.claims.search import unchosen
 from benchmarks.claims.trainings import run_regime
 
 
@@ -31,6 +32,11 @@ def main() -> int:
     run.add_argument("--home", type=Path, default=ROOT / "runs" / "claims")
     run.add_argument("--results", type=Path, default=RESULTS)
     run.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
+    run.add_argument(
+        "--chosen",
+        action="store_true",
+        help="only the variants that chose it in the search (for a rate's regime)",
+    )
     commands.add_parser("document", help="write docs/claims.md and the README's table")
     commands.add_parser("check", help="compare both with the result files")
     chosen = parser.parse_args()
@@ -43,6 +49,7 @@ def main() -> int:
                     num_seeds=chosen.seeds or BY_NAME[name].num_seeds,
                     jobs=chosen.jobs,
                     overrides=chosen.overrides,
+                    leave_out=unchosen(BY_NAME[name], chosen.results) if chosen.chosen else (),
                 )
             except subprocess.CalledProcessError as error:  # it has said why
                 return error.returncode

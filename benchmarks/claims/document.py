@@ -10,6 +10,7 @@ neither be mistyped nor outlive the results that it came from.
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -29,7 +30,9 @@ COMMAND = "python -m benchmarks.claims document"
 def render(results: Path = RESULTS) -> str:
     """The page as the result files have it; regimes without a file are said to be missing."""
     everything = (*REGIMES, *STUDIES)
-    found = {r.name: Figures(r, results) for r in everything if result_file(r, results).exists()}
+    found = {
+        r.name: Figures.read(r, results) for r in everything if result_file(r, results).exists()
+    }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -39,12 +42,16 @@ def render(results: Path = RESULTS) -> str:
     )
     environment.filters |= {"points": points, "seeds_interval": seeds_interval, "percent": percent}
     environment.filters |= {"clips_interval": clips_interval, "said": said}
+    environment.filters |= {"said_by_clips": said_by_clips}
+    searches = [Search(found[r.name], results) for r in REGIMES if Search.exists(r, results)]
     template = environment.get_template("claims.md.jinja")
     return template.render(
         regimes=REGIMES,
         found=found,
         present=measured(results),
-        searches=[Search(found[r.name], results) for r in REGIMES if Search.exists(r, results)],
+        searches=searches,
+        searches_turned=any(one.turned() for one in searches),
+        best={one.regime.name: one.figures for one in searches},
         table=regime_table,
         claims_table=claims_table,
         routes_table=routes_table,
@@ -55,7 +62,7 @@ def render(results: Path = RESULTS) -> str:
 
 def measured(results: Path = RESULTS) -> list[Figures]:
     """The figures of the regimes that were trained."""
-    return [Figures(r, results) for r in REGIMES if result_file(r, results).exists()]
+    return [Figures.read(r, results) for r in REGIMES if result_file(r, results).exists()]
 
 
 def write(page: Path = PAGE, readme: Path = README, results: Path = RESULTS) -> None:
@@ -122,6 +129,12 @@ def said(difference: Difference, how: str) -> str:
             "benchmarks/claims/claims.md.jinja"
         )
     return points(difference)
+
+
+def said_by_clips(difference: Difference, how: str) -> str:
+    """As `said`, for trainings of one seed: what the interval over clips alone says."""
+    low, high = difference.clips_low, difference.clips_high
+    return said(replace(difference, low=low, high=high), how)
 
 
 def seeds_interval(difference: Difference) -> str:

@@ -52,11 +52,21 @@ class Difference:
 
 
 class Figures:
-    """What a result file says."""
+    """What a result file says.
 
-    def __init__(self, regime: Regime, folder: Path = RESULTS) -> None:
-        self.regime, self.content = regime, read_json(result_file(regime, folder))
+    Args:
+        regime: Whose.
+        content: Of its file, see `read`.
+    """
+
+    def __init__(self, regime: Regime, content: dict[str, Any]) -> None:
+        self.regime, self.content = regime, content
         self._known_draws: dict[tuple[int, ...], dict[str, np.ndarray]] = {}
+
+    @classmethod
+    def read(cls, regime: Regime, folder: Path = RESULTS) -> Figures:
+        """Those of the regime's file."""
+        return cls(regime, read_json(result_file(regime, folder)))
 
     @property
     def variants(self) -> dict[str, Any]:

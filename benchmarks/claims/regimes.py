@@ -108,13 +108,8 @@ STUDIES = (
         num_seeds=1,
     ),
 )
-OTHER_RATES = {
-    "diving_paper": (1e-3, 4e-3),
-    "diving_generic": (4e-3, 8e-3),
-    "something_paper": (1e-3, 4e-3),
-    "something_generic": (4e-3, 8e-3),
-}
-"""What the search tries beside the experiment's own rate. Where a head must learn everything, the
-higher one was the better for nearly all of them, so that the search goes upward."""
-SEARCH = tuple(regime.at(rate) for regime in REGIMES for rate in OTHER_RATES[regime.name])
+OTHER_RATES = (4e-3, 8e-3)
+"""What the search tries beside the experiments' own rate, 2e-3. It goes upward because 4e-3 was
+the better for nearly every head."""
+SEARCH = tuple(regime.at(rate) for regime in REGIMES for rate in OTHER_RATES)
 BY_NAME = {regime.name: regime for regime in (*REGIMES, *STUDIES, *SEARCH)}

@@ -1,35 +1,22 @@
 """The search that every variant had alike: three learning rates, chosen on held-out clips alone.
 
-Enters: a regime's result file and those of the same trainings at other rates, of one seed.
-Leaves: for each variant the rate of best held-out accuracy; differences of variants, each at its
-own rate; which verdicts would turn by that. Test clips have no part in the choice.
+Enters: a regime's result file and those of the same trainings at other rates. Leaves: for each
+variant the rate of best held-out accuracy; the `Figures` of variants at the rates that they chose;
+which verdicts would turn by that. Test clips have no part in the choice.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.claims.figures import BOOTSTRAP, REFERENCE, Figures
-from benchmarks.claims.regimes import OTHER_RATES, Regime
+from benchmarks.claims.figures import REFERENCE, Difference, Figures
+from benchmarks.claims.regimes import OTHER_RATES, REGIMES, Regime
 from benchmarks.claims.results import RESULTS, result_file
 from benchmarks.claims.verdicts import COMPARISONS, Comparison, markdown, verdict
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.metrics.intervals import Interval, paired_difference
 
 SEED = 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """A variant trained at one rate: accuracies in percent, and which test clips were right."""
-
-    rate: float
-    heldout: float
-    top1: float
-    hits: np.ndarray
+"""The choice is by this one seed, which every variant has at every rate."""
 
 
 class Search:
@@ -44,83 +31,96 @@ class Search:
     """
 
     def __init__(self, figures: Figures, folder: Path = RESULTS) -> None:
-        regime = figures.regime
-        others = [Figures(regime.at(rate), folder) for rate in OTHER_RATES[regime.name]]
-        for one in others:
-            if one.content["store"] != figures.content["store"]:
+        self.regime, self.before = figures.regime, figures
+        everything = [figures]
+        for rate in OTHER_RATES:
+            other = Figures.read(self.regime.at(rate), folder)
+            if other.content["store"] != figures.content["store"]:
                 raise DataError(
-                    f"{result_file(one.regime, folder)} is of another store than "
-                    f"{regime.name}.json; run its regime again"
+                    f"{result_file(other.regime, folder)} is of another store than "
+                    f"{self.regime.name}.json; run its regime again"
                 )
-        self.figures = figures
-        self._of = {one.content["settings"]["train"]["learning_rate"]: one for one in others}
-        self._of[figures.content["settings"]["train"]["learning_rate"]] = figures
+            everything.append(other)
+        self.of_rate = {_rate_of(one): one for one in everything}
+        self.figures = Figures(
+            self.regime,
+            figures.content | {"variants": {name: self._chosen(name) for name in figures.variants}},
+        )
 
     @staticmethod
     def exists(regime: Regime, folder: Path = RESULTS) -> bool:
         """Whether all its rates were trained."""
-        names = (regime, *(regime.at(rate) for rate in OTHER_RATES[regime.name]))
+        names = (regime, *(regime.at(rate) for rate in OTHER_RATES))
         return all(result_file(one, folder).exists() for one in names)
 
-    def steps(self, name: str) -> list[Step]:
-        """A trained variant at each rate, the lowest first."""
-        return [
-            Step(
-                rate,
-                100 * figures.runs(name)[SEED]["heldout_accuracy"],
-                100 * float(figures.hits[name][SEED].mean()),
-                figures.hits[name][SEED],
-            )
-            for rate, figures in sorted(self._of.items())
-        ]
+    def heldout(self, name: str) -> dict[float, float]:
+        """Held-out accuracy of a trained variant at each rate, in percent, the lowest first."""
+        found = {rate: one.runs(name)[SEED] for rate, one in sorted(self.of_rate.items())}
+        return {rate: 100 * run["heldout_accuracy"] for rate, run in found.items()}
 
-    def chosen(self, name: str) -> Step:
-        """The step of best held-out accuracy; of equals the lowest rate."""
-        return max(self.steps(name), key=lambda step: (step.heldout, -step.rate))
+    def is_trained(self, name: str) -> bool:
+        """Whether a variant has a rate at all."""
+        return self.before.runs(name)[SEED]["heldout_accuracy"] is not None
 
-    def versus(self, name: str, other: str = REFERENCE) -> Interval:
-        """`name` minus `other` in points, each at its own rate, with the interval over clips."""
-        own, base = (self._hits(one) for one in (name, other))
-        found = paired_difference(own, base, BOOTSTRAP)
-        return Interval(100 * found.value, 100 * found.low, 100 * found.high, found.confidence)
+    def rate(self, name: str) -> float:
+        """The rate of best held-out accuracy; of equals the lowest."""
+        found = self.heldout(name)
+        return max(found, key=lambda rate: found[rate])
 
-    def turned(self) -> list[tuple[Comparison, Interval]]:
+    def others_than(self, rate: float) -> list[str]:
+        """Variants that did not choose `rate`; never the reference, which all are compared with."""
+        names = [name for name in self.before.variants if name != REFERENCE]
+        return [name for name in names if not self.is_trained(name) or self.rate(name) != rate]
+
+    def turned(self) -> list[tuple[Comparison, Difference]]:
         """Comparisons that hold, or whose opposite does, and point beyond zero the other way."""
         found = []
         for comparison in COMPARISONS:
             names = comparison.better, comparison.worse
-            if not set(names) <= set(self.figures.variants):
+            if not set(names) <= set(self.before.variants):
                 continue
-            before, now = verdict(self.figures.versus(*names)), self.versus(*names)
-            if (before == "holds" and now.high < 0) or (before == "opposite" and now.low > 0):
+            before, now = verdict(self.before.versus(*names)), self.figures.versus(*names)
+            is_other = now.clips_high < 0 if before == "holds" else now.clips_low > 0
+            if before in ("holds", "opposite") and is_other:
                 found.append((comparison, now))
         return found
 
-    def _hits(self, name: str) -> np.ndarray:
-        if _is_untrained(self.figures, name):
-            return self.figures.hits[name][SEED]
-        return self.chosen(name).hits
+    def _chosen(self, name: str) -> dict:
+        of_rate = self.of_rate[self.rate(name)] if self.is_trained(name) else self.before
+        return of_rate.variants[name]
+
+
+def unchosen(step: Regime, folder: Path = RESULTS) -> list[str]:
+    """Variants that chose another rate than that of `step`, one of the search's regimes.
+
+    Raises:
+        DataError: `step` is not of the search, or a rate of its regime was not trained.
+    """
+    for regime in REGIMES:
+        for rate in OTHER_RATES:
+            if step == regime.at(rate):
+                return Search(Figures.read(regime, folder), folder).others_than(rate)
+    raise DataError(f"{step.name} is no step of the search; leave --chosen out")
 
 
 def search_table(searches: list[Search]) -> str:
     """A row a variant, a column a regime: the rate chosen, top-1, minus the full model's."""
-    titles = {name: v["title"] for one in searches for name, v in one.figures.variants.items()}
-    rows = [["variant", *(one.figures.regime.title for one in searches)]]
+    titles = {name: v["title"] for one in searches for name, v in one.before.variants.items()}
+    rows = [["variant", *(one.regime.title for one in searches)]]
     for name, title in titles.items():
         rows.append([title, *(_cell(one, name) for one in searches)])
     return markdown(rows)
 
 
 def _cell(search: Search, name: str) -> str:
-    if name not in search.figures.variants or _is_untrained(search.figures, name):
+    if name not in search.before.variants or not search.is_trained(name):
         return ""
-    step = search.chosen(name)
-    cell = f"{1000 * step.rate:g}e-3: {step.top1:.1f}"
+    cell = f"{1000 * search.rate(name):g}e-3: {search.figures.top1(name):.1f}"
     if name == REFERENCE:
         return cell
-    one = search.versus(name)
-    return f"{cell}, {one.value:+.1f} ({one.low:+.1f} to {one.high:+.1f})"
+    one = search.figures.versus(name)
+    return f"{cell}, {one.points:+.1f} ({one.clips_low:+.1f} to {one.clips_high:+.1f})"
 
 
-def _is_untrained(figures: Figures, name: str) -> bool:
-    return figures.runs(name)[SEED]["heldout_accuracy"] is None
+def _rate_of(figures: Figures) -> float:
+    return figures.content["settings"]["train"]["learning_rate"]

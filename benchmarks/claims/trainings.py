@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from dvc.utils.hydra import compose_and_dump
 
 from benchmarks.claims.regimes import BY_NAME, ROOT, Regime
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.settings import load_settings
 
 
 def run_regime(
-    regime: Regime, home: Path, *, num_seeds: int, jobs: int, overrides: list[str]
+    regime: Regime,
+    home: Path,
+    *,
+    num_seeds: int,
+    jobs: int,
+    overrides: list[str],
+    leave_out: Sequence[str] = (),
 ) -> Path:
     """Render, pretrain where needed, extract, train every variant; the regime's folder.
 
     Args:
         home: Holds all regimes, and the data that they share.
         overrides: More settings, KEY=VALUE, as Hydra takes them.
+        leave_out: Variants that are not wanted, beside those that the experiment leaves out.
 
     Raises:
         subprocess.CalledProcessError: A command failed; it has said why.
@@ -33,7 +42,9 @@ def run_regime(
     folder = _settle(regime, home, overrides)
     _run(["prepare"], folder)
     _run(["extract"], folder)
-    _run(["ablate", "--jobs", str(jobs), "--seeds", str(num_seeds)], folder)
+    known = load_settings(folder / "params.yaml").ablate.leave_out
+    wanted = f"ablate.leave_out=[{','.join([*known, *leave_out])}]"
+    _run(["ablate", "--jobs", str(jobs), "--seeds", str(num_seeds), "--set", wanted], folder)
     return folder
 
 

@@ -17,7 +17,7 @@ from benchmarks.claims.readme import BEGIN, END, README
 from benchmarks.claims.regimes import BY_NAME, ROOT
 from benchmarks.claims.results import collect, result_file, right_clips
 from benchmarks.claims.routes import describe_routes
-from benchmarks.claims.search import Search, search_table
+from benchmarks.claims.search import Search, search_table, unchosen
 from benchmarks.claims.verdicts import claims_table, verdict
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feed import FeatureFeed
@@ -74,7 +74,7 @@ def ablation(
 
 def test_a_result_file_gives_the_accuracies_that_the_answers_had(tmp_path):
     path = collect(REGIME, ablation(tmp_path / "run", [0, 1, 2]), tmp_path)
-    figures = Figures(REGIME, tmp_path)
+    figures = Figures.read(REGIME, tmp_path)
     assert figures.top1("full") == pytest.approx(75.0)
     assert figures.top1("without_udl") == pytest.approx(82.5)
     one = figures.differences["without_udl"]
@@ -88,7 +88,7 @@ def test_a_result_file_gives_the_accuracies_that_the_answers_had(tmp_path):
 def test_seeds_of_another_day_are_joined(tmp_path):
     collect(REGIME, ablation(tmp_path / "first", [0, 1]), tmp_path)
     collect(REGIME, ablation(tmp_path / "second", [1, 2]), tmp_path)
-    assert list(Figures(REGIME, tmp_path).runs("full")) == [0, 1, 2]
+    assert list(Figures.read(REGIME, tmp_path).runs("full")) == [0, 1, 2]
 
 
 def test_other_maps_are_never_mixed_in(tmp_path):
@@ -105,7 +105,7 @@ def test_an_option_that_came_later_had_its_default_before(tmp_path):
     assert content["settings"]["train"].pop("final_noise") == 1.0
     path.write_text(json.dumps(content))
     collect(REGIME, ablation(tmp_path / "second", [1]), tmp_path)
-    assert list(Figures(REGIME, tmp_path).runs("full")) == [0, 1]
+    assert list(Figures.read(REGIME, tmp_path).runs("full")) == [0, 1]
     content["settings"]["train"]["final_noise"] = 0.5
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="is of other settings"):
@@ -114,7 +114,7 @@ def test_an_option_that_came_later_had_its_default_before(tmp_path):
 
 def test_the_table_has_the_papers_difference_beside_ours(tmp_path):
     collect(REGIME, ablation(tmp_path / "run", [0, 1]), tmp_path)
-    row = next(r for r in regime_table(Figures(REGIME, tmp_path)).splitlines() if "udl" in r)
+    row = next(r for r in regime_table(Figures.read(REGIME, tmp_path)).splitlines() if "udl" in r)
     assert "| +7.5 |" in row and row.endswith("| -1.0 |")
 
 
@@ -153,7 +153,7 @@ def test_a_changed_figure_of_the_readme_is_seen(tmp_path):
 )
 def test_a_claim_holds_where_both_intervals_are_above_zero(wrong, seeds, expected, tmp_path):
     collect(REGIME, ablation(tmp_path / "run", seeds, wrong=wrong, other="with_udl"), tmp_path)
-    figures = Figures(REGIME, tmp_path)
+    figures = Figures.read(REGIME, tmp_path)
     assert verdict(figures.versus("with_udl", "full")) == expected
     how = {"holds": "above", "opposite": "below"}.get(expected, "open")
     assert said(figures.versus("with_udl", "full"), how) == f"{100 * wrong / 40:+.1f}"
@@ -179,23 +179,28 @@ def searched(folder, *, of_rates, store="s"):
             heldout=heldout,
         )
         collect(regime, made, folder)
-    return Search(Figures(REGIME, folder), folder)
+    return Search(Figures.read(REGIME, folder), folder)
 
 
 def test_the_rate_is_chosen_on_heldout_clips_alone(tmp_path):
     search = searched(tmp_path, of_rates={8e-3: (-8, 0.6), 2e-3: (3, 0.5), 4e-3: (9, 0.4)})
-    assert [step.rate for step in search.steps("with_udl")] == [2e-3, 4e-3, 8e-3]
-    assert search.chosen("with_udl").rate == 8e-3, "the worst on test clips"
-    assert search.chosen("full").rate == 2e-3, "the lowest of equals"
-    found = search.versus("with_udl")
-    assert found.value == pytest.approx(-20) and found.low < -20 < found.high < 0
+    assert search.heldout("with_udl") == pytest.approx({2e-3: 50, 4e-3: 40, 8e-3: 60})
+    assert search.rate("with_udl") == 8e-3, "the worst on test clips"
+    assert search.rate("full") == 2e-3, "the lowest of equals"
+    found = search.figures.versus("with_udl")
+    assert found.points == pytest.approx(-20) and found.clips_low < -20 < found.clips_high < 0
+    assert found.low is None, "they have one seed in common"
+    assert unchosen(REGIME.at(8e-3), tmp_path) == []
+    assert unchosen(REGIME.at(4e-3), tmp_path) == ["with_udl"]
+    with pytest.raises(DataError, match="no step of the search"):
+        unchosen(REGIME, tmp_path)
     assert "| with_udl | 8e-3: 55.0, -20.0 (" in search_table([search])
     assert [one.what for one, _ in search.turned()] == ["with UDL - ordinary steps"]
 
 
 def test_a_verdict_that_the_search_bears_out_is_not_turned(tmp_path):
     search = searched(tmp_path, of_rates={8e-3: (1, 0.4), 2e-3: (3, 0.5), 4e-3: (6, 0.6)})
-    assert search.chosen("with_udl").rate == 4e-3 and not search.turned()
+    assert search.rate("with_udl") == 4e-3 and not search.turned()
 
 
 def test_a_search_takes_all_rates_on_the_same_maps(tmp_path):
@@ -236,7 +241,7 @@ def test_the_picture_of_the_same_figures_is_the_same(tmp_path):
     collect(REGIME, ablation(tmp_path / "run", [0, 1]), tmp_path)
     pictures = [tmp_path / "a.svg", tmp_path / "b.svg"]
     for path in pictures:
-        draw_differences([Figures(REGIME, tmp_path)], path)
+        draw_differences([Figures.read(REGIME, tmp_path)], path)
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
 
 
@@ -260,7 +265,7 @@ def test_a_regime_is_made_from_nothing(name, tmp_path):
     command += [f"{key}={value}" for key, value in small.items()]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    figures = Figures(BY_NAME[name], tmp_path / "results")
+    figures = Figures.read(BY_NAME[name], tmp_path / "results")
     assert len(figures.routes("full")[0]["layers"]) == 3
     assert len(figures.differences) == 18 and 0 <= figures.top1("full") <= 100
     weights = tmp_path / "weights" / "diving_pose.safetensors"
