@@ -46,7 +46,7 @@ def main() -> int:
                 folder = run_regime(
                     BY_NAME[name],
                     chosen.home.resolve(),
-                    num_seeds=chosen.seeds or BY_NAME[name].num_seeds,
+                    num_seeds=chosen.seeds or (5 if chosen.chosen else BY_NAME[name].num_seeds),
                     jobs=chosen.jobs,
                     overrides=chosen.overrides,
                     leave_out=unchosen(BY_NAME[name], chosen.results) if chosen.chosen else (),

@@ -54,13 +54,16 @@ class Search:
         return all(result_file(one, folder).exists() for one in names)
 
     def heldout(self, name: str) -> dict[float, float]:
-        """Held-out accuracy of a trained variant at each rate, in percent, the lowest first."""
-        found = {rate: one.runs(name)[SEED] for rate, one in sorted(self.of_rate.items())}
-        return {rate: 100 * run["heldout_accuracy"] for rate, run in found.items()}
+        """Held-out accuracy of a trained variant at each rate, in percent, the lowest first.
+
+        0 where no epoch was better than the untrained head.
+        """
+        runs = {rate: one.runs(name)[SEED] for rate, one in sorted(self.of_rate.items())}
+        return {rate: 100 * (run["heldout_accuracy"] or 0.0) for rate, run in runs.items()}
 
     def is_trained(self, name: str) -> bool:
         """Whether a variant has a rate at all."""
-        return self.before.runs(name)[SEED]["heldout_accuracy"] is not None
+        return self.before.runs(name)[SEED]["epochs"] > 0
 
     def rate(self, name: str) -> float:
         """The rate of best held-out accuracy; of equals the lowest."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from benchmarks.claims.document import compare, regime_table, render, said
 from benchmarks.claims.figures import Figures
 from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.readme import BEGIN, END, README
-from benchmarks.claims.regimes import BY_NAME, ROOT
+from benchmarks.claims.regimes import BY_NAME
 from benchmarks.claims.results import collect, result_file, right_clips
 from benchmarks.claims.routes import describe_routes
 from benchmarks.claims.search import Search, search_table, unchosen
@@ -243,30 +241,3 @@ def test_the_picture_of_the_same_figures_is_the_same(tmp_path):
     for path in pictures:
         draw_differences([Figures.read(REGIME, tmp_path)], path)
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["something_generic", "diving_generic"])
-def test_a_regime_is_made_from_nothing(name, tmp_path):
-    small = {
-        "dataset.render.num_train": 48,
-        "dataset.render.num_test": 48,
-        "dataset.render.num_workers": 1,
-        "pretrain.num_clips": 96,
-        "pretrain.num_heldout": 48,
-        "pretrain.num_workers": 1,
-        "head.width": 4,
-        "train.num_epochs": 1,
-        "train.batch_size": 8,
-        "evaluate.num_bootstrap": 100,
-    }
-    command = [sys.executable, "-m", "benchmarks.claims", "run", "--regimes", name, "--seeds", "1"]
-    command += ["--home", str(tmp_path), "--results", str(tmp_path / "results"), "--set"]
-    command += [f"{key}={value}" for key, value in small.items()]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    figures = Figures.read(BY_NAME[name], tmp_path / "results")
-    assert len(figures.routes("full")[0]["layers"]) == 3
-    assert len(figures.differences) == 18 and 0 <= figures.top1("full") <= 100
-    weights = tmp_path / "weights" / "diving_pose.safetensors"
-    assert weights.exists() == (name == "diving_generic")
