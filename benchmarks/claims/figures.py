@@ -109,8 +109,15 @@ class Figures:
         kept = [one["accuracy_without_time"] for one in self.routes(name)]
         return self.top1(name) - 100 * float(np.mean(kept))
 
-    def dead(self, name: str) -> float:
-        """Neurons of all layers to which no clip goes, mean over seeds."""
+    def dead(self, name: str, *, in_training: bool = False) -> float:
+        """Neurons of all layers to which no test clip goes, mean over seeds.
+
+        Args:
+            in_training: As the trainings counted them on held-out clips.
+        """
+        if in_training:
+            runs = self.runs(name).values()
+            return float(np.mean([sum(layer["dead"] for layer in run["layers"]) for run in runs]))
         found = [sum(layer["dead"] for layer in one["layers"]) for one in self.routes(name)]
         return float(np.mean(found))
 
