@@ -7,7 +7,7 @@ values stand for how the head was built, the sources' digest for what is done wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,12 @@ def digest_weights(head: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def digest_sources(folders: Iterable[str] = SOURCES) -> str:
-    """SHA-256 over the package's code in `folders`; by default what training on maps runs."""
+@cache
+def digest_sources(folders: tuple[str, ...] = SOURCES) -> str:
+    """SHA-256 over the package's code in `folders`; by default what training on maps runs.
+
+    Taken once by a process, so that a file that changes while it runs doesn't rename what it made.
+    """
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted((PACKAGE / folder).rglob("*.py")):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
-from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, remove_checkpoints
+from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, identity, remove_checkpoints
 from dsts_pipeline.learn.stopping import StopRequest
 from tests.learn.train_process import VARIANTS, new_head, train_variant
 
@@ -263,3 +263,21 @@ def test_a_checkpoint_of_another_head_is_refused(tmp_path):
         (other / path.name).write_bytes(path.read_bytes())
     with pytest.raises(CheckpointError, match=rf"of another training \({folder.name}\): of anoth"):
         train_variant("udl", lambda: None, options, seed=4)
+
+
+def test_code_that_changes_while_a_process_runs_does_not_rename_its_trainings(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(identity, "PACKAGE", tmp_path)
+    (tmp_path / "head").mkdir()
+    source = tmp_path / "head" / "gates.py"
+    source.write_text("before")
+    identity.digest_sources.cache_clear()
+    try:
+        first = identity.digest_sources()
+        source.write_text("after")
+        assert identity.digest_sources() == first
+        identity.digest_sources.cache_clear()  # as another process would
+        assert identity.digest_sources() != first
+    finally:
+        identity.digest_sources.cache_clear()
