@@ -108,7 +108,8 @@ def measure_end_to_end(
 
         with torch.inference_mode():  # the first pass of a shape sets the backbone up
             pixels = backbone.size_px, backbone.size_px, 3
-            backbone(torch.zeros(1, backbone.num_frames, *pixels, dtype=torch.uint8))
+            frames = torch.zeros(1, backbone.num_frames, *pixels, dtype=torch.uint8)
+            backbone(frames.to(arguments.device))
         return found, peak_mib(run, torch.device(arguments.device), warm_up=False)
 
 

@@ -1,0 +1,90 @@
+"""Training on a GPU: the CPU's values, stops that change nothing, many heads in one pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.learn import CheckpointOptions, train_head
+from dsts_pipeline.learn.ablation import Together
+from dsts_pipeline.learn.heldout import evaluate_rows
+from dsts_pipeline.learn.processes import Processes
+from tests.learn.ablation.variants import build, feed, member, options_of
+from tests.learn.small_feed import ordered_feed
+from tests.learn.train_process import COMMON, VARIANTS, ReportingFeed
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+STILL = {"gumbel_scale": 0.0, "gate_noise_scale": 0.0}  # each device draws noise of its own
+
+
+def train(name, device, on_read=lambda: None, checkpoints=None, **head_options):
+    """The values of a variant trained in float64, which rounding doesn't send other ways."""
+    settings, options = VARIANTS[name]
+    torch.manual_seed(1)
+    head = DSTSHead(6, 4, **settings, **head_options).double()
+    processes = Processes(device=device)
+    maps = ReportingFeed(on_read, double=True)
+    train_head(head, maps, processes=processes, checkpoints=checkpoints, **COMMON | options)
+    return {name: value.cpu() for name, value in head.state_dict().items()}
+
+
+def assert_same(found, wanted):
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("name", ["udl", "paper", "plain"])
+def test_both_devices_train_the_same_head(name):
+    assert_same(train(name, GPU, **STILL), train(name, CPU, **STILL))
+
+
+@pytest.mark.parametrize("name", ["udl", "options", "plain"])
+def test_a_crash_on_a_gpu_changes_nothing(name, tmp_path):
+    """The generator of the noise is the device's, and part of the checkpoint."""
+    reads = []
+    wanted = train(name, GPU, lambda: reads.append(0))
+    for share in (0.3, 0.6, 0.9):
+        left = [int(share * len(reads))]
+
+        def crash(left=left):
+            left[0] -= 1
+            if left[0] == 0:
+                raise InterruptedError
+
+        options = CheckpointOptions(tmp_path / str(share), every_batches=2)
+        with pytest.raises(InterruptedError):
+            train(name, GPU, crash, options)
+        seen = []
+        assert_same(train(name, GPU, lambda seen=seen: seen.append(0), options), wanted)
+        assert len(seen) < len(reads)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_learns_in_every_precision(precision):
+    torch.manual_seed(0)
+    head = DSTSHead(6, 4, num_neurons=1, num_layers=1, impulse="standardized", impulse_spread=5.0)
+    options = {"batch_size": 16, "learning_rate": 0.02, "gate_learning_rate_factor": 10.0}
+    options |= {"num_epochs": 16, "precision": precision}
+    train_head(head, ordered_feed(), processes=Processes(device=GPU), **options)
+    test = ordered_feed(64, seed=1)
+    assert evaluate_rows(head.cpu(), test, test.rows, batch_size=64).accuracy > 0.8
+
+
+def test_one_pass_trains_each_as_if_alone():
+    """To rounding: the GPU adds in an order of its own, so only the first epoch is compared."""
+    names = ["full", "dense", "all averaged", "attention"]
+    common = feed()
+    members = [member(name, common, num_epochs=1) for name in names]
+    Together(members, common, GPU).run()
+    for trained in members:
+        alone = build(trained.name)
+        options = options_of(trained.name, num_epochs=1)
+        train_head(alone, feed(), processes=Processes(device=GPU), **options)
+        for name, value in alone.state_dict().items():
+            found = trained.training.head.state_dict()[name]
+            torch.testing.assert_close(found, value, rtol=1e-2, atol=1e-3, msg=name)
