@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.learn import CheckpointOptions, train_head
-from dsts_pipeline.learn.ablation import Together
+from dsts_pipeline.head.noise import LayerNoise, draw_layer_noise
+from dsts_pipeline.learn import CheckpointOptions, TrainingOptions, train_head
+from dsts_pipeline.learn.ablation import Member, Together
 from dsts_pipeline.learn.heldout import evaluate_rows
 from dsts_pipeline.learn.processes import Processes
-from tests.learn.ablation.variants import build, feed, member, options_of
+from tests.learn.ablation.variants import build, feed, options_of
 from tests.learn.small_feed import ordered_feed
 from tests.learn.train_process import COMMON, VARIANTS, ReportingFeed
 
@@ -19,14 +20,35 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-STILL = {"gumbel_scale": 0.0, "gate_noise_scale": 0.0}  # each device draws noise of its own
 
 
-def train(name, device, on_read=lambda: None, checkpoints=None, **head_options):
+class CpuNoiseHead(DSTSHead):
+    """Its noise is drawn on the CPU, so that both devices have the same."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.source = torch.Generator().manual_seed(0)
+
+    def draw_noise(self, num_samples, generator=None):
+        like = self.classifier.weight
+        drawn = [
+            draw_layer_noise(
+                num_samples,
+                layer.num_neurons,
+                layer.channels,
+                generator=self.source,
+                dtype=like.dtype,
+            )
+            for layer in self.dsts_layers()
+        ]
+        return tuple(LayerNoise(*(part.to(like.device) for part in one)) for one in drawn)
+
+
+def train(name, device, on_read=lambda: None, checkpoints=None, kind=DSTSHead):
     """The values of a variant trained in float64, which rounding doesn't send other ways."""
     settings, options = VARIANTS[name]
     torch.manual_seed(1)
-    head = DSTSHead(6, 4, **settings, **head_options).double()
+    head = kind(6, 4, **settings).double()
     processes = Processes(device=device)
     maps = ReportingFeed(on_read, double=True)
     train_head(head, maps, processes=processes, checkpoints=checkpoints, **COMMON | options)
@@ -35,12 +57,15 @@ def train(name, device, on_read=lambda: None, checkpoints=None, **head_options):
 
 def assert_same(found, wanted):
     for name, value in wanted.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-9, msg=name)
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-6, atol=1e-9, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.parametrize("name", ["udl", "paper", "plain"])
 def test_both_devices_train_the_same_head(name):
-    assert_same(train(name, GPU, **STILL), train(name, CPU, **STILL))
+    first, second = (train(name, device, kind=CpuNoiseHead) for device in (GPU, CPU))
+    assert_same(first, second)
 
 
 @pytest.mark.parametrize("name", ["udl", "options", "plain"])
@@ -77,14 +102,25 @@ def test_learns_in_every_precision(precision):
 
 def test_one_pass_trains_each_as_if_alone():
     """To rounding: the GPU adds in an order of its own, so only the first epoch is compared."""
-    names = ["full", "dense", "all averaged", "attention"]
-    common = feed()
-    members = [member(name, common, num_epochs=1) for name in names]
+    names, common, on_gpu = (
+        ["full", "dense", "all averaged", "attention"],
+        feed(),
+        Processes(device=GPU),
+    )
+    members = [
+        Member(
+            name,
+            lambda name=name: build(name),
+            common,
+            TrainingOptions(**options_of(name, num_epochs=1)),
+            on_gpu,
+        )
+        for name in names
+    ]
     Together(members, common, GPU).run()
     for trained in members:
         alone = build(trained.name)
-        options = options_of(trained.name, num_epochs=1)
-        train_head(alone, feed(), processes=Processes(device=GPU), **options)
+        train_head(alone, feed(), processes=on_gpu, **options_of(trained.name, num_epochs=1))
         for name, value in alone.state_dict().items():
             found = trained.training.head.state_dict()[name]
             torch.testing.assert_close(found, value, rtol=1e-2, atol=1e-3, msg=name)
