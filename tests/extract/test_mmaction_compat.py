@@ -11,26 +11,29 @@ import pytest
 CODE = """
 import importlib.metadata, sys
 assert importlib.metadata.version("transformers") == "5.0.0"
-sys.modules["timm"] = None  # as where it is not installed
-import importlib.util
-find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "timm" else find_spec(name, *rest)
+if sys.argv[1] == "timm":
+    assert importlib.metadata.version("timm") == "1.0.0"
+else:
+    sys.modules["timm"] = None  # as where it is not installed
 from dsts_pipeline.extract import build_recognizer
 print(type(build_recognizer("stick_r18")).__name__)
 """
 
 
 @pytest.mark.slow
-def test_transformers_without_timm_does_no_harm(repository, tmp_path):
-    """Where transformers is found, mmaction2 imports models that need timm."""
-    (tmp_path / "transformers").mkdir()
-    (tmp_path / "transformers" / "__init__.py").write_text("__version__ = '5.0.0'\n")
-    information = tmp_path / "transformers-5.0.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Name: transformers\nVersion: 5.0.0\n")
+@pytest.mark.parametrize("beside", ["timm", "nothing"])
+def test_transformers_does_no_harm(beside, repository, tmp_path):
+    """Where transformers is found, mmaction2 imports models that need timm and old transformers."""
+    for name, version in {"transformers": "5.0.0", "timm": "1.0.0"}.items():
+        if name in ("transformers", beside):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "__init__.py").write_text(f"__version__ = '{version}'\n")
+            information = tmp_path / f"{name}-{version}.dist-info"
+            information.mkdir()
+            (information / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
     paths = os.pathsep.join([str(tmp_path), str(repository)])
     run = subprocess.run(
-        [sys.executable, "-c", CODE],
+        [sys.executable, "-c", CODE, beside],
         cwd=repository,
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,

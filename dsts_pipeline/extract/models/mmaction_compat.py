@@ -11,8 +11,8 @@ Seven traps:
 4. It imports OpenCV, whose wheels need libGL, libX11 and libglib of the system, which a bare
    machine lacks. Recognizers never call OpenCV, so a stand-in takes its place there; it says so
    as soon as somebody calls it.
-5. Where transformers is installed, it imports its multimodal models, too, which need timm: an empty
-   stand-in takes their place.
+5. Where transformers is installed, it imports its multimodal models, too, which need timm and names
+   that transformers 5 dropped: an empty stand-in takes their place; no recognizer of videos uses them.
 6. Its configs name weights of other models to start from, and mmengine downloads them unasked while
    a model is built or initialised: `strip_downloads` takes these names out.
 7. mmengine finds the base configs of other packages (`_base_ = "mmaction::..."`) by pkg_resources,
@@ -85,11 +85,6 @@ def _stand_in_for_drn() -> None:
     sys.modules[_DRN], sys.modules[f"{_DRN}.drn"] = stub, module
 
 
-def _stand_in_for_multimodal() -> None:
-    if importlib.util.find_spec("timm") is None:
-        sys.modules.setdefault(_MULTIMODAL, types.ModuleType(_MULTIMODAL))
-
-
 def _find_packages_without_pkg_resources() -> None:
     if importlib.util.find_spec("pkg_resources") is not None:
         return
@@ -116,7 +111,7 @@ def import_mmaction() -> Any:
     _import_opencv()
     try:
         _stand_in_for_drn()
-        _stand_in_for_multimodal()
+        sys.modules.setdefault(_MULTIMODAL, types.ModuleType(_MULTIMODAL))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # optional parts of mmcv and old syntax: not ours
             _find_packages_without_pkg_resources()
