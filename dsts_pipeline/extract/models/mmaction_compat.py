@@ -12,7 +12,7 @@ Seven traps:
    machine lacks. Recognizers never call OpenCV, so a stand-in takes its place there; it says so
    as soon as somebody calls it.
 5. Where transformers is installed, it imports its multimodal models, too, which need timm and names
-   that transformers 5 dropped. No recognizer of videos uses them: an empty stand-in takes their place.
+   that transformers 5 dropped. No recognizer of videos uses them: a stand-in takes their place.
 6. Its configs name weights of other models to start from, and mmengine downloads them unasked while
    a model is built or initialised: `strip_downloads` takes these names out.
 7. mmengine finds the base configs of other packages (`_base_ = "mmaction::..."`) by pkg_resources,
