@@ -17,10 +17,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.readme import README, with_table
-from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES
+from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES, Regime
 from benchmarks.claims.results import RESULTS, result_file
-from benchmarks.claims.search import Search, search_table
-from benchmarks.claims.verdicts import claims_table, markdown, order_table, routes_table
+from benchmarks.claims.search import Search, common_rate_table
+from benchmarks.claims.verdicts import (
+    claims_table,
+    markdown,
+    order_table,
+    routes_table,
+    verdict,
+)
 from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
@@ -30,9 +36,7 @@ COMMAND = "python -m benchmarks.claims document"
 def render(results: Path = RESULTS) -> str:
     """The page as the result files have it; regimes without a file are said to be missing."""
     everything = (*REGIMES, *STUDIES)
-    found = {
-        r.name: Figures.read(r, results) for r in everything if result_file(r, results).exists()
-    }
+    found = {r.name: Figures.read(r, results) for r in everything if is_there(r, results)}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -42,27 +46,36 @@ def render(results: Path = RESULTS) -> str:
     )
     environment.filters |= {"points": points, "seeds_interval": seeds_interval, "percent": percent}
     environment.filters |= {"clips_interval": clips_interval, "said": said}
-    environment.filters |= {"said_by_clips": said_by_clips}
+    environment.filters |= {"said_by_clips": said_by_clips, "verdict": verdict}
     searches = [Search(found[r.name], results) for r in REGIMES if Search.exists(r, results)]
+    present = measured(results)
     template = environment.get_template("claims.md.jinja")
     return template.render(
         regimes=REGIMES,
         found=found,
-        present=measured(results),
+        common=[found[one.regime.name] for one in present],
+        present=present,
         searches=searches,
-        searches_turned=any(one.turned() for one in searches),
-        best={one.regime.name: one.figures for one in searches},
+        best={one.regime.name: one for one in present},
         table=regime_table,
         claims_table=claims_table,
         routes_table=routes_table,
         order_table=order_table,
-        search_table=search_table,
+        common_rate_table=common_rate_table,
     )
 
 
 def measured(results: Path = RESULTS) -> list[Figures]:
-    """The figures of the regimes that were trained."""
-    return [Figures.read(r, results) for r in REGIMES if result_file(r, results).exists()]
+    """The regimes that were trained; after a search each variant is at the rate that it chose."""
+    found = [Figures.read(regime, results) for regime in REGIMES if is_there(regime, results)]
+    return [
+        Search(one, results).figures if Search.exists(one.regime, results) else one for one in found
+    ]
+
+
+def is_there(regime: Regime, results: Path = RESULTS) -> bool:
+    """Whether it has a result file."""
+    return result_file(regime, results).exists()
 
 
 def write(page: Path = PAGE, readme: Path = README, results: Path = RESULTS) -> None:
@@ -87,15 +100,19 @@ def compare(page: Path = PAGE, readme: Path = README, results: Path = RESULTS) -
 
 
 def regime_table(figures: Figures) -> str:
-    """All variants of a regime: accuracy, difference to the full model, the paper's difference."""
-    columns = ["variant", "top-1", "seeds", "minus the first, points", "95 % over seeds"]
+    """All variants of a regime: accuracy, difference to the full model, the paper's difference.
+
+    After a search there is a column with the rate that each chose.
+    """
+    columns = ["variant", "rate", "top-1", "seeds", "minus the first, points", "95 % over seeds"]
     columns += ["95 % over clips", "p (Holm)", "paper"]
     has_paper = any(variant["table"] for variant in figures.variants.values())
     rows: list[list[str]] = []
     for name, variant in figures.variants.items():
         spread = figures.spread(name)
         top1 = f"{figures.top1(name):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
-        cells = [variant["title"], top1, str(figures.num_seeds(name))]
+        rate = f"{1000 * variant['rate']:g}e-3" if "rate" in variant else ""
+        cells = [variant["title"], rate, top1, str(figures.num_seeds(name))]
         if name == REFERENCE:
             cells += [""] * 5
         else:
@@ -104,7 +121,10 @@ def regime_table(figures: Figures) -> str:
             cells += [points(one), seeds_interval(one), clips_interval(one), p]
             cells.append(_paper(name, variant["table"]))
         rows.append(cells)
-    return markdown([cells if has_paper else cells[:-1] for cells in [columns, *rows]])
+    everything = [columns, *rows]
+    has_rate = any(cells[1] for cells in rows)
+    kept = [n for n in range(len(columns)) if (n != 1 or has_rate) and (n != 8 or has_paper)]
+    return markdown([[cells[n] for n in kept] for cells in everything])
 
 
 def points(difference: Difference) -> str:

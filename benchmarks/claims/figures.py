@@ -6,7 +6,7 @@ and differences are in percent and points. A difference is variant minus referen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -125,15 +125,18 @@ class Figures:
         """`name` minus `other`, on the seeds that both have; p is not adjusted."""
         own, base = self.hits[name], self.hits[other]
         seeds = tuple(seed for seed in own if seed in base)
-        by_seed = paired_over_seeds(
-            *([float(side[seed].mean()) for seed in seeds] for side in (own, base))
-        )
+        values, others = ([float(side[seed].mean()) for seed in seeds] for side in (own, base))
+        by_seed = paired_over_seeds(values, others)
         draws, count = self._draws(seeds), self.content["num_clips"] * len(seeds)
         resampled = (draws[name] - draws[other]) / count
         by_clip = BOOTSTRAP.interval_of_draws(by_seed["difference"], resampled)
+        low, high = (
+            None if by_seed[side] is None else 100 * by_seed[side] for side in ("low", "high")
+        )
         return Difference(
             100 * by_seed["difference"],
-            *(None if by_seed[side] is None else 100 * by_seed[side] for side in ("low", "high")),
+            low,
+            high,
             100 * by_clip.low,
             100 * by_clip.high,
             by_seed["p_value"],
@@ -152,9 +155,8 @@ class Figures:
     def differences(self) -> dict[str, Difference]:
         """Every variant minus the reference, with p adjusted over all of them."""
         found = {name: self.versus(name) for name in self.variants if name != REFERENCE}
-        tested = [name for name, one in found.items() if one.p is not None]
-        values = [one.p for one in found.values() if one.p is not None]
-        adjusted = holm(np.array(values)) if values else []
-        for name, p in zip(tested, adjusted, strict=True):
-            found[name] = Difference(**{**vars(found[name]), "p_holm": float(p)})
+        tested = {name: one.p for name, one in found.items() if one.p is not None}
+        if tested:
+            for name, p in zip(tested, holm(np.array(list(tested.values()))), strict=True):
+                found[name] = replace(found[name], p_holm=float(p))
         return found

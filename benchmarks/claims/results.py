@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from benchmarks.claims.regimes import ROOT, Regime
 from benchmarks.claims.routes import Describe
@@ -23,7 +24,11 @@ from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, Ud
 from dsts_pipeline.metrics.predictions import Predictions
 
 RESULTS = ROOT / "docs" / "claims"
-SECTIONS = {"head": HeadSettings, "udl": UdlSettings, "train": TrainSettings}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "head": HeadSettings,
+    "udl": UdlSettings,
+    "train": TrainSettings,
+}
 KEPT = ("seed", "heldout_accuracy", "class_wise", "epochs", "best_epoch", "train_seconds", "layers")
 
 
@@ -59,7 +64,7 @@ def collect(
             "position": variant["position"],
             "settings": variant["settings"],
             "num_parameters": variant["num_parameters"],
-            "runs": [_row(run, folder, made_by["commit"], describe) for run in variant["runs"]],
+            "runs": [_row(run, folder, made_by, describe) for run in variant["runs"]],
         }
         for name, variant in found["variants"].items()
     }
@@ -77,7 +82,7 @@ def right_clips(run: dict[str, Any], num_clips: int) -> np.ndarray:
 
 
 def _row(
-    run: dict[str, Any], folder: Path, commit: str, describe: Describe | None
+    run: dict[str, Any], folder: Path, made_by: dict[str, Any], describe: Describe | None
 ) -> dict[str, Any]:
     path = folder / "outputs" / "ablation" / run["predictions"]
     answers = Predictions.load(path)
@@ -85,7 +90,8 @@ def _row(
     row = {key: run[key] for key in KEPT}
     if describe is not None:
         row["routes"] = describe(path.parent)
-    return row | {"commit": commit, "right": base64.b64encode(np.packbits(hits)).decode()}
+    row |= {"commit": made_by["commit"], "torch": made_by.get("versions", {}).get("torch")}
+    return row | {"right": base64.b64encode(np.packbits(hits).tobytes()).decode()}
 
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:

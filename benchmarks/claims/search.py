@@ -2,7 +2,7 @@
 
 Enters: a regime's result file and those of the same trainings at other rates. Leaves: for each
 variant the rate of best held-out accuracy; the `Figures` of variants at the rates that they chose;
-which verdicts would turn by that. Test clips have no part in the choice.
+which verdicts are others at the common rate. Test clips have no part in the choice.
 """
 
 from __future__ import annotations
@@ -42,10 +42,8 @@ class Search:
                 )
             everything.append(other)
         self.of_rate = {_rate_of(one): one for one in everything}
-        self.figures = Figures(
-            self.regime,
-            figures.content | {"variants": {name: self._chosen(name) for name in figures.variants}},
-        )
+        variants = {name: self._chosen(name) for name in figures.variants}
+        self.figures = Figures(self.regime, figures.content | {"variants": variants})
 
     @staticmethod
     def exists(regime: Regime, folder: Path = RESULTS) -> bool:
@@ -75,22 +73,23 @@ class Search:
         names = [name for name in self.before.variants if name != REFERENCE]
         return [name for name in names if not self.is_trained(name) or self.rate(name) != rate]
 
-    def turned(self) -> list[tuple[Comparison, Difference]]:
-        """Comparisons that hold, or whose opposite does, and point beyond zero the other way."""
+    def changed(self) -> list[tuple[Comparison, Difference, Difference]]:
+        """Comparisons with another verdict at the common rate: the difference there, and here."""
         found = []
         for comparison in COMPARISONS:
             names = comparison.better, comparison.worse
             if not set(names) <= set(self.before.variants):
                 continue
-            before, now = verdict(self.before.versus(*names)), self.figures.versus(*names)
-            is_other = now.clips_high < 0 if before == "holds" else now.clips_low > 0
-            if before in ("holds", "opposite") and is_other:
-                found.append((comparison, now))
+            before, now = self.before.versus(*names), self.figures.versus(*names)
+            if verdict(before) != verdict(now):
+                found.append((comparison, before, now))
         return found
 
     def _chosen(self, name: str) -> dict:
-        of_rate = self.of_rate[self.rate(name)] if self.is_trained(name) else self.before
-        return of_rate.variants[name]
+        if not self.is_trained(name):
+            return self.before.variants[name]
+        rate = self.rate(name)
+        return self.of_rate[rate].variants[name] | {"rate": rate}
 
 
 def unchosen(step: Regime, folder: Path = RESULTS) -> list[str]:
@@ -106,23 +105,24 @@ def unchosen(step: Regime, folder: Path = RESULTS) -> list[str]:
     raise DataError(f"{step.name} is no step of the search; leave --chosen out")
 
 
-def search_table(searches: list[Search]) -> str:
-    """A row a variant, a column a regime: the rate chosen, top-1, minus the full model's."""
+def common_rate_table(searches: list[Search]) -> str:
+    """A row a variant, a column a regime, all at one rate: top-1, minus the full model's."""
     titles = {name: v["title"] for one in searches for name, v in one.before.variants.items()}
     rows = [["variant", *(one.regime.title for one in searches)]]
     for name, title in titles.items():
-        rows.append([title, *(_cell(one, name) for one in searches)])
+        rows.append([title, *(_cell(one.before, name) for one in searches)])
     return markdown(rows)
 
 
-def _cell(search: Search, name: str) -> str:
-    if name not in search.before.variants or not search.is_trained(name):
+def _cell(figures: Figures, name: str) -> str:
+    if name not in figures.variants:
         return ""
-    cell = f"{1000 * search.rate(name):g}e-3: {search.figures.top1(name):.1f}"
+    cell = f"{figures.top1(name):.1f}"
     if name == REFERENCE:
         return cell
-    one = search.figures.versus(name)
-    return f"{cell}, {one.points:+.1f} ({one.clips_low:+.1f} to {one.clips_high:+.1f})"
+    one = figures.versus(name)
+    seeds = "" if one.low is None or one.high is None else f"{one.low:+.1f} to {one.high:+.1f}; "
+    return f"{cell}, {one.points:+.1f} ({seeds}{one.clips_low:+.1f} to {one.clips_high:+.1f})"
 
 
 def _rate_of(figures: Figures) -> float:

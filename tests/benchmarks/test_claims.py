@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims.document import compare, regime_table, render, said
+from benchmarks.claims.document import compare, measured, regime_table, render, said
 from benchmarks.claims.figures import Figures
 from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.readme import BEGIN, END, README
 from benchmarks.claims.regimes import BY_NAME
 from benchmarks.claims.results import collect, result_file, right_clips
 from benchmarks.claims.routes import describe_routes
-from benchmarks.claims.search import Search, search_table, unchosen
+from benchmarks.claims.search import Search, common_rate_table, unchosen
 from benchmarks.claims.verdicts import claims_table, verdict
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feed import FeatureFeed
@@ -162,14 +162,17 @@ def test_a_claim_holds_where_both_intervals_are_above_zero(wrong, seeds, expecte
     assert "| +1.0 |" in row, "the paper's difference, from its Table 5"
 
 
-def searched(folder, *, of_rates, store="s"):
-    """A search in which the variant has (clips fewer wrong, held-out accuracy) at each rate."""
+def searched(folder, *, of_rates, store="s", seeds=(0,)):
+    """A search in which the variant has (clips fewer wrong, held-out accuracy) at each rate.
+
+    `seeds` are those at the other rates than 2e-3.
+    """
     for rate, (wrong, heldout) in of_rates.items():
         regime = REGIME if rate == 2e-3 else REGIME.at(rate)
         is_other = rate != 2e-3
         made = ablation(
             folder / regime.name,
-            [0] if is_other else [0, 1],
+            seeds if is_other else [0, 1],
             store=store if is_other else "s",
             wrong=wrong,
             other="with_udl",
@@ -192,13 +195,23 @@ def test_the_rate_is_chosen_on_heldout_clips_alone(tmp_path):
     assert unchosen(REGIME.at(4e-3), tmp_path) == ["with_udl"]
     with pytest.raises(DataError, match="no step of the search"):
         unchosen(REGIME, tmp_path)
-    assert "| with_udl | 8e-3: 55.0, -20.0 (" in search_table([search])
-    assert [one.what for one, _ in search.turned()] == ["with UDL - ordinary steps"]
+    assert "| with_udl | 82.5, +7.5 (+7.5 to +7.5; " in common_rate_table([search])
+    row = next(r for r in regime_table(measured(tmp_path)[0]).splitlines() if "with_udl" in r)
+    assert row.startswith("| with_udl | 8e-3 | 55.0 | 1 | -20.0 |")
 
 
-def test_a_verdict_that_the_search_bears_out_is_not_turned(tmp_path):
-    search = searched(tmp_path, of_rates={8e-3: (1, 0.4), 2e-3: (3, 0.5), 4e-3: (6, 0.6)})
-    assert search.rate("with_udl") == 4e-3 and not search.turned()
+def test_verdicts_that_are_others_at_the_common_rate_are_listed(tmp_path):
+    settings = {8e-3: (-8, 0.6), 2e-3: (3, 0.5), 4e-3: (9, 0.4)}
+    search = searched(tmp_path, of_rates=settings, seeds=[0, 1])
+    ((comparison, before, now),) = search.changed()
+    assert comparison.what == "with UDL - ordinary steps"
+    assert (verdict(before), verdict(now)) == ("holds", "opposite")
+
+
+def test_verdicts_that_the_search_bears_out_are_not_listed(tmp_path):
+    settings = {8e-3: (1, 0.4), 2e-3: (3, 0.5), 4e-3: (6, 0.6)}
+    search = searched(tmp_path, of_rates=settings, seeds=[0, 1])
+    assert search.rate("with_udl") == 4e-3 and not search.changed()
 
 
 def test_a_search_takes_all_rates_on_the_same_maps(tmp_path):
