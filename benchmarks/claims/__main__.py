@@ -13,7 +13,7 @@ from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.regimes import BY_NAME, ROOT, SEARCH
 from benchmarks.claims.results import RESULTS, collect
 from benchmarks.claims.routes import route_reader
-from benchmarks.claims.search import unchosen
+from benchmarks.claims.search import steps, unchosen
 from benchmarks.claims.trainings import run_regime
 
 
@@ -26,7 +26,7 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="render, pretrain, extract, train; keep the results")
-    run.add_argument("--regimes", nargs="+", choices=list(BY_NAME), default=list(BY_NAME))
+    run.add_argument("--regimes", nargs="+", choices=list(BY_NAME), help="all, if not given")
     run.add_argument("--seeds", type=int, help="5; 1 of a study and of a step of the search")
     run.add_argument("--jobs", type=int, default=2, help="processes that share the trainings")
     run.add_argument("--home", type=Path, default=ROOT / "runs" / "claims")
@@ -35,27 +35,26 @@ def main() -> int:
     run.add_argument(
         "--chosen",
         action="store_true",
-        help="only the variants that chose it in the search (for a rate's regime)",
+        help="of a rate's regime: five seeds of the variants that chose it in the search",
     )
     commands.add_parser("document", help="write docs/claims.md and the README's table")
     commands.add_parser("check", help="compare both with the result files")
     chosen = parser.parse_args()
     if chosen.command == "run":
-        for name in chosen.regimes:
+        for regime, only_chosen in steps(chosen.regimes, chosen=chosen.chosen):
             try:
                 folder = run_regime(
-                    BY_NAME[name],
+                    regime,
                     chosen.home.resolve(),
-                    num_seeds=chosen.seeds or (5 if chosen.chosen else BY_NAME[name].num_seeds),
+                    num_seeds=chosen.seeds or (5 if only_chosen else regime.num_seeds),
                     jobs=chosen.jobs,
                     overrides=chosen.overrides,
-                    leave_out=unchosen(BY_NAME[name], chosen.results) if chosen.chosen else (),
+                    leave_out=unchosen(regime, chosen.results) if only_chosen else (),
                 )
             except subprocess.CalledProcessError as error:  # it has said why
                 return error.returncode
-            described = BY_NAME[name] not in SEARCH
-            routes = route_reader(folder, "test") if described else None
-            print(collect(BY_NAME[name], folder, chosen.results, routes))
+            routes = None if regime in SEARCH else route_reader(folder, "test")
+            print(collect(regime, folder, chosen.results, routes))
         return 0
     if chosen.command == "document":
         write()

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.readme import README, with_table
-from benchmarks.claims.regimes import REGIMES, ROOT, STUDIES, Regime
+from benchmarks.claims.regimes import BY_NAME, REGIMES, ROOT, STUDIES, Regime
 from benchmarks.claims.results import RESULTS, result_file
 from benchmarks.claims.search import Search, common_rate_table
 from benchmarks.claims.verdicts import (
@@ -57,6 +57,7 @@ def render(results: Path = RESULTS) -> str:
         present=present,
         searches=searches,
         best={one.regime.name: one for one in present},
+        hours=training_hours(results),
         table=regime_table,
         claims_table=claims_table,
         routes_table=routes_table,
@@ -71,6 +72,13 @@ def measured(results: Path = RESULTS) -> list[Figures]:
     return [
         Search(one, results).figures if Search.exists(one.regime, results) else one for one in found
     ]
+
+
+def training_hours(results: Path = RESULTS) -> float:
+    """What all trainings of the result files took, one after the other."""
+    there = [Figures.read(one, results) for one in BY_NAME.values() if is_there(one, results)]
+    runs = [run for one in there for name in one.variants for run in one.runs(name).values()]
+    return sum(run["train_seconds"] for run in runs) / 3600
 
 
 def is_there(regime: Regime, results: Path = RESULTS) -> bool:

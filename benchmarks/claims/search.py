@@ -7,10 +7,11 @@ which verdicts are others at the common rate. Test clips have no part in the cho
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
-from benchmarks.claims.regimes import OTHER_RATES, REGIMES, Regime
+from benchmarks.claims.regimes import BY_NAME, OTHER_RATES, REGIMES, SEARCH, Regime
 from benchmarks.claims.results import RESULTS, result_file
 from benchmarks.claims.verdicts import COMPARISONS, Comparison, markdown, verdict
 from dsts_pipeline.base.errors import DataError
@@ -103,6 +104,18 @@ def unchosen(step: Regime, folder: Path = RESULTS) -> list[str]:
             if step == regime.at(rate):
                 return Search(Figures.read(regime, folder), folder).others_than(rate)
     raise DataError(f"{step.name} is no step of the search; leave --chosen out")
+
+
+def steps(names: Sequence[str] | None, *, chosen: bool) -> list[tuple[Regime, bool]]:
+    """What `run` trains in turn: a regime, and whether only the variants that chose its rate.
+
+    Without names it is everything: all regimes, and then, as the search is complete, each rate's
+    other seeds (with `chosen` those alone).
+    """
+    if names is not None:
+        return [(BY_NAME[name], chosen) for name in names]
+    first = [] if chosen else [(regime, False) for regime in BY_NAME.values()]
+    return [*first, *((regime, True) for regime in SEARCH)]
 
 
 def common_rate_table(searches: list[Search]) -> str:

@@ -12,10 +12,10 @@ from benchmarks.claims.document import compare, measured, regime_table, render, 
 from benchmarks.claims.figures import Figures
 from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.readme import BEGIN, END, README
-from benchmarks.claims.regimes import BY_NAME
+from benchmarks.claims.regimes import BY_NAME, SEARCH
 from benchmarks.claims.results import collect, result_file, right_clips
 from benchmarks.claims.routes import describe_routes
-from benchmarks.claims.search import Search, common_rate_table, unchosen
+from benchmarks.claims.search import Search, common_rate_table, steps, unchosen
 from benchmarks.claims.verdicts import claims_table, verdict
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feed import FeatureFeed
@@ -212,6 +212,14 @@ def test_verdicts_that_the_search_bears_out_are_not_listed(tmp_path):
     settings = {8e-3: (1, 0.4), 2e-3: (3, 0.5), 4e-3: (6, 0.6)}
     search = searched(tmp_path, of_rates=settings, seeds=[0, 1])
     assert search.rate("with_udl") == 4e-3 and not search.changed()
+
+
+def test_everything_ends_with_the_seeds_at_the_chosen_rates():
+    everything, others = steps(None, chosen=False), steps(None, chosen=True)
+    assert [regime for regime, _ in everything[: len(BY_NAME)]] == list(BY_NAME.values())
+    assert not any(only_chosen for _, only_chosen in everything[: len(BY_NAME)])
+    assert everything[len(BY_NAME) :] == others and others == [(one, True) for one in SEARCH]
+    assert steps([REGIME.name], chosen=False) == [(REGIME, False)]
 
 
 def test_a_search_takes_all_rates_on_the_same_maps(tmp_path):
