@@ -59,7 +59,7 @@ class StorePlan:
         ValueError: a wrong storage option, map shape, shard size or number of frame lists (a
             fault of the calling code).
 
-    Example:
+    Examples:
         >>> clips = [("dive", 0, "train"), ("jump", 1, "test")]
         >>> plan = StorePlan({"seed": 0}, clips, class_names=("a", "b"), map_shape=(8, 4, 2, 2))
         >>> plan.num_shards, plan.sample_bytes  # float16

@@ -61,7 +61,7 @@ class EpochSampler:
     Raises:
         SettingsError: A needed column is missing, or lengths or numbers do not fit.
 
-    Example:
+    Examples:
         >>> sampler = EpochSampler(np.arange(6), batch_size=2, seed=0)
         >>> sorted(int(row) for batch in sampler.batches(epoch=0) for row in batch)
         [0, 1, 2, 3, 4, 5]

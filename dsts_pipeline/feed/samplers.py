@@ -39,9 +39,9 @@ def split_batches(
 ) -> list[np.ndarray]:
     """Cut `order` into consecutive batches; the last one may be smaller unless dropped.
 
-    Example:
-        >>> [len(batch) for batch in split_batches(np.arange(5), 2)]
-        [2, 2, 1]
+    Examples:
+        >>> [batch.tolist() for batch in split_batches(np.arange(5), 2)]
+        [[0, 1], [2, 3], [4]]
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected >= 1")

@@ -19,7 +19,7 @@ class LinearProbe(nn.Module):
         in_channels: C of the feature map.
         num_classes: K.
 
-    Example:
+    Examples:
         >>> LinearProbe(8, 3)(torch.zeros(4, 8, 2, 3, 3)).shape
         torch.Size([4, 3])
     """
@@ -90,7 +90,7 @@ class ConvBlockHead(nn.Module):
 def count_parameters(head: nn.Module) -> int:
     """Parameters of `head` without its classifier.
 
-    Example:
+    Examples:
         >>> count_parameters(LinearProbe(8, 3))
         0
     """

@@ -155,7 +155,7 @@ class CompiledHead(nn.Module):
 def compile_head(head: DSTSHead) -> CompiledHead:
     """The test-time form of `head`, which stays as it is.
 
-    Example:
+    Examples:
         >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
         >>> compile_head(head)(torch.zeros(4, 8, 2, 3, 3)).shape
         torch.Size([4, 3])

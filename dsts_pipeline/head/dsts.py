@@ -64,7 +64,7 @@ class DSTSHead(nn.Module):
     Raises:
         ValueError: An argument is out of range or two exclude each other.
 
-    Example:
+    Examples:
         >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
         >>> head(torch.zeros(4, 8, 2, 3, 3)).shape
         torch.Size([4, 3])

@@ -73,7 +73,7 @@ def meta_gradient(
 
     Source: paper 3.3, Eq. 9-10.
 
-    Example:
+    Examples:
         >>> def loss_fn(u, d, batch):
         ...     return 0.5 * (u["a"] * d["b"] - batch) ** 2
         >>> u, d = {"a": torch.tensor(1.0)}, {"b": torch.tensor(2.0)}

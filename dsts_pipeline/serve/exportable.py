@@ -196,7 +196,7 @@ class WholeModel(nn.Module):
 def as_exportable(head: nn.Module) -> ExportableHead | PlainHead:
     """The test-time form of `head` as a graph that can be exported; `head` stays as it is.
 
-    Example:
+    Examples:
         >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
         >>> logits, routing = as_exportable(head)(torch.zeros(4, 8, 2, 3, 3))
         >>> logits.shape, routing.shape

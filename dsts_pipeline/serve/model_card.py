@@ -27,7 +27,7 @@ _ENTITIES = {sign: f"&#{ord(sign)};" for sign in "&<>~:@"}
 def escape(value: object) -> str:
     """`value` as text that Markdown shows as it is: no markup, no link, no line of its own.
 
-    Example:
+    Examples:
         >>> escape("<b>*pike*</b> | 5")
         '&#60;b&#62;\\\\*pike\\\\*&#60;/b&#62; \\\\| 5'
     """
