@@ -48,7 +48,8 @@ def render(results: Path = RESULTS) -> str:
     environment.filters |= {"clips_interval": clips_interval, "said": said}
     environment.filters |= {"said_by_clips": said_by_clips, "verdict": verdict}
     searches = [Search(found[r.name], results) for r in REGIMES if Search.exists(r, results)]
-    present = measured(results)
+    best = found | {one.regime.name: one.figures for one in searches}
+    present = [best[regime.name] for regime in REGIMES if regime.name in best]
     template = environment.get_template("claims.md.jinja")
     return template.render(
         regimes=REGIMES,
@@ -56,7 +57,7 @@ def render(results: Path = RESULTS) -> str:
         common=[found[one.regime.name] for one in present],
         present=present,
         searches=searches,
-        best={one.regime.name: one for one in present},
+        best=best,
         hours=training_hours(results),
         table=regime_table,
         claims_table=claims_table,
@@ -130,8 +131,9 @@ def regime_table(figures: Figures) -> str:
             cells.append(_paper(name, variant["table"]))
         rows.append(cells)
     everything = [columns, *rows]
-    has_rate = any(cells[1] for cells in rows)
-    kept = [n for n in range(len(columns)) if (n != 1 or has_rate) and (n != 8 or has_paper)]
+    has_rate = any("rate" in variant for variant in figures.variants.values())
+    shown = {"rate": has_rate, "paper": has_paper}
+    kept = [n for n, column in enumerate(columns) if shown.get(column, True)]
     return markdown([[cells[n] for n in kept] for cells in everything])
 
 

@@ -53,7 +53,7 @@ def ablation(
         "store": store,
         "split": "test",
         "num_clips": 40,
-        "provenance": {"commit": "c", "settings": settings},
+        "provenance": {"commit": "c", "settings": settings, "versions": {"torch": "2.x"}},
         "variants": {
             name: {
                 "title": name,
@@ -81,6 +81,7 @@ def test_a_result_file_gives_the_accuracies_that_the_answers_had(tmp_path):
     content = json.loads(path.read_text())
     right = right_clips(content["variants"]["full"]["runs"][1], 40)
     assert np.flatnonzero(~right).tolist() == list(range(1, 11))
+    assert content["variants"]["full"]["runs"][1]["torch"] == "2.x"
 
 
 def test_seeds_of_another_day_are_joined(tmp_path):
