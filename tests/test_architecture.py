@@ -178,16 +178,6 @@ def test_settings_of_later_stages_never_reach_extraction():
         assert not {"head", "udl", "train", "evaluate", "report"} & set(STAGES[name]["params"])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "stages").glob("*.py")), ids=shown)
-def test_stage_files_are_short(path):
-    assert len(path.read_text().splitlines()) < 80
-
-
-@pytest.mark.parametrize("path", SOURCES, ids=shown)
-def test_files_can_be_read_in_one_sitting(path):
-    assert len(path.read_text().splitlines()) <= 300
-
-
 # ---- settings ---------------------------------------------------------------------------------
 
 
