@@ -20,7 +20,7 @@ def run(settings: Settings) -> None:
         DataError: The data root is missing, an annotation is wrong, too many videos are unusable.
         SettingsError: dataset.flip_pairs do not fit the classes.
     """
-    dataset, render = settings.dataset, settings.dataset.render
+    dataset, chosen, render = settings.dataset, settings.backbone, settings.dataset.render
     if render is not None:
         render_embedded(root=dataset.root, **render.model_dump())
     held_out = HoldOut(dataset.heldout_fraction, dataset.heldout_by, dataset.heldout_seed)
@@ -36,6 +36,7 @@ def run(settings: Settings) -> None:
         cache_path=places.PROBE_CACHE,
         num_workers=dataset.num_probe_workers,
         max_problem_fraction=dataset.max_problem_fraction,
+        decoders=[d for d in (chosen.decoder, chosen.decoder_fallback) if d != "none"],
     )
     FlipRule(dataset.flip, dataset.flip_pairs).check(index.class_names)
     index.save(places.CLIP_INDEX)

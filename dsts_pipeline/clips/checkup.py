@@ -17,7 +17,6 @@ from dsts_pipeline.clips.readers import read_annotations
 
 _FRAMES, _SIZE_PX = 8, 64
 _TOLERANCE = 12.0  # grey levels that compression may cost on average
-_OTHER = {"decord": "pyav", "pyav": "decord"}
 
 
 def check_decoder(decoder: Decoder) -> str:
@@ -42,10 +41,10 @@ def check_decoder(decoder: Decoder) -> str:
         except ImportError as error:
             raise UserError(
                 f"{decoder} cannot be loaded ({error}); install it by `pip install -c "
-                f"constraints.txt -e .`, or set backbone.decoder to {_OTHER[decoder]}"
+                f"constraints.txt -e .`, or set backbone.decoder to another one"
             ) from None
         except DataError as error:
-            raise UserError(f"{error}; set backbone.decoder to {_OTHER[decoder]}") from None
+            raise UserError(f"{error}; set backbone.decoder to another one") from None
     return f"{name_decoder(decoder)} decodes H.264 and VP9"
 
 

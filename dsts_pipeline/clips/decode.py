@@ -1,85 +1,141 @@
-"""Video files -> frames, by decord or PyAV; the one file that knows decoders.
+"""Video files -> frames, by decord, PyAV or torchcodec; the one file that knows decoders.
 
-Enters: a path and frame numbers. Leaves: uint8 [T, H, W, 3] RGB of exactly these frames, or a
-`VideoError` that says what is wrong with the file. A neighbouring frame never takes the place of
-one that cannot be decoded. Frames are turned upright where the file says that they lie.
+Enters: a path and frame numbers, as `clips/probe.py` defines them. Leaves: uint8 [T, H, W, 3] RGB
+of exactly these frames, or a `VideoError` that says what is wrong with the file. A neighbouring
+frame never takes the place of one that can't be decoded. Frames are turned upright where the file
+says that they lie.
 
-Memory: the packets of one frame and the frames asked for, however long the file is.
+| decoder | reads | how |
+|---|---|---|
+| auto | all that FFmpeg reads | by decord what decord reads exactly, all else by PyAV |
+| decord | what `find_refusal` lets through | random access by decord 0.6 |
+| pyav | all that FFmpeg reads | from the entry before each frame, or from the start |
+| torchcodec, torchcodec_cuda | what `find_refusal` lets through | its exact seek mode |
 
-Messages of the decoders carry times, addresses and paths; reasons given here do not, since they
-are stored in manifests, which must have the same bytes on every run.
+decord 0.6 hands over other frames than were asked for, without an error, wherever a group of
+pictures is open, frames are hidden, times are negative, or the container has no index of frames; so
+it is given only files of which tests/clips/test_exact_frames.py shows that its answer is right.
+
+Memory: the packets of one group of pictures and the frames asked for, however long the file is.
+
+Messages of the decoders carry times, addresses and paths; reasons given here do not, since they are
+stored in manifests, which must have the same bytes on every run.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.clips.probe import (
+    OpenVideo,
+    Packets,
+    VideoError,
+    VideoInfo,
+    describe,
+    open_video,
+    probe,
+    read_packets,
+)
 
-Decoder = Literal["decord", "pyav"]
+__all__ = [
+    "Decoder",
+    "VideoError",
+    "VideoInfo",
+    "count_frames",
+    "decode_frames",
+    "find_refusal",
+    "iterate_frames",
+    "name_decoder",
+    "probe",
+]
+
+Decoder = Literal["auto", "decord", "pyav", "torchcodec", "torchcodec_cuda"]
 Scaling = Callable[[np.ndarray], np.ndarray]
 _FRAMES_AT_ONCE = 4  # of full size, where they are scaled afterwards
-_PACKAGE = {"decord": "decord", "pyav": "av"}
-# decord 0.6 finds frames by number in these alone: in MPEG transport and program streams it hands
-# over others, some of them repeated, and says nothing (seen with H.264 and MPEG-2).
-_DECORD_CONTAINERS = {"mov", "matroska", "avi", "flv"}
+_PACKAGES = {
+    "auto": ("decord", "av"),
+    "decord": ("decord",),
+    "pyav": ("av",),
+    "torchcodec": ("torchcodec",),
+    "torchcodec_cuda": ("torchcodec",),
+}
+# What decord 0.6 and torchcodec 0.13 read exactly, see test_exact_frames.py.
+_INDEXED_CONTAINERS = ("mov", "matroska")
+_DECORD_CODECS = ("h264", "hevc", "vp9")
 # decord raises DECORDLimitReachedError as soon as one frame was made up from a neighbour.
 _NO_RECOVERED_FRAME = "0.0000001"
+_SAME_TIME_SECONDS = 1e-4
 
 
-class VideoError(DataError):
-    """A video file that cannot be used; `reason` says why without naming the path."""
+class VideoFacts(Protocol):
+    """What decides who reads a file exactly: of a `VideoInfo`, or of the index's `Clip`."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}; replace the file by a sound copy")
-        self.reason = reason
+    @property
+    def codec(self) -> str: ...
+
+    @property
+    def container(self) -> str: ...
+
+    @property
+    def gop(self) -> str: ...
+
+    @property
+    def num_hidden(self) -> int: ...
+
+    @property
+    def rotation_degrees(self) -> int: ...
+
+    @property
+    def num_video_streams(self) -> int: ...
+
+    @property
+    def starts_at_zero(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a video file holds. `fps` is 0 where the file does not say."""
-
-    num_frames: int
-    fps: float
-    width: int
-    height: int
-    codec: str
+def find_refusal(facts: VideoFacts, decoder: Decoder) -> str | None:
+    """Why `decoder` is not trusted to hand over exactly the frames of such a file; None: it is."""
+    if decoder in ("auto", "pyav"):
+        return None
+    if decoder.startswith("torchcodec"):
+        return _refuse_torchcodec(facts)
+    return _refuse_decord(facts)
 
 
 def name_decoder(decoder: Decoder) -> str:
-    """Decoder and version, such as "decord 0.6.0": frames may differ between versions."""
-    return f"{decoder} {importlib.metadata.version(_PACKAGE[decoder])}"
-
-
-def probe(path: str | Path, decoder: Decoder = "decord") -> VideoInfo:
-    """Look at a video file: header, and the number of its frames by counting them to the end.
+    """Decoder and version, such as "decord 0.6.0": frames may differ between versions.
 
     Raises:
-        VideoError: The file is missing, empty, not a video, cut off, or without a frame.
+        UserError: It is not installed.
     """
-    info = _read_info(path)
-    if decoder == "decord":
-        _open_decord(path, info)
-    return info
+    try:
+        versions = {name: importlib.metadata.version(name) for name in _PACKAGES[decoder]}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"backbone.decoder is {decoder}, and the package {error.name} is not installed: "
+            f"`pip install -c constraints.txt {error.name}`, or set another decoder"
+        ) from None
+    if len(versions) == 1:
+        return f"{decoder} {next(iter(versions.values()))}"
+    return f"{decoder} ({', '.join(f'{name} {number}' for name, number in versions.items())})"
 
 
-def count_frames(path: str | Path, decoder: Decoder = "decord") -> int:
+def count_frames(path: str | Path) -> int:
     """Number of frames in a video file; see `probe`."""
-    return probe(path, decoder).num_frames
+    return probe(path).num_frames
 
 
 def decode_frames(
     path: str | Path,
     indices: Sequence[int] | np.ndarray,
     *,
-    decoder: Decoder = "decord",
+    decoder: Decoder = "auto",
     size_px: int | None = None,
     is_cut: bool = True,
     scale: Scaling | None = None,
@@ -88,7 +144,7 @@ def decode_frames(
 
     Args:
         indices: Frame numbers in order of presentation, from 0.
-        decoder: "decord" or "pyav".
+        decoder: See the module's table.
         size_px: Scale the shorter side to this; None: as stored.
         is_cut: Cut the square in the middle out of scaled frames.
         scale: Makes frames [n, h, w, 3] of frames [n, H, W, 3]; it is given a few at a time, so
@@ -98,98 +154,107 @@ def decode_frames(
         uint8 [T, H, W, 3], RGB.
 
     Raises:
-        VideoError: A frame cannot be had exactly as the file's maker meant it.
+        VideoError: A frame cannot be had exactly as a player shows it.
         ValueError: The decoder is unknown or no index is given.
     """
     wanted = np.asarray(indices, dtype=np.int64)
     if wanted.ndim != 1 or not len(wanted) or wanted.min() < 0:
         raise ValueError(f"indices are {wanted!r}, expected at least one, none negative")
-    if decoder not in _PACKAGE:
-        raise ValueError(f"decoder is {decoder!r}, expected one of {sorted(_PACKAGE)}")
-    decode = _decode_decord if decoder == "decord" else _decode_pyav
-    frames = decode(path, wanted, size_px, scale)
+    if decoder not in get_args(Decoder):
+        raise ValueError(f"decoder is {decoder!r}, expected one of {get_args(Decoder)}")
+    with open_video(path) as video:
+        packets = read_packets(video)
+        info = describe(video, packets)
+        if packets.gop != "unknown":
+            _check_reach(path, wanted, info.num_frames)
+        refusal = find_refusal(info, "decord" if decoder == "auto" else decoder)
+        if refusal is not None and decoder != "auto":
+            raise VideoError(path, refusal)
+        if decoder == "pyav" or (decoder == "auto" and refusal is not None):
+            frames = _decode_pyav(video, packets, wanted, size_px, scale)
+        elif decoder.startswith("torchcodec"):
+            frames = _decode_torchcodec(video, packets, wanted, size_px, scale, decoder)
+        else:
+            try:
+                frames = _decode_decord(video, info, wanted, size_px, scale)
+            except VideoError:
+                if decoder == "decord":
+                    raise
+                # Its own limits, or damage: PyAV knows how to tell them apart.
+                frames = _decode_pyav(video, packets, wanted, size_px, scale)
     return frames if size_px is None or not is_cut else _cut_square(frames, size_px)
 
 
 def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
     """All frames uint8 [H, W, 3] in order, upright, one at a time; may raise VideoError."""
-    with _open_av(path) as container:
-        for number, frame in enumerate(container.decode(video=0)):
-            if frame.is_corrupt:
-                raise VideoError(path, f"frame {number} is damaged")
+    with open_video(path) as video:
+        for frame in _decode_packets(video, video.container.demux(video.stream)):
             yield _to_rgb(frame, None)
 
 
-def _read_info(path: str | Path) -> VideoInfo:
-    """Header and number of frames, every packet looked at but none decoded."""
-    with _open_av(path) as container:
-        stream = container.streams.video[0]
-        num_frames = sum(_is_whole(path, packet) for packet in container.demux(stream))
-        _check_count(path, num_frames, stream.frames)
-        context = stream.codec_context
-        return VideoInfo(
-            num_frames=num_frames,
-            fps=float(stream.average_rate or 0),
-            width=context.width,
-            height=context.height,
-            codec=context.name,
-        )
+# ---- decord --------------------------------------------------------------------------------------
+
+
+def _refuse_decord(facts: VideoFacts) -> str | None:
+    reason = None
+    if facts.container not in _INDEXED_CONTAINERS:
+        reason = f"decord finds no exact frames in {facts.container}"
+    elif facts.codec not in _DECORD_CODECS:
+        reason = f"decord finds no exact frames of {facts.codec}"
+    elif facts.rotation_degrees:  # 180 is right, 90 and 270 come out squeezed
+        reason = "decord squeezes rotated frames"
+    elif facts.gop == "unknown":
+        reason = "decord finds no exact frames where the packets don't tell how many there are"
+    elif facts.gop not in ("closed", "intra"):
+        reason = "decord hands over other frames where groups of pictures are open"
+    elif facts.num_hidden or not facts.starts_at_zero:
+        reason = "decord counts frames that an edit list hides, or none at negative times"
+    elif facts.num_video_streams > 1:
+        reason = "decord may read another of its video streams"
+    return reason and f"{reason}: use the decoder auto or pyav"
 
 
 def _decode_decord(
-    path: str | Path, wanted: np.ndarray, size_px: int | None, scale: Scaling | None
+    video: OpenVideo,
+    info: VideoInfo,
+    wanted: np.ndarray,
+    size_px: int | None,
+    scale: Scaling | None,
 ) -> np.ndarray:
-    info = _read_info(path)
-    _check_reach(path, wanted, info.num_frames)
-    _check_decord_can(path)
+    import decord
+
     width, height = info.width, info.height
     if size_px is not None:
         width, height = _scaled_size(width, height, size_px)
-    reader = _open_decord(path, info, width, height)
+    decord.logging.set_level(decord.logging.QUIET)
     try:
+        reader = decord.VideoReader(
+            str(video.path),
+            width=width,
+            height=height,
+            num_threads=1,
+            fault_tol=_NO_RECOVERED_FRAME,
+        )
+        if len(reader) != info.num_frames:
+            reason = f"decord counts {len(reader)} frames, the file holds {info.num_frames}"
+            raise VideoError(video.path, reason)
         if scale is None:
             return reader.get_batch(wanted).asnumpy()
         parts = np.split(wanted, range(_FRAMES_AT_ONCE, len(wanted), _FRAMES_AT_ONCE))
         return np.concatenate([scale(reader.get_batch(part).asnumpy()) for part in parts])
+    except VideoError:
+        raise
     except Exception as error:
         if "DECORDArrayCopyFromTo" in str(error):  # seen at widths 16, 24, 48 and 72 px
             reason = f"decord 0.6 cannot hand over frames {width} px wide: use the decoder pyav"
-            raise VideoError(path, reason) from None
-        raise VideoError(path, _decord_reason(error)) from None
-
-
-def _check_decord_can(path: str | Path) -> None:
-    """Refuse what decord 0.6 would hand over wrongly, without an error of its own."""
-    with _open_av(path) as container:
-        if not _DECORD_CONTAINERS & set(container.format.name.split(",")):
-            found = container.format.name.split(",")[0]
-            raise VideoError(path, f"decord finds no exact frames in {found}: use the decoder pyav")
-        frame = next(container.decode(container.streams.video[0]), None)
-        if frame is not None and frame.rotation:  # 180 is right, 90 and 270 come out squeezed
-            raise VideoError(path, "decord squeezes rotated frames: use the decoder pyav")
-
-
-def _open_decord(path: str | Path, info: VideoInfo, width: int = -1, height: int = -1) -> Any:
-    import decord
-
-    decord.logging.set_level(decord.logging.QUIET)
-    try:
-        reader = decord.VideoReader(
-            str(path), width=width, height=height, num_threads=1, fault_tol=_NO_RECOVERED_FRAME
-        )
-    except Exception as error:
-        raise VideoError(path, _decord_reason(error)) from None
-    if len(reader) != info.num_frames:
-        raise VideoError(
-            path, f"decord counts {len(reader)} frames, the file holds {info.num_frames}"
-        )
-    return reader
+            raise VideoError(video.path, reason) from None
+        raise VideoError(video.path, _decord_reason(error)) from None
 
 
 def _decord_reason(error: Exception) -> str:
     """decord's exceptions in fixed words: their own text differs from run to run."""
     if isinstance(error, RuntimeError):
-        return "decord cannot open it: not a video, or cut off"
+        return "decord cannot open it: damaged, or of a kind that it doesn't know"
     if type(error).__name__ == "DECORDLimitReachedError":
         return "decord had to make up frames from their neighbours: damaged"
     if type(error).__name__ == "DECORDError":
@@ -197,27 +262,101 @@ def _decord_reason(error: Exception) -> str:
     return f"decord fails with {type(error).__name__}"
 
 
+# ---- PyAV ----------------------------------------------------------------------------------------
+
+
 def _decode_pyav(
-    path: str | Path, wanted: np.ndarray, size_px: int | None, scale: Scaling | None
+    video: OpenVideo,
+    packets: Packets,
+    wanted: np.ndarray,
+    size_px: int | None,
+    scale: Scaling | None,
 ) -> np.ndarray:
-    """Decode from the start, since seeking is inexact in many files; then count to the end."""
-    frames: dict[int, np.ndarray] = {}
-    needed, last = set(wanted.tolist()), int(wanted.max())
-    num_packets = num_frames = 0
-    with _open_av(path) as container:
-        stream = container.streams.video[0]
-        for packet in container.demux(stream):
-            num_packets += _is_whole(path, packet)
-            for frame in packet.decode() if num_frames <= last else ():
+    if packets.gop == "unknown":
+        found = _find_by_count(video.path, set(wanted.tolist()))
+    else:
+        found = _find_by_time(video, packets, sorted(set(wanted.tolist())))
+    images: dict[int, np.ndarray] = {}
+    shape = None
+    for number, frame in found:
+        image = _to_rgb(frame, size_px)
+        if image.shape != (shape := shape or image.shape):
+            raise VideoError(video.path, "its frames change their size on the way")
+        images[number] = image if scale is None else scale(image[None])[0]
+    return np.stack([images[number] for number in wanted.tolist()])
+
+
+def _find_by_time(
+    video: OpenVideo, packets: Packets, wanted: list[int]
+) -> Iterator[tuple[int, Any]]:
+    """The frames `wanted` (rising), each decoded from the entry before it.
+
+    Where an entry does not keep its promise, the frames behind it are decoded from the start.
+    """
+    for entry, group in groupby(wanted, packets.entry_of):
+        missing = {packets.times[number]: number for number in group}
+        for start in (entry, 0):
+            try:
+                for frame in _decode_from(video, packets, packets.entries[start]):
+                    if frame.pts in missing:
+                        yield missing.pop(frame.pts), frame
+                        if not missing:
+                            break
+            except VideoError:
+                if start == 0:
+                    raise
+            if not missing:
+                break
+        else:
+            number = min(missing.values())
+            raise VideoError(video.path, f"frame {number} of it cannot be decoded")
+
+
+def _decode_from(video: OpenVideo, packets: Packets, entry: tuple[int, int]) -> Iterator[Any]:
+    """Frames decoded from the packet of `entry` on, to the end of the file."""
+    import av
+
+    # A container without an index may land behind the entry: then the file is read from its start.
+    for start in (entry, packets.entries[0]):
+        try:
+            video.container.seek(min(start), stream=video.stream, backward=True)
+        except av.FFmpegError:
+            continue
+        rest = video.container.demux(video.stream)
+        key = next((p for p in rest if p.is_keyframe and (p.pts or 0) >= entry[0]), None)
+        if key is not None and key.pts == entry[0]:
+            # Pictures before the entry refer to what was not read, and nothing refers to them.
+            needed = (p for p in rest if p.pts is None or p.pts > entry[0])
+            yield from _decode_packets(video, chain([key], needed))
+            return
+    raise VideoError(video.path, "a key frame of it is not found again: damaged")
+
+
+def _find_by_count(path: str | Path, wanted: set[int]) -> Iterator[tuple[int, Any]]:
+    """The frames `wanted`, decoded from the file's start and counted."""
+    number, last = -1, max(wanted)
+    with open_video(path) as video:
+        packets = video.container.demux(video.stream)
+        for number, frame in enumerate(_decode_packets(video, packets)):
+            if number in wanted:
+                yield number, frame
+            if number == last:
+                return
+    _check_reach(path, np.array([last]), number + 1)
+
+
+def _decode_packets(video: OpenVideo, packets: Iterable[Any]) -> Iterator[Any]:
+    """Frames of `packets`; a damaged one is an error, since others are predicted from it."""
+    import av
+
+    try:
+        for packet in packets:
+            for frame in packet.decode():
                 if frame.is_corrupt:
-                    raise VideoError(path, f"frame {num_frames} is damaged")
-                if num_frames in needed:
-                    image = _to_rgb(frame, size_px)
-                    frames[num_frames] = image if scale is None else scale(image[None])[0]
-                num_frames += 1
-        _check_count(path, num_packets, stream.frames)
-    _check_reach(path, wanted, num_frames)
-    return np.stack([frames[i] for i in wanted.tolist()])
+                    raise VideoError(video.path, "a frame of it is damaged")
+                yield frame
+    except av.FFmpegError as error:
+        raise VideoError(video.path, f"FFmpeg: {error.strerror}") from None
 
 
 def _to_rgb(frame: Any, size_px: int | None) -> np.ndarray:
@@ -237,47 +376,81 @@ def _turn_upright(image: np.ndarray, rotation_degrees: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
 
 
-@contextmanager
-def _open_av(path: str | Path) -> Iterator[Any]:
-    """An open PyAV container with a video stream that treats damage as an error."""
+# ---- torchcodec ----------------------------------------------------------------------------------
+
+
+def _refuse_torchcodec(facts: VideoFacts) -> str | None:
+    reason = None
+    if facts.container not in _INDEXED_CONTAINERS:
+        reason = f"torchcodec finds no exact frames in {facts.container}"
+    elif facts.gop not in ("closed", "intra", "open"):
+        reason = "torchcodec has to seek in it, and not every key frame can be sought"
+    elif facts.num_hidden:
+        reason = "torchcodec counts frames that an edit list hides"
+    elif facts.num_video_streams > 1:
+        reason = "torchcodec may read another of its video streams"
+    return reason and f"{reason}: use the decoder auto or pyav"
+
+
+def _decode_torchcodec(
+    video: OpenVideo,
+    packets: Packets,
+    wanted: np.ndarray,
+    size_px: int | None,
+    scale: Scaling | None,
+    decoder: str,
+) -> np.ndarray:
+    """Frames by torchcodec's exact seek mode, each compared with the time that it must have.
+
+    Choice: it scales nothing itself, so that `size_px` means the same by every decoder.
+    """
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, OSError, RuntimeError):
+        raise UserError(
+            "torchcodec cannot be loaded; it needs FFmpeg's shared libraries, and a build for this "
+            "PyTorch: see docs/datasets.md, or set backbone.decoder to auto"
+        ) from None
+
+    times = np.array(packets.times) * float(video.stream.time_base)
+    device = "cuda" if decoder == "torchcodec_cuda" else "cpu"
+    try:
+        reader = VideoDecoder(
+            str(video.path),
+            dimension_order="NHWC",
+            num_ffmpeg_threads=1,
+            device=device,
+            seek_mode="exact",
+        )
+        found = len(reader)
+        if found != len(times):
+            reason = f"torchcodec counts {found} frames, the file holds {len(times)}"
+            raise VideoError(video.path, reason)
+        parts = np.split(wanted, range(_FRAMES_AT_ONCE, len(wanted), _FRAMES_AT_ONCE))
+        images = []
+        for part in parts:
+            batch = reader.get_frames_at(part.tolist())
+            if np.abs(batch.pts_seconds.numpy() - times[part]).max() > _SAME_TIME_SECONDS:
+                raise VideoError(video.path, "torchcodec hands over frames of other times")
+            shown = batch.data.cpu().numpy()
+            images.append(_scale_like_pyav(shown, size_px) if scale is None else scale(shown))
+        return np.concatenate(images)
+    except VideoError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise VideoError(video.path, f"torchcodec fails with {type(error).__name__}") from None
+
+
+def _scale_like_pyav(images: np.ndarray, size_px: int | None) -> np.ndarray:
     import av
 
-    _check_file(path)
-    try:
-        with av.open(str(path), options={"err_detect": "explode"}) as container:
-            if not container.streams.video:
-                raise VideoError(path, "it holds no video stream")
-            context = container.streams.video[0].codec_context
-            context.thread_count = 1
-            context.options = {"err_detect": "explode"}
-            if min(context.width, context.height) < 1:
-                raise VideoError(path, "its header gives no frame size")
-            yield container
-    except av.FFmpegError as error:
-        raise VideoError(path, f"FFmpeg: {error.strerror}") from None
+    if size_px is None:
+        return images
+    frames = [av.VideoFrame.from_ndarray(np.ascontiguousarray(i), "rgb24") for i in images]
+    return np.stack([_to_rgb(frame, size_px) for frame in frames])
 
 
-def _check_file(path: str | Path) -> None:
-    path = Path(path)
-    if not path.is_file():
-        raise VideoError(path, "there is no such file")
-    if path.stat().st_size == 0:
-        raise VideoError(path, "it is empty")
-
-
-def _is_whole(path: str | Path, packet: Any) -> bool:
-    """Whether `packet` holds data, all of it; the one that ends a stream is empty."""
-    if packet.is_corrupt:
-        raise VideoError(path, "cut off, or damaged between two frames")
-    return packet.size > 0
-
-
-def _check_count(path: str | Path, found: int, promised: int) -> None:
-    """`promised` is 0 where the header does not say."""
-    if found < 1:
-        raise VideoError(path, "it holds no frame")
-    if found < promised:
-        raise VideoError(path, f"cut off: {found} of {promised} frames are there")
+# ---- sizes ---------------------------------------------------------------------------------------
 
 
 def _check_reach(path: str | Path, wanted: np.ndarray, num_frames: int) -> None:

@@ -191,7 +191,13 @@ def _count(values: Iterable[str]) -> dict[str, int]:
 
 def _examples(found: Sequence[Any]) -> str:
     shown = [
-        " = ".join(example) if isinstance(example, tuple) else str(example)
+        _name_group(example) if isinstance(example, tuple) else str(example)
         for example in found[:_NUM_SHOWN]
     ]
     return ", ".join(shown) + (", ..." if len(found) > _NUM_SHOWN else "")
+
+
+def _name_group(names: tuple[str, ...]) -> str:
+    """A group of clips by its first names, however many it has."""
+    rest = len(names) - _NUM_SHOWN
+    return " = ".join(names[:_NUM_SHOWN]) + (f" = {rest:,} more" if rest > 0 else "")

@@ -1,4 +1,4 @@
-"""Annotated ranges, in frames or seconds, and frame counts in; half-open ranges of frames out.
+"""Annotated ranges, in frames or seconds, and what videos hold in; half-open ranges of frames out.
 
 Whether an annotated `end_frame` still belongs to its clip differs between data sets, and published
 readers of Diving48 disagree about it. Where clips fill their videos, the frame counts tell: an end
@@ -9,11 +9,13 @@ last frame.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from dsts_pipeline.clips.annotation import AnnotatedClip
+from dsts_pipeline.clips.probe import VideoInfo
 
 EndFrame = Literal["auto", "exclusive", "inclusive"]
 # A time that means a frame's start may be a hair beside it after rounding to milliseconds.
@@ -68,10 +70,12 @@ def decide_end_frame(
     return EndFrameRule(rule, setting, len(beyond), at_count, at_last, num_beyond)
 
 
-def frames_of(clip: AnnotatedClip, *, num_frames: int, fps: float, rule: str) -> tuple[int, int]:
+def frames_of(clip: AnnotatedClip, info: VideoInfo, *, rule: str) -> tuple[int, int]:
     """The half-open range of frames that belongs to `clip`, cut at the file's end.
 
-    A frame belongs to a range of seconds if it is shown first within it: frame i at i / fps.
+    A frame belongs to a range of seconds if it is shown first within it. Seconds count from the
+    first frame that is shown, as players count them: frame i at i / fps, or where the rate varies,
+    at the time that the file says.
 
     Raises:
         ValueError: Seconds are annotated, but the file does not say how many frames a second has.
@@ -80,12 +84,17 @@ def frames_of(clip: AnnotatedClip, *, num_frames: int, fps: float, rule: str) ->
     if end is not None and rule == "inclusive":
         end += 1
     if clip.start_seconds is not None or clip.end_seconds is not None:
-        if fps <= 0:
+        if info.fps <= 0 and not info.times_seconds:
             raise ValueError("its range is in seconds, and the file does not tell its frame rate")
-        start = _frame_at(clip.start_seconds or 0.0, fps)
-        end = None if clip.end_seconds is None else _frame_at(clip.end_seconds, fps)
-    return start, num_frames if end is None else min(end, num_frames)
+        start = _frame_at(clip.start_seconds or 0.0, info)
+        end = None if clip.end_seconds is None else _frame_at(clip.end_seconds, info)
+    return start, info.num_frames if end is None else min(end, info.num_frames)
 
 
-def _frame_at(seconds: float, fps: float) -> int:
-    return math.ceil(seconds * fps - _FRAME_TOLERANCE)
+def _frame_at(seconds: float, info: VideoInfo) -> int:
+    """The first frame that is shown at `seconds` or later."""
+    if not info.times_seconds:
+        return math.ceil(seconds * info.fps - _FRAME_TOLERANCE)
+    times = info.times_seconds
+    tolerance_seconds = _FRAME_TOLERANCE * times[-1] / max(len(times) - 1, 1)
+    return bisect_left(times, seconds - tolerance_seconds)

@@ -16,8 +16,9 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json, sha256_json, write_json
 
 FORMAT = "dsts-clip-index"
-FORMAT_VERSION = 2
-_READABLE_VERSIONS = (1, 2)  # version 1 had no frame rates, sizes, codecs and groups
+FORMAT_VERSION = 3
+# Version 1 had no frame rates, sizes, codecs and groups; version 2 nothing of how a file is made.
+_READABLE_VERSIONS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class Clip:
         path: Video file, relative to the data root.
         label: Class number.
         split: "train", "val" (held out of train, to choose settings by) or "test".
-        num_frames: Frames in the video file.
+        num_frames: Frames in the video file, as `clips/probe.py` defines them.
         start_frame, end_frame: Half-open range of frames that belong to the clip.
         size_bytes, sha256: The video file's content.
         fps: Frames a second; 0 where the file does not say.
         width_px, height_px, codec: Of the video file.
         group: What clips of one origin share; None where the annotations don't say.
+        container, pixel_format, gop, num_hidden, rotation_degrees, num_video_streams,
+        starts_at_zero, is_constant_rate: What the file is, which decides who reads it exactly; see
+            `VideoInfo`. `gop` is empty in indexes that were made before this was looked at.
     """
 
     id: str
@@ -51,6 +55,14 @@ class Clip:
     height_px: int = 0
     codec: str = ""
     group: str | None = None
+    container: str = ""
+    pixel_format: str = ""
+    gop: str = ""
+    num_hidden: int = 0
+    rotation_degrees: int = 0
+    num_video_streams: int = 1
+    starts_at_zero: bool = True
+    is_constant_rate: bool = True
 
     @property
     def duration_seconds(self) -> float | None:

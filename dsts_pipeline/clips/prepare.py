@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import TRAIN, VAL, AnnotatedClip, Annotations
+from dsts_pipeline.clips.decode import Decoder, find_refusal
 from dsts_pipeline.clips.findings import Findings, collect_findings
 from dsts_pipeline.clips.frame_ranges import EndFrame, decide_end_frame, frames_of
 from dsts_pipeline.clips.heldout import hold_out_groups
@@ -52,6 +53,7 @@ def prepare_clips(
     cache_path: str | Path | None = None,
     num_workers: int = 2,
     max_problem_fraction: float = 0.01,
+    decoders: Sequence[Decoder] = ("auto",),
 ) -> tuple[ClipIndex, Findings]:
     """Read the annotations under `root`, look at every video, and make the clip index.
 
@@ -65,6 +67,8 @@ def prepare_clips(
         cache_path: Where to remember what was found, so that a rerun goes on; None: nowhere.
         num_workers: Videos looked at side by side.
         max_problem_fraction: Largest share of annotated clips that may be unusable.
+        decoders: The one that extraction will use, and the one that it falls back to. A clip that
+            none of them reads exactly is a problem.
 
     Raises:
         DataError: An annotation is wrong, a split has no usable clip, too many clips are unusable
@@ -79,7 +83,7 @@ def prepare_clips(
         ((c, info.num_frames) for c in annotations.clips if (info := videos[c.path].info)),
         end_frame,
     )
-    index = _build_index(name, root, annotations, videos, rule.rule, min_frames, hold_out)
+    index = _build_index(name, root, annotations, videos, rule.rule, min_frames, hold_out, decoders)
     _refuse_unusable(index, {clip.split for clip in annotations.clips}, max_problem_fraction)
     findings = collect_findings(
         annotations,
@@ -100,8 +104,11 @@ def _build_index(
     rule: str,
     min_frames: int,
     hold_out: HoldOut,
+    decoders: Sequence[Decoder],
 ) -> ClipIndex:
-    checked = [_check(clip, videos[clip.path], rule, min_frames) for clip in annotations.clips]
+    checked = [
+        _check(clip, videos[clip.path], rule, min_frames, decoders) for clip in annotations.clips
+    ]
     clips = [clip for clip in checked if isinstance(clip, Clip)]
     return ClipIndex(
         dataset=name,
@@ -123,15 +130,24 @@ def _find_cut(annotations: Annotations, videos: Mapping[str, SeenVideo]) -> list
     ]
 
 
-def _check(annotated: AnnotatedClip, seen: SeenVideo, rule: str, min_frames: int) -> Clip | Problem:
+def _check(
+    annotated: AnnotatedClip,
+    seen: SeenVideo,
+    rule: str,
+    min_frames: int,
+    decoders: Sequence[Decoder],
+) -> Clip | Problem:
     def problem(reason: str, kind: str) -> Problem:
         return Problem(annotated.id, annotated.split, annotated.path, reason, kind)
 
     info = seen.info
     if info is None:
         return problem(seen.reason, _KINDS.get(seen.reason, "unreadable"))
+    refusals = [find_refusal(info, decoder) for decoder in decoders]
+    if all(refusals):
+        return problem(f"{refusals[0]} ({info.codec} in {info.container})", "unreadable")
     try:
-        start, end = frames_of(annotated, num_frames=info.num_frames, fps=info.fps, rule=rule)
+        start, end = frames_of(annotated, info, rule=rule)
     except ValueError as error:
         return problem(str(error), "unreadable")
     if end <= start:
@@ -157,6 +173,14 @@ def _check(annotated: AnnotatedClip, seen: SeenVideo, rule: str, min_frames: int
         height_px=info.height,
         codec=info.codec,
         group=annotated.group,
+        container=info.container,
+        pixel_format=info.pixel_format,
+        gop=info.gop,
+        num_hidden=info.num_hidden,
+        rotation_degrees=info.rotation_degrees,
+        num_video_streams=info.num_video_streams,
+        starts_at_zero=info.starts_at_zero,
+        is_constant_rate=info.is_constant_rate,
     )
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-from dsts_pipeline.clips.decode import VideoInfo, name_decoder
+from dsts_pipeline.clips.decode import name_decoder
+from dsts_pipeline.clips.probe import VideoInfo
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class ProbeCache:
 
     def __init__(self, path: str | Path | None) -> None:
         self._path = None if path is None else Path(path)
-        self._tools = [_VERSION, name_decoder("decord"), name_decoder("pyav")]
+        self._tools = [_VERSION, name_decoder("pyav")]
         self._seen: dict[str, SeenVideo] = {}
         self._file: BinaryIO | None = None
         self.num_damaged = 0
@@ -95,4 +96,6 @@ class ProbeCache:
         tools, path, found = json.loads(text)
         if tools == self._tools:
             info = found.pop("info")
-            self._seen[path] = SeenVideo(**found, info=None if info is None else VideoInfo(**info))
+            if info is not None:
+                info = VideoInfo(**info | {"times_seconds": tuple(info["times_seconds"])})
+            self._seen[path] = SeenVideo(**found, info=info)

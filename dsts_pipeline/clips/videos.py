@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.progress import track
-from dsts_pipeline.clips.decode import VideoError, probe
+from dsts_pipeline.clips.probe import VideoError, VideoInfo, probe
 from dsts_pipeline.clips.probe_cache import ProbeCache, SeenVideo
 
 _AHEAD = 16
@@ -32,11 +32,11 @@ def look_at_videos(
         num_workers: Videos looked at side by side.
     """
     paths = list(dict.fromkeys(paths))
-    inside = root.resolve()
+    look = _Look(root.resolve(), cache)
     found: dict[str, SeenVideo] = {}
     num_bad = num_known = 0
     with track("Checking videos", len(paths), "videos") as progress:
-        looks = _in_order(lambda path: _look(inside, root / path, cache), paths, num_workers)
+        looks = _in_order(lambda path: look(root / path), paths, num_workers)
         for path, (seen, is_new) in zip(paths, looks, strict=True):
             if is_new and seen.size_bytes:
                 cache.add(root / path, seen)
@@ -68,21 +68,51 @@ def _in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _look(inside: Path, path: Path, cache: ProbeCache) -> tuple[SeenVideo, bool]:
-    """What is in one file, and whether it had to be read."""
-    if not path.is_file():
-        return SeenVideo(0, 0, reason=MISSING), True
-    if not path.resolve().is_relative_to(inside):
-        return SeenVideo(0, 0, reason=OUTSIDE), True
-    known = cache.find(path)
-    if known is not None:
-        return known, False
-    try:
-        status = path.stat()
-        size, mtime = status.st_size, status.st_mtime_ns
+class _Look:
+    """Looks at one file: what is in it, and whether that was not known before.
+
+    A file that is linked or copied under several names is read and probed once: by its place on the
+    disk, or by its content.
+    """
+
+    def __init__(self, inside: Path, cache: ProbeCache) -> None:
+        self._inside, self._cache = inside, cache
+        self._by_content: dict[tuple[str, int], VideoInfo | str] = {}
+        self._by_place: dict[tuple[int, int], SeenVideo] = {}
+
+    def __call__(self, path: Path) -> tuple[SeenVideo, bool]:
+        if not path.is_file():
+            return SeenVideo(0, 0, reason=MISSING), True
+        if not path.resolve().is_relative_to(self._inside):
+            return SeenVideo(0, 0, reason=OUTSIDE), True
+        known = self._cache.find(path)
+        if known is not None:
+            return known, False
         try:
-            return SeenVideo(size, mtime, probe(path), sha256_file(path)), True
-        except VideoError as error:
-            return SeenVideo(size, mtime, reason=error.reason), True
-    except OSError as error:
-        return SeenVideo(0, 0, reason=f"the system cannot read it: {error.strerror}"), True
+            status = path.stat()
+            size, mtime = status.st_size, status.st_mtime_ns
+            place = (status.st_dev, status.st_ino)
+            linked = self._by_place.get(place) if status.st_nlink > 1 else None
+            if linked is not None and (linked.size_bytes, linked.mtime_ns) == (size, mtime):
+                return linked, True
+            sha256 = sha256_file(path)
+            found = self._by_content.get((sha256, size))
+            if found is None:
+                found = self._by_content[sha256, size] = _probe(path)
+        except OSError as error:
+            reason = f"the system cannot read it: {error.strerror}"
+            return SeenVideo(0, 0, reason=reason), True
+        if isinstance(found, str):
+            seen = SeenVideo(size, mtime, reason=found)
+        else:
+            seen = SeenVideo(size, mtime, found, sha256)
+        self._by_place[place] = seen
+        return seen, True
+
+
+def _probe(path: Path) -> VideoInfo | str:
+    """What is in a file, or why it is no use."""
+    try:
+        return probe(path)
+    except VideoError as error:
+        return error.reason

@@ -49,7 +49,7 @@ def forecast_extraction(
     positions: Sequence[int],
     *,
     views: Views = Views(),
-    decoder: Decoder = "decord",
+    decoder: Decoder = "auto",
     num_decode_workers: int = 1,
     batch_size: int = 32,
 ) -> Forecast:

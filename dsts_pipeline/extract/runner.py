@@ -40,7 +40,7 @@ def extract_features(
     writer: ShardWriter | Sequence[ShardWriter],
     *,
     views: Views = Views(),
-    decoder: Decoder = "decord",
+    decoder: Decoder = "auto",
     decoder_fallback: Decoder | None = None,
     num_decode_workers: int = 1,
     clip_timeout_seconds: float = 60.0,

@@ -54,7 +54,7 @@ def annotate(job: AnnotateJob) -> np.ndarray:
     Raises:
         VideoError: The video cannot be decoded to its end, or to where it is cut.
     """
-    out, info = Path(job.out), probe(job.path, "pyav")
+    out, info = Path(job.out), probe(job.path)
     panel = draw_panel(job.bars, job.lines, _WIDTH_PX[out.suffix])
     frames = islice(iterate_frames(job.path), MAX_FRAMES[out.suffix])
     composed = (compose(frame, panel) for frame in frames)

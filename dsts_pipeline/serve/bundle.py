@@ -149,5 +149,7 @@ def _tell_versions(made_of: Mapping[str, Any], backbone: Backbone) -> tuple[str,
     before, now = made_of["backbone"].get("versions", {}), backbone.describe().get("versions", {})
     pairs = [(f"{name} {before[name]}", f"{name} {now.get(name)}") for name in sorted(before)]
     decoders = [made_of[key] for key in ("decoder", "decoder_fallback") if key in made_of]
-    pairs += [(named, name_decoder(cast(Decoder, named.split()[0]))) for named in decoders]
+    for named in decoders:
+        here = name_decoder(cast(Decoder, named.split()[0]))
+        pairs.append((named.removesuffix(" (exact frames only)"), here))
     return tuple(f"{new} here, {old} where the maps were made" for old, new in pairs if old != new)

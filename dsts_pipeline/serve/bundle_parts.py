@@ -94,8 +94,9 @@ class Bundle:
 
     @property
     def decoder(self) -> Decoder:
-        """The decoder that made the maps."""
-        return cast(Decoder, self.made_of["decoder"].split()[0])
+        """The decoder that made the maps, and where that is decord, whatever else reads a video."""
+        named = self.made_of["decoder"].split()[0]
+        return "auto" if named == "decord" else cast(Decoder, named)
 
     @property
     def decoder_fallback(self) -> Decoder | None:

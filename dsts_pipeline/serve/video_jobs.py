@@ -102,7 +102,7 @@ def look_and_decode(job: VideoJob) -> SeenVideo:
         VideoError: The video cannot be used.
     """
     started, transforming = time.perf_counter(), Stopwatch()
-    info = probe(job.path, "pyav")  # packets counted, none decoded
+    info = probe(job.path)
     clip = Clip(
         id=job.path,
         path=job.path,
@@ -130,6 +130,6 @@ def look_and_decode(job: VideoJob) -> SeenVideo:
 
 
 def _preview(job: PreviewJob) -> np.ndarray:
-    end = probe(job.path, "pyav").num_frames if job.end is None else job.end
+    end = probe(job.path).num_frames if job.end is None else job.end
     numbers = job.first + uniform_frames(end - job.first, NUM_PREVIEW_FRAMES)
     return decode_frames(job.path, numbers, decoder=job.decoder, size_px=job.size_px)[None]

@@ -8,10 +8,15 @@ from hypothesis import strategies as st
 
 from dsts_pipeline.clips.annotation import AnnotatedClip
 from dsts_pipeline.clips.frame_ranges import decide_end_frame, frames_of
+from dsts_pipeline.clips.probe import VideoInfo
 
 
 def annotated(**changes) -> AnnotatedClip:
     return AnnotatedClip("a", "a.mp4", 0, "train", **changes)
+
+
+def video(num_frames, fps, times_seconds=()) -> VideoInfo:
+    return VideoInfo(num_frames, fps, 64, 64, "h264", times_seconds=tuple(times_seconds))
 
 
 def decide(ends_and_counts, setting="auto"):
@@ -57,7 +62,7 @@ def test_clips_of_the_whole_file_say_nothing():
     ],
 )
 def test_ranges(changes, rule, expected):
-    assert frames_of(annotated(**changes), num_frames=90, fps=30.0, rule=rule) == expected
+    assert frames_of(annotated(**changes), video(90, 30.0), rule=rule) == expected
 
 
 @given(st.integers(0, 5000), st.integers(1, 5000), st.sampled_from([12.0, 25.0, 30000 / 1001]))
@@ -66,10 +71,36 @@ def test_times_of_frames_give_these_frames(start, length, fps):
         "start_seconds": round(start / fps, 4),
         "end_seconds": round((start + length) / fps, 4),
     }
-    found = frames_of(annotated(**times), num_frames=10**6, fps=fps, rule="exclusive")
+    found = frames_of(annotated(**times), video(10**6, fps), rule="exclusive")
     assert found == (start, start + length)
 
 
 def test_seconds_without_a_frame_rate_are_refused():
     with pytest.raises(ValueError, match="does not tell its frame rate"):
-        frames_of(annotated(end_seconds=1.0), num_frames=9, fps=0.0, rule="exclusive")
+        frames_of(annotated(end_seconds=1.0), video(9, 0.0), rule="exclusive")
+
+
+@pytest.mark.parametrize("fps", [0.0, 250 / 13])
+def test_where_the_rate_varies_times_of_frames_decide_not_the_average_rate(fps):
+    # 100 frames a 25th of a second long, then 100 three times as long
+    times = [number / 25 if number < 100 else 4 + (number - 100) * 0.12 for number in range(200)]
+    of = video(200, fps, times)
+    assert frames_of(annotated(start_seconds=2.0, end_seconds=6.4), of, rule="exclusive") == (
+        50,
+        120,
+    )
+    assert frames_of(annotated(start_seconds=15.87), of, rule="exclusive") == (199, 200)
+    assert frames_of(annotated(start_seconds=99.0), of, rule="exclusive") == (200, 200)
+
+
+@given(st.data())
+def test_times_of_varying_frames_give_these_frames(data):
+    steps = data.draw(st.lists(st.integers(1, 6), min_size=3, max_size=60))
+    times = [round(sum(steps[:n]) / 30, 3) for n in range(len(steps))]
+    start, end = sorted(data.draw(st.sets(st.integers(0, len(steps) - 1), min_size=2, max_size=2)))
+    found = frames_of(
+        annotated(start_seconds=times[start], end_seconds=times[end]),
+        video(len(times), 30.0, times),
+        rule="exclusive",
+    )
+    assert found == (start, end)

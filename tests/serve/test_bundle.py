@@ -61,7 +61,7 @@ def test_a_bundle_comes_back_as_it_was(saved):
         assert getattr(loaded, name) == getattr(made, name)
     assert loaded.title == "a head" and loaded.notes == ()
     assert (loaded.views.test_clips, loaded.views.test_crops) == (1, 1)
-    assert (loaded.decoder, loaded.decoder_fallback) == ("decord", None)
+    assert (loaded.decoder, loaded.decoder_fallback) == ("auto", None)
 
 
 def test_the_same_bundle_has_the_same_bytes(saved, tmp_path):

@@ -70,7 +70,9 @@ class BackboneSettings(Section):
     random; a file must have the digest `weights_sha256` if one is given, and `key_map` says whose
     names its keys are. `num_frames` and `size_px` null stand for the model's own input. Maps are
     taken at `taps`, the first of which is stored; none given: where the preset says.
-    `decoder_fallback` is tried on clips on which `decoder` fails. `prefetch_bytes` bounds the
+    `decoder` "auto" has decord read what it reads exactly, and PyAV all else; the others refuse
+    what they can't read exactly, and `decoder_fallback` is tried where they refuse, fail or hang.
+    `prefetch_bytes` bounds the
     frames that are held ahead of the backbone. `batch_size` is halved where it does not fit the
     device. `device` "auto" takes the CUDA device of this process's number on its host, else the
     CPU.
@@ -83,7 +85,7 @@ class BackboneSettings(Section):
     taps: tuple[str, ...] = ()
     num_frames: int | None = Field(16, ge=1)
     size_px: int | None = Field(64, ge=16)
-    decoder: Literal["decord", "pyav"] = "decord"
+    decoder: Literal["auto", "decord", "pyav", "torchcodec", "torchcodec_cuda"] = "auto"
     decoder_fallback: Literal["none", "decord", "pyav"] = "none"
     num_decode_workers: int = Field(1, ge=0)
     clip_timeout_seconds: float = Field(60.0, gt=0.0)

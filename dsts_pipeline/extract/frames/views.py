@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dsts_pipeline.base.seeding import derive_seed
-from dsts_pipeline.clips.decode import Decoder, name_decoder
+from dsts_pipeline.clips.decode import Decoder, find_refusal, name_decoder
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.sampling import jitter_generator
@@ -117,7 +117,7 @@ class ViewPlan:
     index: ClipIndex
     input: ClipInput
     views: Views = Views()
-    decoder: Decoder = "decord"
+    decoder: Decoder = "auto"
     fallback: Decoder | None = None
 
     @cached_property
@@ -195,13 +195,28 @@ class ViewPlan:
         """For a store's fingerprint: clips, decoders, views."""
         described: dict[str, Any] = {
             "clips": {"dataset": self.index.dataset, "digest": self.index.digest},
-            "decoder": name_decoder(self.decoder),
+            "decoder": self._name_decoder(),
         }
         if self.fallback is not None and self.fallback != self.decoder:
             described["decoder_fallback"] = name_decoder(self.fallback)
         if self._pipeline is not None:
             described["input_pipeline"] = self._pipeline.with_views().describe()
         return described | self.views.describe()
+
+    def _name_decoder(self) -> str:
+        """The decoders that read the clips, by name and version.
+
+        Where decord reads all of them exactly, or none, "auto" is that one decoder, and stores made
+        by it alone are the same. "decord" among clips that it does not read exactly is not what it
+        was when it read them all the same.
+        """
+        exact = [find_refusal(clip, "decord") is None for clip in self.index.clips]
+        if self.decoder == "auto" and exact and all(exact):
+            return name_decoder("decord")
+        if self.decoder == "auto" and not any(exact):
+            return name_decoder("pyav")
+        inexact = self.decoder == "decord" and not all(exact)
+        return name_decoder(self.decoder) + (" (exact frames only)" if inexact else "")
 
     @property
     def _pipeline(self) -> Pipeline | None:

@@ -31,7 +31,7 @@ class DecodeSegments(BaseTransform):
         num_clips: Samples of the clip at test, shifted against each other.
         test_mode: Centres of the segments; otherwise any frame of each, by numpy's global random
             stream, which mmengine seeds.
-        decoder: "decord" or "pyav".
+        decoder: "auto", "decord" or "pyav", see `clips/decode.py`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class DecodeSegments(BaseTransform):
         size_px: int,
         num_clips: int = 1,
         test_mode: bool = False,
-        decoder: Decoder = "decord",
+        decoder: Decoder = "auto",
     ) -> None:
         self.num_frames, self.size_px, self.num_clips = num_frames, size_px, num_clips
         self.test_mode, self.decoder = test_mode, decoder
@@ -51,7 +51,7 @@ class DecodeSegments(BaseTransform):
         Raises:
             VideoError: A frame cannot be had exactly; no clip is replaced by another one.
         """
-        path, total = results["filename"], count_frames(results["filename"], self.decoder)
+        path, total = results["filename"], count_frames(results["filename"])
         num_clips = self.num_clips if self.test_mode else 1
         if self.test_mode:
             places = sample_views(total, self.num_frames, num_clips, None, None).reshape(-1)

@@ -1,0 +1,208 @@
+"""Every decoder hands over exactly the frames that a player shows, or refuses; none is wrong.
+
+Random encodings of clips whose frames carry their number are held to the definition in
+`dsts_pipeline/clips/probe.py`. What a player shows is what FFmpeg decodes from the start of the
+file; where all encoded frames are shown, their numbers are 0, 1, 2, ... whatever a decoder says.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from functools import cache
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+
+from dsts_pipeline.clips.decode import (
+    VideoError,
+    decode_frames,
+    find_refusal,
+    iterate_frames,
+    probe,
+)
+from tests.clips.encodings import Encoding, draw_encoding, read_number, write_encoding
+
+NUM_ENCODINGS, NUM_IN_SHORT_RUN = 320, 40
+
+
+@cache
+def _usable_decoders() -> list[str]:
+    decoders = ["auto", "decord", "pyav"]
+    if importlib.util.find_spec("torchcodec") is not None:
+        decoders.append("torchcodec")
+    return decoders
+
+
+def _show(path):
+    """The frames that a player shows, as FFmpeg alone decodes them from the start of the file."""
+    with av.open(str(path)) as container:
+        streams = [s for s in container.streams.video if not s.disposition & 0x400]
+        return [
+            np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+            for frame in container.decode(streams[0])
+        ]
+
+
+def _check(path, encoding, rng):
+    """Compare what every decoder says of the file at `path` with what a player shows."""
+    turn = encoding.rotation_degrees
+    shown = _show(path)
+    numbers = [read_number(image, turn) for image in shown]
+    assert all(a < b for a, b in pairwise(numbers)), "the test's own encoding is unreadable"
+    if encoding.is_plain:
+        assert numbers == list(range(encoding.num_frames))
+    try:
+        info = probe(path)
+    except VideoError:
+        assert not shown or not encoding.is_plain
+        return
+    assert info.num_frames == len(shown)
+    wanted = rng.integers(0, len(shown), min(len(shown), 8))
+    right = [numbers[number] for number in wanted]
+    for decoder in _usable_decoders():
+        refusal = find_refusal(info, decoder)
+        try:
+            frames = decode_frames(path, wanted, decoder=decoder)
+        except VideoError as error:
+            assert refusal is not None and error.reason == refusal, f"{decoder}: {error.reason}"
+            continue
+        assert refusal is None
+        assert [read_number(image, turn) for image in frames] == right, decoder
+        if decoder == "pyav":
+            np.testing.assert_array_equal(frames, [shown[number] for number in wanted])
+        else:  # colours are rounded in other ways, never by a neighbour's picture
+            expected = np.stack([shown[number] for number in wanted]).astype(int)
+            assert np.abs(frames - expected).mean() < 6, decoder
+    with pytest.raises(VideoError, match=f"frame {len(shown)} was asked for"):
+        decode_frames(path, [0, len(shown)])
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(number, marks=[pytest.mark.long] if number >= NUM_IN_SHORT_RUN else [])
+        for number in range(NUM_ENCODINGS)
+    ],
+)
+def test_frames_are_those_that_a_player_shows_or_refused(number, tmp_path):
+    rng = np.random.default_rng([20221023, number])
+    encoding = draw_encoding(rng)
+    try:
+        path = write_encoding(tmp_path / f"clip.{encoding.ending}", encoding)
+    except av.FFmpegError as error:
+        pytest.fail(f"the test can't encode {encoding}: {error}")
+    _check(path, encoding, rng)
+
+
+PLAIN = Encoding("libx264", "mp4", num_frames=50, gop_size=10, num_b_frames=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "gop", "by_decord"),
+    [
+        ({}, "closed", True),
+        ({"gop_size": 1, "num_b_frames": 0}, "intra", True),
+        ({"groups": "open"}, "open", False),
+        ({"groups": "refresh", "num_b_frames": 0}, "refresh", False),
+        ({"codec": "libx265", "groups": "open"}, "open", False),
+        ({"codec": "libx265"}, "closed", True),
+        ({"codec": "libvpx-vp9", "ending": "webm", "num_b_frames": 0}, "closed", True),
+        ({"codec": "libvpx", "ending": "webm", "num_b_frames": 0}, "closed", False),
+        ({"codec": "libsvtav1", "num_b_frames": 0}, "closed", False),
+        ({"codec": "mpeg4", "ending": "avi"}, "unknown", False),
+        ({"codec": "mpeg2video", "ending": "ts"}, "unknown", False),
+        ({"codec": "mjpeg", "ending": "avi", "pixel_format": "yuvj420p"}, "intra", False),
+        ({"ending": "ts"}, "closed", False),
+        ({"ending": "avi"}, "unknown", False),
+        ({"rotation_degrees": 90}, "closed", False),
+        ({"cut_at": 17}, "closed", False),
+        ({"is_interlaced": True, "num_b_frames": 0}, "unknown", False),
+    ],
+)
+def test_a_file_is_told_for_what_it_is(change, gop, by_decord, tmp_path):
+    encoding = replace(PLAIN, **change)
+    path = write_encoding(tmp_path / f"clip.{encoding.ending}", encoding)
+    info = probe(path)
+    assert info.gop == gop
+    assert (find_refusal(info, "decord") is None) == by_decord
+    assert info.rotation_degrees % 360 == encoding.rotation_degrees
+    assert info.is_constant_rate
+    assert info.num_hidden == (7 if encoding.cut_at else 0)
+    assert info.num_frames == 50 - (encoding.cut_at or 0)
+    _check(path, encoding, np.random.default_rng(0))
+
+
+def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path):
+    path = write_encoding(tmp_path / "cut.mp4", replace(PLAIN, cut_at=17, num_b_frames=0))
+    frames = decode_frames(path, range(33))
+    assert [read_number(image) for image in frames] == list(range(17, 50))
+    assert [read_number(image) for image in iterate_frames(path)] == list(range(17, 50))
+
+
+def test_long_groups_are_entered_where_they_begin(tmp_path, monkeypatch):
+    """PyAV decodes from the key frame before, not from the start: counted in frames."""
+    path = write_encoding(tmp_path / "long.mp4", replace(PLAIN, num_frames=400, gop_size=20))
+    from dsts_pipeline.clips import decode
+
+    decoded = []
+    original = decode._decode_packets
+
+    def count(video, packets):
+        for frame in original(video, packets):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(decode, "_decode_packets", count)
+    frames = decode_frames(path, [5, 301, 305, 399], decoder="pyav")
+    assert [read_number(image) for image in frames] == [5, 301, 305, 399]
+    assert len(decoded) <= 6 + 6 + 20
+
+
+def test_the_rate_is_told_to_vary_with_the_times_of_all_frames(tmp_path):
+    path = write_encoding(tmp_path / "vfr.mp4", replace(PLAIN, is_constant_rate=False, seed=3))
+    info = probe(path)
+    assert not info.is_constant_rate and len(info.times_seconds) == 50
+    rng = np.random.default_rng(3)
+    steps = [int(rng.integers(1, 5)) for _ in range(50)]
+    np.testing.assert_allclose(info.times_seconds, np.cumsum([0, *steps[:-1]]) / 25, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_several_video_streams_the_longest_is_read_never_the_cover(tmp_path, is_first):
+    film = write_encoding(tmp_path / "film.mp4", PLAIN)
+    path = tmp_path / "two.mkv"
+    with av.open(str(film)) as source, av.open(str(path), "w") as file:
+        streams = {}
+        for kind in ("cover", "film") if is_first else ("film", "cover"):
+            if kind == "film":
+                streams[kind] = file.add_stream_from_template(source.streams.video[0])
+            else:
+                streams[kind] = file.add_stream("mjpeg", rate=25)
+                streams[kind].width = streams[kind].height = 64
+                streams[kind].pix_fmt = "yuvj420p"
+        cover = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), "rgb24")
+        cover.pts = 0
+        file.mux(streams["cover"].encode(cover.reformat(format="yuvj420p")))
+        file.mux(streams["cover"].encode())
+        for packet in source.demux(source.streams.video[0]):
+            if packet.size:
+                packet.stream = streams["film"]
+                file.mux(packet)
+    info = probe(path)
+    assert (info.num_frames, info.codec, info.num_video_streams) == (50, "h264", 2)
+    assert find_refusal(info, "decord") is not None
+    frames = decode_frames(path, [0, 31, 49])
+    assert [read_number(image) for image in frames] == [0, 31, 49]
+
+
+def test_a_stream_that_ffmpeg_cannot_decode_is_named(tmp_path):
+    path = tmp_path / "drawing.mp4"
+    path.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"></svg>')
+    with pytest.raises(VideoError) as caught:
+        probe(path)
+    assert caught.value.reason == "FFmpeg has no decoder for its video stream"
+    with pytest.raises(VideoError, match="no decoder"):
+        decode_frames(path, [0])
