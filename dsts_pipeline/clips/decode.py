@@ -139,6 +139,7 @@ def decode_frames(
     size_px: int | None = None,
     is_cut: bool = True,
     scale: Scaling | None = None,
+    info: VideoInfo | None = None,
 ) -> np.ndarray:
     """The frames numbered `indices`, in that order; repeats are allowed.
 
@@ -149,6 +150,7 @@ def decode_frames(
         is_cut: Cut the square in the middle out of scaled frames.
         scale: Makes frames [n, h, w, 3] of frames [n, H, W, 3]; it is given a few at a time, so
             that only scaled ones are held. Excludes `size_px`.
+        info: What the file is, where that is known for certain; None: it is looked at first.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
@@ -162,27 +164,44 @@ def decode_frames(
         raise ValueError(f"indices are {wanted!r}, expected at least one, none negative")
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder is {decoder!r}, expected one of {get_args(Decoder)}")
+    frames = _decode(path, wanted, decoder, size_px, scale, info)
+    return frames if size_px is None or not is_cut else _cut_square(frames, size_px)
+
+
+def _decode(
+    path: str | Path,
+    wanted: np.ndarray,
+    decoder: Decoder,
+    size_px: int | None,
+    scale: Scaling | None,
+    info: VideoInfo | None,
+) -> np.ndarray:
+    """Let the quickest decoder read that is exact for this file."""
+    wants_decord = decoder in ("auto", "decord")
+    if info is not None and wants_decord and find_refusal(info, "decord") is None:
+        try:
+            return _decode_decord(path, info, wanted, size_px, scale)
+        except VideoError:
+            if decoder == "decord":
+                raise
+            wants_decord = False  # its own limits, or damage: PyAV knows how to tell them apart
     with open_video(path) as video:
         packets = read_packets(video)
         info = describe(video, packets)
         if packets.gop != "unknown":
             _check_reach(path, wanted, info.num_frames)
-        refusal = find_refusal(info, "decord" if decoder == "auto" else decoder)
-        if refusal is not None and decoder != "auto":
+        refusal = None if decoder == "auto" else find_refusal(info, decoder)
+        if refusal is not None:
             raise VideoError(path, refusal)
-        if decoder == "pyav" or (decoder == "auto" and refusal is not None):
-            frames = _decode_pyav(video, packets, wanted, size_px, scale)
-        elif decoder.startswith("torchcodec"):
-            frames = _decode_torchcodec(video, packets, wanted, size_px, scale, decoder)
-        else:
+        if decoder.startswith("torchcodec"):
+            return _decode_torchcodec(video, packets, wanted, size_px, scale, decoder)
+        if wants_decord and find_refusal(info, "decord") is None:
             try:
-                frames = _decode_decord(video, info, wanted, size_px, scale)
+                return _decode_decord(path, info, wanted, size_px, scale)
             except VideoError:
                 if decoder == "decord":
                     raise
-                # Its own limits, or damage: PyAV knows how to tell them apart.
-                frames = _decode_pyav(video, packets, wanted, size_px, scale)
-    return frames if size_px is None or not is_cut else _cut_square(frames, size_px)
+        return _decode_pyav(video, packets, wanted, size_px, scale)
 
 
 def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
@@ -215,7 +234,7 @@ def _refuse_decord(facts: VideoFacts) -> str | None:
 
 
 def _decode_decord(
-    video: OpenVideo,
+    path: str | Path,
     info: VideoInfo,
     wanted: np.ndarray,
     size_px: int | None,
@@ -223,13 +242,14 @@ def _decode_decord(
 ) -> np.ndarray:
     import decord
 
+    _check_reach(path, wanted, info.num_frames)
     width, height = info.width, info.height
     if size_px is not None:
         width, height = _scaled_size(width, height, size_px)
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(
-            str(video.path),
+            str(path),
             width=width,
             height=height,
             num_threads=1,
@@ -237,7 +257,7 @@ def _decode_decord(
         )
         if len(reader) != info.num_frames:
             reason = f"decord counts {len(reader)} frames, the file holds {info.num_frames}"
-            raise VideoError(video.path, reason)
+            raise VideoError(path, reason)
         if scale is None:
             return reader.get_batch(wanted).asnumpy()
         parts = np.split(wanted, range(_FRAMES_AT_ONCE, len(wanted), _FRAMES_AT_ONCE))
@@ -247,8 +267,8 @@ def _decode_decord(
     except Exception as error:
         if "DECORDArrayCopyFromTo" in str(error):  # seen at widths 16, 24, 48 and 72 px
             reason = f"decord 0.6 cannot hand over frames {width} px wide: use the decoder pyav"
-            raise VideoError(video.path, reason) from None
-        raise VideoError(video.path, _decord_reason(error)) from None
+            raise VideoError(path, reason) from None
+        raise VideoError(path, _decord_reason(error)) from None
 
 
 def _decord_reason(error: Exception) -> str:

@@ -118,7 +118,8 @@ def look_and_decode(job: VideoJob) -> SeenVideo:
     index = ClipIndex("", "", ("",), (), (), (clip,))
     views = Views(test_clips=job.test_clips, test_crops=job.test_crops)
     plan = ViewPlan(index, job.input, views, job.decoder, job.fallback)
-    shown = replace(job, views=tuple(plan.frame_view(row) for row in plan.rows))
+    views_of_it = tuple(plan.frame_view(row) for row in plan.rows)
+    shown = replace(job, views=views_of_it, info=info)
     frames = decode_views(shown, transforming)
     seconds = time.perf_counter() - started
     return SeenVideo(

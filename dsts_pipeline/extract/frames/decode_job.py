@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.clips.decode import Decoder, VideoError, decode_frames
+from dsts_pipeline.clips.decode import Decoder, VideoError, VideoInfo, decode_frames
 from dsts_pipeline.extract.frames.augmentation import Augmentation, augment
 from dsts_pipeline.extract.frames.resize import resize_frames, scaled_size
 
@@ -52,6 +52,7 @@ class DecodeJob:
             decoder scales.
         fallback: Tried where `decoder` fails; None: nothing is.
         augmentation: What happens to views that have a seed.
+        info: What the file with this digest is, where that is known.
     """
 
     path: str
@@ -64,6 +65,7 @@ class DecodeJob:
     like_opencv: bool = False
     fallback: Decoder | None = None
     augmentation: Augmentation = Augmentation()
+    info: VideoInfo | None = None
 
     @property
     def frame_bytes(self) -> int:
@@ -160,10 +162,15 @@ def _decode_views(job: DecodeJob, transforming: Stopwatch) -> np.ndarray:
     numbers = np.unique(np.concatenate([view.indices for view in job.views]))
     if job.like_opencv:
         scale = partial(_scale, shorter_px=job.resize_px, transforming=transforming)
-        whole = decode_frames(job.path, numbers, decoder=job.decoder, scale=scale)
+        whole = decode_frames(job.path, numbers, decoder=job.decoder, scale=scale, info=job.info)
     else:
         whole = decode_frames(
-            job.path, numbers, decoder=job.decoder, size_px=job.resize_px, is_cut=False
+            job.path,
+            numbers,
+            decoder=job.decoder,
+            size_px=job.resize_px,
+            is_cut=False,
+            info=job.info,
         )
     if min(whole.shape[1:3]) < job.size_px:
         raise VideoError(

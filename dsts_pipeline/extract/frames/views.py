@@ -165,6 +165,7 @@ class ViewPlan:
             like_opencv=self._pipeline is not None,
             fallback=self.fallback,
             augmentation=self.views.augmentation,
+            info=clip.video_info,
         )
 
     def row(self, clip: int, view: int) -> Row:
