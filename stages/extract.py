@@ -9,14 +9,15 @@ from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.extract.earlier import find_earlier_maps
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.progress import summarize
 from dsts_pipeline.extract.runner import extract_features
-from dsts_pipeline.feature_store import StorePlan, StoreWriter
+from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feature_store.manifest import drop_provenance
 from dsts_pipeline.feature_store.space import require_space, survey_store
 from stages import places
-from stages.extract_options import extraction_options
+from stages.extract_options import extraction_options, plan_views
 from stages.store_plan import plan_taps, prepare_work
 
 
@@ -24,6 +25,7 @@ def run(
     settings: Settings,
     engine: Literal["processes", "ray"] = "processes",
     num_workers: int | None = None,
+    earlier: str | None = None,
 ) -> None:
     """Finish the store of these settings and write its manifest to outputs/features.json.
 
@@ -31,6 +33,7 @@ def run(
 
     Args:
         num_workers: With the engine "ray": backbones at work.
+        earlier: A store made under the former rule of frames; what is sound of it is copied.
 
     Raises:
         CheckpointError, DataError, StoreError: See the parts; the finished shards stay.
@@ -38,6 +41,13 @@ def run(
     chosen, work = settings.backbone, prepare_work(settings)
     index, backbone, _ = work
     plans = plan_taps(settings, work)
+    known = None
+    if earlier is not None:
+        known = find_earlier_maps(
+            open_store(earlier), plan_views(settings, index, backbone), plans[0]
+        )
+        num_rows = len(plans[0].samples)
+        console.print(f"{earlier}: {len(known.rows):,} of {num_rows:,} maps are taken over")
     for plan in plans:
         require_space(survey_store(settings.store.root, plan))
     with ExitStack() as stack:
@@ -48,7 +58,8 @@ def run(
             pending = {shard for each in writers for shard in each.pending_shards()}
             summary = extract_by_ray(settings, work, pending, num_workers)
         else:
-            summary = extract_features(index, backbone, writers, **extraction_options(settings))
+            options = extraction_options(settings) | {"earlier": known}
+            summary = extract_features(index, backbone, writers, **options)
         sections = {
             "backbone": chosen.model_dump(mode="json"),
             "dataset": settings.dataset.model_dump(mode="json", include={"flip", "flip_pairs"}),

@@ -14,6 +14,24 @@ from dsts_pipeline.feature_store.manifest import load_manifest
 from stages.planned import planned_store
 
 
+def renew_store(settings: Settings, location: str) -> str:
+    """Make the store of these settings out of one that was made under the former rule of frames.
+
+    Only maps that are suspect are extracted again. The former store is left as it is.
+
+    Returns:
+        Where the new store is.
+
+    Raises:
+        StoreError: Nothing of it can be taken over; the message says why.
+    """
+    from stages import extract
+
+    planned = planned_store(settings)
+    extract.run(settings, earlier=location)
+    return str(planned)
+
+
 def repair_store(settings: Settings, location: str, verdict: Verdict | None) -> None:
     """Remove exactly the damaged shards and run the extract stage, which writes them again.
 

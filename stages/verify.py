@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import read_json, write_json
-from dsts_pipeline.base.progress import track
+from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.extract.earlier import find_suspects
+from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.checks.tables import verdict_table
 from dsts_pipeline.feature_store.checks.verdict import Verdict, check_store
 from stages import places
-from stages.repair import repair_store, tell_cure
+from stages.repair import renew_store, repair_store, tell_cure
 
 MIN_COLUMNS = 100
 
@@ -45,11 +49,43 @@ def run(
         print_table(verdict)
         repair_store(settings, location, verdict)
         verdict = _check(settings, location, fast)
+    suspects = _find_suspects(location)
+    if repair and suspects:
+        _tell_suspects(location, suspects)
+        location, suspects = renew_store(settings, location), ()
+        verdict = _check(settings, location, fast)
     print_table(verdict)
+    if suspects:
+        _tell_suspects(location, suspects)
+        console.print(
+            "`python cli.py verify --repair` makes a new store in which these alone are extracted "
+            "again",
+            soft_wrap=True,
+        )
     if json_file is not None:
-        write_json(json_file, verdict.to_json())
+        write_json(json_file, verdict.to_json() | {"suspects": list(suspects)})
     cure = tell_cure(location, verdict, named=store is not None)
     verdict.require_sound(cure, strict=strict)
+
+
+def _find_suspects(location: str) -> tuple[str, ...]:
+    """Clips that the former rule of frames may have read wrongly, by the clip index at hand."""
+    if not Path(location).is_dir() or not Path(places.CLIP_INDEX).exists():
+        return ()
+    index = ClipIndex.load(places.CLIP_INDEX)
+    store = open_store(location)
+    if store.manifest["made_of"].get("clips", {}).get("dataset") != index.dataset:
+        return ()
+    return find_suspects(store, index)
+
+
+def _tell_suspects(location: str, suspects: Sequence[str]) -> None:
+    shown = ", ".join(suspects[:5]) + (", ..." if len(suspects) > 5 else "")
+    console.print(
+        f"{location}: {len(suspects):,} clips are suspect, since decord may have read other frames "
+        f"of their files than a player shows: {shown}",
+        soft_wrap=True,
+    )
 
 
 def _check(settings: Settings, location: str, fast: bool) -> Verdict:

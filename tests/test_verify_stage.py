@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.clips.decode import name_decoder
+from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from stages import extract, prepare, stores, verify
 from stages.store_plan import prepare_work
+from tests.clips.encodings import Encoding, write_encoding
 from tests.feature_store.small_store import read_tree
 from tests.pipeline import ROOT, TINY, WEIGHTS, run_cli
 
@@ -205,3 +209,40 @@ def test_exit_status_of_the_command(store, tmp_path):
     told = damaged.stderr.splitlines()[-1]
     assert told.startswith("error: ") and "shard 2 (maps/c.2.0.0.0.0) is damaged" in told
     assert told.endswith(f"run `python cli.py verify {store} --repair`")
+
+
+def test_suspect_clips_of_a_former_store_are_named_and_made_again(tmp_path, monkeypatch, capfd):
+    """A store that decord made of files with open groups, too, as it was done before."""
+    plain = Encoding("libx264", "mp4", num_frames=40, gop_size=10, num_b_frames=2)
+    rows = ["path,label,split"]
+    for number in range(24):
+        groups = "open" if number == 5 else "closed"
+        write_encoding(
+            tmp_path / f"videos/{number}.mp4", replace(plain, groups=groups, seed=number)
+        )
+        rows.append(f"{number}.mp4,{number % 2},{'test' if number > 17 else 'train'}")
+    (tmp_path / "videos/annotations.csv").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    settings = settings_with(
+        dataset__format="csv",
+        dataset__root="videos",
+        dataset__render="null",
+        dataset__flip="forbidden",
+        store__min_shards="6",
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(ViewPlan, "_name_decoder", lambda plan: name_decoder("decord"))
+        prepare.run(settings)
+        extract.run(settings)
+    former = json.loads(Path("outputs/features.json").read_text())["store"]
+    capfd.readouterr()
+    verify.run(settings, json_file=Path("verify.json"))
+    told = capfd.readouterr().err
+    assert f"{former}: 1 clips are suspect" in told and "verify --repair" in told
+    assert json.loads(Path("verify.json").read_text())["suspects"] == ["5"]
+    verify.run(settings, repair=True)
+    assert "23 of 24 maps are taken over" in capfd.readouterr().err
+    renewed = json.loads(Path("outputs/features.json").read_text())["store"]
+    assert renewed != former and Path(former).is_dir()
+    verify.run(settings)
+    assert "suspect" not in capfd.readouterr().err

@@ -19,6 +19,7 @@ import torch
 
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.extract.earlier import EarlierMaps, copy_whole_shards
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker, Precision
 from dsts_pipeline.extract.frames.augmentation import import_transforms
@@ -51,6 +52,7 @@ def extract_features(
     channels_last: bool = False,
     max_failed_fraction: float = 0.01,
     decode: DecodeFunction = decode_clip,
+    earlier: EarlierMaps | None = None,
 ) -> ExtractionSummary:
     """Write every pending shard of the store; afterwards `writer.finish` may be called.
 
@@ -69,6 +71,7 @@ def extract_features(
         precision, compile, channels_last: See `Computing`.
         max_failed_fraction: Clips without a map that are tolerated, of all in the index.
         decode: What the decode processes do with a job; must be importable by name.
+        earlier: Maps of a former store that are copied instead of made; of one tap alone.
 
     Raises:
         DataError: Too many clips cannot be decoded, or stored.
@@ -78,7 +81,12 @@ def extract_features(
     plan = ViewPlan(index, backbone, views, decoder, decoder_fallback)
     stores = TapStores(writer if isinstance(writer, Sequence) else [writer])
     num_pending = sum(len(stores.shard_clips(shard)) for shard in stores.pending_shards())
-    shards = ShardsAhead(stores, plan.jobs)
+    taken = {} if earlier is None else earlier.rows
+    if earlier is not None:
+        copy_whole_shards(stores, earlier)
+    shards = ShardsAhead(
+        stores, lambda positions: plan.jobs([p for p in positions if p not in taken])
+    )
     started = time.monotonic()
     warm_up = import_transforms if views.augmentation.is_on else None
     if warm_up is not None:
@@ -97,7 +105,7 @@ def extract_features(
     ):
         computing = Computing(batch_size, precision, compile, channels_last)
         forward = ForwardPass(backbone, computing)
-        run = ShardRun(plan, backbone, forward, batch_size, max_failed_fraction, progress)
+        run = ShardRun(plan, backbone, forward, batch_size, max_failed_fraction, progress, earlier)
         results = pool.run(shards.jobs())
         num_shards = 0
         # The first answer of a shard, because asking for it is what claims the shard.

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dsts_pipeline.extract.earlier import EarlierMaps
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.forward import ForwardPass, MapMaker, map_shapes
 from dsts_pipeline.extract.frames.decode_job import Decoded
@@ -32,10 +33,12 @@ class ShardRun:
         batch_size: int,
         max_failed_fraction: float,
         progress: ExtractionProgress,
+        earlier: EarlierMaps | None = None,
     ) -> None:
         self._plan, self._backbone, self._forward = plan, backbone, forward
         self._batch_size, self._max_failed_fraction = batch_size, max_failed_fraction
-        self._progress = progress
+        self._progress, self._earlier = progress, earlier
+        self._taken = {} if earlier is None else earlier.rows
         self.failures: list[ClipFailure] = []
         self.num_clips = 0
         self.decode_wait_seconds = 0.0
@@ -63,6 +66,9 @@ class ShardRun:
                 decode_wait_seconds=self.decode_wait_seconds,
             )
         self._forward.finish()
+        if self._earlier is not None:  # their places in the batches stayed empty
+            taken = [position for position in positions if position in self._taken]
+            maps[0][np.array(taken, int) - positions.start] = self._earlier.read(taken)
         return maps, failures
 
     def check(self, stored: Sequence[Mapping[str, Any]]) -> None:
@@ -77,7 +83,8 @@ class ShardRun:
         self, positions: range, answers: Iterator[Decoded]
     ) -> Iterator[tuple[np.ndarray | None, str]]:
         """Frames [T, H, W, 3] or None and the reason, for each row; an answer is for one clip."""
-        for _, rows in groupby(self._plan.rows[position].clip for position in positions):
+        made = (position for position in positions if position not in self._taken)
+        for _, rows in groupby(self._plan.rows[position].clip for position in made):
             decoded, num_views = next(answers), len(list(rows))
             for view in range(num_views):
                 yield (
@@ -95,6 +102,8 @@ class ShardRun:
         frames = np.zeros((len(batch), self._backbone.num_frames, size, size, 3), np.uint8)
         started = time.monotonic()
         for row, position in enumerate(batch):
+            if position in self._taken:
+                continue
             decoded, reason = next(views)
             if decoded is not None:
                 frames[row] = decoded

@@ -46,6 +46,13 @@ class TapStores:
                     return shard
         return None
 
+    def claim_shard(self, shard: int) -> bool:
+        """Lock this very shard in every store that lacks it; False if none can be had."""
+        held = [number for number, each in enumerate(self._writers) if each.claim_shard(shard)]
+        if held:
+            self._held[shard] = held
+        return bool(held)
+
     def shard_clips(self, shard: int) -> range:
         """Rows of a shard, the same in every store."""
         return self._writers[0].shard_clips(shard)

@@ -130,7 +130,8 @@ def read_number(image: np.ndarray, rotation_degrees: int = 0) -> int:
 
 
 def write_encoding(path: Path, encoding: Encoding) -> Path:
-    """Make the file."""
+    """Make the file, and its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(encoding.seed)
     whole = path
     if encoding.cut_at is not None:
