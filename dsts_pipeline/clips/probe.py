@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from dsts_pipeline.base.errors import DataError
 
@@ -188,6 +188,7 @@ def read_packets(video: OpenVideo) -> Packets:
         VideoError: A packet is damaged, or fewer are there than the file's index promises.
     """
     path, stream = video.path, video.stream
+    _check_length(video)
     num_indexed = len(stream.index_entries)
     look = _choose_look(video)
     is_told = look is not None
@@ -440,6 +441,63 @@ def _check_file(path: str | Path) -> None:
         raise VideoError(path, "there is no such file")
     if path.stat().st_size == 0:
         raise VideoError(path, "it is empty")
+
+
+def _check_length(video: OpenVideo) -> None:
+    """Compare the file's size with what its outermost structure promises.
+
+    FFmpeg reads a file that was cut off as if it ended there. Streams without such a structure, such
+    as MPEG transport streams, may end anywhere.
+
+    Raises:
+        VideoError: The file is shorter.
+    """
+    num_bytes = Path(video.path).stat().st_size
+    with open(video.path, "rb") as file:
+        promised = {"matroska": _end_of_segment, "avi": _end_of_riff, "mov": _end_of_boxes}.get(
+            video.container_name, lambda file, num_bytes: 0
+        )(file, num_bytes)
+    if promised > num_bytes:
+        raise VideoError(video.path, f"cut off: {num_bytes:,} of {promised:,} bytes are there")
+
+
+def _end_of_segment(file: BinaryIO, num_bytes: int) -> int:
+    """Where the segment of a Matroska file ends (RFC 9559); 0 where it does not say."""
+    at = 0
+    for element in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # EBML, Segment
+        file.seek(at)
+        head = file.read(12)
+        if head[:4] != element or len(head) < 5:
+            return 0
+        length_bytes = 9 - head[4].bit_length()
+        coded = int.from_bytes(head[4 : 4 + length_bytes], "big")
+        size = coded & (1 << 7 * length_bytes) - 1
+        if size == (1 << 7 * length_bytes) - 1:  # unknown
+            return 0
+        at += 4 + length_bytes + size
+    return at
+
+
+def _end_of_riff(file: BinaryIO, num_bytes: int) -> int:
+    """Where the first RIFF chunk of an AVI file ends; 0 where it does not say."""
+    head = file.read(8)
+    size = int.from_bytes(head[4:8], "little")
+    return size + 8 if head[:4] == b"RIFF" and size else 0
+
+
+def _end_of_boxes(file: BinaryIO, num_bytes: int) -> int:
+    """Where the last box of an mp4 or mov file ends (ISO 14496-12, 4.2)."""
+    at = 0
+    while at < num_bytes:
+        file.seek(at)
+        head = file.read(16)
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(head[8:16], "big")
+        if size < 8 or not head[4:8].isascii():  # the last box, or what somebody put behind it
+            return num_bytes
+        at += size
+    return at
 
 
 def _is_attached(stream: Any) -> bool:
