@@ -2,9 +2,9 @@
 
 16 frames spread over a clip, shorter side 64 px, by each way of decoding, in turn, on files of
 several kinds. Compared is decord's own random access, with nothing looked at before or after; where
-that hands over other frames than a player shows, its time is of no use and its mistakes are counted.
-"auto, as extraction" knows from the clip index what a file is; "auto" looks at every packet first, as
-`predict` does with a video that it has never seen. The figures are medians over rounds.
+that hands over other frames than a player shows, its time is of no use and its mistakes count.
+"auto, as extraction" knows from the clip index what a file is; "auto" looks at every packet first,
+as `predict` does with a video that it has never seen. The figures are medians over rounds.
 """
 
 from __future__ import annotations

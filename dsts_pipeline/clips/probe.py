@@ -42,6 +42,11 @@ _NOT_PREDICTED = frozenset(
 )
 
 
+_BOXES = frozenset(
+    b"emsg free ftyp mdat meta mfra moof moov pdin pnot prft sidx skip ssix styp udta uuid wide".split()
+)
+
+
 class VideoError(DataError):
     """A video file that cannot be used; `reason` says why without naming the path."""
 
@@ -446,8 +451,8 @@ def _check_file(path: str | Path) -> None:
 def _check_length(video: OpenVideo) -> None:
     """Compare the file's size with what its outermost structure promises.
 
-    FFmpeg reads a file that was cut off as if it ended there. Streams without such a structure, such
-    as MPEG transport streams, may end anywhere.
+    FFmpeg reads a file that was cut off as if it ended there. Streams without such a structure,
+    such as MPEG transport streams, may end anywhere.
 
     Raises:
         VideoError: The file is shorter.
@@ -494,7 +499,7 @@ def _end_of_boxes(file: BinaryIO, num_bytes: int) -> int:
         size = int.from_bytes(head[:4], "big")
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
-        if size < 8 or not head[4:8].isascii():  # the last box, or what somebody put behind it
+        if size < 8 or head[4:8] not in _BOXES:  # the last box, or what was put behind it
             return num_bytes
         at += size
     return at

@@ -208,3 +208,39 @@ def test_a_stream_that_ffmpeg_cannot_decode_is_named(tmp_path):
     assert caught.value.reason == "FFmpeg has no decoder for its video stream"
     with pytest.raises(VideoError, match="no decoder"):
         decode_frames(path, [0])
+
+
+@pytest.mark.parametrize(
+    ("codec", "ending"),
+    [
+        ("libx264", "mp4"),
+        ("libx264", "fragmented.mp4"),
+        ("libx264", "mkv"),
+        ("libvpx-vp9", "webm"),
+        ("mpeg4", "avi"),
+    ],
+)
+def test_a_file_that_was_cut_off_is_an_error_wherever_it_was_cut(codec, ending, tmp_path):
+    path = write_encoding(tmp_path / f"whole.{ending}", replace(PLAIN, codec=codec, ending=ending))
+    whole = path.read_bytes()
+    assert probe(path).num_frames == 50
+    cut = tmp_path / f"cut.{ending}"
+    for share in np.linspace(0.02, 0.98, 33):
+        cut.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(VideoError):
+            probe(cut)
+        with pytest.raises(VideoError):
+            decode_frames(cut, [0])
+    cut.write_bytes(whole[:-1])
+    with pytest.raises(VideoError):
+        probe(cut)
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "webm", "avi"])
+def test_what_was_put_behind_a_file_does_not_harm_it(ending, tmp_path):
+    codec = {"webm": "libvpx-vp9", "avi": "mpeg4"}.get(ending, "libx264")
+    path = write_encoding(tmp_path / f"film.{ending}", replace(PLAIN, codec=codec, ending=ending))
+    for junk in (bytes(1000), b"\xff" * 1000, b"plain text, and more of it"):
+        behind = tmp_path / f"behind.{ending}"
+        behind.write_bytes(path.read_bytes() + junk)
+        assert probe(behind).num_frames == 50
