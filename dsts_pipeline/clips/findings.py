@@ -31,6 +31,7 @@ class Findings:
         annotated: Annotated clips by split, unlabelled ones too.
         usable: Clips in the index by split.
         problems: Annotated clips that cannot be used, by kind.
+        copies: Files of the same content under several names.
         duplicates: Clips that show the same frames of the same content under several names.
         in_several_splits: Those of them that are in more than one split, and ids that are.
         classes_without_clips: Classes that no annotation names.
@@ -46,6 +47,7 @@ class Findings:
     annotated: dict[str, int]
     usable: dict[str, int]
     problems: dict[str, tuple[str, ...]]
+    copies: tuple[tuple[str, ...], ...]
     duplicates: tuple[tuple[str, ...], ...]
     in_several_splits: tuple[tuple[str, ...], ...]
     classes_without_clips: tuple[str, ...]
@@ -70,7 +72,8 @@ class Findings:
             (f"unusable: {kind}", names) for kind, names in sorted(self.problems.items())
         ]
         lists += [
-            ("same content under several ids", self.duplicates),
+            ("same file under several names", self.copies),
+            ("same frames under several ids", self.duplicates),
             ("in several splits", self.in_several_splits),
             ("classes without any clip", self.classes_without_clips),
         ]
@@ -128,6 +131,7 @@ def collect_findings(
         annotated=dict(annotated),
         usable=index.count_splits(),
         problems={kind: tuple(names) for kind, names in problems.items()},
+        copies=_find_copies(index.clips),
         duplicates=duplicates,
         in_several_splits=_find_crossing(annotations, duplicates),
         classes_without_clips=_names(index, set(range(len(index.class_names))) - named),
@@ -166,6 +170,13 @@ def _find_duplicates(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
         key = (clip.sha256, clip.start_frame, clip.end_frame)
         same[key].append(f"{clip.split}/{clip.id}")
     return tuple(tuple(names) for names in same.values() if len(names) > 1)
+
+
+def _find_copies(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
+    paths: dict[str, dict[str, None]] = defaultdict(dict)
+    for clip in clips:
+        paths[clip.sha256][clip.path] = None
+    return tuple(tuple(names) for names in paths.values() if len(names) > 1)
 
 
 def _find_crossing(

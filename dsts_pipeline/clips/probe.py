@@ -43,7 +43,7 @@ _NOT_PREDICTED = frozenset(
 
 
 _BOXES = frozenset(
-    b"emsg free ftyp mdat meta mfra moof moov pdin pnot prft sidx skip ssix styp udta uuid wide".split()
+    b"emsg free ftyp mdat meta mfra moof moov pdin pnot prft sidx skip ssix styp udta uuid".split()
 )
 
 
@@ -499,6 +499,8 @@ def _end_of_boxes(file: BinaryIO, num_bytes: int) -> int:
         size = int.from_bytes(head[:4], "big")
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
+        if len(head) < 8 and any(head):  # the beginning of a box
+            return at + 8
         if size < 8 or head[4:8] not in _BOXES:  # the last box, or what was put behind it
             return num_bytes
         at += size
