@@ -9,11 +9,11 @@ from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.extract.earlier import find_earlier_maps
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.progress import summarize
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
+from dsts_pipeline.feature_store.checks.earlier import find_earlier_maps
 from dsts_pipeline.feature_store.manifest import drop_provenance
 from dsts_pipeline.feature_store.space import require_space, survey_store
 from stages import places

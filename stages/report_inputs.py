@@ -59,7 +59,10 @@ def frame_reader(index: ClipIndex, decoder: Decoder) -> Callable[[str], np.ndarr
         clip = clips[clip_id]
         picked = uniform_frames(clip.end_frame - clip.start_frame, NUM_FRAMES)
         return decode_frames(
-            Path(index.root) / clip.path, clip.start_frame + picked, decoder=decoder
+            Path(index.root) / clip.path,
+            clip.start_frame + picked,
+            decoder=decoder,
+            info=clip.video_info,
         )
 
     return frames_of

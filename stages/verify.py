@@ -12,8 +12,8 @@ from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.earlier import find_suspects
 from dsts_pipeline.feature_store import open_store
+from dsts_pipeline.feature_store.checks.earlier import find_suspects
 from dsts_pipeline.feature_store.checks.tables import verdict_table
 from dsts_pipeline.feature_store.checks.verdict import Verdict, check_store
 from stages import places

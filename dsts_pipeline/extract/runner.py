@@ -19,7 +19,6 @@ import torch
 
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.earlier import EarlierMaps, copy_whole_shards
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker, Precision
 from dsts_pipeline.extract.frames.augmentation import import_transforms
@@ -27,7 +26,7 @@ from dsts_pipeline.extract.frames.decode_job import DecodeFunction, decode_clip
 from dsts_pipeline.extract.frames.decode_pool import PREFETCH_BYTES, DecodePool
 from dsts_pipeline.extract.frames.views import ViewPlan, Views
 from dsts_pipeline.extract.progress import ExtractionSummary, show_progress
-from dsts_pipeline.extract.shard_run import ShardRun
+from dsts_pipeline.extract.shard_run import KnownMaps, ShardRun
 from dsts_pipeline.extract.shards_ahead import ShardsAhead, ShardWriter
 from dsts_pipeline.extract.stopping import exit_on_sigterm
 from dsts_pipeline.extract.tap_stores import TapStores
@@ -52,7 +51,7 @@ def extract_features(
     channels_last: bool = False,
     max_failed_fraction: float = 0.01,
     decode: DecodeFunction = decode_clip,
-    earlier: EarlierMaps | None = None,
+    earlier: KnownMaps | None = None,
 ) -> ExtractionSummary:
     """Write every pending shard of the store; afterwards `writer.finish` may be called.
 
@@ -83,7 +82,7 @@ def extract_features(
     num_pending = sum(len(stores.shard_clips(shard)) for shard in stores.pending_shards())
     taken = {} if earlier is None else earlier.rows
     if earlier is not None:
-        copy_whole_shards(stores, earlier)
+        _copy_whole_shards(stores, earlier)
     shards = ShardsAhead(
         stores, lambda positions: plan.jobs([p for p in positions if p not in taken])
     )
@@ -125,3 +124,11 @@ def extract_features(
         decode_wait_seconds=run.decode_wait_seconds,
         num_shards=num_shards,
     )
+
+
+def _copy_whole_shards(stores: TapStores, known: KnownMaps) -> None:
+    """Write the pending shards of which every map is known already."""
+    for shard in stores.pending_shards():
+        positions = stores.shard_clips(shard)
+        if all(position in known.rows for position in positions) and stores.claim_shard(shard):
+            stores.write_shard(shard, [known.read(positions)])

@@ -10,16 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from dsts_pipeline.extract.earlier import EarlierMaps
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
 from dsts_pipeline.extract.forward import ForwardPass, MapMaker, map_shapes
 from dsts_pipeline.extract.frames.decode_job import Decoded
 from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.progress import ExtractionProgress
+
+
+class KnownMaps(Protocol):
+    """Maps that need not be made: by position in the store, a row that `read` knows."""
+
+    @property
+    def rows(self) -> Mapping[int, int]: ...
+    def read(self, positions: Sequence[int]) -> np.ndarray: ...
 
 
 class ShardRun:
@@ -33,7 +40,7 @@ class ShardRun:
         batch_size: int,
         max_failed_fraction: float,
         progress: ExtractionProgress,
-        earlier: EarlierMaps | None = None,
+        earlier: KnownMaps | None = None,
     ) -> None:
         self._plan, self._backbone, self._forward = plan, backbone, forward
         self._batch_size, self._max_failed_fraction = batch_size, max_failed_fraction

@@ -16,8 +16,8 @@ from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.clips.decode import find_refusal
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.extract.frames.views import ViewPlan
-from dsts_pipeline.extract.tap_stores import TapStores
-from dsts_pipeline.feature_store import FeatureStore, StorePlan
+from dsts_pipeline.feature_store.plan import StorePlan
+from dsts_pipeline.feature_store.reader import FeatureStore
 
 # What of `made_of` the rule of frames decides.
 _OF_FRAMES = ("clips", "decoder", "decoder_fallback")
@@ -93,18 +93,6 @@ def find_earlier_maps(store: FeatureStore, views: ViewPlan, plan: StorePlan) -> 
         if store.frames is not None and np.array_equal(store.frames[found], views.frames[position]):
             rows[position] = found
     return EarlierMaps(store, rows)
-
-
-def copy_whole_shards(stores: TapStores, earlier: EarlierMaps) -> None:
-    """Write the pending shards of which every map is there already.
-
-    Raises:
-        StoreError: A map of the former store is damaged, or a shard can't be written.
-    """
-    for shard in stores.pending_shards():
-        positions = stores.shard_clips(shard)
-        if all(position in earlier.rows for position in positions) and stores.claim_shard(shard):
-            stores.write_shard(shard, [earlier.read(positions)])
 
 
 def _is_of_former_rule(store: FeatureStore) -> bool:
