@@ -10,16 +10,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from dsts_pipeline.base.children import end_with_parent
 from dsts_pipeline.extract.frames.decode_job import Decoded, DecodeFunction, DecodeJob, answer
 
 _START_SECONDS = 120.0
-_ORPHAN_POLL_SECONDS = 1.0
 
 
 def _serve(
@@ -30,9 +28,8 @@ def _serve(
 ) -> None:
     """The life of a decode process: answer jobs until the other end closes or the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    threading.Thread(target=_exit_when_orphaned, args=(parent,), daemon=True).start()
     # Decoders print about broken files by themselves; the reason goes into the manifest instead.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    end_with_parent(parent, is_quiet=True)
     if warm_up is not None:
         warm_up()
     connection.send("ready")
@@ -47,12 +44,6 @@ def _serve(
             return
         except Exception:
             connection.send(traceback.format_exc())
-
-
-def _exit_when_orphaned(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL_SECONDS)
-    os._exit(1)
 
 
 class WorkerLost(Exception):
