@@ -27,6 +27,7 @@ def write(
         num_threads=feed.num_read_threads,
         cache_dir=feed.cache_dir,
         cache_bytes=feed.cache_bytes,
+        stall_seconds=feed.stall_seconds,
     )
     num_maps = len(source) if split is None else len(source.rows_of_split(split))
     with track("export", num_maps, "maps") as progress:
