@@ -1,12 +1,15 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Files that appear whole or not at all, what is written into them, and their digests."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +17,9 @@ from typing import IO, Any
 from dsts_pipeline.base.errors import DataError
 
 _BLOCK_BYTES = 1 << 20
+# Where a spreadsheet would begin to read a formula: at the start of a cell, and behind what parts
+# cells where lists are separated by semicolons. The full-width forms count in East Asian settings.
+_FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@＝＋－＠']|[\t\r\n])")
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
@@ -60,6 +66,26 @@ def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, atomically: same value, same bytes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV that no spreadsheet runs: names come from files of others.
+
+    A text that would begin a formula (with =, +, -, @, a tab or a line's end, also behind blanks or
+    a semicolon) gets an apostrophe before that place, and so does one that begins with an
+    apostrophe. Taking the first apostrophe at each such place away gives the text back. Numbers
+    stay as they are.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    text = io.StringIO(newline="")
+    for row in (columns, *rows):
+        line = io.StringIO(newline="")
+        cells = [_FORMULA.sub("'", cell) if isinstance(cell, str) else cell for cell in row]
+        # Only what is in the terminator is quoted inside a cell: a lone \r, too, has to be.
+        csv.writer(line, lineterminator="\r\n").writerow(cells)
+        text.write(line.getvalue().removesuffix("\r\n") + "\n")
+    return text.getvalue()
 
 
 def read_json(path: str | Path) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
+import re
 
 import pytest
+from hypothesis import given, strategies
 
 from dsts_pipeline.base import files
 from dsts_pipeline.base.errors import DataError
@@ -44,6 +48,34 @@ def test_json_holds_no_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         files.write_json(tmp_path / "x.json", {"a": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def plain(cell: str) -> str:
+    """The text of a cell, as the documentation says it."""
+    return re.sub(r"(^|[;\t\r\n])'", r"\1", cell)
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", "a;=1", "a\n@b"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_a_table_begins_a_formula(text):
+    written = files.csv_text(("a", "b"), [(text, -1.5), ("plain, text", 2)])
+    # Wherever a spreadsheet may part cells: at commas, or at semicolons, tabs and lines.
+    (head, row, other) = csv.reader(io.StringIO(written, newline=""))
+    assert (head, other) == (["a", "b"], ["plain, text", "2"])
+    assert row[1] == "-1.5" and plain(row[0]) == text
+    for piece in re.split(r"[;\t\r\n]", row[0]):
+        assert not piece.strip() or piece.strip()[0] not in "=+-@＝＋－＠"
+
+
+@given(strategies.text(strategies.sampled_from("=+-@＝'; \t\r\n,\"ab"), max_size=12))
+def test_texts_of_a_table_come_back(text):
+    written = files.csv_text(("a",), [(text,)])
+    rows = list(csv.reader(io.StringIO(written, newline="")))
+    assert plain(rows[1][0] if rows[1] else "") == text
+    if re.fullmatch('[ab, "]*', text):
+        assert rows[1] == [text] or not text
 
 
 def test_read_json_accepts_a_byte_order_mark(tmp_path):
