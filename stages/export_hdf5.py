@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import format_bytes, read_json
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
-from dsts_pipeline.feature_store.space import format_bytes
 from stages import places
 
 
