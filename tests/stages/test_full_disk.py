@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.feature_store import open_store
 from tests.mounts import can_mount, in_mount
@@ -32,6 +33,8 @@ def trained(tmp_path_factory) -> Path:
     )
     index = ClipIndex("small", str(folder), tuple(store.class_names), (), (), clips)
     index.save(folder / "outputs" / "clips.json")
+    features = folder / "outputs" / "features.json"
+    write_json(features, read_json(features) | {"failures": []})
     for command in ("train-head", "evaluate"):
         assert run_cli(folder, command, **SETTINGS).returncode == 0
     return folder

@@ -10,12 +10,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from dsts_pipeline.base.children import end_with_parent
-from dsts_pipeline.extract.frames.decode_job import Decoded, DecodeFunction, DecodeJob, answer
+from dsts_pipeline.extract.frames.decode_job import (
+    Decoded,
+    DecodeFunction,
+    DecodeJob,
+    answer,
+    fail_unforeseen,
+)
 
 _START_SECONDS = 120.0
 
@@ -42,8 +47,8 @@ def _serve(
             connection.send(answer(decode, job))
         except BrokenPipeError:
             return
-        except Exception:
-            connection.send(traceback.format_exc())
+        except Exception as error:  # an answer that can't be sent
+            connection.send(fail_unforeseen(error))
 
 
 class WorkerLost(Exception):
@@ -83,15 +88,12 @@ class Worker:
 
         Raises:
             WorkerLost: None came in time; `kill` the worker.
-            RuntimeError: Our code failed in the process; its traceback is in the message.
         """
         try:
             self._connection.send(job)
         except OSError:
             raise WorkerLost(self._tell_death()) from None
         answer = self._receive(timeout_seconds)
-        if isinstance(answer, str):
-            raise RuntimeError(f"decode process failed on {job.path}:\n{answer}")
         assert isinstance(answer, Decoded)
         return answer
 
