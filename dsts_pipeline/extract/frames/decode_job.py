@@ -117,7 +117,7 @@ def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
     except MemoryError:
         return Decoded(None, "decoding it takes more memory than there is")
     except Exception as error:
-        failed = fail_unforeseen(error)
+        failed = fail_unforeseen(job, error)
         if job.fallback is None or job.fallback == job.decoder:
             return failed
         other = answer(decode, replace(job, decoder=job.fallback))
@@ -126,9 +126,10 @@ def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
         return replace(failed, reason=f"{failed.reason}; {job.fallback}: {other.reason}")
 
 
-def fail_unforeseen(error: Exception) -> Decoded:
-    """The answer to a job that ended with an error that nobody foresaw."""
-    return Decoded(None, f"decoding failed: {tell_briefly(error)}", tell_trace(error))
+def fail_unforeseen(job: DecodeJob, error: Exception) -> Decoded:
+    """The answer to a job that ended with an error that nobody foresaw; it names no folder."""
+    told = tell_briefly(error).replace(job.path, Path(job.path).name)
+    return Decoded(None, f"decoding failed: {told}", tell_trace(error))
 
 
 def decode_clip(job: DecodeJob) -> np.ndarray:

@@ -48,7 +48,7 @@ def _serve(
         except BrokenPipeError:
             return
         except Exception as error:  # an answer that can't be sent
-            connection.send(fail_unforeseen(error))
+            connection.send(fail_unforeseen(job, error))
 
 
 class WorkerLost(Exception):
