@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dsts_pipeline.base.files import format_bytes
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.feature_store.space import format_bytes
 from dsts_pipeline.serve import save_bundle
 from stages.bundles import bundle_of_run
 

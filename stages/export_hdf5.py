@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import format_bytes, read_json
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
-from dsts_pipeline.feature_store.space import format_bytes
 from stages import places
 
 
@@ -27,6 +26,7 @@ def write(
         num_threads=feed.num_read_threads,
         cache_dir=feed.cache_dir,
         cache_bytes=feed.cache_bytes,
+        stall_seconds=feed.stall_seconds,
     )
     num_maps = len(source) if split is None else len(source.rows_of_split(split))
     with track("export", num_maps, "maps") as progress:

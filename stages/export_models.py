@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import CheckpointError
+from dsts_pipeline.base.files import format_bytes
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.feature_store.space import format_bytes
 from dsts_pipeline.head import load_head
 from dsts_pipeline.serve.model_files import (
     Exported,

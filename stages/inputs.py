@@ -26,6 +26,7 @@ def open_features(feed: FeedSettings) -> FeatureStore:
         num_threads=feed.num_read_threads,
         cache_dir=feed.cache_dir,
         cache_bytes=feed.cache_bytes,
+        stall_seconds=feed.stall_seconds,
     )
     if store.manifest["files"] != record["files"] or store.manifest["shards"] != record["shards"]:
         raise StoreError(

@@ -8,12 +8,11 @@ import typer
 from rich.console import Console
 
 from dsts_pipeline.base.errors import StoreError, UserError
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import format_bytes, read_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store.checks.housekeeping import StoreEntry, list_stores, remove_store
 from dsts_pipeline.feature_store.checks.tables import stores_table
-from dsts_pipeline.feature_store.space import format_bytes
 from stages import places
 from stages.planned import planned_store
 

@@ -97,6 +97,7 @@ def _check(settings: Settings, location: str, fast: bool) -> Verdict:
         num_threads=feed.num_read_threads,
         cache_dir=feed.cache_dir,
         cache_bytes=feed.cache_bytes,
+        stall_seconds=feed.stall_seconds,
     )
 
 

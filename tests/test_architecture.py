@@ -55,7 +55,8 @@ WIRING = {
     ROOT / "stages" / "__init__.py",
     PACKAGE / "base" / "__init__.py",
 }
-WIRING |= {PACKAGE / "base" / name for name in ("errors.py", "progress.py")}
+WIRES = ("errors.py", "progress.py", "children.py", "transfers.py")
+WIRING |= {PACKAGE / "base" / name for name in WIRES}
 WIRING |= set((PACKAGE / "base" / "settings").glob("*.py"))  # their values are tracked as params
 
 

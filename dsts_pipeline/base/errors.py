@@ -6,6 +6,9 @@ The command line prints the message of a `UserError` without a traceback and exi
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class UserError(Exception):
     """A problem in the input, the settings or the machine, told in one or two lines."""
@@ -35,3 +38,15 @@ class BundleError(UserError):
 
 class ExportError(UserError):
     """A model cannot be exported, or what was exported does not say what PyTorch says."""
+
+
+def tell_briefly(error: BaseException) -> str:
+    """Type and message of an error that nobody foresaw, in one line, such as "KeyError: 'pts'"."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words[:200]}".rstrip(": ")
+
+
+def tell_trace(error: BaseException) -> str:
+    """Where it happened, in one line for a log that goes on: the innermost call first."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return " < ".join(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames)

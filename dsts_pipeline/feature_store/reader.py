@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.transfers import STALL_SECONDS
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.buffers import BufferPool
 from dsts_pipeline.feature_store.manifest import load_manifest
@@ -217,6 +218,7 @@ def open_store(
     num_threads: int = 1,
     cache_dir: str | Path | None = None,
     cache_bytes: int = CACHE_BYTES,
+    stall_seconds: float = STALL_SECONDS,
 ) -> FeatureStore:
     """Open a finished store: manifest, metadata, presence and size of every shard are checked.
 
@@ -225,6 +227,7 @@ def open_store(
         verify_checksums: verify the crc32c of every map that is read.
         num_threads: threads that read (and decode) one batch.
         cache_dir, cache_bytes: where shards of a remote store are kept, and how much of them.
+        stall_seconds: for so long the server of a remote store may send next to nothing.
 
     Raises:
         StoreError: no store, an unfinished or damaged one; the message says what to run.
@@ -232,7 +235,12 @@ def open_store(
     if "://" in str(location):
         from dsts_pipeline.feature_store.remote.files import RemoteFiles
 
-        files = RemoteFiles(str(location), cache_dir=cache_dir, cache_bytes=cache_bytes)
+        files = RemoteFiles(
+            str(location),
+            cache_dir=cache_dir,
+            cache_bytes=cache_bytes,
+            stall_seconds=stall_seconds,
+        )
         manifest = files.load_manifest()
         return open_files(
             files, manifest, verify_checksums=verify_checksums, num_threads=num_threads

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.files import format_bytes
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.feature_store.codecs import largest_frame_bytes
 from dsts_pipeline.feature_store.plan import StorePlan
@@ -114,16 +115,6 @@ def require_space(survey: StoreSurvey) -> None:
         f"{text}; free space, choose another store.root, or a smaller store.dtype or "
         "store.codec = zstd"
     )
-
-
-def format_bytes(num_bytes: int) -> str:
-    """Such as "1.5 GB"; powers of 1,000, as disks are sold and `df -H` counts."""
-    size = float(num_bytes)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
 
 
 def _nearest_existing(path: Path) -> Path:

@@ -23,12 +23,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dsts_pipeline.base.children import end_with_parent, watch_parent
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.head.across import SumAcross
 from dsts_pipeline.learn.collectives import differentiable_sum, sum_all, sum_in_place
 
 DeviceName = Literal["auto", "cpu", "cuda"]
+_STARTED_BY = "DSTS_STARTED_BY"  # process id
 
 
 @dataclass(frozen=True)
@@ -169,5 +171,25 @@ def _launch(kind: str, num_devices: int) -> Any:
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = Fabric(accelerator=kind, devices=per_node, num_nodes=num_nodes, strategy="ddp")
-    fabric.launch()
+    with _ending_together():
+        fabric.launch()
     return fabric
+
+
+@contextmanager
+def _ending_together() -> Iterator[None]:
+    """What is launched within the block ends when the process that launched it does.
+
+    Fabric starts the same command again: who finds a process named in its environment was started
+    by that one. Under `torchrun` it is the agent that starts all of them, and they own the output.
+    """
+    if (first := os.environ.pop(_STARTED_BY, None)) is not None:
+        end_with_parent(int(first))
+    elif "TORCHELASTIC_RUN_ID" in os.environ:
+        watch_parent(os.getppid())
+    else:
+        os.environ[_STARTED_BY] = str(os.getpid())
+    try:
+        yield
+    finally:
+        os.environ.pop(_STARTED_BY, None)

@@ -7,8 +7,6 @@ table of one row per variant and seed. Accuracies are fractions, 0..1.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import csv_text
 from dsts_pipeline.metrics.accuracy import class_wise_accuracy, top_k_hits
 from dsts_pipeline.metrics.calibration import negative_log_likelihood
 from dsts_pipeline.metrics.heads import HeadResult
@@ -110,9 +109,7 @@ def results_csv(results: Mapping[str, Any]) -> str:
     layers = [f"layer_{n}_{what}" for n in range(1, deepest + 1) for what in ("entropy", "dead")]
     columns = ["variant", "title", "table", "seed", *FIGURES, "loss", "num_parameters"]
     columns += ["epochs", "best_epoch", "heldout_accuracy", "train_seconds", *layers]
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, columns, lineterminator="\n", restval="")
-    writer.writeheader()
+    rows = []
     for name, variant in ordered:
         common = {"variant": name, "title": variant["title"]}
         common |= {"table": " ".join(map(str, variant["table"]))}
@@ -120,8 +117,8 @@ def results_csv(results: Mapping[str, Any]) -> str:
             row = common | {key: run[key] for key in columns if key in run}
             for number, layer in enumerate(run["layers"], start=1):
                 row |= {f"layer_{number}_{key}": layer[key] for key in ("entropy", "dead")}
-            writer.writerow({key: "" if value is None else value for key, value in row.items()})
-    return stream.getvalue()
+            rows.append([row.get(column) for column in columns])
+    return csv_text(columns, rows)
 
 
 def _describe(

@@ -5,13 +5,12 @@ Enters: the dictionary of metrics.json and each head's predictions. Leaves: CSV 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from dsts_pipeline.base.files import csv_text
 from dsts_pipeline.metrics.predictions import Predictions
 from dsts_pipeline.metrics.table import ordered_heads
 
@@ -42,21 +41,21 @@ def plot_tables(
     classes, heads = metrics["classes"], ordered_heads(metrics)
     routed = (routing or {"heads": {}})["heads"].items()
     tables = {
-        "heads.csv": _csv(("head", "figure", "value", "low", "high"), _heads(heads)),
-        "per_class.csv": _csv(("head", "class", *_SHARES), _per_class(heads, classes)),
-        "reliability.csv": _csv(("head", "bin", *_BIN), _reliability(heads)),
-        "class_by_neuron.csv": _csv(
+        "heads.csv": csv_text(("head", "figure", "value", "low", "high"), _heads(heads)),
+        "per_class.csv": csv_text(("head", "class", *_SHARES), _per_class(heads, classes)),
+        "reliability.csv": csv_text(("head", "bin", *_BIN), _reliability(heads)),
+        "class_by_neuron.csv": csv_text(
             ("head", "layer", "class", "neuron", "views"), _class_by_neuron(routed, classes)
         ),
     }
-    tables["confusion_by_head.csv"] = _csv(
+    tables["confusion_by_head.csv"] = csv_text(
         ("head", "actual", "predicted", "clips"),
         (row for name, _ in heads for row in _cells(name, predictions[name], classes)),
     )
     for name, _ in heads:
         answers = zip(predictions[name].labels, predictions[name].predicted, strict=True)
         named = ((classes[label], classes[given]) for label, given in answers)
-        tables[f"confusion/{name}.csv"] = _csv(("actual", "predicted"), named)
+        tables[f"confusion/{name}.csv"] = csv_text(("actual", "predicted"), named)
     return tables
 
 
@@ -99,11 +98,3 @@ def _class_by_neuron(heads: _Heads, classes: Sequence[str]) -> Iterable[Sequence
                 for neuron, views in enumerate(row):
                     if views:
                         yield name, layer + 1, title, neuron + 1, views
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()

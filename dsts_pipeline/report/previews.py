@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.errors import UserError, tell_briefly
 
 NUM_FRAMES = 12
 WEBP_QUALITY = 55
@@ -84,6 +84,8 @@ class Previews:
             strip = strip_uri(self._frames_of(clip_id), self.size_px)
         except UserError as error:
             return Preview(clip_id, row, None, str(error))
+        except Exception as error:  # whatever a decoder makes of one video
+            return Preview(clip_id, row, None, f"decoding failed: {tell_briefly(error)}")
         self.strips.append(strip)
         self._num_bytes += len(strip)
         return Preview(clip_id, row, len(self.strips) - 1)

@@ -9,6 +9,7 @@ An ONNX file holds a graph and tensors, no code.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from dsts_pipeline.base.errors import ExportError
+from dsts_pipeline.base.files import write_atomic
 from dsts_pipeline.serve.exportable import ExportableHead, PlainHead, WholeModel
 
 Exportable = ExportableHead | PlainHead | WholeModel
@@ -64,8 +66,10 @@ def trace(
 
 def save_program(program: ExportedProgram, path: str | Path) -> None:
     """Write a .pt2 file, to be loaded by `torch.export.load(path).module()`."""
+    content = io.BytesIO()
     with _quiet():
-        torch.export.save(program, path)
+        torch.export.save(program, content)  # onto a full disk it would end the process
+    write_atomic(path, content.getvalue())
 
 
 def save_onnx(

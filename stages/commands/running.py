@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -60,7 +61,24 @@ def told_plainly(debug: bool) -> Iterator[None]:
         typer.echo("interrupted; the same command goes on from what is finished", err=True)
         raise typer.Exit(130) from None
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+        from dsts_pipeline.base.files import NO_ROOM
+
+        if debug or error.errno not in (*NO_ROOM, errno.EACCES, errno.EROFS):
             raise
-        typer.echo(f"error: {error.filename or 'disk'}: {error.strerror}", err=True)
+        typer.echo(f"error: {_tell_refusal(error)}", err=True)
         raise typer.Exit(UserError.exit_status) from None
+
+
+def _tell_refusal(error: OSError) -> str:
+    """What the disk refuses, with the file; libraries that write by themselves name none."""
+    from dsts_pipeline.base.files import NO_ROOM, explain_refusal, tell_free
+
+    if error.errno not in NO_ROOM:
+        return f"{error.filename or 'disk'}: {error.strerror}; write elsewhere, or ask for access"
+    cure = "free space, then run the same command again: it goes on from what is finished"
+    if error.filename is not None:
+        told = explain_refusal(error, error.filename)
+        return f"{told.filename}: {told.strerror}; {cure}"
+    places = [Path.cwd(), Path(tempfile.gettempdir())]
+    free = ", ".join(f"{place}: {tell_free(place)}" for place in places)
+    return f"{error.strerror} (of {free}); {cure}"

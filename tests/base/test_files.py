@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import hashlib
+import io
+import json
 import os
+import re
 
 import pytest
+from hypothesis import given, strategies
 
 from dsts_pipeline.base import files
 from dsts_pipeline.base.errors import DataError
+from tests.mounts import can_mount, in_mount
 
 
 def test_write_atomic_makes_folders_and_replaces(tmp_path):
@@ -46,6 +53,34 @@ def test_json_holds_no_nan(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def plain(cell: str) -> str:
+    """The text of a cell, as the documentation says it."""
+    return re.sub(r"(^|[;\t\r\n])'", r"\1", cell)
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "＝1", "a;=1", "a\n@b"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_no_cell_of_a_table_begins_a_formula(text):
+    written = files.csv_text(("a", "b"), [(text, -1.5), ("plain, text", 2)])
+    # Wherever a spreadsheet may part cells: at commas, or at semicolons, tabs and lines.
+    (head, row, other) = csv.reader(io.StringIO(written, newline=""))
+    assert (head, other) == (["a", "b"], ["plain, text", "2"])
+    assert row[1] == "-1.5" and plain(row[0]) == text
+    for piece in re.split(r"[;\t\r\n]", row[0]):
+        assert not piece.strip() or piece.strip()[0] not in "=+-@＝＋－＠"
+
+
+@given(strategies.text(strategies.sampled_from("=+-@＝'; \t\r\n,\"ab"), max_size=12))
+def test_texts_of_a_table_come_back(text):
+    written = files.csv_text(("a",), [(text,)])
+    rows = list(csv.reader(io.StringIO(written, newline="")))
+    assert plain(rows[1][0] if rows[1] else "") == text
+    if re.fullmatch('[ab, "]*', text):
+        assert rows[1] == [text] or not text
+
+
 def test_read_json_accepts_a_byte_order_mark(tmp_path):
     (tmp_path / "x.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert files.read_json(tmp_path / "x.json") == {"a": 1}
@@ -69,3 +104,70 @@ def test_digests(tmp_path):
     assert files.sha256_file(tmp_path / "x") == hashlib.sha256(content).hexdigest()
     assert files.sha256_json({"a": 1, "b": 2}) == files.sha256_json({"b": 2, "a": 1})
     assert files.sha256_json({"a": 1}) != files.sha256_json({"a": "1"})
+
+
+# ---- a disk that takes no more ------------------------------------------------------------------
+
+FULL = """
+import json, sys
+from pathlib import Path
+from dsts_pipeline.base import files
+folder, told = Path(sys.argv[1]), {}
+files.write_atomic(folder / "old", b"x" * 100_000)
+def attempt(name, action):
+    try:
+        action()
+    except OSError as error:
+        told[name] = [error.errno, error.filename, error.strerror]
+def stream():
+    with files.open_atomic(folder / "stream.bin") as file:
+        for _ in range(100):
+            file.write(b"x" * 10_000)
+def other():
+    with files.open_atomic(folder / "b"):
+        raise OSError(28, "No space left on device", "another.bin")
+attempt("content", lambda: files.write_atomic(folder / "new" / "big.bin", b"x" * 500_000))
+attempt("json", lambda: files.write_json(folder / "big.json", "y" * 500_000))
+attempt("stream", stream)
+attempt("other", other)
+attempt("over", lambda: files.write_atomic(folder / "old", b"x" * 500_000))
+left = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*.*")}
+print(json.dumps([told, left, (folder / "old").stat().st_size]))
+"""
+
+
+def test_a_full_disk_is_told_with_path_and_bytes(tmp_path):
+    if not can_mount(tmp_path / "probe"):
+        pytest.skip("no tmpfs can be mounted here (unshare -rm)")
+    folder = tmp_path / "full"
+    done = in_mount("size=300k", FULL, str(folder))
+    assert done.returncode == 0, done.stderr
+    told, left, size = json.loads(done.stdout)
+    full, free = "No space left on device", r"20\d\.\d kB are free\)"
+    for name, path, wanted in [
+        ("content", "new/big.bin", "500.0 kB wanted"),
+        ("json", "big.json", "500.0 kB wanted"),
+        ("stream", "stream.bin", r"more than \d+\.\d kB wanted"),
+        ("over", "old", "500.0 kB wanted"),
+    ]:
+        number, where, reason = told[name]
+        assert number == errno.ENOSPC and where == str(folder / path)
+        assert re.fullmatch(rf"{full} \({wanted}, {free}", reason), reason
+    assert told["other"] == [errno.ENOSPC, "another.bin", full]
+    assert not left and size == 100_000, "the old file, and no rest"
+
+
+def test_a_folder_that_takes_nothing_is_told_by_the_files_own_name(tmp_path):
+    if not can_mount(tmp_path / "probe"):
+        pytest.skip("no tmpfs can be mounted here (unshare -rm)")
+    program = (
+        "import sys\nfrom dsts_pipeline.base import files\n"
+        "try:\n    files.write_atomic(sys.argv[1] + '/a.bin', b'x')\n"
+        "except OSError as error:\n    print(error.filename, error.strerror, sep=': ')\n"
+    )
+    done = in_mount("size=1m,ro", program, str(tmp_path / "ro"))
+    assert done.stdout == f"{tmp_path}/ro/a.bin: Read-only file system\n", done.stderr
+
+
+def test_free_space_of_a_folder_that_is_yet_to_be_made(tmp_path):
+    assert re.fullmatch(r"[\d.,]+ (bytes|[kMGT]B) are free", files.tell_free(tmp_path / "a" / "b"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.clips.decode import VideoError
-from dsts_pipeline.extract.frames.decode_job import DecodeJob, FrameView
+from dsts_pipeline.extract.frames.decode_job import Decoded, DecodeJob, FrameView
 from dsts_pipeline.extract.frames.decode_pool import DecodePool
 
 
@@ -29,8 +29,14 @@ def obey(job: DecodeJob) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGKILL)
     if order == "refuse":
         raise VideoError(job.path, "refused")
+    if order == "bug-in-decord" and job.decoder == "decord":
+        order = "bug"
     if order == "bug":
         raise KeyError("a bug")
+    if order == "unsendable":
+        return Decoded(np.zeros((1, 1, 2, 2, 3), np.uint8), reason=lambda: "")
+    if order == "deep":
+        return obey(job)
     if order == "slow":
         time.sleep(float(argument))
     if order == "modules":
@@ -85,12 +91,25 @@ def test_killing_the_processes_from_outside_loses_nothing():
     assert values == list(range(40))
 
 
-def test_a_bug_in_our_own_code_is_no_failure_of_the_clip():
-    with (
-        DecodePool(1, decode=obey) as pool,
-        pytest.raises(RuntimeError, match="KeyError: 'a bug'"),
-    ):
-        list(pool.run(_jobs("bug")))
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_error_that_nobody_foresaw_fails_its_clip_alone(workers, capfd):
+    with DecodePool(workers, decode=obey) as pool:
+        values = _values(pool.run(_jobs("", "bug", "unsendable", "", "deep")))
+    told = "decoding failed: KeyError: 'a bug'"
+    assert values[:2] == [0, told] and values[3] == 3
+    assert "decoding failed: RecursionError" in values[4]
+    if workers:  # frames that can't be sent from process to process
+        assert "decoding failed: " in values[2]
+    log = capfd.readouterr().err
+    assert f"bug: {told} (at test_decode_pool.py:" in log and " in obey < " in log
+    assert "Traceback" not in log
+
+
+def test_the_other_decoder_gets_its_turn_after_an_error_that_nobody_foresaw():
+    with DecodePool(1, decode=obey) as pool:
+        values = _values(pool.run(_jobs("bug-in-decord", "bug", "", fallback="pyav")))
+    told = "decoding failed: KeyError: 'a bug'"
+    assert values == [0, f"{told}; pyav: {told}", 2]
 
 
 def test_the_other_decoder_gets_its_turn_after_the_first_hung_twice():

@@ -14,6 +14,7 @@ import torch
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.sampling import uniform_frames
+from dsts_pipeline.extract.frames.decode_job import decode_clip
 from dsts_pipeline.extract.runner import ClipFailure, check_failures
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.extract.processes import children_of, wait_until_gone
@@ -148,6 +149,30 @@ def test_too_many_broken_clips_stop_the_run_with_the_first_few(broken, tmp_path)
     assert "backbone.max_failed_fraction = 0.3" in text and "clip1: it is empty" in text
     with StoreWriter(tmp_path / "s", plan_store(broken)) as writer:
         assert writer.pending_shards() == [1, 2]
+
+
+def break_at_clip_3(job):
+    """Decode as ever, but meet an error in one file that nobody foresaw."""
+    if job.path.endswith("clip3.mp4"):
+        raise KeyError(job.path)
+    return decode_clip(job)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_that_nobody_foresaw_is_one_clips_failure(clips, undisturbed, tmp_path, workers):
+    index = index_clips(clips)
+    path, summary = extract_store(
+        tmp_path / "s", index, decode=break_at_clip_3, num_decode_workers=workers,
+        max_failed_fraction=0.2,
+    )  # fmt: skip
+    (failure,) = summary.failures
+    assert failure == ClipFailure("clip3", "decoding failed: KeyError: 'clip3.mp4'")
+    assert "clip3" not in open_store(path).video_ids
+    with pytest.raises(DataError, match=f"1 of {NUM_CLIPS} clips have no map, 0 are allowed"):
+        extract_store(
+            tmp_path / "t", index, decode=break_at_clip_3, num_decode_workers=workers,
+            max_failed_fraction=0.0,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import os
 import pickle
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from dsts_pipeline.extract.checkpoints.checkpoint_files import read_state
 from dsts_pipeline.extract.checkpoints.downloads import locate_weights
 from dsts_pipeline.extract.checkpoints.key_maps import rename_keys
 from dsts_pipeline.extract.checkpoints.weights import find_classifier, load_weights
+from tests.feature_store.servers import send_stalled, wait_for_the_other_side
 
 
 class Recognizer(nn.Module):
@@ -238,12 +241,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     content = b"weights" * 1000
     num_requests = 0
 
+    def handle(self):
+        with contextlib.suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self):
         type(self).num_requests += 1
         path = self.path.split("?")[0]
+        if path == "/silent.pth":
+            wait_for_the_other_side(self.rfile)
+        if path == "/slow-head.pth":
+            send_stalled("slow", b"HTTP/1.0 200 OK\r\nX-A: " + b"a" * 1000, self.wfile, self.rfile)
         self.send_response(404 if path == "/gone.pth" else 200)
         self.send_header("Content-Length", str(len(self.content)))
         self.end_headers()
+        if path in ("/short.pth", "/slow.pth"):
+            send_stalled(path[1:-4], self.content, self.wfile, self.rfile)
         self.wfile.write(self.content[:100] if path == "/cut.pth" else self.content)
 
     def log_message(self, *_):
@@ -298,6 +311,31 @@ def test_what_cannot_be_downloaded_says_why(server, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be downloaded"):
         locate_weights("http://127.0.0.1:9/w.pth", cache_folder=tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("name", ["short", "slow", "silent", "slow-head"])
+def test_a_download_that_stalls_ends(server, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("dsts_pipeline.extract.checkpoints.downloads.STALL_SECONDS", 0.5)
+    began = time.monotonic()
+    with pytest.raises(
+        CheckpointError, match="cannot be downloaded .*(stalled|timed out)"
+    ) as error:
+        locate_weights(f"{server}/{name}.pth?token=secret", cache_folder=tmp_path)
+    assert f"{server}/{name}.pth" in str(error.value) and "secret" not in str(error.value)
+    assert time.monotonic() - began < 5
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_download_by_fsspec(tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/weights/w.pth", b"abc")
+    found = locate_weights("memory://weights/w.pth", cache_folder=tmp_path)
+    assert found.path.read_bytes() == b"abc"
+    assert found.sha256 == hashlib.sha256(b"abc").hexdigest()
+    with pytest.raises(CheckpointError, match="cannot be downloaded"):
+        locate_weights("memory://weights/none.pth", cache_folder=tmp_path)
 
 
 def test_the_digest_of_a_local_file_is_checked(tmp_path):

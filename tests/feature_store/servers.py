@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import socketserver
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 
 BUCKET = "features"
 
@@ -44,6 +47,8 @@ class FailingServer(ThreadingHTTPServer):
         requests: number of requests by (method, path).
         failures: how many GETs of a path are still to be answered by status 500.
         cut: paths whose answers break off halfway.
+        stalls: how the answers to a path stall: "short" stops halfway, "slow" sends a byte now and
+            then, "silent" sends nothing at all.
         pause_seconds: before each half of an answer's body.
     """
 
@@ -53,6 +58,7 @@ class FailingServer(ThreadingHTTPServer):
         self.requests: Counter[tuple[str, str]] = Counter()
         self.failures: Counter[str] = Counter()
         self.cut: Counter[str] = Counter()
+        self.stalls: dict[str, str] = {}
         self.pause_seconds = 0.0
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
 
@@ -64,15 +70,23 @@ class FailingServer(ThreadingHTTPServer):
 class _Handler(SimpleHTTPRequestHandler):
     server: FailingServer
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):
+            super().handle()
+
     def log_message(self, *args) -> None:
         pass
 
     def do_HEAD(self) -> None:
         self.server.requests["HEAD", self.path] += 1
+        if self.server.stalls.get(self.path) == "silent":
+            wait_for_the_other_side(self.rfile)
         super().do_HEAD()
 
     def do_GET(self) -> None:
         self.server.requests["GET", self.path] += 1
+        if self.server.stalls.get(self.path) == "silent":
+            wait_for_the_other_side(self.rfile)
         if self.server.failures[self.path] > 0:
             self.server.failures[self.path] -= 1
             self.send_error(500)
@@ -82,6 +96,8 @@ class _Handler(SimpleHTTPRequestHandler):
     def copyfile(self, source, outputfile) -> None:
         content = source.read()
         half = len(content) // 2
+        if stall := self.server.stalls.get(self.path):
+            send_stalled(stall, content, outputfile, self.rfile)
         time.sleep(self.server.pause_seconds)
         outputfile.write(content[:half])
         outputfile.flush()
@@ -91,6 +107,70 @@ class _Handler(SimpleHTTPRequestHandler):
             self.close_connection = True
             return
         outputfile.write(content[half:])
+
+
+def send_stalled(stall: str, content: bytes, out: BinaryIO, other: BinaryIO) -> None:
+    """Half of `content`, or a byte now and then, until the other side closes."""
+    if stall == "short":
+        out.write(content[: len(content) // 2])
+        wait_for_the_other_side(other)
+    for start in range(len(content)):
+        out.write(content[start : start + 1])
+        out.flush()
+        time.sleep(0.05)
+
+
+def wait_for_the_other_side(stream: BinaryIO) -> None:
+    """Do nothing until it closes the connection; then there is nobody to answer."""
+    while stream.read(1):
+        pass
+    raise ConnectionAbortedError
+
+
+class StallingProxy(socketserver.ThreadingTCPServer):
+    """Passes connections on to another server.
+
+    Attributes:
+        is_stalling: Whether answers come a byte now and then from here on.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, target: str) -> None:
+        host, port = target.removeprefix("http://").split(":")
+        self.target, self.is_stalling = (host, int(port)), False
+        super().__init__(("127.0.0.1", 0), _Relay)
+
+    def handle_error(self, request, client_address) -> None:
+        pass  # the side that stalls is left
+
+
+class _Relay(socketserver.BaseRequestHandler):
+    server: StallingProxy
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.target) as target:
+            threading.Thread(target=self._pass_on, args=(target,), daemon=True).start()
+            while block := target.recv(65536):
+                step = 1 if self.server.is_stalling else len(block)
+                for start in range(0, len(block), step):
+                    self.request.sendall(block[start : start + step])
+                    time.sleep(0.05 if self.server.is_stalling else 0)
+
+    def _pass_on(self, target: socket.socket) -> None:
+        with suppress(OSError):
+            while block := self.request.recv(65536):
+                target.sendall(block)
+            target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def stalling_proxy(target: str) -> Iterator[StallingProxy]:
+    """A `StallingProxy` in front of the server at `target`."""
+    with StallingProxy(target) as proxy:
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+        yield proxy
+        proxy.shutdown()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -245,3 +246,26 @@ def test_pickle_holds_the_path_alone(half):
     file.read([0])
     again = pickle.loads(pickle.dumps(file))
     assert (again.read([3]) == store.read([3])).all()
+
+
+@pytest.mark.parametrize("how", ["external link", "virtual", "raw data", "unused link"])
+def test_data_of_other_files_are_never_read(half, tmp_path, how):
+    _, path = half
+    other = shutil.copy(path, tmp_path / "other.h5")
+    with h5py.File(path, "a") as file:
+        shape, dtype = file["maps"].shape, file["maps"].dtype
+        if how == "unused link":
+            file["g/more"] = h5py.ExternalLink(str(other), "/maps")
+        else:
+            del file["maps"]
+        if how == "external link":
+            file["maps"] = h5py.ExternalLink(str(other), "/maps")
+        elif how == "virtual":
+            layout = h5py.VirtualLayout(shape, dtype)
+            layout[:] = h5py.VirtualSource(str(other), "maps", shape, dtype)
+            file.create_virtual_dataset("maps", layout)
+        elif how == "raw data":
+            file.create_dataset("maps", shape, dtype, external=[(str(other), 0, 10**6)])
+    told = "link to another file|virtual dataset|data in another file"
+    with pytest.raises(StoreError, match=f"(maps|g/more) .*({told}).*which no export writes"):
+        open_store(path)

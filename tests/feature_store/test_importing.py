@@ -346,3 +346,151 @@ def test_our_own_file_comes_back_with_its_backbone_and_classes(tmp_path, dtype):
     assert again.class_names == store.class_names and again.attributes == store.attributes
     assert again.manifest["made_of"]["backbone"] == parts["backbone"]
     assert again.manifest["made_of"]["import"]["store"] == store.fingerprint
+
+
+def write_secret(tmp_path):
+    """Another file of this machine, whose content nobody meant to import."""
+    secret = tmp_path / "secret.h5"
+    with h5py.File(secret, "w") as file:
+        file["maps"] = np.ones((3, *SHAPE), np.float32)
+        file["ids"] = ["a", "b", "c"]
+        file["views"] = [0, 0, 0]
+    (tmp_path / "secret.bin").write_bytes(np.ones((3, *SHAPE), np.float32).tobytes())
+    return secret
+
+
+def add_virtual(file, name, secret, kind):
+    with h5py.File(secret) as other:
+        source = h5py.VirtualSource(other[kind])
+    layout = h5py.VirtualLayout(source.shape, source.dtype)
+    layout[:] = source
+    file.create_virtual_dataset(name, layout)
+
+
+OUTSIDE = {
+    "external link": "is a link to another file",
+    "external link, deep": "is a link to another file",
+    "soft link to an external one": "is a link to another file",
+    "raw data": "keeps its data in another file",
+    "virtual": "is a virtual dataset",
+    "soft link to a virtual one": "is a virtual dataset",
+}
+
+
+def put(file, name, secret, how):
+    """Make `name` of `file` show the data of `secret`."""
+    if how == "raw data":
+        raw = [(str(secret.with_suffix(".bin")), 0, h5py.h5f.UNLIMITED)]
+        file.create_dataset(name, (3, *SHAPE), np.float32, external=raw)
+    elif how == "virtual":
+        add_virtual(file, name, secret, name)
+    elif how == "soft link to a virtual one":
+        add_virtual(file, "g/hidden", secret, name)
+        file[name] = h5py.SoftLink("/g/hidden")
+    elif how == "external link":
+        file[name] = h5py.ExternalLink(str(secret), f"/{name}")
+    elif how == "external link, deep":
+        file["g/h/i"] = h5py.ExternalLink(str(secret), "/")
+        file[name] = h5py.SoftLink(f"g/h/i/{name}")
+    else:
+        file["g/other"] = h5py.ExternalLink(str(secret), f"/{name}")
+        file[name] = h5py.SoftLink("/g/./other")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        (name, how)
+        for name in ("maps", "ids", "views")
+        for how in OUTSIDE
+        if how != "raw data" or name == "maps"
+    ],
+)
+def test_data_of_other_files_are_never_read(tmp_path, name, how, asked):
+    path, secret = tmp_path / "mine.h5", write_secret(tmp_path)
+    with h5py.File(path, "w") as file:
+        for other in {"maps", "ids", "views"} - {name}:
+            with h5py.File(secret) as source:
+                source.copy(other, file)
+        put(file, name, secret, how)
+    secret.unlink()
+    os.mkfifo(secret)  # to open it would wait for ever
+    options = {"dataset": "maps", "ids_dataset": "ids"} if asked else {}
+    with pytest.raises(DataError, match=f"mine.h5: {name} {OUTSIDE[how]}.*copy them"):
+        open_source(path, **options)
+
+
+def test_raw_data_of_another_name_are_told_where_they_would_be_the_choice(tmp_path):
+    path, secret = tmp_path / "mine.h5", write_secret(tmp_path)
+    with h5py.File(path, "w") as file:
+        add_virtual(file, "elsewhere", secret, "maps")
+        file["ids"] = ["a", "b", "c"]
+    with pytest.raises(DataError, match="0 datasets .*elsewhere is a virtual dataset"):
+        open_source(path)
+    with pytest.raises(DataError, match="elsewhere is a virtual dataset"):
+        open_source(path, dataset="elsewhere")
+
+
+def test_links_within_the_file_are_followed(tmp_path):
+    path = tmp_path / "mine.h5"
+    with h5py.File(path, "w") as file:
+        file["g/real"] = np.stack([make_features(n) for n in range(3)])
+        file["g/itself"] = file["g"]
+        file["maps"] = h5py.SoftLink("/g/itself/real")
+        file["again"] = h5py.SoftLink("maps")
+        file["nothing"] = h5py.SoftLink("/g/none")
+        file["round"] = h5py.SoftLink("/round")
+        file["folder"] = h5py.SoftLink("/g")
+        file["ids"] = ["a", "b", "c"]
+    labels = write_labels(tmp_path / "labels.csv", ["a,x,train", "b,x,train", "c,x,train"])
+    for number, asked in enumerate((None, "again", "/maps", "folder/real")):
+        store = bring_in(tmp_path / f"stores{number}", path, labels, dataset=asked)
+        np.testing.assert_array_equal(store.read([2])[0], make_features(2))
+    for asked in ("nothing", "round", "g"):
+        with pytest.raises(DataError, match=f"no dataset {asked}"):
+            open_source(path, dataset=asked)
+    with h5py.File(path, "a") as file:
+        del file["maps"]
+        file["x"] = h5py.SoftLink("/g/real")
+    store = bring_in(tmp_path / "last", path, labels)  # several names of one dataset: no choice
+    np.testing.assert_array_equal(store.read([1])[0], make_features(1))
+
+
+def test_odd_types_are_errors_that_name_them(tmp_path):
+    path, one = tmp_path / "mine.h5", np.zeros((3, *SHAPE), np.float32)
+    pairs = np.dtype([("a", np.float32), ("b", np.float32)])
+    with h5py.File(path, "w") as file:
+        file["maps"], file["ids"] = one, ["a", "b", "c"]
+        file.attrs["format"] = file["maps"].ref
+        file.attrs["version"] = np.zeros(2, pairs)
+        file["pairs"] = np.zeros((3, *SHAPE), pairs)
+        file["number"] = 3.0
+        file["places"] = np.array([file["maps"].ref] * 3, h5py.ref_dtype)
+        region = file["maps"].regionref[0]
+        file["parts"] = np.array([region] * 3, h5py.regionref_dtype)
+        file.create_dataset("lists", (3,), h5py.vlen_dtype(np.int32))
+    for asked in ("places", "parts", "lists"):
+        with pytest.raises(DataError, match=f"{asked} holds object, expected texts"):
+            open_source(path, dataset="maps", ids_dataset=asked)
+    with pytest.raises(DataError, match="number is no array"):
+        open_source(path, dataset="number")
+    labels = write_labels(tmp_path / "labels.csv", ["a,x,train", "b,x,train", "c,x,train"])
+    with pytest.raises(DataError, match="holds .*expected floats"):
+        bring_in(tmp_path / "stores", path, labels, dataset="pairs", limit=0.5)
+    with h5py.File(path, "a") as file:
+        file["views"] = [0.5, 0.0, 0.0]
+    with pytest.raises(DataError, match="views is float64 .*expected 3 integers"):
+        open_source(path, dataset="maps")
+
+
+def test_a_filter_that_is_not_here_is_told(tmp_path):
+    path = tmp_path / "mine.h5"
+    with h5py.File(path, "w") as file:
+        options = {"compression": 32020, "allow_unknown_filter": True}
+        maps = file.create_dataset("maps", (3, *SHAPE), np.float32, chunks=(1, *SHAPE), **options)
+        for row in range(3):
+            maps.id.write_direct_chunk((row, 0, 0, 0, 0), b"what only that filter can read")
+        file["ids"] = ["a", "b", "c"]
+    with pytest.raises(DataError, match="maps was written with HDF5 filter 32020.*h5repack"):
+        open_source(path)

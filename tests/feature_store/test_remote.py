@@ -7,14 +7,16 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import time
 
 import numpy as np
 import pytest
+from s3fs import S3FileSystem
 
 from dsts_pipeline.base.errors import SettingsError, StoreError
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.remote import files as remote
-from tests.feature_store.servers import BUCKET, http_server, s3_server, upload
+from tests.feature_store.servers import BUCKET, http_server, s3_server, stalling_proxy, upload
 from tests.feature_store.small_store import make_plan, write_store
 
 SHARD = "maps/c.2.0.0.0.0"
@@ -178,6 +180,62 @@ def test_a_network_that_stays_down_is_an_error(served, store_path, tmp_path, kin
     assert f"{url}/{SHARD}" in str(error.value)
     assert "after 4 of 4 tries" in str(error.value) and "check the address" in str(error.value)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("stall", ["short", "slow", "silent"])
+def test_a_server_that_stalls_is_an_error(served, store_path, tmp_path, stall):
+    server, _, url = served
+    store = open_remote(url, tmp_path, stall_seconds=0.5)
+    path = f"/{store_path.name}/{SHARD}"
+    server.stalls[path] = stall
+    began = time.monotonic()
+    with pytest.raises(StoreError, match="stalled: .* 2 times; .*feed.stall_seconds") as error:
+        store.read([row_in_shard(store)])
+    assert f"{url}/{SHARD}" in str(error.value)
+    assert 1.0 <= time.monotonic() - began < 8
+    assert server.requests["GET", path] == 2
+    assert [name.name for name in (tmp_path / "cache").iterdir()] == [".lock"]
+    del server.stalls[path]
+    store.read([row_in_shard(store)])
+
+
+@pytest.mark.parametrize("stall", ["short", "slow", "silent"])
+@pytest.mark.parametrize("name", ["manifest.json", "clips.json", SHARD])
+def test_a_server_that_stalls_on_opening(served, store_path, tmp_path, stall, name):
+    server, _, url = served
+    server.stalls[f"/{store_path.name}/{name}"] = stall
+    if (name, stall) in ((SHARD, "short"), (SHARD, "slow")):  # nothing but its head is asked for
+        open_remote(url, tmp_path, stall_seconds=0.5)
+        return
+    began = time.monotonic()
+    with pytest.raises(StoreError, match=f"{name}: stalled: "):
+        open_remote(url, tmp_path, stall_seconds=0.5)
+    assert time.monotonic() - began < 8
+
+
+def test_a_slow_transfer_that_gets_on_is_waited_for(served, store_path, tmp_path):
+    """Each half of a file comes after most of the time in which nothing may come."""
+    server, _, url = served
+    store = open_remote(url, tmp_path, stall_seconds=0.5)  # 500 bytes in so long
+    server.pause_seconds = 0.35  # before each 555 of them
+    np.testing.assert_array_equal(store.read([12]), open_store(store_path).read([12]))
+
+
+def test_a_bucket_that_stalls_is_an_error(s3_url, endpoint, store_path, tmp_path, monkeypatch):
+    with stalling_proxy(endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_address[1]}")
+        S3FileSystem.clear_instance_cache()
+        store = open_remote(s3_url, tmp_path, stall_seconds=1.0)
+        proxy.is_stalling = True
+        began = time.monotonic()
+        with pytest.raises(StoreError, match="stalled: .*feed.stall_seconds"):
+            store.read([row_in_shard(store)])
+        with pytest.raises(StoreError, match="stalled: "):
+            open_remote(s3_url, tmp_path / "other", stall_seconds=1.0)
+        assert time.monotonic() - began < 40
+        proxy.is_stalling = False
+        np.testing.assert_array_equal(store.read([12]), open_store(store_path).read([12]))
+    S3FileSystem.clear_instance_cache()
 
 
 def test_no_server_at_all(tmp_path):

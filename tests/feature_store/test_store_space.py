@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.files import format_bytes
 from dsts_pipeline.feature_store import StoreWriter, space
-from dsts_pipeline.feature_store.space import format_bytes, require_space, survey_store
+from dsts_pipeline.feature_store.space import require_space, survey_store
 from tests.feature_store.small_store import make_plan, read_tree, write_shard, write_store
+from tests.mounts import can_mount, in_mount
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,26 +75,6 @@ def test_sizes_are_told_as_disks_are_sold():
 
 
 # ---- in the middle ------------------------------------------------------------------------------
-
-
-def in_mount(options: str, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `program` with a tmpfs at sys.argv[1], in a namespace of its own."""
-    script = (
-        f'mkdir -p "$2" && mount -t tmpfs -o {options} tmpfs "$2" && exec "$0" -c "$1" "${{@:2}}"'
-    )
-    return subprocess.run(
-        ["unshare", "-rm", "bash", "-c", script, sys.executable, program, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-
-
-def can_mount(folder: Path) -> bool:
-    if shutil.which("unshare") is None:
-        return False
-    return in_mount("size=1m", "pass", str(folder)).returncode == 0
 
 
 FILL = """

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.extract.processes import descendants_of, wait_until_gone
 from tests.learn.train_process import new_head, train_variant
 
 pytestmark = pytest.mark.long
@@ -101,3 +102,24 @@ def test_killed_process_ends_the_other_which_goes_on_when_repeated(tmp_path, of_
     assert process.returncode == 0, errors
     assert "goes on from" in errors
     check(tmp_path, of_one)
+
+
+def test_the_first_one_killed_ends_the_other(tmp_path):
+    process = start_two(tmp_path)
+    follow(process, 4)
+    below = descendants_of(process.pid)
+    assert below
+    process.kill()
+    assert wait_until_gone(below, 20)
+
+
+def test_a_killed_torchrun_ends_all(tmp_path):
+    process = start(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *(SCRIPT, tmp_path, "joined", "devices=2", "double"),
+    )
+    follow(process, 4)
+    below = descendants_of(process.pid)
+    assert len(below) >= 2
+    process.kill()
+    assert wait_until_gone(below, 20)

@@ -120,6 +120,12 @@ def test_rows_of_the_csv(results):
     assert float(first["loss"]) == pytest.approx(-(0.75 * np.log(0.7) + 0.25 * np.log(0.1)), 1e-5)
 
 
+def test_titles_are_no_formulas_in_the_csv(results):
+    titled = results | {"variants": {"mine": results["variants"]["mine"] | {"title": "=1+1"}}}
+    (row,) = csv.DictReader(io.StringIO(results_csv(titled)))
+    assert row["title"] == "'=1+1" and row["variant"] == "mine"
+
+
 def test_table_prints_beside_the_papers(results):
     console = Console(width=150, record=True, file=io.StringIO())
     console.print(ablation_table(results))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import vl_convert
 from ruamel.yaml import YAML
 
 from dsts_pipeline.metrics import (
@@ -27,13 +30,16 @@ LABELS, GIVEN = [0, 0, 1, 3], [0, 1, 1, 3]
 CLASSES = ("a, with a comma", 'b "quoted"', "none", "<i>d</i>")
 
 
-def tables():
+HARMFUL = ("=HYPERLINK(1)", "@b", "'c", "-d;=e")
+
+
+def tables(class_names=CLASSES):
     neurons = np.array([[0, 1], [1, 1], [2, 1], [0, 1]])
     heads = {
         "linear_probe": HeadResult("probe", sure_answers(LABELS, [0, 0, 0, 0], 4), 1),
         "dsts": HeadResult("DSTS", sure_answers(LABELS, GIVEN, 4, neurons=neurons), 2, 3),
     }
-    shared = {"class_names": CLASSES, "bootstrap": Bootstrap(100)}
+    shared = {"class_names": class_names, "bootstrap": Bootstrap(100)}
     metrics = assemble_metrics(
         heads, denominators=Denominators(4), split="test", store="s", **shared
     )
@@ -81,6 +87,27 @@ def test_declared_plots_name_columns_that_are_written(name, plot, file, column):
     if template.exists():  # else one of DVC's own
         made = {"x", "y", "number", "rev"}
         assert fields_of(json.loads(template.read_text())) <= set(rows[0]) | made
+
+
+def test_class_names_are_no_formulas_in_any_table():
+    for name, rows in tables(HARMFUL)[1].items():
+        for row in rows:
+            for cell in row.values():
+                assert cell[0] not in "=+@" and ";=" not in cell, (name, cell)
+                assert cell[0] != "-" or float(cell)
+
+
+@pytest.mark.parametrize(("name", "plot", "file", "column"), plots(), ids=lambda v: str(v)[:20])
+def test_plots_show_the_names_as_they_are(name, plot, file, column):
+    """Drawn as DVC does: rows and words put into the template."""
+    template = json.loads((ROOT / ".dvc/plots" / f"{plot['template']}.json").read_text())
+    template["data"]["values"] = [row | {"rev": "workspace"} for row in tables(HARMFUL)[1][file]]
+    words = set(re.findall(r">([^<>]+)<", vl_convert.vegalite_to_svg(json.dumps(template))))
+    shown = {html.unescape(word) for word in words}
+    if column not in ("class", "actual"):
+        return
+    assert {*HARMFUL[:2], HARMFUL[3]} <= shown  # the third class has no clips
+    assert not [word for word in shown if word.startswith(("'=", "'@", "'-"))]
 
 
 def fields_of(spec):

@@ -47,3 +47,12 @@ def test_what_exceeds_the_limit_stays_without_a_picture():
 def test_without_videos_there_is_a_reason_in_each_place():
     previews = Previews("abc", None)
     assert previews.full and previews.of(2).problem == "the videos are not at hand"
+
+
+def test_a_video_that_breaks_its_decoder_is_a_reason_in_its_place():
+    def frames_of(clip):
+        return make_frames(clip) if clip != "b" else {}["no such stream"]
+
+    previews = Previews("abc", frames_of)
+    assert previews.of(1).problem == "decoding failed: KeyError: 'no such stream'"
+    assert previews.of(2).strip == 0

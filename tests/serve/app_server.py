@@ -64,7 +64,8 @@ def running_app(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
-        server = make_server(build_app(predictor, neighbours, folder, limits=limits, hosts=hosts))
+        app = build_app(predictor, neighbours, folder, limits=limits, hosts=hosts)
+        server = make_server(app, limits)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

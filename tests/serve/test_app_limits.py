@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
 import threading
 import time
 
@@ -13,7 +15,7 @@ from dsts_pipeline.serve import Predictor, Refusal
 from dsts_pipeline.serve.app.limits import Limits
 from tests.clips.videos import write_video
 from tests.serve.app_server import UPLOAD, call, post, running_app
-from tests.serve.hanging import sleep_for_ever
+from tests.serve.hanging import break_on_request, sleep_for_ever
 from tests.serve.small_bundle import make_bundle
 
 SMALL = Limits(upload_bytes=200_000, upload_seconds=4.0)
@@ -168,3 +170,148 @@ def test_a_decoder_that_hangs_is_ended(monkeypatch, tmp_path):
         with running_app(hanging, tmp_path / "u") as address:
             status, result = post(address, video.read_bytes())
     assert status == 422 and "decoding took longer than 0.5 s" in result["error"]
+
+
+# ---- connections that say nothing ---------------------------------------------------------------
+
+SHORT = Limits(head_seconds=1.0, answer_seconds=1.5, num_silent=8)
+
+
+async def open_many(address: str, count: int, *first: bytes):
+    """So many connections, each with a few bytes of a request."""
+    port = int(address.rpartition(":")[2])
+    made = []
+    for number in range(count):
+        pair = await asyncio.open_connection("127.0.0.1", port)
+        if first:
+            pair[1].write(first[number % len(first)])
+        made.append(pair)
+    return made
+
+
+async def ended(reader: asyncio.StreamReader, seconds: float) -> bool:
+    """Whether the other side closes within so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            while await reader.read(65536):
+                pass
+        return True
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+
+
+def test_a_hundred_half_open_connections_keep_nobody_out(tmp_path):
+    async def ask() -> None:
+        made = await open_many(address, 100, b"", b"G", b"POST /answers HTTP/1.1\r\nHost: x\r\n")
+        async with aiohttp.ClientSession() as session, session.get(address) as answer:
+            assert answer.status == 200  # at once, while they are open
+        assert all(await asyncio.gather(*(ended(reader, 20) for reader, _ in made)))
+        for _, writer in made:
+            writer.close()
+
+    with running_app(NoPredictor(), tmp_path / "u") as address:  # with the page's own limits
+        asyncio.run(ask())
+
+
+DRIPS = {
+    "head": (b"GET / HTTP/1.1\r\nX-A: ", b"a"),
+    "nothing": (b"", b""),
+    "body that nobody wants": (
+        b"GET / HTTP/1.1\r\nHost: %s\r\nContent-Length: 100000\r\n\r\n",
+        b"a",
+    ),
+    "second head": (b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n", b"G"),
+}
+
+
+@pytest.mark.parametrize("what", DRIPS)
+def test_a_request_that_drips_is_closed(tmp_path, what):
+    begin, drop = DRIPS[what]
+
+    async def ask() -> None:
+        host = address.removeprefix("http://").encode()
+        ((reader, writer),) = await open_many(address, 1, begin.replace(b"%s", host))
+
+        async def drip() -> None:
+            while True:
+                writer.write(drop)
+                await asyncio.sleep(0.1)
+
+        task = asyncio.create_task(drip())
+        assert await ended(reader, 10)
+        task.cancel()
+        writer.close()
+
+    with running_app(NoPredictor(), tmp_path / "u", limits=SHORT) as address:
+        asyncio.run(ask())
+
+
+def test_who_does_not_take_the_answers_is_closed(tmp_path):
+    async def ask() -> None:
+        port = int(address.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        writer.transport.pause_reading()
+        writer.write(request * 20_000)
+        with pytest.raises(ConnectionError):
+            async with asyncio.timeout(30):
+                while True:  # until what we send is refused
+                    writer.write(request)
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
+
+    with running_app(NoPredictor(), tmp_path / "u", limits=SHORT) as address:
+        asyncio.run(ask())
+
+
+def test_work_that_takes_long_keeps_its_connection(tmp_path):
+    """Longer than any of the limits: those are for who says or takes nothing."""
+    holding = Holding()
+
+    async def ask() -> None:
+        first = asyncio.create_task(post_many(address, 1))
+        await until(lambda: holding.num_inside == 1)
+        await asyncio.sleep(3.0)
+        holding.let_go.set()
+        assert await first == [422]
+
+    with running_app(holding, tmp_path / "u", limits=SHORT) as address:
+        asyncio.run(ask())
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("dsts_pipeline.serve.app.uploads.os.fdopen", lambda d, *_, **__: Full(d))
+    with running_app(NoPredictor(), tmp_path / "u") as address:
+        status, result = post(address, b"abc")
+    assert status == 507 and "no room" in result["error"]
+
+
+class Full(io.FileIO):
+    """A file on a full disk."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "wb")
+
+    def write(self, block: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# ---- videos that no code foresaw ----------------------------------------------------------------
+
+
+def test_a_video_that_breaks_the_decoder_is_unusable_and_the_next_is_answered(
+    monkeypatch, tmp_path, capfd
+):
+    video = write_video(tmp_path / "clip.mp4", num_frames=4)
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"></svg>'
+    monkeypatch.setattr("dsts_pipeline.serve.predictor.work", break_on_request)
+    with Predictor(make_bundle()) as predictor, running_app(predictor, tmp_path / "u") as address:
+        assert post(address, svg)[0] == 422
+        status, result = post(address, b"break")
+        assert status == 422
+        assert "decoding failed: AttributeError: 'NoneType'" in result["error"]
+        assert post(address, video.read_bytes())[0] == 200
+    log = capfd.readouterr().err
+    assert "in break_on_request" in log and "Traceback" not in log

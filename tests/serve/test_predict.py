@@ -33,7 +33,7 @@ from stages import predict as stage
 from tests.clips.videos import write_video
 from tests.extract.bad_clips import GOOD, NUM_FRAMES, write_kinds
 from tests.pipeline import ROOT, run_cli
-from tests.serve.hanging import sleep_for_ever
+from tests.serve.hanging import break_on_request, sleep_for_ever
 from tests.serve.small_bundle import CLASSES, FINGERPRINT, backbone, make_bundle, make_of
 
 VIEWS = Views(test_clips=2, test_crops=1)
@@ -277,3 +277,35 @@ def test_decode_processes_do_not_import_torch():
     code = "import sys, dsts_pipeline.serve.video_jobs; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"></svg>'
+
+
+def test_one_video_that_nobody_foresaw_leaves_the_others_their_answers(
+    clips, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("dsts_pipeline.serve.predictor.work", break_on_request)
+    breaking = tmp_path / "breaking.mp4"
+    breaking.write_bytes(b"break")
+    paths = [breaking, clips[0], breaking, clips[1]]
+    with Predictor(make_bundle(), num_decode_workers=2) as predictor:
+        answers = list(predictor.predict(paths))
+    told = "decoding failed: AttributeError: 'NoneType' object has no attribute 'decode'"
+    assert [type(answer) is Refusal for answer in answers] == [True, False, True, False]
+    assert answers[0].reason == answers[2].reason == told
+
+
+def test_a_stream_without_a_decoder_is_listed_and_the_others_are_answered(
+    exported, clips, tmp_path
+):
+    (tmp_path / "picture.mp4").write_bytes(SVG)
+    lines = tmp_path / "lines.jsonl"
+    run = run_cli(
+        tmp_path, "predict", str(tmp_path / "picture.mp4"), str(clips[0]),
+        "--bundle", str(exported), "--json", str(lines),
+    )  # fmt: skip
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    assert "1 of 2 videos have no answer" in run.stderr
+    first, second = map(json.loads, lines.read_text().splitlines())
+    assert first["error"] and "top" in second

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from dsts_pipeline.head import load_head
+from tests.extract.processes import descendants_of, wait_until_gone
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 from tests.stages.ready_store import QUICK, damage_clips, make_ready
 
@@ -124,6 +125,27 @@ def test_kills_change_nothing(ready, tmp_path_factory, jobs):
     assert resumed and set(statuses[:3]) <= {-signal.SIGKILL, 0} and statuses[3] in (99, 0)
     _, found = ablate(ready, *GRID, "--seeds", "2", "--jobs", str(jobs))
     assert figures(found) == figures(expected)
+
+
+@pytest.mark.long
+def test_processes_of_a_killed_ablation_leave(ready):
+    """Its parent alone is killed: they save what they have and end, and hold no output open."""
+    process = subprocess.Popen(
+        command_of("ablate", *GRID, "--seeds=4", "--jobs=2", **SETTINGS),
+        cwd=ready,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    runs, deadline = ready / "outputs" / "ablation" / "runs", time.monotonic() + 120
+    while not list(runs.glob("*/head.json")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    below = descendants_of(process.pid)
+    assert len(below) >= 2
+    process.kill()
+    process.communicate(timeout=10)
+    assert wait_until_gone(below, 45)
 
 
 @pytest.mark.parametrize(

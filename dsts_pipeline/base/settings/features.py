@@ -33,7 +33,8 @@ class FeedSettings(Section):
     `order`: "random" draws every clip from the whole split, "shard" shuffles shards and then the
     clips within a window of `shard_window` shards (for stores far larger than memory, or remote
     ones). `class_balanced` draws every class equally often in an epoch of the same length.
-    `cache_dir` and `cache_bytes` are for stores that are read over the network.
+    `cache_dir` and `cache_bytes` are for stores that are read over the network; a server of theirs
+    that sends less than 1 kB/s for `stall_seconds` is given up, on the second try with an error.
     """
 
     preload_bytes: int = Field(2 * 2**30, ge=0)
@@ -44,3 +45,4 @@ class FeedSettings(Section):
     verify_checksums: bool = True
     cache_dir: str = ".feature_cache"
     cache_bytes: int = Field(20 * 2**30, ge=0)
+    stall_seconds: float = Field(30.0, gt=0.0)

@@ -7,14 +7,11 @@ recipe's files are stale and replaced; a folder that no recipe made is left alon
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dsts_pipeline.base.children import map_in_processes
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json, write_atomic, write_json
 from dsts_pipeline.base.progress import track
@@ -90,24 +87,9 @@ def _render_all(
         for batch in batches:
             yield _render_batch(render, batch)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
-        with interrupts_held():  # Handing in the work starts the processes.
-            done = pool.map(_render_batch, [render] * len(batches), batches)
-        yield from done
-
-
-@contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back: this process gets it afterwards, those that it starts meanwhile never.
-
-    A terminal sends it to all of them, and one that is still starting would print a traceback.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    yield from map_in_processes(
+        _render_batch, [render] * len(batches), batches, num_workers=num_workers
+    )
 
 
 def _render_batch(render: Callable[[Key], bytes], batch: list[tuple[str, Key]]) -> int:

@@ -7,21 +7,26 @@ beside it lies a note of the address and the digest.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import open_atomic, read_json, sha256_file, write_json
+from dsts_pipeline.base.transfers import (
+    STALL_SECONDS,
+    Pace,
+    call_within,
+    copy_file,
+    open_filesystem,
+)
 
 CACHE_FOLDER = Path(".weights_cache")
 _BLOCK_BYTES = 1 << 20
-_TIMEOUT_SECONDS = 60.0
 
 
 class WeightsFile(NamedTuple):
@@ -75,47 +80,81 @@ def _fetch(address: str, sha256: str | None, cache: Path) -> Path:
     note = path.with_name(f"{path.name}.json")
     if path.is_file() and note.is_file() and read_json(note)["sha256"] == sha256_file(path):
         return path
-    digest = hashlib.sha256()
-    with _open(address, shown) as remote, open_atomic(path) as file:
-        num_bytes = 0
-        try:
-            while block := remote.read(_BLOCK_BYTES):
-                file.write(block)
-                digest.update(block)
-                num_bytes += len(block)
-        except OSError as error:
-            raise _unreachable(shown, error) from None
-        promised = int(getattr(remote, "length", None) or 0)  # what http.client still waits for
-        if promised:
-            raise _unreachable(shown, f"cut off after {num_bytes:,} bytes")
-        _compare(address, digest.hexdigest(), sha256)
-    write_json(note, {"address": shown, "sha256": digest.hexdigest(), "size_bytes": num_bytes})
+    with open_atomic(path) as file:
+        taken = _Taken(file)
+        _download(address, shown, taken)
+        _compare(address, taken.sha256, sha256)
+    write_json(note, {"address": shown, "sha256": taken.sha256, "size_bytes": taken.tell()})
     return path
 
 
-@contextlib.contextmanager
-def _open(address: str, shown: str) -> Iterator[IO[bytes]]:
-    scheme = urlsplit(address).scheme.lower()
+class _Taken:
+    """Takes a download: writes it, counts and digests it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest, self._num_bytes = file, hashlib.sha256(), 0
+        self.problem: OSError | None = None
+
+    def write(self, block: bytes) -> int:
+        try:
+            self._file.write(block)
+        except OSError as problem:
+            self.problem = problem  # the disk's, not the network's
+            raise
+        self._digest.update(block)
+        self._num_bytes += len(block)
+        return len(block)
+
+    def read(self, size: int = -1) -> bytes:
+        """Nothing can be read back; fsspec knows a file by this."""
+        raise NotImplementedError
+
+    def tell(self) -> int:
+        return self._num_bytes
+
+    def close(self) -> None:
+        """The file is closed by who opened it."""
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _download(address: str, shown: str, taken: _Taken) -> None:
     try:
-        if scheme in ("http", "https"):
-            with urllib.request.urlopen(address, timeout=_TIMEOUT_SECONDS) as response:
-                yield response
+        if urlsplit(address).scheme.lower() in ("http", "https"):
+            _download_http(address, shown, taken)
         else:
-            with _import_fsspec(shown).open(address, "rb") as file:
-                yield file
-    except (urllib.error.URLError, OSError, ValueError, ImportError) as error:
-        raise _unreachable(shown, error) from None
+            _require_fsspec(shown)
+            filesystem, path = open_filesystem(address)
+            copy_file(filesystem, path, taken, STALL_SECONDS)
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a server's answer makes of the libraries
+        if taken.problem is not None:
+            raise taken.problem from None
+        raise _unreachable(shown, str(error).replace(address, shown)) from None
 
 
-def _import_fsspec(shown: str) -> Any:
-    try:
-        import fsspec
-    except ImportError:
+def _download_http(address: str, shown: str, taken: _Taken) -> None:
+    opening = partial(urllib.request.urlopen, address, timeout=STALL_SECONDS)
+    # The time limit of a socket holds for each piece; a head may come in a thousand of them.
+    with call_within(STALL_SECONDS, opening) as remote:
+        pace = Pace(STALL_SECONDS)
+        while block := remote.read1(_BLOCK_BYTES):
+            taken.write(block)
+            pace.check(taken.tell())
+        promised = int(getattr(remote, "length", None) or 0)  # what http.client still waits for
+        if promised:
+            raise _unreachable(shown, f"cut off after {taken.tell():,} bytes")
+
+
+def _require_fsspec(shown: str) -> None:
+    if find_spec("fsspec") is None:
         raise CheckpointError(
             f"{shown}: addresses other than http(s) need fsspec; install it with "
             "`pip install -c constraints.txt -e '.[remote]'`"
-        ) from None
-    return fsspec
+        )
 
 
 def _unreachable(shown: str, reason: object) -> CheckpointError:

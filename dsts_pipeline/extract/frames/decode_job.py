@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dsts_pipeline.base.errors import tell_briefly, tell_trace
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.decode import Decoder, VideoError, VideoInfo, decode_frames
 from dsts_pipeline.extract.frames.augmentation import Augmentation, augment
@@ -75,10 +76,15 @@ class DecodeJob:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Frames uint8 [V, T, H, W, 3], or None and the reason why there are none."""
+    """Frames uint8 [V, T, H, W, 3], or None and the reason why there are none.
+
+    Attributes:
+        trace: Where an error came up that nobody foresaw: one of this program's or a library's.
+    """
 
     frames: np.ndarray | None
     reason: str = ""
+    trace: str = ""
 
 
 DecodeFunction = Callable[[Any], np.ndarray | Decoded]
@@ -101,7 +107,10 @@ class Stopwatch:
 
 
 def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
-    """What became of `job`: frames, or the reason why there are none."""
+    """What became of `job`: frames, or the reason why there are none.
+
+    Whatever a decoder makes of a file, it is that file's failure: one must not stop all others.
+    """
     try:
         made = decode(job)
         return made if isinstance(made, Decoded) else Decoded(made)
@@ -109,6 +118,20 @@ def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
         return Decoded(None, error.reason)
     except MemoryError:
         return Decoded(None, "decoding it takes more memory than there is")
+    except Exception as error:
+        failed = fail_unforeseen(job, error)
+        if job.fallback is None or job.fallback == job.decoder:
+            return failed
+        other = answer(decode, replace(job, decoder=job.fallback))
+        if other.frames is not None:
+            return other
+        return replace(failed, reason=f"{failed.reason}; {job.fallback}: {other.reason}")
+
+
+def fail_unforeseen(job: DecodeJob, error: Exception) -> Decoded:
+    """The answer to a job that ended with an error that nobody foresaw; it names no folder."""
+    told = tell_briefly(error).replace(job.path, Path(job.path).name)
+    return Decoded(None, f"decoding failed: {told}", tell_trace(error))
 
 
 def decode_clip(job: DecodeJob) -> np.ndarray:

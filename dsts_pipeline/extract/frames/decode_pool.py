@@ -2,8 +2,9 @@
 
 Each of `num_workers` threads owns one process and waits for its answer. A process that takes too
 long is killed, one that dies is replaced; the clip is tried once more, then with the job's other
-decoder if it names one, and then failed with a reason. At most `prefetch_bytes` of frames are
-decoded ahead of the consumer, whatever the size and length of the videos.
+decoder if it names one, and then failed with a reason. An error that nobody foresaw fails its clip
+alone, too, and leaves a line in the log that says where it came up. At most `prefetch_bytes` of
+frames are decoded ahead of the consumer, whatever the size and length of the videos.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.progress import console
 from dsts_pipeline.extract.frames.decode_job import (
     Decoded,
     DecodeFunction,
@@ -88,7 +90,7 @@ class DecodePool:
     def run(self, jobs: Iterable[DecodeJob | None]) -> Iterator[Decoded]:
         """Decode `jobs`; answers come in their order. None: no job just now, answer what is due."""
         if self._threads is None:
-            yield from (answer(self._decode, job) for job in jobs if job is not None)
+            yield from (_logged(job, answer(self._decode, job)) for job in jobs if job is not None)
             return
         ahead: deque[tuple[Future[Decoded], int]] = deque()
         num_bytes = 0
@@ -111,6 +113,9 @@ class DecodePool:
             yield ahead.popleft()[0].result()
 
     def _decode_watched(self, job: DecodeJob) -> Decoded:
+        return _logged(job, self._decode_persistently(job))
+
+    def _decode_persistently(self, job: DecodeJob) -> Decoded:
         answered = self._try(job, NUM_ATTEMPTS)
         if isinstance(answered, Decoded):
             return answered
@@ -151,6 +156,15 @@ class DecodePool:
             with self._lock:
                 self._workers.discard(worker)
             worker.kill()
+
+
+def _logged(job: DecodeJob, answered: Decoded) -> Decoded:
+    """`answered`, after a line in the log where a fault of a program is behind it."""
+    if answered.trace:
+        console.print(
+            f"{job.path}: {answered.reason} (at {answered.trace})", markup=False, soft_wrap=True
+        )
+    return answered
 
 
 def _start_worker(decode: DecodeFunction, warm_up: Callable[[], None] | None) -> Worker:

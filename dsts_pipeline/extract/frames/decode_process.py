@@ -10,16 +10,19 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
-import time
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from dsts_pipeline.extract.frames.decode_job import Decoded, DecodeFunction, DecodeJob, answer
+from dsts_pipeline.base.children import end_with_parent
+from dsts_pipeline.extract.frames.decode_job import (
+    Decoded,
+    DecodeFunction,
+    DecodeJob,
+    answer,
+    fail_unforeseen,
+)
 
 _START_SECONDS = 120.0
-_ORPHAN_POLL_SECONDS = 1.0
 
 
 def _serve(
@@ -30,9 +33,8 @@ def _serve(
 ) -> None:
     """The life of a decode process: answer jobs until the other end closes or the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    threading.Thread(target=_exit_when_orphaned, args=(parent,), daemon=True).start()
     # Decoders print about broken files by themselves; the reason goes into the manifest instead.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    end_with_parent(parent, is_quiet=True)
     if warm_up is not None:
         warm_up()
     connection.send("ready")
@@ -45,14 +47,8 @@ def _serve(
             connection.send(answer(decode, job))
         except BrokenPipeError:
             return
-        except Exception:
-            connection.send(traceback.format_exc())
-
-
-def _exit_when_orphaned(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_ORPHAN_POLL_SECONDS)
-    os._exit(1)
+        except Exception as error:  # an answer that can't be sent
+            connection.send(fail_unforeseen(job, error))
 
 
 class WorkerLost(Exception):
@@ -92,15 +88,12 @@ class Worker:
 
         Raises:
             WorkerLost: None came in time; `kill` the worker.
-            RuntimeError: Our code failed in the process; its traceback is in the message.
         """
         try:
             self._connection.send(job)
         except OSError:
             raise WorkerLost(self._tell_death()) from None
         answer = self._receive(timeout_seconds)
-        if isinstance(answer, str):
-            raise RuntimeError(f"decode process failed on {job.path}:\n{answer}")
         assert isinstance(answer, Decoded)
         return answer
 

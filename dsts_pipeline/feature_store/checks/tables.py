@@ -9,11 +9,11 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from dsts_pipeline.base.files import format_bytes
 from dsts_pipeline.feature_store.checks.housekeeping import StoreEntry
 from dsts_pipeline.feature_store.checks.statistics import ChannelStatistics
 from dsts_pipeline.feature_store.checks.values import ValueReport
 from dsts_pipeline.feature_store.checks.verdict import Verdict
-from dsts_pipeline.feature_store.space import format_bytes
 
 _NUM_LISTED = 20
 

@@ -116,7 +116,7 @@ def check_store(
         fast: presence, sizes and the small files' digests only.
         start_track: `base.progress.track` or the like.
         num_threads: threads that read.
-        cache: `cache_dir` and `cache_bytes` for a remote store.
+        cache: `cache_dir`, `cache_bytes` and `stall_seconds` for a remote store.
 
     Raises:
         StoreError: there is no store, it is unfinished, of another format, or its manifest is

@@ -9,6 +9,9 @@
     manifest, clips               JSON as bytes (an attribute holds 64 KiB at most), for our reader
     attributes of the file        format, version, fingerprint, split, stored_type
 
+Data of this file alone are read: HDF5 can also show the content of other files of this machine, by
+external links, raw data kept elsewhere and virtual datasets; see `list_datasets`.
+
 All datasets have fletcher32, and the file's structure has HDF5 1.10's own checksums. What is not
 there can't be read as zeros: the number of chunks is compared on opening.
 """
@@ -19,8 +22,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
@@ -35,6 +39,7 @@ FORMAT_NAME = "dsts-feature-file"
 FORMAT_VERSION = 1
 # What h5py makes of damage, depending on where it lies.
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
+_MAX_SOFT_LINKS = 16  # that lead to one another; HDF5's own number
 CURE = "export or copy the file again"
 _SMALL = ("labels", "views", "positions", "ids", "splits", "class_names", "manifest", "clips")
 
@@ -50,6 +55,8 @@ def open_hdf5(path: str | Path) -> FeatureStore:
         raise StoreError(f"{path}: no such file; make it with `python cli.py export`")
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
+            for name, reason in list_datasets(file).outside.items():
+                raise StoreError(f"{path}: {name} {reason}, which no export writes; {CURE}")
             manifest, table = _load_small(file, path)
             frames = file["frames"][()] if "frames" in file else None
             _require_maps(file, path, manifest)
@@ -64,6 +71,87 @@ def open_hdf5(path: str | Path) -> FeatureStore:
         spread = np.full((len(rows), frames.shape[1]), -1, dtype=np.int32)
         spread[kept] = frames
     return FeatureStore(path, manifest, table, Hdf5Source(path, rows), spread)
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """What an HDF5 file holds, by name.
+
+    Attributes:
+        inside: Datasets whose data lie in the file.
+        outside: What would make HDF5 read other files, with the words that say how.
+    """
+
+    inside: dict[str, h5py.Dataset]
+    outside: dict[str, str]
+
+
+def list_datasets(file: h5py.File) -> Datasets:
+    """All datasets of `file`, once by each link that is not inside of a linked group.
+
+    Source: https://docs.hdfgroup.org (External Storage, Virtual Dataset, Links)
+    """
+    found, seen = Datasets({}, {}), set[int]()
+    groups: list[tuple[str, h5py.Group]] = [("", file)]
+    while groups:
+        prefix, group = groups.pop()
+        address = h5py.h5o.get_info(group.id).addr
+        if address in seen:
+            continue  # a group may contain itself
+        seen.add(address)
+        for name in group:
+            item = _resolve(group, name)
+            if isinstance(item, str):
+                found.outside[prefix + name] = item
+            elif isinstance(item, h5py.Dataset):
+                found.inside[prefix + name] = item
+            elif isinstance(item, h5py.Group):
+                is_hard = isinstance(group.get(name, getlink=True), h5py.HardLink)
+                groups += [(f"{prefix}{name}/", item)] if is_hard else []
+    return found
+
+
+def find_dataset(file: h5py.File, name: str) -> h5py.Dataset | str | None:
+    """The dataset of that name; how it leads out of the file; None: there is none."""
+    found = _resolve(file, name)
+    return None if isinstance(found, h5py.Group | h5py.Datatype) else found
+
+
+_Item: TypeAlias = h5py.Group | h5py.Dataset | h5py.Datatype
+
+
+def _resolve(group: h5py.Group, path: str, num_links: int = 0) -> _Item | str | None:
+    """What `path` names from `group` on, as in `find_dataset`.
+
+    Links are followed one by one instead of by HDF5, which opens the files of external ones.
+    """
+    place: _Item = group.file if path.startswith("/") else group
+    for name in path.split("/"):
+        if name in ("", "."):
+            continue
+        if not isinstance(place, h5py.Group):
+            return None
+        try:
+            link = place.get(name, getlink=True)
+        except TypeError:  # of a kind that a program registers for itself
+            return "is a link of an unknown kind"
+        if isinstance(link, h5py.ExternalLink):
+            return f"is a link to another file ({link.filename})"
+        if isinstance(link, h5py.HardLink):
+            place = place[name]
+        elif isinstance(link, h5py.SoftLink) and num_links < _MAX_SOFT_LINKS:
+            target = _resolve(place, link.path, num_links + 1)
+            if target is None or isinstance(target, str):
+                return target
+            place = target
+        else:
+            return None
+    if isinstance(place, h5py.Dataset):
+        if place.is_virtual:
+            return "is a virtual dataset, which shows data of other files"
+        if place.external:
+            return f"keeps its data in another file ({place.external[0][0]})"
+    return place
 
 
 def _load_small(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import fsync_directory
+from dsts_pipeline.base.files import format_bytes, fsync_directory, tell_free
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.exchange.hdf5 import FORMAT_NAME, FORMAT_VERSION
 from dsts_pipeline.feature_store.manifest import sign
@@ -52,8 +52,10 @@ def export_hdf5(
         os.replace(partial, path)
         fsync_directory(path.parent)
     except (OSError, RuntimeError) as error:  # h5py tells a full disk as either.
+        wanted = format_bytes(len(rows) * store.sample_bytes)
         raise StoreError(
-            f"{path}: can't be written ({error}); free space or choose another place"
+            f"{path}: can't be written ({error}; about {wanted} are wanted, {tell_free(path)}); "
+            "free space or choose another place"
         ) from error
     finally:
         partial.unlink(missing_ok=True)

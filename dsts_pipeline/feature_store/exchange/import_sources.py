@@ -19,7 +19,13 @@ import h5py
 import numpy as np
 
 from dsts_pipeline.base.errors import DataError, StoreError
-from dsts_pipeline.feature_store.exchange.hdf5 import FORMAT_NAME, open_hdf5
+from dsts_pipeline.feature_store.exchange.hdf5 import (
+    FORMAT_NAME,
+    Datasets,
+    find_dataset,
+    list_datasets,
+    open_hdf5,
+)
 from dsts_pipeline.feature_store.exchange.import_labels import SUFFIXES, LabelRow
 from dsts_pipeline.feature_store.reader import FeatureStore
 
@@ -72,8 +78,9 @@ def open_source(
         raise DataError(f"{path}: no such file or folder to import features from")
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            ours = file.attrs.get("format") == FORMAT_NAME
-    except OSError as error:
+            kind = file.attrs["format"] if "format" in file.attrs else None
+            ours = isinstance(kind, str) and kind == FORMAT_NAME
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(f"{path}: neither a folder nor an HDF5 file ({error})") from None
     return StoreSource(open_hdf5(path)) if ours else Hdf5Rows(path, axes, dataset, ids_dataset)
 
@@ -184,29 +191,99 @@ class Hdf5Rows:
     ) -> None:
         self._path, self._axes = path, axes
         self._file = h5py.File(path, "r", locking="best-effort")
-        shapes = _list_datasets(self._file)
+        found = list_datasets(self._file)
         wanted = 1 + len(axes or "CTHW")
-        fitting = [name for name, item in shapes.items() if item.ndim == wanted]
-        name = _pick(path, dataset, shapes, _MAP_NAMES, fitting, f"{wanted} axes", "--dataset")
-        self._maps = self._file[name]
+        fitting = [name for name, item in found.inside.items() if item.ndim == wanted]
+        name, self._maps = self._pick(
+            dataset, found, _MAP_NAMES, fitting, f"{wanted} axes", "--dataset"
+        )
+        if not self._maps.shape:
+            raise DataError(f"{path}: {name} is no array; expected one map a row")
         self.num_items = len(self._maps)
         texts = [
             name
-            for name, item in shapes.items()
-            if item.shape == (self.num_items,) and (item.dtype.kind in "SO")
+            for name, item in found.inside.items()
+            if item.shape == (self.num_items,) and _is_text(item)
         ]
         told = f"{self.num_items} texts"
-        name = _pick(path, ids_dataset, shapes, _ID_NAMES, texts, told, "--ids-dataset")
-        values = self._file[name][()]
-        if len(values) != self.num_items:
-            raise DataError(f"{path}: {len(values)} ids in {name}, expected {self.num_items}")
+        name, texts_of_ids = self._pick(ids_dataset, found, _ID_NAMES, texts, told, "--ids-dataset")
+        if not _is_text(texts_of_ids):
+            raise DataError(f"{path}: {name} holds {texts_of_ids.dtype}, expected texts as ids")
+        values = _read_whole(path, name, texts_of_ids)
+        if values.shape != (self.num_items,):
+            raise DataError(f"{path}: {values.size} ids in {name}, expected {self.num_items}")
         ids = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values]
-        views = self._file["views"][()].tolist() if "views" in shapes else [0] * len(ids)
+        views = [0] * len(ids)
+        if (given := self._find("views")) is not None:
+            numbers = _read_whole(path, "views", given)
+            if numbers.shape != (self.num_items,) or numbers.dtype.kind not in "iu":
+                raise DataError(
+                    f"{path}: views is {numbers.dtype} {numbers.shape}, expected {len(ids)} "
+                    "integers, a view number a row"
+                )
+            views = numbers.tolist()
         self._rows: dict[tuple[str, int], int] = {}
         for row, key in enumerate(zip(ids, views, strict=True)):
             if key in self._rows:
                 raise DataError(f"{path}: id {key[0]} is there twice; expected each id once")
             self._rows[key] = row
+
+    def _find(self, name: str) -> h5py.Dataset | None:
+        """The dataset of that name, if there is one.
+
+        Raises:
+            DataError: Its data are those of another file.
+        """
+        item = find_dataset(self._file, name)
+        if isinstance(item, str):
+            raise DataError(
+                f"{self._path}: {name} {item}; only data in the file itself are read: copy them "
+                "into it"
+            )
+        if item is not None:
+            self._require_filters(name, item)
+        return item
+
+    def _require_filters(self, name: str, dataset: h5py.Dataset) -> None:
+        made = dataset.id.get_create_plist()
+        for number in range(made.get_nfilters()):
+            code = made.get_filter(number)[0]
+            if not h5py.h5z.filter_avail(code):
+                raise DataError(
+                    f"{self._path}: {name} was written with HDF5 filter {code}, which is not "
+                    "installed here; write it without, such as by `h5repack -f NONE`"
+                )
+
+    def _pick(
+        self,
+        asked: str | None,
+        found: Datasets,
+        usual: tuple[str, ...],
+        fitting: list[str],
+        what: str,
+        option: str,
+    ) -> tuple[str, h5py.Dataset]:
+        """The dataset that was asked for, has a usual name, or is the only one that fits."""
+        names = ", ".join(sorted(found.inside)[:8])
+        if asked is not None:
+            if (item := self._find(asked)) is not None:
+                return asked, item
+            raise DataError(f"{self._path}: no dataset {asked}; found {names}")
+        for name in usual:
+            item = self._find(name)
+            if item is not None and name in fitting:
+                return name, item
+        # Links may name one and the same several times.
+        places = {h5py.h5o.get_info(found.inside[name].id).addr: name for name in fitting}
+        if len(places) == 1:
+            (name,) = places.values()
+            self._require_filters(name, found.inside[name])
+            return name, found.inside[name]
+        others = "; ".join(f"{name} {how}" for name, how in sorted(found.outside.items())[:3])
+        raise DataError(
+            f"{self._path}: {len(places)} datasets with {what} ({names}); "
+            f"name the one with {option}{f' ({others})' if others else ''}"
+        )
 
     def load(self, row: LabelRow) -> np.ndarray:
         """See `FeatureSource`."""
@@ -215,39 +292,20 @@ class Hdf5Rows:
             raise Unusable(f"no such id{f' and view {row.view}' if row.view else ''} in the file")
         try:
             return arrange_axes(np.asarray(self._maps[place]), self._axes)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise Unusable(f"can't be read ({error})") from None
 
 
-def _list_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    found: dict[str, h5py.Dataset] = {}
-    file.visititems(
-        lambda name, item: found.update({name: item} if isinstance(item, h5py.Dataset) else {})
-    )
-    return found
+def _is_text(dataset: h5py.Dataset) -> bool:
+    """Also variable-length texts, whose NumPy type is that of references, too."""
+    return dataset.dtype.kind == "S" or h5py.check_string_dtype(dataset.dtype) is not None
 
 
-def _pick(
-    path: Path,
-    asked: str | None,
-    found: dict[str, h5py.Dataset],
-    usual: tuple[str, ...],
-    fitting: list[str],
-    what: str,
-    option: str,
-) -> str:
-    """Name of the dataset that was asked for, has a usual name, or is the only one that fits."""
-    if asked is not None:
-        if asked in found:
-            return asked
-        raise DataError(f"{path}: no dataset {asked}; found {', '.join(sorted(found)[:8])}")
-    chosen = [name for name in usual if name in fitting] or fitting
-    if len(chosen) != 1 and not (chosen and chosen[0] in usual):
-        raise DataError(
-            f"{path}: {len(chosen)} datasets with {what} ({', '.join(sorted(found)[:8])}); "
-            f"name the one with {option}"
-        )
-    return chosen[0]
+def _read_whole(path: Path, name: str, dataset: h5py.Dataset) -> np.ndarray:
+    try:
+        return np.asarray(dataset[()])
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: {name} can't be read ({error}); copy the file again") from None
 
 
 class StoreSource:

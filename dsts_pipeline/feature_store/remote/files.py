@@ -8,6 +8,7 @@ a local cache of bounded size, their sha256 compared with the manifest's once, o
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dsts_pipeline.base.errors import StoreError, UserError
+from dsts_pipeline.base.transfers import (
+    STALL_SECONDS,
+    Stalled,
+    ask,
+    copy_file,
+    open_filesystem,
+)
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.manifest import parse_manifest
 from dsts_pipeline.feature_store.presence import list_shard_files
@@ -25,7 +33,8 @@ from dsts_pipeline.feature_store.remote.sink import Sink, WrongContent
 CACHE_DIR = ".feature_cache"
 NUM_TRIES = 4
 FIRST_PAUSE_SECONDS = 0.25
-_BLOCK_BYTES = 8 * 2**20
+NUM_STALLS = 2
+_LISTING_STALLS = 10
 _NUM_PARALLEL = 16
 _NO_LISTING = ("http", "https")
 
@@ -39,14 +48,21 @@ class RemoteFiles:
         url: of the store's folder, without a query string.
         cache_dir: where downloaded shards are kept; `.feature_cache` where it is None.
         cache_bytes: what they may take together, of all stores that share the folder.
+        stall_seconds: for so long a server may answer nothing, or next to nothing.
 
     Raises:
         StoreError: no such kind of address, or the package for it is not installed.
     """
 
     def __init__(
-        self, url: str, *, cache_dir: str | Path | None = None, cache_bytes: int = 20 * 2**30
+        self,
+        url: str,
+        *,
+        cache_dir: str | Path | None = None,
+        cache_bytes: int = 20 * 2**30,
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
+        self._stall_seconds = stall_seconds
         self.location = url.rstrip("/")
         self.cache = ShardCache(cache_dir or CACHE_DIR, cache_bytes)
         self._shard_files: dict[str, dict[str, Any]] = {}
@@ -85,7 +101,9 @@ class RemoteFiles:
 
         def read() -> bytes:
             filesystem, root = self._filesystem()
-            return filesystem.cat_file(f"{root}/{name}")
+            content = io.BytesIO()
+            copy_file(filesystem, f"{root}/{name}", content, self._stall_seconds)
+            return content.getvalue()
 
         return _insist(read, f"{self.location}/{name}")
 
@@ -116,7 +134,8 @@ class RemoteFiles:
         def download(sink: Sink) -> None:
             def once() -> None:
                 sink.restart()
-                self._copy(name, sink)
+                filesystem, root = self._filesystem()
+                copy_file(filesystem, f"{root}/{name}", sink, self._stall_seconds)
                 sink.check(entry["sha256"])
 
             _insist(once, url)
@@ -144,7 +163,7 @@ class RemoteFiles:
     def _filesystem(self) -> tuple[Any, str]:
         """The fsspec file system and the store's path on it, opened anew after a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), *_open_filesystem(self.location))
+            self._opened = (os.getpid(), *_open(self.location, self._stall_seconds))
         return self._opened[1], self._opened[2]
 
     def _has_no_listing(self) -> bool:
@@ -158,7 +177,10 @@ class RemoteFiles:
             def list_folder(folder: str = folder) -> list[dict[str, Any]]:
                 filesystem, root = self._filesystem()
                 filesystem.invalidate_cache()
-                return filesystem.ls(f"{root}/{folder}".rstrip("/"), detail=True)
+                path = f"{root}/{folder}".rstrip("/")
+                # A large folder comes in many pages, whose number is known at the end alone.
+                seconds = _LISTING_STALLS * self._stall_seconds
+                return ask(filesystem, "ls", path, detail=True, stall_seconds=seconds)
 
             try:
                 entries = _insist(list_folder, url)
@@ -171,20 +193,25 @@ class RemoteFiles:
         return found
 
     def _ask_each(self, names: Sequence[str]) -> dict[str, int]:
-        def ask(name: str) -> int | None:
+        def size_of(name: str) -> int | None:
             try:
                 return _insist(lambda: self._ask(name), f"{self.location}/{name}")
             except FileNotFoundError:
                 return None
 
         with ThreadPoolExecutor(_NUM_PARALLEL) as pool:
-            answers = zip(names, pool.map(ask, names), strict=True)
-            return {name: size for name, size in answers if size is not None}
+            try:
+                answers = zip(names, pool.map(size_of, names), strict=True)
+                return {name: size for name, size in answers if size is not None}
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # thousands may wait for theirs
+                raise
 
     def _ask(self, name: str) -> int:
         filesystem, root = self._filesystem()
         try:
-            size = filesystem.info(f"{root}/{name}")["size"]
+            found = ask(filesystem, "info", f"{root}/{name}", stall_seconds=self._stall_seconds)
+            size = found["size"]
         except FileNotFoundError as error:
             # fsspec takes any failure for a missing file.
             cause = error.__cause__
@@ -195,22 +222,10 @@ class RemoteFiles:
             raise StoreError(f"{self.location}/{name}: the server does not tell the file's size")
         return int(size)
 
-    def _copy(self, name: str, sink: Sink) -> None:
-        filesystem, root = self._filesystem()
-        if self._has_no_listing():
-            filesystem.get_file(f"{root}/{name}", sink)
-            return
-        options = {"block_size": _BLOCK_BYTES, "cache_type": "none"}
-        with filesystem.open(f"{root}/{name}", "rb", **options) as source:
-            while block := source.read(_BLOCK_BYTES):
-                sink.write(block)
 
-
-def _open_filesystem(url: str) -> tuple[Any, str]:
+def _open(url: str, stall_seconds: float) -> tuple[Any, str]:
     try:
-        from fsspec.core import url_to_fs
-
-        filesystem, root = url_to_fs(url)
+        filesystem, root = open_filesystem(url, stall_seconds)
     except (ImportError, ValueError) as error:
         raise StoreError(
             f"{url}: can't open such an address ({error}); install what it takes, for http and s3 "
@@ -236,9 +251,16 @@ def _insist(action: Callable[[], T], url: str) -> T:
         except Exception as error:
             status = getattr(error, "status", None) or 0
             refused = isinstance(error, PermissionError) or status in (400, 401, 403, 405)
-            if refused or attempt == NUM_TRIES:
+            is_stalled = isinstance(error, Stalled)
+            # Each try of a server that stalls takes long: it has one more.
+            if refused or attempt == (NUM_STALLS if is_stalled else NUM_TRIES):
                 if isinstance(error, WrongContent):
                     raise
+                if is_stalled:
+                    raise StoreError(
+                        f"{url}: {error}, {attempt} times; check the network and the server, or "
+                        "raise feed.stall_seconds, then run again"
+                    ) from None
                 reason = f"{type(error).__name__}: {error}".rstrip(": ")
                 raise StoreError(
                     f"{url}: can't be read after {attempt} of {NUM_TRIES} tries ({reason}); "

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as multiprocessing
 
+from dsts_pipeline.base.children import end_with_parent
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.feed import FeatureFeed
@@ -156,10 +157,14 @@ def _work(
     last = 0.0
     with stop_on_sigterm(exit_status) as stop:
 
+        def save_and_leave() -> None:
+            told.cancel_join_thread()  # nobody takes out of the queue any more
+            stop.requested = True
+
+        end_with_parent(parent, on_loss=save_and_leave)
+
         def tell(statuses: Sequence[Status]) -> None:
             nonlocal last
-            if os.getppid() != parent:
-                stop.requested = True  # nobody is left to tell
             now = time.monotonic()
             if now - last >= TELL_INTERVAL_SECONDS or all(s.finished for s in statuses):
                 last = now

@@ -7,18 +7,16 @@ is a folder of .npz chunks, each written whole; an interrupted rendering goes on
 from __future__ import annotations
 
 import io
-import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from dsts_pipeline.base.children import map_in_processes
 from dsts_pipeline.base.files import sha256_json, write_atomic
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.clips.decode import decode_frames
-from dsts_pipeline.clips.rendering.folder import interrupts_held
 from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.learn.pretrain.subjects import Subject, get_subject
 
@@ -89,16 +87,10 @@ def render_pool(
     starts = range(0, recipe.num_clips, chunk_clips)
     missing = [start for start in starts if not _chunk_path(home, start).exists()]
     if missing:
-        context = multiprocessing.get_context("spawn")
-        with (
-            track(f"Rendering pool {recipe.stream}", len(missing) * chunk_clips) as progress,
-            ProcessPoolExecutor(num_workers, mp_context=context) as executor,
-        ):
-            count = len(missing)
-            work = ([home] * count, [recipe] * count, missing, [chunk_clips] * count)
-            with interrupts_held():
-                done = executor.map(_render_chunk, *work)
-            for _ in done:
+        count = len(missing)
+        work = ([home] * count, [recipe] * count, missing, [chunk_clips] * count)
+        with track(f"Rendering pool {recipe.stream}", count * chunk_clips) as progress:
+            for _ in map_in_processes(_render_chunk, *work, num_workers=num_workers):
                 progress.advance(chunk_clips)
     return _load(home, recipe, starts)
 

@@ -22,6 +22,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.extract.stopping import exit_on_sigterm
+from dsts_pipeline.serve.app.connections import connections_within
 from dsts_pipeline.serve.app.guard import App, Guard
 from dsts_pipeline.serve.app.limits import Limits
 from dsts_pipeline.serve.app.result import answer_video
@@ -137,21 +138,21 @@ def serve(
         console.print(f"open http://{shown}:{port}/ in a browser; Ctrl-C ends it", soft_wrap=True)
         # uvicorn ends by itself on Ctrl-C and then passes it on.
         with exit_on_sigterm(), suppress(KeyboardInterrupt):
-            make_server(app).run(sockets=[listener])
+            make_server(app, limits).run(sockets=[listener])
         console.print("ended")
 
 
-def make_server(app: App) -> uvicorn.Server:
+def make_server(app: App, limits: Limits = Limits()) -> uvicorn.Server:
     """uvicorn for `app`: no log of requests, no name of its own in answers."""
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
-        http="h11",
+        http=connections_within(limits),
         ws="none",
         lifespan="off",
-        limit_concurrency=64,
+        limit_concurrency=2 * limits.num_silent,
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from starlette.requests import ClientDisconnect, Request
 
+from dsts_pipeline.base.files import NO_ROOM
 from dsts_pipeline.serve.app.limits import Limits
 
 
@@ -34,14 +35,14 @@ async def received_file(request: Request, folder: Path, limits: Limits) -> Async
     """The body as a file below `folder`, deleted at the end of the block.
 
     Raises:
-        UploadRefused: It is too large, too slow, empty, or was broken off.
+        UploadRefused: It is too large, too slow, empty, or was broken off, or the disk is full.
     """
     promised = request.headers.get("content-length", "")
     if promised.isdecimal() and int(promised) > limits.upload_bytes:
         raise UploadRefused(413, _too_large(limits))
     descriptor, name = tempfile.mkstemp(dir=folder, suffix=".upload")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
             num_bytes = 0
             try:
                 async with asyncio.timeout(limits.upload_seconds):
@@ -55,6 +56,10 @@ async def received_file(request: Request, folder: Path, limits: Limits) -> Async
                 raise UploadRefused(408, f"the file took longer than {seconds} s") from None
             except ClientDisconnect:
                 raise UploadRefused(400, "the upload was broken off") from None
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                raise UploadRefused(507, "there is no room for the file here") from None
         if not num_bytes:
             raise UploadRefused(400, "the file is empty")
         yield Path(name)

@@ -1,0 +1,109 @@
+"""Processes that we start never outlive the one that started them.
+
+Enters: the process id of the parent. Leaves: a child that ends when that process does, however it
+does (kill -9 and a lack of memory give it no chance to say so), and that holds none of its caller's
+pipes: who waits for the end of our output waits for the parent alone.
+
+Linux tells a child of its parent's death by a signal; where there is no such thing, and where the
+parent died before the child could ask for it, a thread compares the parent's number now and then.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+_POLL_SECONDS = 1.0
+_SAVING_SECONDS = 30.0  # for what `on_loss` began
+_PR_SET_PDEATHSIG = 1  # Source: linux/prctl.h
+
+T = TypeVar("T")
+
+
+def end_with_parent(
+    parent: int, *, is_quiet: bool = False, on_loss: Callable[[], None] | None = None
+) -> None:
+    """Let this process end when `parent` does. Call it first thing in a child.
+
+    The thread of the parent that started this process has to stay until this process is done: on
+    Linux its end counts as the parent's.
+
+    Args:
+        parent: Process id of who started this one, as that process told it: by the time that
+            `os.getppid` is asked it may be gone.
+        is_quiet: Send standard error nowhere, too, as input and output always are.
+        on_loss: What to do, in a thread of its own, before this process ends by itself; None: it
+            ends at once.
+    """
+    _let_go_of_pipes(is_quiet)
+    if on_loss is None and sys.platform == "linux":
+        # Beside the thread, which a decoder that hangs in C with Python's lock would stop.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    watch_parent(parent, on_loss)
+
+
+def watch_parent(parent: int, on_loss: Callable[[], None] | None = None) -> None:
+    """`end_with_parent` where the output belongs to others: nothing but a thread that looks."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_SECONDS)
+        if on_loss is not None:
+            on_loss()
+            time.sleep(_SAVING_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch parent", daemon=True).start()
+
+
+def map_in_processes(
+    function: Callable[..., T], *arguments: Sequence[Any], num_workers: int
+) -> Iterator[T]:
+    """Results of `function` on the items of `arguments`, in their order, from spawned processes.
+
+    Ctrl-C reaches this process alone, and no worker outlives it.
+
+    Args:
+        function: Importable by name.
+        arguments: As for `map`: one sequence per argument.
+        num_workers: Processes.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        num_workers, mp_context=context, initializer=end_with_parent, initargs=(os.getpid(),)
+    ) as pool:
+        with _interrupts_held():  # Handing in the work starts the processes.
+            done = pool.map(function, *arguments)
+        yield from done
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back: this process gets it afterwards, those that it starts meanwhile never.
+
+    A terminal sends it to all of them, and one that is still starting would print a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _let_go_of_pipes(is_quiet: bool) -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    try:
+        for descriptor in (0, 1, 2) if is_quiet else (0, 1):
+            os.dup2(nothing, descriptor)
+    finally:
+        if nothing > 2:
+            os.close(nothing)
