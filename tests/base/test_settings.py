@@ -65,7 +65,10 @@ def test_whole_number_is_a_fine_fraction(tmp_path):
         ("head: {num_neurons: 0}", "found 0 (a number), expected greater than or equal to 1"),
         ("head: {num_neurons: 2.5}", "found 2.5 (a number), expected a valid integer"),
         ("head:", "head: found nothing (null), expected a section of settings"),
-        ("backbone: {decoder: ffmpeg}", "expected 'auto', 'decord', 'pyav', 'torchcodec' or 'torchcodec_cuda'"),
+        (
+            "backbone: {decoder: ffmpeg}",
+            "expected 'auto', 'decord', 'pyav', 'torchcodec' or 'torchcodec_cuda'",
+        ),
         ("udl: {method: first_order}", 'found "first_order" (text); first_order has no effect'),
         ("- 1", "found [1] (a list) at the top level, expected sections"),
         ("a: [", "not readable as YAML: line 2"),
