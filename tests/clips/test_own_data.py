@@ -35,12 +35,14 @@ def test_folders_with_split_levels(tmp_path):
         ("test/jump/b", "test/jump/b.MOV", 1, "test"),
     ]
     assert [c.group for c in found.clips] == [None, None, "anna", None]
-    assert found.video_folders == ("train", "test")
+    assert found.video_folders == (".",)
 
 
-def test_folders_without_levels_are_all_training_and_val_alone_is_what_is_tested(tmp_path):
+def test_folders_without_levels_need_a_share_to_test_by_and_val_alone_is_what_is_tested(tmp_path):
     touch(tmp_path / "flat", "jump/a.mp4", "fall/a.mp4")
-    found = read_annotations("folder", tmp_path / "flat")
+    with pytest.raises(DataError, match=r"no folder called test .* set dataset\.test_fraction"):
+        read_annotations("folder", tmp_path / "flat")
+    found = read_annotations("folder", tmp_path / "flat", test_fraction=0.5)
     assert [c.split for c in found.clips] == ["train", "train"]
     touch(tmp_path / "two", "train/jump/a.mp4", "validation/jump/b.mp4")
     found = read_annotations("folder", tmp_path / "two")
@@ -53,7 +55,7 @@ def test_folders_without_levels_are_all_training_and_val_alone_is_what_is_tested
 def test_a_class_file_orders_the_classes(tmp_path):
     touch(tmp_path, "train/jump/a.mp4", "train/fall/a.mp4")
     (tmp_path / "classes.txt").write_bytes("\ufeffjump\r\nfall\r\nspin\r\n".encode())
-    found = read_annotations("folder", tmp_path)
+    found = read_annotations("folder", tmp_path, test_fraction=0.5)
     assert found.class_names == ("jump", "fall", "spin")
     assert [(c.id, c.label) for c in found.clips] == [("train/fall/a", 1), ("train/jump/a", 0)]
 
@@ -83,9 +85,9 @@ def test_links_out_of_the_root_are_refused_by_name(tmp_path, name):
 
 
 def test_a_link_inside_the_root_is_followed_for_a_file_and_refused_for_a_folder(tmp_path):
-    touch(tmp_path, "train/jump/a.mp4")
+    touch(tmp_path, "train/jump/a.mp4", "test/jump/c.mp4")
     (tmp_path / "train/jump/b.mp4").symlink_to(tmp_path / "train/jump/a.mp4")
-    assert len(read_annotations("folder", tmp_path).clips) == 2
+    assert len(read_annotations("folder", tmp_path).clips) == 3
     (tmp_path / "train/jump/loop").symlink_to(tmp_path / "train")
     with pytest.raises(DataError, match="loop: a link to a folder"):
         read_annotations("folder", tmp_path)
@@ -158,7 +160,7 @@ HEAD = "path,label,split\n"
         (HEAD + 'b.mp4,"x,test\n', "not a UTF-8 CSV file"),
         (HEAD, "it has no row"),
         ("path,labl,split\n", "column 'labl' is unknown; did you mean label?"),
-        ("path,label\na.mp4,x\n", "no column 'split'"),
+        ("path,label\na.mp4,x\n", "no column 'split' .*set dataset.test_fraction"),
         ("path,label,path\n", "column 'path' stands twice"),
         ("", "no column 'path'"),
         ("path,label,split,start_frame\na,x,test,-3\n", "start_frame is '-3'"),
@@ -253,7 +255,11 @@ def test_missing_and_ambiguous_lists_are_named(tmp_path):
 @pytest.mark.parametrize("kind", ["csv", "mmaction"])
 def test_two_hundred_thousand_rows_in_seconds_and_300_mb(tmp_path, kind):
     if kind == "csv":
-        lines = (f"a/{n:06d}.mp4,class {n % 174} ☕,train,{n:06d},0,90" for n in range(200_000))
+        splits = ["test"] + 199_999 * ["train"]
+        lines = (
+            f"a/{n:06d}.mp4,class {n % 174} ☕,{split},{n:06d},0,90"
+            for n, split in enumerate(splits)
+        )
         write_table(tmp_path, "path,label,split,id,start_frame,end_frame\n" + "\n".join(lines))
     else:
         train = "".join(f"a/{n:06d}.mp4 {n % 174}\n" for n in range(199_999))
