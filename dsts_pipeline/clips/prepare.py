@@ -294,12 +294,13 @@ def _find_unusable(index: ClipIndex, splits: set[str], max_problem_fraction: flo
     """What is wrong where too many clips, or all of a split, are unusable; else nothing."""
     num_bad, total = len(index.problems), len(index.clips) + len(index.problems)
     first = "; ".join(f"{p.clip_id} ({p.reason})" for p in index.problems[:_NUM_SHOWN])
-    if num_bad > max_problem_fraction * total:
+    allowed = math.floor(max_problem_fraction * total + 1e-9)  # 0.29 * 100 is 28.999...
+    if num_bad > allowed:
         enough = min(1.0, math.ceil(1000 * num_bad / total) / 1000)
         return (
             f"{index.root}: {num_bad} of {total} annotated clips are unusable "
             f"({100 * num_bad / total:.1f} %), and dataset.max_problem_fraction = "
-            f"{max_problem_fraction:g} allows {math.floor(max_problem_fraction * total)}. First: "
+            f"{max_problem_fraction:g} allows {allowed}. First: "
             f"{first}. Repair or remove them, or go on without them by "
             f"dataset.max_problem_fraction={enough:g}"
         )

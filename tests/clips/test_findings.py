@@ -10,7 +10,8 @@ from rich.console import Console
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import write_json
-from dsts_pipeline.clips.prepare import HoldOut, RefusedClipsError, prepare_clips
+from dsts_pipeline.clips.index import Clip, ClipIndex, Problem
+from dsts_pipeline.clips.prepare import HoldOut, RefusedClipsError, _find_unusable, prepare_clips
 from tests.clips.test_ssv2 import LABELS, MOVE, PRETEND, PUT, write_root
 from tests.clips.videos import write_video
 
@@ -271,6 +272,16 @@ def test_one_bad_clip_of_a_small_set_is_a_decision_that_is_explained(root):
     assert told.value.findings.problems == {"unreadable": ("train/3",)}
     index, _ = prepare(root, max_problem_fraction=cure)
     assert len(index.clips) == 17
+
+
+@pytest.mark.parametrize("num_bad", range(1, 100))
+def test_the_share_that_is_named_is_enough(num_bad):
+    clips = (Clip("c", "c.mp4", 0, "train", 1, 0, 1, 1, ""),) * (100 - num_bad)
+    problems = (Problem("p", "train", "p.mp4", "gone"),) * num_bad
+    index = ClipIndex("x", "root", ("a",), (), (), clips, problems)
+    told = _find_unusable(index, {"train"}, 0.001)
+    cure = float(told.rpartition("dataset.max_problem_fraction=")[2])
+    assert cure == num_bad / 100 and _find_unusable(index, {"train"}, cure) == ""
 
 
 def test_a_missing_video_says_where_it_was_looked_for_and_what_is_there(root):
