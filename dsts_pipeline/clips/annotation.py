@@ -149,7 +149,7 @@ def check_text(name: str, what: str, place: str) -> None:
             "half a surrogate pair" if "\ud800" <= found[0] <= "\udfff" else "a control character"
         )
         raise DataError(
-            f"{place}: {what} {printable(name)!r} holds {kind} ({ascii(found[0])[1:-1]}), which "
+            f"{place}: {what} '{printable(name)}' holds {kind} ({ascii(found[0])[1:-1]}), which "
             "tables, plots and pages can't show; write it without"
         )
 

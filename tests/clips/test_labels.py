@@ -34,7 +34,7 @@ def test_whole_numbers_with_a_zero_fraction_are_numbers():
         (["0", "nan"], "line 3: the label is 'nan', a missing value"),
         (["0", "<NA>"], "a missing value"),
         (["0", " "], "line 3: the label is empty"),
-        (["0", "a\x07b"], r"line 3: label 'a\\\\x07b' holds a control character \(\\x07\)"),
+        (["0", "a\x07b"], r"line 3: label 'a\\x07b' holds a control character \(\\x07\)"),
         (["0", "a\ufffeb"], "holds a control character"),
         (["0", "100000"], "line 3: class number 100000; expected less than 100,000"),
     ],
