@@ -48,6 +48,8 @@ def examine_all(settings: Settings) -> Iterator[Finding]:
             dataset.format,
             dataset.root,
             files=dataset.model_dump(include=_FILES),
+            allow_outside_root=dataset.allow_outside_root,
+            test_fraction=dataset.test_fraction,
             max_problem_fraction=dataset.max_problem_fraction,
         )
         return text

@@ -10,7 +10,11 @@ from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import StoreWriter
 from dsts_pipeline.feature_store.exchange.import_labels import read_labels
-from dsts_pipeline.feature_store.exchange.import_sources import open_source
+from dsts_pipeline.feature_store.exchange.import_sources import (
+    StoreSource,
+    doubt_layout,
+    open_source,
+)
 from dsts_pipeline.feature_store.exchange.importing import plan_import, survey_source, write_import
 from dsts_pipeline.feature_store.manifest import drop_provenance
 from dsts_pipeline.feature_store.space import require_space, survey_store
@@ -42,6 +46,9 @@ def run(
             max_failed_fraction=settings.backbone.max_failed_fraction,
             on_maps=progress.advance,
         )
+    doubt = "" if isinstance(features, StoreSource) else doubt_layout(survey.map_shape, axes)
+    for note in filter(None, (*table.notes, doubt)):
+        console.print(note, soft_wrap=True, markup=False)
     store = settings.store.model_dump(exclude={"root"})
     plan = plan_import(features, table, survey, name=name or source.stem, **store)
     require_space(survey_store(settings.store.root, plan))

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
+from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.base.training_clips import find_shortage
+from dsts_pipeline.clips.annotation import printable
 from dsts_pipeline.clips.embedded import render_embedded
+from dsts_pipeline.clips.findings import Findings
 from dsts_pipeline.clips.flips import FlipRule
-from dsts_pipeline.clips.prepare import HoldOut, prepare_clips
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.clips.prepare import HoldOut, RefusedClipsError, prepare_clips
 from stages import places
 
 _FILES = ("video_folder", "train_file", "test_file", "class_file")
@@ -16,29 +25,32 @@ _FILES = ("video_folder", "train_file", "test_file", "class_file")
 def run(settings: Settings) -> None:
     """Write outputs/clips.json, and what is worth a look to outputs/clip_check.json.
 
+    The latter also where the data set is refused, with the reason.
+
     Raises:
         DataError: The data root is missing, an annotation is wrong, too many videos are unusable.
         SettingsError: dataset.flip_pairs do not fit the classes.
     """
-    dataset, chosen, render = settings.dataset, settings.backbone, settings.dataset.render
+    dataset, render = settings.dataset, settings.dataset.render
     if render is not None:
         render_embedded(root=dataset.root, **render.model_dump())
-    held_out = HoldOut(dataset.heldout_fraction, dataset.heldout_by, dataset.heldout_seed)
-    index, findings = prepare_clips(
-        name=dataset.name,
-        kind=dataset.format,
-        root=dataset.root,
-        files=dataset.model_dump(include=set(_FILES)),
-        end_frame=dataset.end_frame,
-        min_frames=dataset.min_frames,
-        hold_out=held_out,
-        official_counts=dataset.official_counts,
-        cache_path=places.PROBE_CACHE,
-        num_workers=dataset.num_probe_workers,
-        max_problem_fraction=dataset.max_problem_fraction,
-        decoders=[d for d in (chosen.decoder, chosen.decoder_fallback) if d != "none"],
-    )
-    FlipRule(dataset.flip, dataset.flip_pairs).check(index.class_names)
+    findings = None
+    try:
+        index, findings = _prepare(settings)
+        FlipRule(dataset.flip, dataset.flip_pairs).check(index.class_names)
+    except UserError as error:
+        if isinstance(error, RefusedClipsError):
+            findings = error.findings
+            console.print(
+                f"{places.CLIP_CHECK}: all {len(findings.reasons):,} unusable clips with reasons",
+                soft_wrap=True,
+            )
+        told = {} if findings is None else findings.as_json()
+        write_json(places.CLIP_CHECK, told | {"refused": printable(str(error))})
+        raise
+    shortage = _find_shortage(settings, index)
+    if shortage:
+        findings = replace(findings, notes=(*findings.notes, shortage))
     index.save(places.CLIP_INDEX)
     write_json(places.CLIP_CHECK, findings.as_json())
     counts = ", ".join(f"{count:,} {split}" for split, count in index.count_splits().items())
@@ -48,6 +60,43 @@ def run(settings: Settings) -> None:
         soft_wrap=True,
     )
     for line in findings.lines():
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True, markup=False)
     if table := findings.table():
         console.print(table)
+
+
+def _prepare(settings: Settings) -> tuple[ClipIndex, Findings]:
+    dataset, chosen = settings.dataset, settings.backbone
+    return prepare_clips(
+        name=dataset.name,
+        kind=dataset.format,
+        root=dataset.root,
+        files=dataset.model_dump(include=set(_FILES)),
+        end_frame=dataset.end_frame,
+        min_frames=dataset.min_frames,
+        hold_out=HoldOut(dataset.heldout_fraction, dataset.heldout_by, dataset.heldout_seed),
+        test_fraction=dataset.test_fraction,
+        allow_outside_root=dataset.allow_outside_root,
+        official_counts=dataset.official_counts,
+        cache_path=places.PROBE_CACHE,
+        num_workers=dataset.num_probe_workers,
+        max_problem_fraction=dataset.max_problem_fraction,
+        decoders=[d for d in (chosen.decoder, chosen.decoder_fallback) if d != "none"],
+    )
+
+
+def _find_shortage(settings: Settings, index: ClipIndex) -> str:
+    """What `train-head` will refuse after the extraction, told before it."""
+    train = index.of_split("train")
+    options = settings.train
+    shortage = find_shortage(
+        np.array([clip.label for clip in train], dtype=np.int64),
+        np.array([clip.id for clip in train], dtype=np.str_),
+        batch_size=options.batch_size,
+        heldout_fraction=options.heldout_fraction,
+        seed=settings.seed if options.data_seed is None else options.data_seed,
+        paired=settings.udl.enabled,
+        world_size=options.devices,
+        early_stopping_epochs=options.early_stopping_epochs,
+    )
+    return f"warning: train-head will refuse these clips: {shortage}" if shortage else ""

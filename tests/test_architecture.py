@@ -175,8 +175,21 @@ def test_stage_lists_the_settings_that_it_uses(name):
 
 
 def test_settings_of_later_stages_never_reach_extraction():
-    for name in ("prepare", "extract"):
-        assert not {"head", "udl", "train", "evaluate", "report"} & set(STAGES[name]["params"])
+    later = {"seed", "head", "udl", "train", "evaluate", "report"}
+    assert not later & {param.split(".")[0] for param in STAGES["extract"]["params"]}
+
+
+def test_prepare_reads_of_later_stages_what_a_training_needs_of_clips_alone():
+    # Its clip index, the one thing that extraction takes from it, does not depend on them.
+    later = {"head", "udl", "train", "evaluate", "report"}
+    assert {param for param in STAGES["prepare"]["params"] if param.split(".")[0] in later} == {
+        "train.batch_size",
+        "train.data_seed",
+        "train.devices",
+        "train.early_stopping_epochs",
+        "train.heldout_fraction",
+        "udl.enabled",
+    }
 
 
 # ---- settings ---------------------------------------------------------------------------------

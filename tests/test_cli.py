@@ -83,7 +83,7 @@ def test_annotation_that_names_a_missing_file(tmp_path, data):
     change_annotation(data, "train", vid_name="not_there")
     message = tell_plainly(prepare(tmp_path, data))
     assert "1 of 10 annotated clips" in message
-    assert "not_there (the video file is missing)" in message
+    assert "not_there (the video file is missing: looked for " in message
     assert "dataset.max_problem_fraction" in message
     assert not (tmp_path / "outputs" / "clips.json").exists()
 

@@ -53,12 +53,14 @@ def check_data(
     root: str | Path,
     *,
     files: dict[str, str | None] | None = None,
+    allow_outside_root: bool = False,
+    test_fraction: float = 0.0,
     max_problem_fraction: float = 0.01,
 ) -> tuple[str, int]:
     """Read the annotations and look whether their videos are there; none is opened.
 
     Args:
-        kind, root, files: See `read_annotations`.
+        kind, root, files, allow_outside_root, test_fraction: See `read_annotations`.
         max_problem_fraction: Share of videos that may be missing.
 
     Returns:
@@ -67,7 +69,13 @@ def check_data(
     Raises:
         DataError: The root, an annotation file or too many videos are missing.
     """
-    annotations = read_annotations(kind, root, **(files or {}))
+    annotations = read_annotations(
+        kind,
+        root,
+        **(files or {}),
+        allow_outside_root=allow_outside_root,
+        test_fraction=test_fraction,
+    )
     missing = [
         clip.path for clip in annotations.clips if not os.path.isfile(os.path.join(root, clip.path))
     ]
@@ -75,7 +83,8 @@ def check_data(
     if len(missing) > max_problem_fraction * total:
         raise DataError(
             f"{root}: {len(missing):,} of {total:,} annotated videos are missing, first "
-            f"{missing[0]}; put them there, or set dataset.root or dataset.video_folder"
+            f"{missing[0]} (looked for {os.path.join(root, missing[0])}); put them there, or set "
+            "dataset.root or dataset.video_folder"
         )
     classes = len(annotations.class_names)
     return f"{total:,} clips of {classes} classes in {root}, {len(missing):,} missing", total

@@ -1,13 +1,15 @@
 """A table of one's own clips.
 
 Enters: CSV files (comma, semicolon or tab; first line names the columns), either one
-`annotations.csv` with a column `split`, or `train.csv` and `test.csv`. Leaves: `Annotations`.
+`annotations.csv` with a column `split`, or `train.csv`, perhaps `val.csv`, and `test.csv`. A file
+without names of columns, "path label" a line, is read as a list (`mmaction_list`), as VideoMAE,
+V-JEPA and SlowFast write it. Leaves: `Annotations`.
 
 | column | what it holds |
 |---|---|
 | path | video file, relative to the folder of videos; needed |
-| label | class name or number; needed |
-| split | train, val or test; needed unless each split has its file |
+| label | class name, or class number from 0; needed |
+| split | train, val or test; else each split has its file, or `dataset.test_fraction` is set |
 | id | name of the clip; else the path without its ending, and the range of frames or seconds |
 | start_frame, end_frame | whole numbers from 0; is the last one part? `dataset.end_frame` |
 | start_seconds, end_seconds | the same as times, half-open; not together with frames |
@@ -18,11 +20,10 @@ A column whose name starts with an underscore is left alone; any other is an err
 
 from __future__ import annotations
 
-import csv
 import difflib
+import functools
 import math
-import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from dsts_pipeline.base.errors import DataError
@@ -33,17 +34,23 @@ from dsts_pipeline.clips.annotation import (
     AnnotatedClip,
     Annotations,
     Sources,
+    VideoPaths,
     check_frames,
-    check_inside_root,
+    check_text,
+    is_video,
 )
+from dsts_pipeline.clips.labels import parse_whole_number
+from dsts_pipeline.clips.mmaction_list import is_list, read_list
 from dsts_pipeline.clips.rows import Row, build_annotations, read_class_names
+from dsts_pipeline.clips.tables import read_split_cell, read_table
 
 TABLE_FILE = "annotations.csv"
 CLASS_FILE = "classes.txt"
 COLUMNS = (
     "path label split id start_frame end_frame start_seconds end_seconds group".split()
 )  # in the order of the table above
-SPLIT_NAMES = {TRAIN: TRAIN, VAL: VAL, "validation": VAL, "valid": VAL, TEST: TEST}
+_VAL_FILES = ("val.csv", "valid.csv", "validation.csv")
+_EXPECTED = f"{TABLE_FILE} with a column split, or train.csv and test.csv"
 
 
 def read_csv(root: Path, sources: Sources) -> Annotations:
@@ -53,49 +60,64 @@ def read_csv(root: Path, sources: Sources) -> Annotations:
         DataError: A table or a column is missing or unknown, or a row is wrong; the message names
             its line.
     """
-    folder = sources.video_folder or "."
-    if sources.train_file and not sources.test_file:
-        files: dict[str, str | None] = {sources.train_file: None}
-    elif sources.test_file or not (root / TABLE_FILE).is_file():
-        files = {sources.train_file or "train.csv": TRAIN, sources.test_file or "test.csv": TEST}
-    else:
-        files = {TABLE_FILE: None}
+    videos = VideoPaths(
+        root, sources.video_folder or ".", allow_outside_root=sources.allow_outside_root
+    )
     rows: list[Row] = []
+    notes: list[str] = []
+    files = _find_tables(root, sources)
     for name, split in files.items():
-        found = list(_read_table(root / name, split, folder))
+        path = root / name
+        if is_list(_first_line(path)):
+            notes.append(f"{path}: read as a list ('path label' a line, no names of columns)")
+            found = read_list(path, split or TRAIN, videos)
+        else:
+            check = functools.partial(_check_columns, path=path)
+            table = read_table(path, check, missing=_EXPECTED)
+            found = [_read_row(values, split, videos, place) for place, values in table]
         if not found:
-            raise DataError(f"{root / name}: it has no row; expected one clip a line")
+            raise DataError(f"{path}: it has no row; expected one clip a line")
         rows += found
-    names = read_class_names(root, sources, CLASS_FILE)
-    return build_annotations(rows, class_names=names, video_folders=(folder,))
+    return build_annotations(
+        rows,
+        class_names=read_class_names(root, sources, CLASS_FILE),
+        video_folders=(videos.folder,),
+        unsplit=f"{root / next(iter(files))}: no column 'split' in which a clip is of test, and no "
+        "test.csv",
+        notes=notes,
+    )
 
 
-def _read_table(path: Path, split: str | None, folder: str) -> Iterator[Row]:
+def _find_tables(root: Path, sources: Sources) -> dict[str, str | None]:
+    """The tables, and the split of each; None where a column tells it."""
+    if sources.train_file and not sources.test_file:
+        return {sources.train_file: None}
+    if sources.test_file:
+        return {sources.train_file or "train.csv": TRAIN, sources.test_file: TEST}
+    if (root / TABLE_FILE).is_file():
+        return {TABLE_FILE: None}
+    files: dict[str, str | None] = {"train.csv": TRAIN}
+    files |= {name: VAL for name in _VAL_FILES if (root / name).is_file()}
+    if (root / "test.csv").is_file() or len(files) == 1 and not (root / "train.csv").is_file():
+        files["test.csv"] = TEST
+    return files
+
+
+def _first_line(path: Path) -> str:
+    """The first line that isn't empty; "" where the file can't be read, which is told later."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            delimiter = max(",;\t", key=header.count)
-            columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-            _check_columns(columns, split, path)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            for cells in reader:
-                place = f"{path}: line {reader.line_num + 1}"
-                if len(cells) != len(columns):
-                    if not cells:
-                        continue  # an empty line
-                    raise DataError(f"{place}: {len(cells)} cells; expected {len(columns)}")
-                values = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-                yield _read_row(values, split, folder, place)
-    except FileNotFoundError:
+        with open(path, encoding="utf-8-sig") as file:
+            return next((line for line in file if line.strip()), "")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _check_columns(columns: list[str], *, path: Path) -> None:
+    if any(is_video(name) for name in columns):
         raise DataError(
-            f"{path}: no such file; expected {TABLE_FILE} with a column split, or train.csv and "
-            "test.csv"
-        ) from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a UTF-8 CSV file ({error}); save it as one") from None
-
-
-def _check_columns(columns: list[str], split: str | None, path: Path) -> None:
+            f"{path}: the first line is a clip ({', '.join(columns)}), not the names of the "
+            f"columns; write them above it, such as {','.join(COLUMNS[: len(columns)])}"
+        )
     for name in columns:
         if name not in COLUMNS and not name.startswith("_"):
             close = difflib.get_close_matches(name, COLUMNS, n=1)
@@ -104,18 +126,13 @@ def _check_columns(columns: list[str], split: str | None, path: Path) -> None:
                 f"{path}: column {name!r} is unknown; {hint}Known: {', '.join(COLUMNS)}; one to be "
                 "left alone starts with an underscore"
             )
-        if columns.count(name) > 1:
-            raise DataError(f"{path}: column {name!r} stands twice; remove one")
-    for name in ("path", "label") if split else ("path", "label", "split"):
+    for name in ("path", "label"):
         if name not in columns:
             raise DataError(f"{path}: no column {name!r}; found {', '.join(columns) or 'nothing'}")
 
 
-def _read_row(values: Mapping[str, str], split: str | None, folder: str, place: str) -> Row:
-    written = values.get("split", "").lower()
-    if split is None and written not in SPLIT_NAMES:
-        raise DataError(f"{place}: split is {written!r}; expected train, val or test")
-    name = values["path"]
+def _read_row(values: Mapping[str, str], split: str | None, videos: VideoPaths, place: str) -> Row:
+    split = _split_of(values, split, place)
     start_frame, end_frame = (_frame(values, f"{end}_frame", place) for end in ("start", "end"))
     start, end = (_seconds(values, f"{end}_seconds", place) for end in ("start", "end"))
     if (start_frame, end_frame) != (None, None) and (start, end) != (None, None):
@@ -125,11 +142,14 @@ def _read_row(values: Mapping[str, str], split: str | None, folder: str, place: 
         raise DataError(f"{place}: end_seconds {end:g} is not after start_seconds {start or 0:g}")
     clip_range = [values.get(column) or "" for column in COLUMNS[4:8]]
     ending = "@" + "-".join(filter(None, clip_range)) if any(clip_range) else ""
+    path, clip_id = videos.find(values["path"], place)
+    for column in ("id", "group"):
+        check_text(values.get(column, ""), column, place)
     clip = AnnotatedClip(
-        values.get("id") or posixpath.splitext(name)[0] + ending,
-        check_inside_root(f"{folder}/{name}" if name and folder != "." else name, place),
+        values.get("id") or clip_id + ending,
+        path,
         0,
-        split or SPLIT_NAMES[written],
+        split,
         start_frame,
         end_frame,
         start,
@@ -139,11 +159,25 @@ def _read_row(values: Mapping[str, str], split: str | None, folder: str, place: 
     return Row(clip, values["label"], place)
 
 
+def _split_of(values: Mapping[str, str], of_file: str | None, place: str) -> str:
+    """The row's split; a column may say again what the file says, and nothing else."""
+    if "split" not in values:
+        return of_file or TRAIN
+    named = read_split_cell(values["split"], place)
+    if of_file not in (None, named) and (of_file, named) != (TEST, VAL):
+        raise DataError(
+            f"{place}: split is {values['split']!r} in the file of the {of_file} split; correct "
+            "the row, or remove the column"
+        )
+    return of_file or named
+
+
 def _frame(values: Mapping[str, str], column: str, place: str) -> int | None:
     text = values.get(column, "")
-    if text and not (text.isascii() and text.isdecimal()):
+    number = parse_whole_number(text)  # "30.0", too: pandas writes so beside an empty cell
+    if text and number is None:
         raise DataError(f"{place}: {column} is {text!r}; expected a whole number >= 0")
-    return int(text) if text else None
+    return number
 
 
 def _seconds(values: Mapping[str, str], column: str, place: str) -> float | None:

@@ -23,8 +23,9 @@ from dsts_pipeline.clips.annotation import (
     AnnotatedClip,
     Annotations,
     Sources,
+    VideoPaths,
     check_frames,
-    check_inside_root,
+    check_text,
     expect_list,
     find_file,
     find_folder,
@@ -47,17 +48,18 @@ def read_diving48(root: Path, sources: Sources) -> Annotations:
     """
     vocabulary = read_vocabulary(_find(root, VOCABULARY_FILE, sources.class_file))
     folder = sources.video_folder or find_folder(root, (VIDEO_FOLDER, "videos"))
+    videos = VideoPaths(root, folder, allow_outside_root=sources.allow_outside_root)
     chosen = {TRAIN: sources.train_file, TEST: sources.test_file}
     clips: list[AnnotatedClip] = []
     for split, name in SPLIT_FILES.items():
         path = _find(root, name, chosen[split])
-        clips += read_split(path, split, num_classes=len(vocabulary), folder=folder)
+        clips += read_split(path, split, num_classes=len(vocabulary), videos=videos)
     return Annotations(
         tuple(" ".join(entry) for entry in vocabulary),
         ATTRIBUTE_NAMES,
         vocabulary,
         tuple(clips),
-        video_folders=(folder,),
+        video_folders=(videos.folder,),
         official_counts=OFFICIAL_COUNTS,
     )
 
@@ -82,11 +84,13 @@ def read_vocabulary(path: Path) -> tuple[tuple[str, ...], ...]:
                 f"{path}: entry {number} is {entry!r}; "
                 f"expected four strings {list(ATTRIBUTE_NAMES)}"
             )
+        for part in entry:
+            check_text(part, "class name", f"{path}: entry {number}")
     return tuple(tuple(entry) for entry in entries)
 
 
 def read_split(
-    path: Path, split: str, *, num_classes: int, folder: str = VIDEO_FOLDER
+    path: Path, split: str, *, num_classes: int, videos: VideoPaths
 ) -> list[AnnotatedClip]:
     """The clips of one split file.
 
@@ -95,13 +99,13 @@ def read_split(
             name leaves the data root or stands twice.
     """
     items = expect_list(read_json(path), path, split)
-    clips = [_read_item(path, n, item, split, num_classes, folder) for n, item in enumerate(items)]
+    clips = [_read_item(path, n, item, split, num_classes, videos) for n, item in enumerate(items)]
     refuse_repeats(clips, path)
     return clips
 
 
 def _read_item(
-    path: Path, number: int, item: Any, split: str, num_classes: int, folder: str
+    path: Path, number: int, item: Any, split: str, num_classes: int, videos: VideoPaths
 ) -> AnnotatedClip:
     where = f"{path}: item {number}"
     if not isinstance(item, dict) or not isinstance(item.get("vid_name"), str):
@@ -116,7 +120,7 @@ def _read_item(
         )
     start, end = item.get("start_frame"), item.get("end_frame")
     check_frames(start, end, f"{where} ({name})")
-    video = check_inside_root(f"{folder}/{name}.mp4", where)
+    video, _ = videos.find(f"{name}.mp4", where)
     source, underscore, _ = name.rpartition("_")
     group = source if underscore and source else name
     return AnnotatedClip(name, video, label, split, start, end, group=group)

@@ -7,15 +7,17 @@ as a table for the terminal and as JSON. None of them stops the pipeline: what d
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
-from dsts_pipeline.clips.annotation import TEST, TRAIN, UNLABELLED, Annotations, is_video
+from dsts_pipeline.clips.annotation import TEST, TRAIN, UNLABELLED, Annotations, is_video, printable
 from dsts_pipeline.clips.frame_ranges import EndFrameRule
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.official_counts import CountComparison, compare_counts
@@ -42,6 +44,11 @@ class Findings:
         official: Comparison with the published counts, or empty.
         codecs, sizes_px, frame_rates: Number of clips by what their video is.
         total_seconds: Length of all clips' videos that tell their frame rate.
+        reasons: Why each of `problems` cannot be used, by its name.
+        similar_classes: Class names that differ in case or space alone.
+        notes: What else a person should know, in sentences.
+        test_split: How the test split was drawn, or empty: its fraction, seed, what was kept
+            together and how many clips it has.
     """
 
     annotated: dict[str, int]
@@ -60,6 +67,10 @@ class Findings:
     sizes_px: dict[str, int]
     frame_rates: dict[str, int]
     total_seconds: float
+    reasons: dict[str, str] = field(default_factory=dict)
+    similar_classes: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    test_split: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-able dictionary of everything."""
@@ -76,6 +87,7 @@ class Findings:
             ("same frames under several ids", self.duplicates),
             ("in several splits", self.in_several_splits),
             ("classes without any clip", self.classes_without_clips),
+            ("class names that differ in case or space alone", self.similar_classes),
         ]
         lists += [
             (f"classes without a {split} clip", n) for split, n in self.classes_without.items()
@@ -91,7 +103,7 @@ class Findings:
         lines = [f"published counts: {comparison}" for comparison in self.official]
         if self.end_frame.num_annotated:
             lines.append(str(self.end_frame))
-        return lines
+        return lines + list(self.notes)
 
     def table(self) -> Table | None:
         """`rows` to print; None if all is in order."""
@@ -103,7 +115,7 @@ class Findings:
         table.add_column("number", justify="right")
         table.add_column("first ones", overflow="fold")
         for name, number, examples in rows:
-            table.add_row(name, f"{number:,}", examples)
+            table.add_row(name, f"{number:,}", escape(examples))  # "[x]" is no markup
         return table
 
 
@@ -115,12 +127,16 @@ def collect_findings(
     end_frame: EndFrameRule,
     cut_ranges: Iterable[str],
     official_counts: bool,
+    test_split: dict[str, Any],
 ) -> Findings:
     """Compare what was annotated with what was found below `root`."""
     problems: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[str, str] = {}
     for problem in index.problems:
-        problems[problem.kind].append(f"{problem.split}/{problem.clip_id}")
+        problems[problem.kind].append(name := f"{problem.split}/{problem.clip_id}")
+        reasons[name] = problem.reason
     annotated = Counter(clip.split for clip in annotations.clips)
+    annotated += Counter(clip.split for clip in annotations.unusable)
     annotated += Counter({UNLABELLED: len(annotations.unlabelled)})
     duplicates = _find_duplicates(index.clips)
     by_split: dict[str, set[int]] = defaultdict(set)
@@ -138,7 +154,7 @@ def collect_findings(
         classes_without={
             split: _names(index, named - by_split[split])
             for split in (TRAIN, TEST)
-            if annotated[split] and named - by_split[split]
+            if (annotated[split] or by_split[split]) and named - by_split[split]
         },
         extra_videos=tuple(list_extra_videos(annotations, root)),
         cut_ranges=tuple(cut_ranges),
@@ -148,19 +164,29 @@ def collect_findings(
         sizes_px=_count(f"{clip.width_px} x {clip.height_px}" for clip in index.clips),
         frame_rates=_count(f"{clip.fps:.3f}".rstrip("0").rstrip(".") for clip in index.clips),
         total_seconds=round(sum(clip.duration_seconds or 0.0 for clip in index.clips), 3),
+        reasons=reasons,
+        similar_classes=_find_similar(index.class_names),
+        notes=annotations.notes,
+        test_split=test_split,
     )
 
 
 def list_extra_videos(annotations: Annotations, root: Path) -> list[str]:
-    """Video files in the data set's folders that no annotation names, relative to `root`."""
+    """Video files in the data set's folders that no annotation names, relative to `root`.
+
+    They can be printed: a name that is no text is written with escapes.
+    """
     named = {clip.path for clip in (*annotations.clips, *annotations.unlabelled)}
+    named |= {clip.path for clip in annotations.unusable}
     extra: set[str] = set()
     for folder in annotations.video_folders:
         for directory, folders, files in os.walk(root / folder):
             folders[:] = [name for name in folders if name[0] != "."]
-            inside = os.path.relpath(directory, root)
+            inside = directory if os.path.isabs(folder) else os.path.relpath(directory, root)
             prefix = "" if inside == "." else f"{inside}/"
-            extra.update(prefix + name for name in files if is_video(name) and name[0] != ".")
+            extra.update(
+                printable(prefix + name) for name in files if is_video(name) and name[0] != "."
+            )
     return sorted(extra - named)
 
 
@@ -190,6 +216,15 @@ def _find_crossing(
     groups += duplicates
     crossing = [group for group in groups if len({name.split("/")[0] for name in group}) > 1]
     return tuple(dict.fromkeys(crossing))
+
+
+def _find_similar(class_names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    """Groups of class names that a person would take for one."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in class_names:
+        folded = unicodedata.normalize("NFKC", name).casefold()
+        alike["".join(sign for sign in folded if sign not in " _-")].append(name)
+    return tuple(tuple(names) for names in alike.values() if len(names) > 1)
 
 
 def _names(index: ClipIndex, labels: Iterable[int]) -> tuple[str, ...]:

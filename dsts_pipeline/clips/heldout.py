@@ -1,4 +1,4 @@
-"""A validation split out of train: settings are chosen by it, and test stays unseen.
+"""A split out of train: "val", to choose settings by, or "test" where the annotations have none.
 
 Enters: labels and groups of the training clips. Leaves: which of them are held out.
 """
@@ -15,7 +15,14 @@ from dsts_pipeline.base.seeding import derive_seed
 
 
 def hold_out_groups(
-    labels: Sequence[int], groups: Sequence[str], *, fraction: float, seed: int
+    labels: Sequence[int],
+    groups: Sequence[str],
+    *,
+    fraction: float,
+    seed: int,
+    setting: str = "dataset.heldout_fraction",
+    cure: str = "set dataset.heldout_by to clip",
+    stream: str = "clips held out",
 ) -> np.ndarray:
     """Choose whole groups so that every class gives about `fraction` of its clips.
 
@@ -27,6 +34,8 @@ def hold_out_groups(
         labels, groups: Of each training clip.
         fraction: Share held out, in [0, 1).
         seed: The same seed holds out the same clips, whatever their order.
+        setting, cure: What the share is called, and what else helps than to raise it, for errors.
+        stream: Draws of different streams have nothing to do with each other.
 
     Returns:
         bool [n], True where held out.
@@ -42,7 +51,7 @@ def hold_out_groups(
         counts[group][label] += 1
     left = Counter(labels)
     missing = {label: fraction * count for label, count in left.items()}
-    generator = np.random.default_rng(derive_seed(seed, "clips held out"))
+    generator = np.random.default_rng(derive_seed(seed, stream))
     names = sorted(counts)
     held = set()
     for position in generator.permutation(len(names)):
@@ -55,8 +64,8 @@ def hold_out_groups(
                 left[label] -= n
     if not held:
         raise DataError(
-            f"dataset.heldout_fraction = {fraction:g}: none of the {len(names):,} groups of "
+            f"{setting} = {fraction:g}: none of the {len(names):,} groups of "
             f"{len(labels):,} training clips is small enough to hold out; raise the fraction or "
-            "set dataset.heldout_by to clip"
+            f"{cure}"
         )
     return np.array([group in held for group in groups], dtype=bool)

@@ -6,12 +6,16 @@ can't be read becomes a listed problem with its reason; too many of them stop th
 
 from __future__ import annotations
 
+import math
+import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips.annotation import TRAIN, VAL, AnnotatedClip, Annotations
+from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip, Annotations
 from dsts_pipeline.clips.decode import Decoder, find_refusal
 from dsts_pipeline.clips.findings import Findings, collect_findings
 from dsts_pipeline.clips.frame_ranges import EndFrame, decide_end_frame, frames_of
@@ -40,6 +44,14 @@ class HoldOut:
     seed: int = 0
 
 
+class RefusedClipsError(DataError):
+    """The clips won't do; `findings` tells of all of them."""
+
+    def __init__(self, message: str, findings: Findings) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
 def prepare_clips(
     *,
     name: str,
@@ -49,6 +61,8 @@ def prepare_clips(
     end_frame: EndFrame = "auto",
     min_frames: int = 1,
     hold_out: HoldOut = HoldOut(),
+    test_fraction: float = 0.0,
+    allow_outside_root: bool = False,
     official_counts: bool = False,
     cache_path: str | Path | None = None,
     num_workers: int = 2,
@@ -63,6 +77,9 @@ def prepare_clips(
         end_frame: Whether an annotated last frame belongs to its clip, see `decide_end_frame`.
         min_frames: A clip of fewer frames is a problem.
         hold_out: Which part of train becomes "val"; none by default.
+        test_fraction: Share of each class that becomes "test", whole groups where clips have some;
+            for annotations without a test split. `hold_out.seed` decides which.
+        allow_outside_root: Whether videos may lie outside of `root`.
         official_counts: Compare the splits with the published counts.
         cache_path: Where to remember what was found, so that a rerun goes on; None: nowhere.
         num_workers: Videos looked at side by side.
@@ -71,20 +88,44 @@ def prepare_clips(
             none of them reads exactly is a problem.
 
     Raises:
-        DataError: An annotation is wrong, a split has no usable clip, too many clips are unusable
-            (the message names the first ones), or nothing can be held out.
+        DataError: An annotation is wrong.
+        RefusedClipsError: A split has no usable clip, too many clips are unusable (the message
+            names the first ones), or nothing can be held out.
     """
     root = Path(root)
-    annotations = read_annotations(kind, root, **(files or {}))
+    annotations = read_annotations(
+        kind,
+        root,
+        **(files or {}),
+        allow_outside_root=allow_outside_root,
+        test_fraction=test_fraction,
+    )
     with ProbeCache(cache_path) as cache:
         paths = [clip.path for clip in annotations.clips]
-        videos = look_at_videos(root, paths, cache=cache, num_workers=num_workers)
+        videos = look_at_videos(
+            root,
+            paths,
+            cache=cache,
+            num_workers=num_workers,
+            allow_outside=allow_outside_root,
+        )
     rule = decide_end_frame(
         ((c, info.num_frames) for c in annotations.clips if (info := videos[c.path].info)),
         end_frame,
     )
-    index = _build_index(name, root, annotations, videos, rule.rule, min_frames, hold_out, decoders)
-    _refuse_unusable(index, {clip.split for clip in annotations.clips}, max_problem_fraction)
+    index = _build_index(name, root, annotations, videos, rule.rule, min_frames, decoders)
+    wrong = _find_unusable(index, {clip.split for clip in annotations.clips}, max_problem_fraction)
+    test_split: dict[str, Any] = {}
+    try:
+        if not wrong and test_fraction:
+            index, test_split = _draw_test(index, test_fraction, hold_out.seed)
+            annotations = replace(
+                annotations, notes=(*annotations.notes, _tell_test(test_split, index))
+            )
+        if not wrong:
+            index = replace(index, clips=tuple(_hold_out(index.clips, hold_out)))
+    except DataError as error:
+        wrong = str(error)
     findings = collect_findings(
         annotations,
         index,
@@ -92,7 +133,10 @@ def prepare_clips(
         end_frame=rule,
         cut_ranges=_find_cut(annotations, videos),
         official_counts=official_counts,
+        test_split=test_split,
     )
+    if wrong:
+        raise RefusedClipsError(wrong, findings)
     return index, findings
 
 
@@ -103,21 +147,84 @@ def _build_index(
     videos: Mapping[str, SeenVideo],
     rule: str,
     min_frames: int,
-    hold_out: HoldOut,
     decoders: Sequence[Decoder],
 ) -> ClipIndex:
     checked = [
         _check(clip, videos[clip.path], rule, min_frames, decoders) for clip in annotations.clips
     ]
-    clips = [clip for clip in checked if isinstance(clip, Clip)]
+    problems = [problem for problem in checked if isinstance(problem, Problem)]
+    problems = _tell_where(problems, root)
+    problems += [Problem(c.id, c.split, c.path, c.reason, "name") for c in annotations.unusable]
     return ClipIndex(
         dataset=name,
         root=str(root),
         class_names=annotations.class_names,
         attribute_names=annotations.attribute_names,
         attributes=annotations.attributes,
-        clips=tuple(_hold_out(clips, hold_out)),
-        problems=tuple(problem for problem in checked if isinstance(problem, Problem)),
+        clips=tuple(clip for clip in checked if isinstance(clip, Clip)),
+        problems=tuple(problems),
+    )
+
+
+def _tell_where(problems: Sequence[Problem], root: Path) -> list[Problem]:
+    """The problems; a missing file's says which path was looked for, and what lies there instead.
+
+    Names that look the same may differ in case, or in how Unicode composes their letters.
+    """
+    folders: dict[Path, dict[str, str]] = {}
+
+    def find_similar(path: Path) -> str:
+        if path.parent not in folders:
+            names = os.listdir(path.parent) if path.parent.is_dir() else []
+            folders[path.parent] = {_fold(name): name for name in names}
+        return folders[path.parent].get(_fold(path.name), "")
+
+    told = []
+    for problem in problems:
+        if problem.kind == "missing":
+            path = root / problem.path
+            reason = f"{problem.reason}: looked for {path}"
+            if path.is_symlink():
+                reason += ", a link to nothing"
+            elif similar := find_similar(path):
+                reason += f"; {ascii(similar)} is there: write the name as the file has it"
+            problem = replace(problem, reason=reason)
+        told.append(problem)
+    return told
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _draw_test(index: ClipIndex, fraction: float, seed: int) -> tuple[ClipIndex, dict[str, Any]]:
+    """Some clips of train become the split "test"; and how they were drawn."""
+    by_group = any(clip.group for clip in index.clips)
+    held = hold_out_groups(
+        [clip.label for clip in index.clips],
+        [clip.group or clip.sha256 for clip in index.clips],
+        fraction=fraction,
+        seed=seed,
+        setting="dataset.test_fraction",
+        cure="annotate the splits yourself",
+        stream="test split",
+    )
+    clips = tuple(
+        replace(clip, split=TEST) if is_held else clip
+        for clip, is_held in zip(index.clips, held, strict=True)
+    )
+    by = "group" if by_group else "clip"
+    drawn = {"fraction": fraction, "seed": seed, "by": by, "num_clips": int(held.sum())}
+    return replace(index, clips=clips), drawn
+
+
+def _tell_test(drawn: Mapping[str, Any], index: ClipIndex) -> str:
+    """How the test split was drawn, in a sentence."""
+    whole = "whole groups" if drawn["by"] == "group" else "copies of a video together"
+    return (
+        f"test split: {drawn['num_clips']:,} of {len(index.clips):,} clips, drawn for "
+        f"dataset.test_fraction = {drawn['fraction']:g} with dataset.heldout_seed = "
+        f"{drawn['seed']}, by class, {whole}"
     )
 
 
@@ -207,14 +314,20 @@ def _hold_out(clips: Sequence[Clip], wanted: HoldOut) -> list[Clip]:
     ]
 
 
-def _refuse_unusable(index: ClipIndex, splits: set[str], max_problem_fraction: float) -> None:
-    total = len(index.clips) + len(index.problems)
+def _find_unusable(index: ClipIndex, splits: set[str], max_problem_fraction: float) -> str:
+    """What is wrong where too many clips, or all of a split, are unusable; else nothing."""
+    num_bad, total = len(index.problems), len(index.clips) + len(index.problems)
     first = "; ".join(f"{p.clip_id} ({p.reason})" for p in index.problems[:_NUM_SHOWN])
-    if len(index.problems) > max_problem_fraction * total:
-        raise DataError(
-            f"{index.root}: {len(index.problems)} of {total} annotated clips are unusable, more "
-            f"than dataset.max_problem_fraction = {max_problem_fraction:g} allows. First: {first}. "
-            "Repair or remove them, or raise the setting"
+    allowed = math.floor(max_problem_fraction * total + 1e-9)  # 0.29 * 100 is 28.999...
+    if num_bad > allowed:
+        enough = min(1.0, math.ceil(1000 * num_bad / total) / 1000)
+        return (
+            f"{index.root}: {num_bad} of {total} annotated clips are unusable "
+            f"({100 * num_bad / total:.1f} %), and dataset.max_problem_fraction = "
+            f"{max_problem_fraction:g} allows {allowed}. First: "
+            f"{first}. Repair or remove them, or go on without them by "
+            f"dataset.max_problem_fraction={enough:g}"
         )
     for split in sorted(splits - index.count_splits().keys()):
-        raise DataError(f"{index.root}: no clip of the {split} split is usable. First: {first}")
+        return f"{index.root}: no clip of the {split} split is usable. First: {first}"
+    return ""

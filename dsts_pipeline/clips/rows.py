@@ -10,10 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip, Annotations, Sources
+from dsts_pipeline.clips.annotation import (
+    TEST,
+    TRAIN,
+    VAL,
+    AnnotatedClip,
+    Annotations,
+    Sources,
+    UnusableClip,
+    check_text,
+)
+from dsts_pipeline.clips.labels import normalize_name, number_labels
 
 _ORDER = {TRAIN: 0, VAL: 1, TEST: 2}
-_MAX_CLASSES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +41,13 @@ class Row:
 
 
 def build_annotations(
-    rows: Sequence[Row], *, class_names: Sequence[str] | None, video_folders: tuple[str, ...]
+    rows: Sequence[Row],
+    *,
+    class_names: Sequence[str] | None,
+    video_folders: tuple[str, ...],
+    unsplit: str,
+    unusable: Sequence[UnusableClip] = (),
+    notes: Sequence[str] = (),
 ) -> Annotations:
     """Number the labels and put the splits in order.
 
@@ -40,17 +55,24 @@ def build_annotations(
     "test", as papers do with Kinetics and Something-Something.
 
     Args:
-        class_names: Names by class number; None: see `_number_labels`.
+        class_names: Names by class number; None: see `number_labels`.
+        unsplit: What to say where all clips are of the split "train".
+        unusable, notes: See `Annotations`.
 
     Raises:
         DataError: A label is empty, unknown or out of range, a split names a clip twice.
     """
-    splits = {row.clip.split for row in rows}
+    splits = {row.clip.split for row in rows} | {clip.split for clip in unusable}
     renamed = {VAL: TEST} if TEST not in splits else {}
-    names, numbers = _number_labels(rows, class_names)
+    places: dict[str, str] = {}
+    for row in rows:
+        places.setdefault(row.label, row.place)
+    labels = number_labels(places, class_names)
     clips = [
         replace(
-            row.clip, label=numbers[row.label], split=renamed.get(row.clip.split, row.clip.split)
+            row.clip,
+            label=labels.numbers[row.label],
+            split=renamed.get(row.clip.split, row.clip.split),
         )
         for row in rows
     ]
@@ -63,47 +85,18 @@ def build_annotations(
                 f"{first}); remove one or give them ids of their own"
             )
     clips.sort(key=lambda clip: _ORDER[clip.split])
-    return Annotations(names, (), (), tuple(clips), video_folders=video_folders)
-
-
-def _number_labels(
-    rows: Sequence[Row], class_names: Sequence[str] | None
-) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Class names, and the class number of every label that occurs.
-
-    With `class_names`, a label is one of them or a number into them. Without, labels that are all
-    whole numbers are class numbers, named by these numbers; else names count in sorted order.
-    """
-    places: dict[str, str] = {}
-    for row in rows:
-        places.setdefault(row.label, row.place)
-    if "" in places:
-        raise DataError(f"{places['']}: the label is empty; expected a class")
-    if class_names is None and places and all(_is_number(label) for label in places):
-        highest = max(places, key=int)
-        if int(highest) >= _MAX_CLASSES:
-            raise DataError(
-                f"{places[highest]}: class number {highest}; expected less than {_MAX_CLASSES:,}"
-            )
-        class_names = [str(number) for number in range(int(highest) + 1)]
-    names = tuple(sorted(places) if class_names is None else class_names)
-    by_name = {name: number for number, name in enumerate(names)}
-    numbers = {}
-    for label, place in places.items():
-        number = by_name.get(label)
-        if number is None and _is_number(label) and int(label) < len(names):
-            number = int(label)
-        if number is None:
-            raise DataError(
-                f"{place}: label {label!r} is neither one of the {len(names)} classes nor a number "
-                f"from 0 to {len(names) - 1}; correct it or the class file"
-            )
-        numbers[label] = number
-    return names, numbers
-
-
-def _is_number(label: str) -> bool:
-    return label.isascii() and label.isdecimal()
+    return Annotations(
+        labels.class_names,
+        (),
+        (),
+        tuple(clips),
+        video_folders=video_folders,
+        unusable=tuple(
+            replace(clip, split=renamed.get(clip.split, clip.split)) for clip in unusable
+        ),
+        notes=(*notes, *labels.notes),
+        unsplit="" if splits & {VAL, TEST} else unsplit,
+    )
 
 
 def read_class_names(root: Path, sources: Sources, default: str = "") -> tuple[str, ...] | None:
@@ -118,12 +111,13 @@ def read_class_names(root: Path, sources: Sources, default: str = "") -> tuple[s
     if not sources.class_file and not (default and (root / default).is_file()):
         return None
     path = root / (sources.class_file or default)
-    names = read_lines(path)
+    names = [normalize_name(line) for line in read_lines(path)]
     if not all(names) or not names:
         where = f"line {names.index('') + 1} is" if names else "it is"
         raise DataError(f"{path}: {where} empty; expected one class name a line")
     first: dict[str, int] = {}
     for number, name in enumerate(names, 1):
+        check_text(name, "class name", f"{path}: line {number}")
         if first.setdefault(name, number) != number:
             raise DataError(
                 f"{path}: class {name!r} stands in lines {first[name]} and {number}; remove one"
@@ -139,7 +133,7 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").split("\n")]
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"{path}: no such file; correct the setting that names it") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error}); save it as UTF-8") from None

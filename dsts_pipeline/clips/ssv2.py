@@ -29,7 +29,8 @@ from dsts_pipeline.clips.annotation import (
     AnnotatedClip,
     Annotations,
     Sources,
-    check_inside_root,
+    VideoPaths,
+    check_text,
     find_file,
     find_folder,
     refuse_repeats,
@@ -53,18 +54,19 @@ def read_ssv2(root: Path, sources: Sources) -> Annotations:
     folder = sources.video_folder or find_folder(root, VIDEO_FOLDERS)
     train = find_file(root, _names("train", sources.train_file), "training split")
     test = find_file(root, _names("validation", sources.test_file), "validation split")
-    clips = read_split(train, TRAIN, numbers, folder) + read_split(test, TEST, numbers, folder)
+    videos = VideoPaths(root, folder, allow_outside_root=sources.allow_outside_root)
+    clips = read_split(train, TRAIN, numbers, videos) + read_split(test, TEST, numbers, videos)
     unlabelled: list[AnnotatedClip] = []
     if any((root / name).is_file() for name in _names("test")):
         path = find_file(root, _names("test"), "test split")
-        unlabelled = read_split(path, UNLABELLED, None, folder)
+        unlabelled = read_split(path, UNLABELLED, None, videos)
     return Annotations(
         class_names,
         (),
         (),
         tuple(clips),
         unlabelled=tuple(unlabelled),
-        video_folders=(folder,),
+        video_folders=(videos.folder,),
         official_counts=OFFICIAL_COUNTS,
     )
 
@@ -87,6 +89,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         raise DataError(f"{path}: expected class numbers by name, found {type(entries).__name__}")
     names: dict[int, str] = {}
     for name, value in entries.items():
+        check_text(name, "class name", str(path))
         is_number = isinstance(value, int) and not isinstance(value, bool)
         if not is_number and not (isinstance(value, str) and value.isdecimal()):
             raise DataError(f'{path}: class {name!r} has number {value!r}; expected such as "17"')
@@ -102,19 +105,18 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def read_split(
-    path: Path, split: str, numbers: dict[str, int] | None, folder: str
+    path: Path, split: str, numbers: dict[str, int] | None, videos: VideoPaths
 ) -> list[AnnotatedClip]:
     """The clips of one split file.
 
     Args:
         numbers: Class numbers by name; None where the file has no labels.
-        folder: Where the videos lie, relative to the data root.
+        videos: Where the videos lie.
 
     Raises:
         DataError: The file is missing or empty, an item lacks its id or template, a class is
             unknown, a name leaves the data root or stands twice.
     """
-    prefix = "" if folder in ("", ".") else f"{folder}/"
     labels = _Labels(numbers) if numbers is not None else None
     clips = []
     for number, item in enumerate(_read_items(path)):
@@ -123,9 +125,7 @@ def read_split(
             raise DataError(f"{path}: item {number} is {item!r}; expected an object with a text id")
         where = f"{path}: item {number} (id {name})"
         label = labels.look_up(item.get("template"), where) if labels else NO_LABEL
-        clips.append(
-            AnnotatedClip(name, check_inside_root(f"{prefix}{name}.webm", where), label, split)
-        )
+        clips.append(AnnotatedClip(name, videos.find(f"{name}.webm", where)[0], label, split))
     if not clips:
         raise DataError(f"{path}: the {split} split is empty; expected a list of clips")
     refuse_repeats(clips, path)

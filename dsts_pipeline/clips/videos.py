@@ -20,7 +20,12 @@ _Result = TypeVar("_Result")
 
 
 def look_at_videos(
-    root: Path, paths: Iterable[str], *, cache: ProbeCache, num_workers: int
+    root: Path,
+    paths: Iterable[str],
+    *,
+    cache: ProbeCache,
+    num_workers: int,
+    allow_outside: bool = False,
 ) -> dict[str, SeenVideo]:
     """What is in every one of `paths`, by path.
 
@@ -28,11 +33,12 @@ def look_at_videos(
     is a file that the system would not read.
 
     Args:
-        root: Data root that the paths are relative to; a link may not lead out of it.
+        root: Data root that the paths are relative to; a link may not lead out of it, unless
+            `allow_outside`.
         num_workers: Videos looked at side by side.
     """
     paths = list(dict.fromkeys(paths))
-    look = _Look(root.resolve(), cache)
+    look = _Look(Path("/") if allow_outside else root.resolve(), cache)
     found: dict[str, SeenVideo] = {}
     num_bad = num_known = 0
     with track("Checking videos", len(paths), "videos") as progress:

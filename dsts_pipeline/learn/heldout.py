@@ -1,4 +1,7 @@
-"""A part of the training split, held out to choose the best epoch by. Never the test split."""
+"""Evaluation of a head on clips held out of the training split, to choose the best epoch by.
+
+Which they are: `base.training_clips`.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.feed import FeatureBatch, ServesBatches
 from dsts_pipeline.feed.samplers import evaluation_rows
 from dsts_pipeline.learn.parts import dsts_of
 from dsts_pipeline.learn.passes import Asking, MapPass, make_passes
 from dsts_pipeline.learn.processes import ALONE, Processes
-
-
-def hold_out(
-    rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, *, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split training rows into those to learn from and those held out.
-
-    Views of one clip stay together; every class gives about the same share, and never all it has.
-
-    Args:
-        rows, labels, groups: `[n]` row numbers, classes and clip ids.
-        fraction: Share of clips held out, in [0, 1).
-
-    Returns:
-        `(kept_rows, heldout_rows)` in their old order.
-    """
-    if fraction == 0.0:
-        return rows, rows[:0]
-    generator = np.random.default_rng(derive_seed(seed, "held-out"))
-    clips, first = np.unique(groups, return_index=True)
-    held: list[str] = []
-    for label in np.unique(labels):
-        of_class = generator.permutation(clips[labels[first] == label])
-        share = fraction * len(of_class)
-        count = int(share) + int(generator.random() < share % 1)
-        held.extend(of_class[: min(count, len(of_class) - 1)])
-    is_held = np.isin(groups, held)
-    return rows[~is_held], rows[is_held]
 
 
 @dataclass(frozen=True)

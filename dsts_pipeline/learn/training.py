@@ -19,13 +19,14 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.progress import Track
 from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.feed import ClipFeed, EpochSampler, FeatureBatch
 from dsts_pipeline.feed.cursor import SamplerCursor
 from dsts_pipeline.head.inspection import summarize_head
 from dsts_pipeline.head.recalibration import recalibration_passes
 from dsts_pipeline.learn.average import WeightAverage
 from dsts_pipeline.learn.divergence import Watch
-from dsts_pipeline.learn.heldout import Evaluation, evaluation_pass, hold_out
+from dsts_pipeline.learn.heldout import Evaluation, evaluation_pass
 from dsts_pipeline.learn.mixup import mix_batch
 from dsts_pipeline.learn.objective import Objective
 from dsts_pipeline.learn.options import TrainingOptions

@@ -97,7 +97,8 @@ def import_features(
     ],
     name: Annotated[str | None, typer.Option("--name", help="Name of the data set.")] = None,
     layout: Annotated[
-        str | None, typer.Option("--layout", help="CTHW, TCHW, THWC, TC or C: order of the axes.")
+        str | None,
+        typer.Option("--layout", help="CTHW, TCHW, THWC, TC, CT or C: order of the axes."),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option("--dataset", help="Dataset of the maps (or array of an .npz).")

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import write_json
-from dsts_pipeline.clips.prepare import HoldOut, prepare_clips
+from dsts_pipeline.clips.index import Clip, ClipIndex, Problem
+from dsts_pipeline.clips.prepare import HoldOut, RefusedClipsError, _find_unusable, prepare_clips
 from tests.clips.test_ssv2 import LABELS, MOVE, PRETEND, PUT, write_root
 from tests.clips.videos import write_video
 
@@ -203,6 +204,113 @@ def test_what_cannot_be_held_out_is_explained(root, split, by, message):
     write_table(root, "0.mp4,a,train", f"1.mp4,a,{split}", "2.mp4,a,test")
     with pytest.raises(DataError, match=message):
         prepare(root, hold_out=HoldOut(fraction=0.5, by=by))
+
+
+# ---- a test split that is drawn -----------------------------------------------------------------
+
+
+def test_a_test_split_is_drawn_by_class_told_and_recorded(root):
+    write_table(root, *(f"{n}.mp4,{'ab'[n % 2]}" for n in range(6)), header="path,label")
+    with pytest.raises(DataError, match="no column 'split' .*set dataset.test_fraction"):
+        prepare(root)
+    index, findings = prepare(root, test_fraction=0.34)
+    assert index.count_splits() == {"train": 4, "test": 2}
+    assert sorted(clip.label for clip in index.of_split("test")) == [0, 1]
+    assert findings.test_split == {"fraction": 0.34, "seed": 0, "by": "clip", "num_clips": 2}
+    assert findings.lines() == [
+        "test split: 2 of 6 clips, drawn for dataset.test_fraction = 0.34 with "
+        "dataset.heldout_seed = 0, by class, copies of a video together"
+    ]
+    seeds = {
+        prepare(root, test_fraction=0.34, hold_out=HoldOut(seed=n))[0].digest for n in range(9)
+    }
+    assert len(seeds) > 1 and index.digest == prepare(root, test_fraction=0.34)[0].digest
+
+
+def test_groups_are_drawn_whole_and_val_comes_out_of_the_rest(root):
+    for n in range(12):
+        folder = root / "ab"[n % 2] / f"group {n // 2}"
+        folder.mkdir(parents=True)
+        write_video(folder / f"{n}.mp4", num_frames=3, size=(32, 32), seed=n)
+    for video in root.glob("*.mp4"):
+        video.unlink()
+    index, findings = prepare(
+        root, "folder", test_fraction=0.34, hold_out=HoldOut(fraction=0.25, by="group")
+    )
+    groups = {split: {c.group for c in index.of_split(split)} for split in ("train", "val", "test")}
+    assert {split: len(names) for split, names in groups.items()} == {
+        "train": 3,
+        "val": 1,
+        "test": 2,
+    }
+    assert index.count_splits() == {"train": 6, "val": 2, "test": 4}
+    assert "whole groups" in findings.lines()[0]
+
+
+def test_an_annotated_test_split_is_not_drawn_again(root):
+    write_table(root, "0.mp4,a,train", "1.mp4,a,test")
+    with pytest.raises(
+        DataError, match="a test split of their own: set dataset.test_fraction to 0"
+    ):
+        prepare(root, test_fraction=0.5)
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+def test_one_bad_clip_of_a_small_set_is_a_decision_that_is_explained(root):
+    for n in range(6, 18):
+        shutil.copy(root / f"{n % 6}.mp4", root / f"{n}.mp4")
+    (root / "3.mp4").write_bytes(b"")
+    write_table(root, *(f"{n}.mp4,a,{'train' if n < 9 else 'test'}" for n in range(18)))
+    with pytest.raises(
+        RefusedClipsError, match=r"1 of 18 annotated clips are unusable \(5\.6 %\)"
+    ) as told:
+        prepare(root, max_problem_fraction=0.01)
+    assert "max_problem_fraction = 0.01 allows 0" in str(told.value)
+    cure = float(str(told.value).rpartition("dataset.max_problem_fraction=")[2])
+    assert told.value.findings.problems == {"unreadable": ("train/3",)}
+    index, _ = prepare(root, max_problem_fraction=cure)
+    assert len(index.clips) == 17
+
+
+@pytest.mark.parametrize("num_bad", range(1, 100))
+def test_the_share_that_is_named_is_enough(num_bad):
+    clips = (Clip("c", "c.mp4", 0, "train", 1, 0, 1, 1, ""),) * (100 - num_bad)
+    problems = (Problem("p", "train", "p.mp4", "gone"),) * num_bad
+    index = ClipIndex("x", "root", ("a",), (), (), clips, problems)
+    told = _find_unusable(index, {"train"}, 0.001)
+    cure = float(told.rpartition("dataset.max_problem_fraction=")[2])
+    assert cure == num_bad / 100 and _find_unusable(index, {"train"}, cure) == ""
+
+
+def test_a_missing_video_says_where_it_was_looked_for_and_what_is_there(root):
+    (root / "0.mp4").rename(root / "Gro\u0308ße.MP4")
+    (root / "link.mp4").symlink_to(root / "nothing")
+    write_table(root, "Größe.mp4,a,train", "link.mp4,a,train", "gone.mp4,a,train",
+                "1.mp4,a,train", "2.mp4,a,test")  # fmt: skip
+    _, findings = prepare(root)
+    assert findings.reasons == {
+        "train/Größe": f"the video file is missing: looked for {root / 'Größe.mp4'}; "
+        "'Gro\\u0308\\xdfe.MP4' is there: write the name as the file has it",
+        "train/link": f"the video file is missing: looked for {root / 'link.mp4'}, a link to "
+        "nothing",
+        "train/gone": f"the video file is missing: looked for {root / 'gone.mp4'}",
+    }
+
+
+def test_class_names_that_look_alike_are_told(root):
+    write_table(root, "0.mp4,Long Jump,train", "1.mp4,long_jump,train", "2.mp4,Long Jump,test")
+    _, findings = prepare(root)
+    assert findings.similar_classes == (("Long Jump", "long_jump"),)
+
+
+def test_a_link_out_of_the_root_is_opened_where_that_is_allowed(root, tmp_path):
+    (root / "0.mp4").rename(tmp_path / "elsewhere.mp4")
+    (root / "0.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    write_table(root, "0.mp4,a,train", f"{tmp_path}/elsewhere.mp4,a,train", "1.mp4,a,test")
+    index, _ = prepare(root, allow_outside_root=True)
+    assert index.count_splits() == {"train": 2, "test": 1} and index.problems == ()
 
 
 def test_clips_without_labels_stay_out_of_the_index(root):

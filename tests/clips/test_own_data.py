@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips import read_annotations
+from dsts_pipeline.clips.findings import list_extra_videos
 from tests.clips.test_ssv2 import measure_reading
 
 
@@ -35,12 +38,14 @@ def test_folders_with_split_levels(tmp_path):
         ("test/jump/b", "test/jump/b.MOV", 1, "test"),
     ]
     assert [c.group for c in found.clips] == [None, None, "anna", None]
-    assert found.video_folders == ("train", "test")
+    assert found.video_folders == (".",)
 
 
-def test_folders_without_levels_are_all_training_and_val_alone_is_what_is_tested(tmp_path):
+def test_folders_without_levels_need_a_share_to_test_by_and_val_alone_is_what_is_tested(tmp_path):
     touch(tmp_path / "flat", "jump/a.mp4", "fall/a.mp4")
-    found = read_annotations("folder", tmp_path / "flat")
+    with pytest.raises(DataError, match=r"no folder called test .* set dataset\.test_fraction"):
+        read_annotations("folder", tmp_path / "flat")
+    found = read_annotations("folder", tmp_path / "flat", test_fraction=0.5)
     assert [c.split for c in found.clips] == ["train", "train"]
     touch(tmp_path / "two", "train/jump/a.mp4", "validation/jump/b.mp4")
     found = read_annotations("folder", tmp_path / "two")
@@ -53,7 +58,7 @@ def test_folders_without_levels_are_all_training_and_val_alone_is_what_is_tested
 def test_a_class_file_orders_the_classes(tmp_path):
     touch(tmp_path, "train/jump/a.mp4", "train/fall/a.mp4")
     (tmp_path / "classes.txt").write_bytes("\ufeffjump\r\nfall\r\nspin\r\n".encode())
-    found = read_annotations("folder", tmp_path)
+    found = read_annotations("folder", tmp_path, test_fraction=0.5)
     assert found.class_names == ("jump", "fall", "spin")
     assert [(c.id, c.label) for c in found.clips] == [("train/fall/a", 1), ("train/jump/a", 0)]
 
@@ -83,12 +88,69 @@ def test_links_out_of_the_root_are_refused_by_name(tmp_path, name):
 
 
 def test_a_link_inside_the_root_is_followed_for_a_file_and_refused_for_a_folder(tmp_path):
-    touch(tmp_path, "train/jump/a.mp4")
+    touch(tmp_path, "train/jump/a.mp4", "test/jump/c.mp4")
     (tmp_path / "train/jump/b.mp4").symlink_to(tmp_path / "train/jump/a.mp4")
-    assert len(read_annotations("folder", tmp_path).clips) == 2
+    assert len(read_annotations("folder", tmp_path).clips) == 3
     (tmp_path / "train/jump/loop").symlink_to(tmp_path / "train")
     with pytest.raises(DataError, match="loop: a link to a folder"):
         read_annotations("folder", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train", "Test"), ("TRAIN", "TESTING"), ("training", "testing"), ("train", "Valid")],
+)
+def test_folders_of_splits_go_by_any_usual_word(tmp_path, train, test):
+    touch(tmp_path, f"{train}/jump/a.mp4", f"{test}/jump/b.mp4", "spare/jump/c.mp4")
+    found = read_annotations("folder", tmp_path)
+    assert found.class_names == ("jump",)
+    assert [c.split for c in found.clips] == ["train", "test"]
+    assert list_extra_videos(found, tmp_path) == ["spare/jump/c.mp4"]
+    touch(tmp_path, "tRaIn/jump/d.mp4")
+    with pytest.raises(DataError, match="both mean the split train"):
+        read_annotations("folder", tmp_path)
+
+
+def test_names_that_are_no_utf8_are_listed_and_counted(tmp_path):
+    touch(tmp_path, "train/jump/a.mp4", "test/jump/b.mp4")
+    top = os.fsencode(tmp_path)
+    for name in (b"train/jump/caf\xe9.mp4", b"train/f\xe4ll/c.mp4", b"test/jump/an\xf1a/d.mp4"):
+        os.makedirs(os.path.dirname(top + b"/" + name), exist_ok=True)
+        open(top + b"/" + name, "w").close()
+    touch(tmp_path, "train/jump/two\nlines.mp4")
+    found = read_annotations("folder", tmp_path)
+    assert found.class_names == ("jump",) and len(found.clips) == 2
+    assert sorted((clip.id, clip.path, clip.split) for clip in found.unusable) == [
+        ("test/jump/an\\xf1a/d", "test/jump/an\\xf1a/d.mp4", "test"),
+        ("train/f\\xe4ll/c", "train/f\\xe4ll/c.mp4", "train"),
+        ("train/jump/caf\\xe9", "train/jump/caf\\xe9.mp4", "train"),
+        ("train/jump/two\\nlines", "train/jump/two\\nlines.mp4", "train"),
+    ]
+    assert list_extra_videos(found, tmp_path) == []
+
+
+def test_extra_videos_of_any_name_can_be_printed(tmp_path):
+    write_table(tmp_path, HEAD + "a.mp4,x,train\nb.mp4,x,test\n")
+    open(os.fsencode(tmp_path) + b"/caf\xe9.mp4", "w").close()
+    found = read_annotations("csv", tmp_path)
+    assert list_extra_videos(found, tmp_path) == ["caf\\xe9.mp4"]
+
+
+def test_files_that_are_passed_over_are_told(tmp_path):
+    touch(tmp_path, "train/jump/a.mp4", "train/jump/b.mts", "train/jump/c.mts", "test/jump/d.mp4")
+    (note,) = read_annotations("folder", tmp_path).notes
+    assert note.startswith("2 files in the folders of classes") and note.endswith("2 .mts")
+
+
+def test_links_out_of_the_root_are_followed_where_that_is_allowed(tmp_path):
+    root = touch(tmp_path / "root", "train/jump/a.mp4", "test/jump/a.mp4")
+    outside = touch(tmp_path / "outside", "b.mp4")
+    (root / "train/fall").symlink_to(outside)
+    found = read_annotations("folder", root, allow_outside_root=True)
+    assert [c.path for c in found.clips][:2] == ["train/fall/b.mp4", "train/jump/a.mp4"]
+    (outside / "round").symlink_to(outside)
+    with pytest.raises(DataError, match="round: a link to a folder, read twice"):
+        read_annotations("folder", root, allow_outside_root=True)
 
 
 # ---- CSV ----------------------------------------------------------------------------------------
@@ -158,7 +220,7 @@ HEAD = "path,label,split\n"
         (HEAD + 'b.mp4,"x,test\n', "not a UTF-8 CSV file"),
         (HEAD, "it has no row"),
         ("path,labl,split\n", "column 'labl' is unknown; did you mean label?"),
-        ("path,label\na.mp4,x\n", "no column 'split'"),
+        ("path,label\na.mp4,x\n", "no column 'split' .*set dataset.test_fraction"),
         ("path,label,path\n", "column 'path' stands twice"),
         ("", "no column 'path'"),
         ("path,label,split,start_frame\na,x,test,-3\n", "start_frame is '-3'"),
@@ -182,6 +244,97 @@ def test_missing_tables_and_labels_beyond_the_class_file_are_named(tmp_path):
         read_annotations("csv", tmp_path)
     (tmp_path / "classes.txt").write_text("a\na\n")
     with pytest.raises(DataError, match="class 'a' stands in lines 1 and 2"):
+        read_annotations("csv", tmp_path)
+
+
+def test_labels_and_frames_as_pandas_writes_them(tmp_path):
+    rows = "a.mp4,0.0,train,30.0\nb.mp4,2.0,train,\nc.mp4,10.0,test,0.0\n"
+    write_table(tmp_path, "path,label,split,start_frame\n" + rows)
+    found = read_annotations("csv", tmp_path)
+    assert [c.label for c in found.clips] == [0, 2, 10] and len(found.class_names) == 11
+    assert [c.start_frame for c in found.clips] == [30, None, 0]
+
+
+def test_splits_in_any_case_and_a_file_of_val_beside_the_others(tmp_path):
+    write_table(tmp_path, HEAD + "a.mp4,x,Training\nb.mp4,x,VALID\nc.mp4,x,Test\n")
+    assert [c.split for c in read_annotations("csv", tmp_path).clips] == ["train", "val", "test"]
+    (tmp_path / "annotations.csv").unlink()
+    for name in ("train", "val", "test"):
+        write_table(tmp_path, f"path,label\n{name}.mp4,x\n", f"{name}.csv")
+    assert [c.split for c in read_annotations("csv", tmp_path).clips] == ["train", "val", "test"]
+    write_table(tmp_path, "path,label,split\ntrain.mp4,x,test\n", "train.csv")
+    with pytest.raises(DataError, match="line 2: split is 'test' in the file of the train split"):
+        read_annotations("csv", tmp_path)
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", ",", ";", "  "])
+def test_lists_in_files_called_csv(tmp_path, separator):
+    rows = f'{tmp_path}/v/a b.mp4{separator}3\r\n"v/c d.mp4"{separator}0.0\r\n'
+    write_table(tmp_path, rows, "train.csv", encoding="utf-8-sig")
+    write_table(tmp_path, f"v/e.mp4{separator}1\n", "val.csv")
+    found = read_annotations("csv", tmp_path)
+    assert rows_of(found) == [
+        ("v/a b", "v/a b.mp4", 3, "train"),
+        ("v/c d", "v/c d.mp4", 0, "train"),
+        ("v/e", "v/e.mp4", 1, "test"),
+    ]
+    assert "train.csv: read as a list" in found.notes[0]
+
+
+def test_a_table_without_names_of_columns_is_told_what_it_lacks(tmp_path):
+    write_table(tmp_path, "a.mp4,jump,train\nb.mp4,jump,test\n")
+    with pytest.raises(DataError, match="the first line is a clip .* such as path,label,split"):
+        read_annotations("csv", tmp_path)
+
+
+@pytest.mark.parametrize("through", ["the root", "a link to it"])
+@pytest.mark.parametrize("kind", ["csv", "mmaction"])
+def test_absolute_paths_inside_the_root_are_inside(tmp_path, kind, through):
+    root = touch(tmp_path / "data", "videos/a.mp4", "videos/b.mp4")
+    (tmp_path / "link").symlink_to(root)
+    top = root if through == "the root" else tmp_path / "link"
+    if kind == "csv":
+        write_table(root, f"{HEAD}{top}/videos/a.mp4,x,train\n{top}//videos/./b.mp4,x,test\n")
+    else:
+        write_lists(root, train=f"{top}/videos/a.mp4 0\n", val=f"{top}//videos/./b.mp4 0\n")
+    found = read_annotations(kind, root, video_folder="videos")
+    assert [(c.id, c.path) for c in found.clips] == [("a", "videos/a.mp4"), ("b", "videos/b.mp4")]
+    found = read_annotations(kind, root, video_folder=str(top / "videos"))
+    assert [c.path for c in found.clips] == ["videos/a.mp4", "videos/b.mp4"]
+
+
+def test_paths_outside_are_taken_where_that_is_allowed(tmp_path):
+    root, outside = touch(tmp_path / "data", "a.mp4"), touch(tmp_path / "outside", "b.mp4")
+    write_table(root, f"{HEAD}{outside}/b.mp4,x,train\n../outside/b.mp4,x,test\n")
+    with pytest.raises(
+        DataError, match="line 2: .*leads out of the data root .*allow_outside_root"
+    ):
+        read_annotations("csv", root)
+    found = read_annotations("csv", root, allow_outside_root=True)
+    assert [c.path for c in found.clips] == [f"{outside}/b.mp4", "../outside/b.mp4"]
+    assert all((root / c.path).is_file() for c in found.clips)
+    assert list_extra_videos(found, root) == ["a.mp4"]
+
+
+def test_a_name_that_climbs_and_stays_inside_is_not_said_to_lead_out(tmp_path):
+    write_table(tmp_path, HEAD + "a/../b.mp4,x,train\nc.mp4,x,test\n")
+    with pytest.raises(DataError, match=r"climbs by '\.\.' and stays in .* write it as 'b\.mp4'"):
+        read_annotations("csv", tmp_path)
+
+
+@pytest.mark.parametrize("column", ["id", "group", "path", "label"])
+def test_control_characters_are_refused_by_row(tmp_path, column):
+    cells = {"path": "a.mp4", "label": "x", "split": "train", "id": "i", "group": "g"}
+    cells[column] += "\x1b!"
+    write_table(tmp_path, ",".join(cells) + "\n" + ",".join(cells.values()) + "\nb.mp4,x,test,,\n")
+    with pytest.raises(DataError, match="line 2: .*holds a control character"):
+        read_annotations("csv", tmp_path)
+
+
+def test_control_characters_in_files_of_classes_are_refused(tmp_path):
+    write_table(tmp_path, HEAD + "a.mp4,0,train\nb.mp4,0,test\n")
+    (tmp_path / "classes.txt").write_text("jump\nfa\x00ll\n")
+    with pytest.raises(DataError, match=r"classes\.txt: line 2: class name .*control character"):
         read_annotations("csv", tmp_path)
 
 
@@ -226,6 +379,10 @@ def test_mmaction_lists_with_class_names_and_chosen_files(tmp_path):
         ("a.mp4 1 2\n", "several labels; expected one class a clip"),
         ("a.mp4\n", "line 1 is 'a.mp4'; expected 'path label'"),
         ("a.mp4 x\n", "expected 'path label', the label a class number"),
+        ("a.mp4 0\nb.mp4 -1\n", "line 2: the label is '-1', a negative number"),
+        ("a.mp4 0.5\n", "line 1: the label is '0.5', no whole number"),
+        ("a\\b.mp4 0\n", "line 1: .*holds a backslash"),
+        ("a.mp4 0\n./a.mp4 1\n", "line 2: clip 'a' stands again"),
         ("", "the train split is empty"),
         ("../a.mp4 1\n", r"line 1: file name '\.\./a\.mp4' leads out of the data root"),
         ("/data/a.mp4 1\n", "line 1: .*leads out of the data root"),
@@ -253,7 +410,11 @@ def test_missing_and_ambiguous_lists_are_named(tmp_path):
 @pytest.mark.parametrize("kind", ["csv", "mmaction"])
 def test_two_hundred_thousand_rows_in_seconds_and_300_mb(tmp_path, kind):
     if kind == "csv":
-        lines = (f"a/{n:06d}.mp4,class {n % 174} ☕,train,{n:06d},0,90" for n in range(200_000))
+        splits = ["test"] + 199_999 * ["train"]
+        lines = (
+            f"a/{n:06d}.mp4,class {n % 174} ☕,{split},{n:06d},0,90"
+            for n, split in enumerate(splits)
+        )
         write_table(tmp_path, "path,label,split,id,start_frame,end_frame\n" + "\n".join(lines))
     else:
         train = "".join(f"a/{n:06d}.mp4 {n % 174}\n" for n in range(199_999))

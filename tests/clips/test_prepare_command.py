@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -59,6 +60,55 @@ def test_findings_are_a_table(root, tmp_path):
     assert run.returncode == 0, run.stderr
     for text in ("Worth a look", "rgb/spare.mp4", "unusable: missing", "train/dive0_00001"):
         assert text in run.stderr
+
+
+def test_a_refusal_leaves_all_problems_and_their_reasons(root, tmp_path):
+    for name in ("dive0_00001", "dive2_00005"):
+        (root / "rgb" / f"{name}.mp4").unlink()
+    run = prepare(tmp_path, root)
+    told = tell_plainly(run)
+    assert "2 of 6 annotated clips" in told and "dataset.max_problem_fraction=0.334" in told
+    assert "outputs/clip_check.json: all 2 unusable clips with reasons" in run.stderr
+    check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())
+    assert check["reasons"].keys() == {"train/dive0_00001", "test/dive2_00005"}
+    assert "looked for" in check["reasons"]["test/dive2_00005"]
+    assert told == f"error: {check['refused']}"
+    assert not (tmp_path / "outputs" / "clips.json").exists()
+    tell_plainly(prepare(tmp_path, root, dataset__class_file="none.json"))
+    check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())
+    assert "expected none.json" in check["refused"] and "reasons" not in check
+
+
+def test_a_batch_that_the_clips_cannot_fill_is_told_before_the_extraction(root, tmp_path):
+    run = prepare(tmp_path, root)
+    assert run.returncode == 0, run.stderr
+    told = (
+        "warning: train-head will refuse these clips: 4 training clips, and train.batch_size is "
+        "32; expected at least 64 clips, since UDL takes two disjoint batches an iteration; set "
+        "train.batch_size to at most 2 or udl.enabled to false"
+    )
+    assert told in run.stderr
+    check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())
+    assert told in check["notes"]
+    for settings in ({"train__batch_size": 2}, {"udl__enabled": "false"}):
+        assert "warning" not in prepare(tmp_path, root, **settings).stderr
+
+
+def test_a_name_that_is_no_utf8_is_one_problem_of_many(tmp_path):
+    for split in ("train", "test"):
+        write_video(tmp_path / "data" / split / "a" / "1.mp4", num_frames=3, size=(32, 32))
+    top = os.fsencode(tmp_path / "data")
+    os.rename(top + b"/test/a/1.mp4", top + b"/test/a/caf\xe9.mp4")
+    write_video(tmp_path / "data" / "test" / "a" / "2.mp4", num_frames=4, size=(32, 32))
+    run = prepare(tmp_path, tmp_path / "data", dataset__format="folder")
+    assert "test/a/caf\\xe9 (its name is no UTF-8" in tell_plainly(run)
+    run = prepare(
+        tmp_path, tmp_path / "data", dataset__format="folder", dataset__max_problem_fraction=0.5
+    )
+    assert run.returncode == 0 and "1 train, 1 test clips of 1 classes, 1 unusable" in run.stderr
+    check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())
+    assert check["problems"] == {"name": ["test/test/a/caf\\xe9"]}
+    assert check["annotated"] == {"train": 1, "test": 2}
 
 
 @pytest.mark.parametrize(

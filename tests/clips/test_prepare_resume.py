@@ -63,7 +63,8 @@ def test_a_bad_file_is_remembered_too_but_not_a_missing_one(root, probed):
     (root / "03.mp4").write_bytes(b"no video " * 50)
     late = (root / "04.mp4").rename(root / "late.mp4")
     reasons = {p.clip_id: p.reason for p in prepare(root).problems}
-    assert reasons["04"] == "the video file is missing" and "03" in reasons
+    assert reasons["04"] == f"the video file is missing: looked for {root / '04.mp4'}"
+    assert "03" in reasons
     probed.clear()
     late.rename(root / "04.mp4")
     assert {p.clip_id: p.reason for p in prepare(root).problems} == {"03": reasons["03"]}

@@ -159,12 +159,29 @@ def test_wrong_annotations_are_explained(tmp_path, change, message):
         read_annotations("ssv2", write_root(tmp_path, **change))
 
 
-@pytest.mark.parametrize("name", ["../42", "/etc/42", "a/../../42", "..\\42", "4\x002"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../42", "leads out of the data root"),
+        ("/etc/42", "leads out of the data root"),
+        ("a/../../42", "leads out of the data root"),
+        ("..\\42", "holds a backslash"),
+        ("4\x002", "holds a control character"),
+    ],
+)
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_a_name_that_leaves_the_root_is_refused_by_entry(tmp_path, split, name):
+def test_a_name_that_leaves_the_root_is_refused_by_entry(tmp_path, split, name, message):
     bad = {split: [PUT, MOVE | {"id": name}]}
-    with pytest.raises(DataError, match=r"item 1 \(id .*leads out of the data root"):
+    with pytest.raises(DataError, match=rf"item 1 \(id .*{message}"):
         read_annotations("ssv2", write_root(tmp_path, **bad))
+
+
+def test_an_escaped_half_of_a_surrogate_pair_is_no_name(tmp_path):
+    write_root(tmp_path)
+    for path in tmp_path.rglob("train.json"):
+        path.write_text(json.dumps([PUT | {"id": "4\udcff2"}]))
+    with pytest.raises(DataError, match="item 0 .*holds half a surrogate pair"):
+        read_annotations("ssv2", tmp_path)
 
 
 MEASURE = """

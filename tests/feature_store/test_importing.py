@@ -14,9 +14,15 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
 from dsts_pipeline.feature_store.exchange.import_labels import read_labels
-from dsts_pipeline.feature_store.exchange.import_sources import Unusable, arrange_axes, open_source
+from dsts_pipeline.feature_store.exchange.import_sources import (
+    Unusable,
+    arrange_axes,
+    doubt_layout,
+    open_source,
+)
 from dsts_pipeline.feature_store.exchange.importing import plan_import, survey_source, write_import
 from tests.feature_store.small_store import make_plan, read_tree, write_store
+from tests.pipeline import run_cli
 
 SHAPE = (3, 4, 2, 2)
 NUM = 20
@@ -102,6 +108,7 @@ def test_every_kind_of_file_gives_the_same_store(folder, tmp_path):
         ("THWC", (4, 2, 2, 3), (3, 4, 2, 2)),
         (None, (4, 3), (3, 4, 1, 1)),
         ("TC", (4, 3), (3, 4, 1, 1)),
+        ("CT", (3, 4), (3, 4, 1, 1)),
         ("TC", (1, 4, 3), (3, 4, 1, 1)),
         (None, (7,), (7, 1, 1, 1)),
         ("C", (1, 7), (7, 1, 1, 1)),
@@ -210,14 +217,25 @@ def test_links_out_of_the_source_are_refused(folder, tmp_path):
         ("id,split", ["a,train"], "no column label"),
         ("label,split", ["a,train"], r"no column id \(or path\)"),
         ("id,label,split", [], "no row below the header"),
-        ("id,label,split", ["a,x,train", "b,y"], "line 3: not as many fields"),
-        ("id,label,split", ["a,x,train,more"], "line 2: not as many fields"),
-        ("id,label,split", ["a,,train"], "line 2: no label"),
-        ("id,label,split", ["a,x,"], "line 2: no split"),
+        ("id,label,split", ["a,x,train", "b,y"], "line 3: 2 cells; expected 3"),
+        ("id,label,split", ["a,x,train,more"], "line 2: 4 cells; expected 3"),
+        ("id,label,split", ["a,,train"], "line 2: the label is empty"),
+        ("id,label,split", ["a,x,"], "line 2: split is ''; expected train, val or test"),
         ("id,label,split", [",x,train"], "line 2: neither id nor path"),
         ("id,label,split", ["a,x,train", "a,x,test"], "line 3: clip a view 0 was in line 2"),
         ("id,label,split,view", ["a,x,train,one"], "view one, expected a number"),
-        ("id,label,split", ["a,99999999,train"], "99999999 is no class number"),
+        (
+            "id,label,split",
+            ["a,99999999,train"],
+            "line 2: class number 99999999; expected less than 65,536",
+        ),
+        ("id,label,split", ["a,0,train", "b,-1,test"], "line 3: the label is '-1', a negative"),
+        ("id,label,split", ["a,0,train", "b,0.5,test"], "line 3: the label is '0.5', no whole"),
+        ("id,label,split", ["a,x,train", "b,1.0,test"], "line 3: the label '1.0' is a number, and"),
+        ("id,label,split", ["a,x\x07,train"], "line 2: label .*holds a control character"),
+        ("id,label,split", ["a\x07,x,train"], "line 2: id .*holds a control character"),
+        ("id,label,split", ["a,x,holdout"], "line 2: split is 'holdout'; expected train, val or t"),
+        ("id,label,label,split", ["a,x,x,train"], "column 'label' stands twice"),
         ("path,label,split", ["../a.npy,x,train"], "leaves the source folder"),
         ("path,label,split", ["/etc/a.npy,x,train"], "leaves the source folder"),
     ],
@@ -226,6 +244,61 @@ def test_wrong_labels(tmp_path, header, rows, message):
     path = write_labels(tmp_path / "labels.csv", rows, header)
     with pytest.raises(DataError, match=message):
         read_labels(path)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_labels_as_programs_write_them(tmp_path, delimiter):
+    rows = ["id,label,split,extra", "a,0.0,Train,?", "b,2.0,TESTING,?", "c,10.0,valid,?"]
+    text = "\ufeff" + "\r\n".join(rows).replace(",", delimiter) + "\r\n"
+    path = tmp_path / "labels.csv"
+    path.write_bytes(text.encode())
+    table = read_labels(path)
+    assert [(row.label, row.split) for row in table.rows] == [
+        (0, "train"),
+        (2, "test"),
+        (10, "val"),
+    ]
+    assert table.numbered and len(table.class_names) == 11 and table.notes == ()
+
+
+def test_numbers_from_one_and_splits_without_a_clip_are_told(tmp_path):
+    table = read_labels(write_labels(tmp_path / "labels.csv", ["a,1,train", "b,2,train"]))
+    assert [row.label for row in table.rows] == [1, 2]
+    assert "labels run from 1 to 2, and class 0 never occurs" in table.notes[0]
+    assert table.notes[1] == "no clip is of the split test"
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "told"),
+    [
+        ((16, 1024, 1, 1), None, "--layout CT"),
+        ((16, 4, 4, 64), None, "--layout THWC"),
+        ((8, 512, 7, 7), None, "--layout TCHW"),
+        ((16, 1024, 1, 1), "TC", None),
+        ((1024, 16, 7, 7), None, None),
+        ((7, 1, 1, 1), None, None),
+    ],
+)
+def test_maps_that_look_transposed_are_told_with_the_option(shape, axes, told):
+    doubt = doubt_layout(shape, axes)
+    assert (told in doubt) if told else doubt == ""
+
+
+def test_the_command_warns_of_a_layout_and_takes_the_one_that_was_meant(tmp_path):
+    (tmp_path / "features").mkdir()
+    for number in range(4):
+        np.save(tmp_path / "features" / f"clip{number}.npy", make_features(number, (32, 6)))
+    labels = write_labels(
+        tmp_path / "labels.csv",
+        [f"clip{n},{n % 2 + 1},{'test' if n else 'train'}" for n in range(4)],
+    )
+    asked = "import-features", str(tmp_path / "features"), "--labels", str(labels)
+    run = run_cli(tmp_path, *asked)
+    assert run.returncode == 0, run.stderr
+    assert "warning: maps were read as 6 channels x 32 time steps" in run.stderr
+    assert "--layout CT" in run.stderr and "labels run from 1 to 2" in run.stderr
+    run = run_cli(tmp_path, *asked, "--layout", "CT")
+    assert "warning" not in run.stderr and "4 maps of 32x6x1x1" in run.stderr
 
 
 def test_numbers_are_class_numbers_and_paths_are_found(folder, tmp_path):

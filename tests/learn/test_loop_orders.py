@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.feed import FeatureFeed, epoch_batches, udl_pairs
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.learn import train_head
-from dsts_pipeline.learn.heldout import hold_out
 from tests.learn.small_feed import MemoryStore, ordered_feed
 
 NUM_VIEWS = 3

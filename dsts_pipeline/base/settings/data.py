@@ -30,7 +30,10 @@ class DatasetSettings(Section):
     `end_frame` says whether the annotated last frame belongs to its clip; "auto" decides from the
     videos' frame counts. `heldout_fraction` of train becomes the split "val" of the clip index, by
     clip or by whole groups (source video, performer), so that settings are chosen without the test
-    split. `official_counts` compares the splits with the published numbers of clips.
+    split. `test_fraction` of the clips becomes the split "test" of a data set that comes without
+    one, drawn with `heldout_seed`, the same share of every class, by whole groups where the clips
+    have some. `allow_outside_root` takes videos that lie outside of `root`, by absolute names or
+    links. `official_counts` compares the splits with the published numbers of clips.
     """
 
     name: str = "stick_diving"
@@ -48,6 +51,8 @@ class DatasetSettings(Section):
     heldout_fraction: float = Field(0.0, ge=0.0, lt=0.9)
     heldout_by: Literal["clip", "group"] = "clip"
     heldout_seed: int = Field(0, ge=0)
+    test_fraction: float = Field(0.0, ge=0.0, lt=0.9)
+    allow_outside_root: bool = False
     max_problem_fraction: float = Field(0.01, ge=0.0, le=1.0)
     num_probe_workers: int = Field(2, ge=1)
     render: RenderSettings | None = RenderSettings()

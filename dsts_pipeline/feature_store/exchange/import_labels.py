@@ -1,17 +1,20 @@
 """labels.csv of features made elsewhere: which clip has which class and split.
 
-Enters: a CSV file with the columns `id` (or `path`), `label`, `split` and perhaps `view`. Leaves:
-a `LabelTable`. Labels are class numbers if all of them are whole numbers, else names, whose
-numbers follow their order in the alphabet.
+Enters: a CSV file (see `clips.tables`) with the columns `id` (or `path`), `label`, `split` and
+perhaps `view`; others are left alone. Leaves: a `LabelTable`. Labels and splits are read as those
+of clips are (see `clips.labels`).
 """
 
 from __future__ import annotations
 
-import csv
+import functools
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.clips.annotation import TEST, TRAIN, check_text
+from dsts_pipeline.clips.labels import number_labels, parse_whole_number
+from dsts_pipeline.clips.tables import read_split_cell, read_table
 
 MAX_CLASSES = 2**16
 SUFFIXES = (".npy", ".npz", ".pt", ".pth")
@@ -35,11 +38,15 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """All rows in the file's order, and the classes; `numbered`: the labels were numbers."""
+    """All rows in the file's order, and the classes.
+
+    `numbered`: the labels were numbers. `notes`: what a person should know, in sentences.
+    """
 
     rows: tuple[LabelRow, ...]
     class_names: tuple[str, ...]
     numbered: bool
+    notes: tuple[str, ...] = ()
 
 
 def read_labels(path: str | Path) -> LabelTable:
@@ -49,39 +56,33 @@ def read_labels(path: str | Path) -> LabelTable:
         DataError: missing, without a needed column, empty, or a row that is wrong; names its line.
     """
     path = Path(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = header
-            _check_header(path, header)
-            lines = [(reader.line_num, row) for row in reader]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give --labels a CSV file") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    check = functools.partial(_check_header, path)
+    lines = list(read_table(path, check, missing="a CSV file; give one to --labels"))
     if not lines:
         raise DataError(f"{path}: no row below the header; expected one per clip")
-    numbered = all((row["label"] or "").strip().isdecimal() for _, row in lines)
-    names = {(row["label"] or "").strip() for _, row in lines}
-    if numbered:
-        class_names = tuple(map(str, range(_count_classes(path, names))))
-    else:
-        class_names = tuple(sorted(names))
-    numbers = {name: number for number, name in enumerate(class_names)}
+    places: dict[str, str] = {}
+    for place, values in lines:
+        places.setdefault(values["label"], place)
+    labels = number_labels(places, max_classes=MAX_CLASSES)
     rows: list[LabelRow] = []
-    seen: dict[tuple[str, int], int] = {}
-    for line, values in lines:
-        row = _parse(f"{path}: line {line}", values, numbers, numbered)
+    seen: dict[tuple[str, int], str] = {}
+    for place, values in lines:
+        row = _parse(place, values, labels.numbers[values["label"]])
         key = row.id, row.view
         if key in seen:
             raise DataError(
-                f"{path}: line {line}: clip {row.id} view {row.view} was in line {seen[key]} "
-                "already; expected each once"
+                f"{place}: clip {row.id} view {row.view} was in {seen[key]} already; expected "
+                "each once"
             )
-        seen[key] = line
+        seen[key] = place.removeprefix(f"{path}: ")
         rows.append(row)
-    return LabelTable(tuple(rows), class_names, numbered)
+    notes = [*labels.notes]
+    notes += [
+        f"no clip is of the split {split}"
+        for split in (TRAIN, TEST)
+        if all(row.split != split for row in rows)
+    ]
+    return LabelTable(tuple(rows), labels.class_names, labels.are_numbers, tuple(notes))
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -95,32 +96,18 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
 
 
-def _count_classes(path: Path, names: set[str]) -> int:
-    largest = max(int(name) for name in names)
-    if largest >= MAX_CLASSES:
-        raise DataError(f"{path}: label {largest} is no class number; expected 0 to 65535")
-    return largest + 1
-
-
-def _parse(
-    where: str, values: dict[str, str | None], numbers: dict[str, int], numbered: bool
-) -> LabelRow:
-    texts = {name: (text or "").strip() for name, text in values.items() if isinstance(name, str)}
-    if None in values or None in values.values():
-        raise DataError(f"{where}: not as many fields as the header has; quote fields with commas")
-    for name in ("label", "split"):
-        if not texts[name]:
-            raise DataError(f"{where}: no {name}")
-    path, view = texts.get("path") or None, texts.get("view") or "0"
-    clip = texts.get("id") or (path and _drop_suffix(path)) or ""
+def _parse(where: str, values: dict[str, str], label: int) -> LabelRow:
+    path, view = values.get("path") or None, values.get("view") or "0"
+    clip = values.get("id") or (path and _drop_suffix(path)) or ""
     if not clip:
         raise DataError(f"{where}: neither id nor path")
+    check_text(clip, "id", where)
     if path and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
         raise DataError(f"{where}: path {path} leaves the source folder; expected one inside it")
-    if not view.isdecimal():
+    number = parse_whole_number(view)
+    if number is None:
         raise DataError(f"{where}: view {view}, expected a number from 0")
-    label = numbers[str(int(texts["label"])) if numbered else texts["label"]]
-    return LabelRow(clip, path, label, texts["split"], int(view))
+    return LabelRow(clip, path, label, read_split_cell(values["split"], where), number)
 
 
 def _drop_suffix(path: str) -> str:

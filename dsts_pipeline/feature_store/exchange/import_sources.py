@@ -5,13 +5,14 @@ an `Unusable` with the reason. Nothing that is loaded can run code: arrays witho
 with `weights_only`.
 
 Layouts name the axes of one clip in a file: CTHW (default for four axes), TCHW, THWC, TC (default
-for two: one vector per time step, map [C, T, 1, 1]), C (default for one: map [C, 1, 1, 1]). One
-leading axis of length 1 more than that is dropped.
+for two: one vector per time step, map [C, T, 1, 1]), CT (the same, channels first), C (default for
+one: map [C, 1, 1, 1]). One leading axis of length 1 more than that is dropped.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +30,7 @@ from dsts_pipeline.feature_store.exchange.hdf5 import (
 from dsts_pipeline.feature_store.exchange.import_labels import SUFFIXES, LabelRow
 from dsts_pipeline.feature_store.reader import FeatureStore
 
-LAYOUTS = ("CTHW", "TCHW", "THWC", "TC", "C")
+LAYOUTS = ("CTHW", "TCHW", "THWC", "TC", "CT", "C")
 _DEFAULTS = {4: "CTHW", 2: "TC", 1: "C"}
 _ID_NAMES = ("ids", "clip_ids", "video_ids", "names")
 _MAP_NAMES = ("maps", "features")
@@ -103,6 +104,29 @@ def arrange_axes(features: np.ndarray, axes: str | None) -> np.ndarray:
     order = [axes.index(axis) for axis in "CTHW" if axis in axes]
     arranged = features.transpose(order)
     return arranged.reshape(*arranged.shape, *[1] * (4 - arranged.ndim))
+
+
+def doubt_layout(map_shape: Sequence[int], axes: str | None) -> str:
+    """A remark where maps look as if their axes were read in another order; "" where not.
+
+    Backbones give more channels than time steps, rows or columns. Nothing is said of a layout that
+    was asked for.
+
+    Args:
+        map_shape: `(C, T, H, W)`, as read.
+        axes: The layout that was asked for; None: none.
+    """
+    channels, steps, height, width = map_shape
+    if axes is not None or channels >= max(steps, height, width):
+        return ""
+    layouts = "--layout THWC" if width > steps else "--layout TCHW"
+    if height == width == 1:
+        layouts = "--layout CT (TCHW, if a file has four axes)"
+    return (
+        f"warning: maps were read as {channels} channels x {steps} time steps x {height} x {width};"
+        " backbones give more channels than steps, rows or columns. If the axes are in another "
+        f"order, import again with {layouts}; give the layout that was meant to end this warning"
+    )
 
 
 class FolderSource:

@@ -1,0 +1,66 @@
+"""Whether clips are enough for a training: what is told, and that what is told is true."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dsts_pipeline.base.training_clips import find_shortage, hold_out
+
+LABELS = np.arange(20) % 4
+IDS = np.array([f"clip {n}" for n in range(20)])
+
+
+def shortage(**changes):
+    options = {"batch_size": 10, "heldout_fraction": 0.0, "seed": 0, "paired": True}
+    return find_shortage(LABELS, IDS, **(options | changes))
+
+
+def test_enough_is_nothing_to_tell():
+    assert shortage() == ""
+    assert shortage(batch_size=500, paired=False) == ""
+    assert shortage(batch_size=10, paired=False, world_size=2) == ""
+
+
+def test_held_out_clips_and_processes_count():
+    assert "16 training clips (4 more are held out)" in shortage(heldout_fraction=0.2)
+    assert "at most 8 or udl.enabled to false" in shortage(heldout_fraction=0.2)
+    assert "expected at least 40 clips" in shortage(world_size=2)
+    assert "all take a full batch; set train.batch_size to at most 6" in shortage(
+        batch_size=7, paired=False, world_size=3
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_largest_batch_that_is_told_is_enough_and_one_more_is_not(seed):
+    told = shortage(batch_size=32, heldout_fraction=0.13, seed=seed)
+    largest = int(told.partition("at most ")[2].split()[0])
+    assert shortage(batch_size=largest, heldout_fraction=0.13, seed=seed) == ""
+    assert shortage(batch_size=largest + 1, heldout_fraction=0.13, seed=seed)
+
+
+def test_views_of_a_clip_count_once():
+    doubled = find_shortage(
+        np.repeat(LABELS, 2),
+        np.repeat(IDS, 2),
+        batch_size=11,
+        heldout_fraction=0,
+        seed=0,
+        paired=True,
+    )
+    assert doubled.startswith("20 training clips,")
+
+
+def test_early_stopping_needs_held_out_clips():
+    assert "early stopping has nothing to judge by" in shortage(
+        heldout_fraction=0.001, early_stopping_epochs=3, batch_size=2
+    )
+
+
+def test_no_clip_at_all_is_too_few():
+    none = find_shortage(
+        LABELS[:0], IDS[:0], batch_size=4, heldout_fraction=0.1, seed=0, paired=False
+    )
+    assert none.startswith("0 training clips") and "get more clips" in none
+    kept, held = hold_out(LABELS[:0], LABELS[:0], IDS[:0], fraction=0.1, seed=0)
+    assert len(kept) == len(held) == 0
