@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips import read_annotations
+from dsts_pipeline.clips.decode import find_refusal, probe
+from tests.clips.encodings import Encoding, write_encoding
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text()
 
@@ -143,3 +146,67 @@ def test_a_refusal_says_what_the_page_says(tmp_path, row):
     build(tmp_path)
     with pytest.raises(DataError, match=re.escape(table("| found |")[row])):
         read_annotations(kind, tmp_path)
+
+
+FRAMES = Encoding("libx264", "mp4", num_frames=50, gop_size=10, num_b_frames=2)
+REFRESH = {"groups": "refresh", "num_b_frames": 0}
+KINDS: dict[str, list[dict]] = {
+    "H.264, HEVC, VP9 in mp4, mov, mkv, webm": [
+        {},
+        {"ending": "mov"},
+        {"ending": "mkv"},
+        {"codec": "libx265"},
+        {"codec": "libvpx-vp9", "ending": "webm"},
+    ],
+    "the same, every frame a key frame": [{"gop_size": 1, "num_b_frames": 0}],
+    "the same, open groups of pictures (x265's default)": [
+        {"groups": "open"},
+        {"groups": "open", "codec": "libx265"},
+    ],
+    "the same, intra refresh": [REFRESH, REFRESH | {"ending": "mkv"}],
+    "the same, rotated by 90 or 270 degrees": [
+        {"rotation_degrees": 90},
+        {"rotation_degrees": 270},
+    ],
+    "the same, cut by `ffmpeg -ss ... -c copy`": [{"cut_at": 17, "num_b_frames": 0}],
+    "VP8, AV1 in webm, mp4": [
+        {"codec": "libvpx", "ending": "webm"},
+        {"codec": "libsvtav1"},
+        {"codec": "libsvtav1", "ending": "webm"},
+    ],
+    "H.264 in an MPEG transport stream": [{"ending": "ts"}],
+    "interlaced H.264": [{"is_interlaced": True, "num_b_frames": 0}],
+    "MPEG-4 or H.264 in AVI, MPEG-2, WMV, FLV": [
+        {"codec": "mpeg4", "ending": "avi"},
+        {"ending": "avi"},
+        {"codec": "mpeg2video", "ending": "mpg"},
+        {"codec": "wmv2", "ending": "wmv"},
+        {"codec": "flv", "ending": "flv"},
+    ],
+    "MJPEG, ProRes, FFV1": [
+        {"codec": "mjpeg", "ending": "avi", "pixel_format": "yuvj420p"},
+        {"codec": "prores_ks", "ending": "mov", "pixel_format": "yuv422p10le"},
+        {"codec": "ffv1", "ending": "mkv", "gop_size": 1},
+    ],
+}
+
+
+def test_the_page_names_these_kinds_of_files():
+    assert table("| file | `gop` |").keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"), [(kind, changes) for kind, each in KINDS.items() for changes in each]
+)
+def test_files_are_read_by_whom_the_page_says(kind, changes, tmp_path):
+    gop, decord, torchcodec, _ = table("| file | `gop` |")[kind].split(" | ")
+    encoding = replace(FRAMES, **changes)
+    info = probe(write_encoding(tmp_path / f"clip.{encoding.ending}", encoding))
+    assert f"`{info.gop}`" == gop
+    exact = {name: find_refusal(info, name) is None for name in ("decord", "torchcodec")}
+    assert exact["decord"] == (decord == "exact")
+    if torchcodec == "mov, mkv":
+        assert exact["torchcodec"] == (encoding.ending in ("mov", "mkv"))
+    else:
+        assert exact["torchcodec"] == (torchcodec == "exact")
+    assert find_refusal(info, "auto") is find_refusal(info, "pyav") is None
