@@ -271,7 +271,8 @@ def describe(video: OpenVideo, packets: Packets, times: Sequence[int] = ()) -> V
     first, times = packets.first_frame, packets.times or times
     stream, context = video.stream, video.stream.codec_context
     fps = float(stream.average_rate or 0)
-    seconds = [float((time - times[0]) * stream.time_base) for time in times]
+    base = stream.time_base
+    seconds = [(time - times[0]) * base.numerator / base.denominator for time in times]
     return VideoInfo(
         num_frames=len(times),
         fps=fps,
