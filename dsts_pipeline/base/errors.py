@@ -35,3 +35,7 @@ class BundleError(UserError):
 
 class ExportError(UserError):
     """A model cannot be exported, or what was exported does not say what PyTorch says."""
+
+
+class BusyError(UserError):
+    """Another process is writing what this one would write."""
