@@ -7,12 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store.checks.tables import verdict_table
 from dsts_pipeline.feature_store.checks.verdict import Verdict, check_store
-from stages import places
+from dsts_pipeline.feature_store.manifest import load_manifest
+from stages.inputs import read_features_record, require_recorded
 from stages.repair import repair_store, tell_cure
 
 MIN_COLUMNS = 100
@@ -31,9 +32,10 @@ def run(
 
     Raises:
         StoreError: The store is missing, unfinished or damaged and was not repaired; with
-            `strict` also what is only strange.
+            `strict` also what is only strange. It is not the one that features.json recorded.
     """
-    location = store or read_json(places.FEATURES)["store"]
+    record = read_features_record() if store is None else None
+    location = str(record["store"] if record else store)
     try:
         verdict = _check(settings, location, fast)
     except StoreError:
@@ -50,6 +52,8 @@ def run(
         write_json(json_file, verdict.to_json())
     cure = tell_cure(location, verdict, named=store is not None)
     verdict.require_sound(cure, strict=strict)
+    if record and Path(location).is_dir():  # sound in itself, and yet another one
+        require_recorded(record, load_manifest(location), location)
 
 
 def _check(settings: Settings, location: str, fast: bool) -> Verdict:
