@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.files import write_atomic, write_json
+from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.base.settings.grid import list_variants
@@ -28,8 +28,14 @@ def run(settings: Settings) -> None:
     """Write outputs/ablation: runs, results.json, results.csv; print the table.
 
     Raises:
+        BusyError: Another ablation is at work here.
         SettingsError: A variant can't be trained (told before anything is), or one diverged.
     """
+    with hold_alone(places.ABLATION, "ablate"):
+        _ablate(settings)
+
+
+def _ablate(settings: Settings) -> None:
     variants, how = list_variants(settings), settings.evaluate
     seeds = [settings.seed + number for number in range(settings.ablate.num_seeds)]
     plans = {variant.name: plan_runs(variant, seeds, settings.seed) for variant in variants}
@@ -63,7 +69,7 @@ def run(settings: Settings) -> None:
         bootstrap=Bootstrap(how.num_bootstrap, how.confidence, settings.seed),
         provenance=provenance,
     )
-    write_json(places.ABLATION / "results.json", results)
+    write_json(places.ABLATION / "results.json", sign(results))
     write_atomic(places.ABLATION / "results.csv", results_csv(results).encode())
     Console(width=max(WIDTH, Console().width)).print(ablation_table(results))
     if failures:

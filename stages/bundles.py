@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import read_signed
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.head import load_head
@@ -61,7 +61,7 @@ def _read_figures(head_name: str, fingerprint: str) -> dict[str, Any] | None:
     """Of the last evaluation, if it was of these features."""
     if not places.METRICS.exists():
         return None
-    metrics = read_json(places.METRICS)
+    metrics = read_signed(places.METRICS)
     if metrics["store"] != fingerprint or head_name not in metrics["heads"]:
         return None
     names = ("split", "evaluated", "failed", "missing", "interval")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.extract.checkpoints.weights import find_classifier
+from dsts_pipeline.extract.checkpoints.downloads import locate_weights
+from dsts_pipeline.extract.checkpoints.weights import RANDOM, find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 
 
@@ -18,11 +20,20 @@ def classifier_of(weights: str | Path, store: FeatureStore) -> tuple[Tensor, Ten
         weights: the backbone's weights: a file or an address.
 
     Raises:
-        CheckpointError: The weights file of an extracted store's backbone is missing or damaged.
+        CheckpointError: The weights file of an extracted store's backbone is missing, damaged, or
+            not the one that made the maps.
     """
     made_of, file = store.manifest["made_of"], Path(weights)
+    made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
     if "import" in made_of:
-        made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
         if made_by is None or not file.is_file() or sha256_file(file) != made_by:
             return None
+    elif made_by is not None and not (str(weights) == RANDOM or file.is_dir()):
+        found = locate_weights(weights).sha256
+        if found != made_by:
+            raise CheckpointError(
+                f"{weights}: its sha256 is {found[:12]}..., the maps of {store.location} are of "
+                f"weights {made_by[:12]}...; set backbone.weights to these, or run "
+                "`python cli.py extract`"
+            )
     return find_classifier(weights, store.map_shape[0], len(store.class_names))

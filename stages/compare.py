@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import read_signed
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
@@ -36,7 +36,7 @@ def _read(name: str, outputs: Path) -> Run:
     index = outputs / places.CLIP_INDEX.relative_to(places.OUTPUTS)
     heads = outputs / places.HEADS.relative_to(places.OUTPUTS)
     origins = {
-        f"head {path.parent.name}": read_json(path)["extra"].get("provenance", {})
+        f"head {path.parent.name}": read_signed(path)["extra"].get("provenance", {})
         for path in sorted(heads.glob("*/head.json"))
     }
     # A revision's clip index is not in the cache: its classes are named in its metrics.

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import read_signed
 from dsts_pipeline.extract.frames.augmentation import Augmentation
 from dsts_pipeline.extract.models.backbones import Backbone
 from dsts_pipeline.feature_store import FeatureStore
@@ -75,5 +75,5 @@ def seconds_per_epoch(history: Path) -> float | None:
     """Mean time of an epoch, its evaluation included; None where no history is known."""
     if not history.exists():
         return None
-    seconds = [entry["seconds"] for entry in read_json(history)["epochs"]]
+    seconds = [entry["seconds"] for entry in read_signed(history)["epochs"]]
     return fmean(seconds) if seconds else None

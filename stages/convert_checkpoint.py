@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import hold_alone
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.serve.mmaction_checkpoints import join_checkpoint, split_checkpoint
 from stages import places
+from stages.inputs import read_features_record
 
 
 def run(settings: Settings, source: Path, out: Path, weights: Path | None, store: bool) -> None:
@@ -33,7 +34,7 @@ def run(settings: Settings, source: Path, out: Path, weights: Path | None, store
             f"backbone.weights={found.weights}`, then run this again with --store to evaluate"
         )
         return
-    record = read_json(places.FEATURES)
+    record = read_features_record()
     used = record["made_of"]["backbone"]["weights"].get("sha256")
     if used != found.sha256:
         raise SettingsError(
@@ -41,5 +42,6 @@ def run(settings: Settings, source: Path, out: Path, weights: Path | None, store
             f"{found.sha256}; extract with --set backbone.weights={found.weights} first"
         )
     place = places.HEADS / "dsts"
-    split_checkpoint(source, out, head_folder=place, store=record["fingerprint"])
+    with hold_alone(places.HEADS, "convert-checkpoint"):
+        split_checkpoint(source, out, head_folder=place, store=record["fingerprint"])
     console.print(f"{place}: the head of {source}; go on with `python cli.py evaluate`")

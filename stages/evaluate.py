@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.files import hold_alone, sign, write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
@@ -32,8 +32,14 @@ def run(settings: Settings) -> None:
     """Write each head's predictions, metrics, routing and tables for plots; print the results.
 
     Raises:
+        BusyError: The heads are being trained, or evaluated by another process.
         CheckpointError: A head is damaged or was trained on another store.
     """
+    with hold_alone(places.HEADS, "evaluate"):
+        _evaluate(settings)
+
+
+def _evaluate(settings: Settings) -> None:
     store, chosen = open_features(settings.feed), settings.evaluate
     # Imported features have no clip index; all that is missing there is a failure of the store.
     imported = "import" in store.manifest["made_of"]
@@ -71,8 +77,8 @@ def run(settings: Settings) -> None:
     )
     options = RoutingOptions(chosen.num_permutations, chosen.temporal_need, seed=settings.seed)
     routing = assemble_routing(heads, **shared, options=options)
-    write_json(places.METRICS, metrics)
-    write_json(places.ROUTING, routing)
+    write_json(places.METRICS, sign(metrics))
+    write_json(places.ROUTING, sign(routing))
     write_json(places.HEADLINE, headline_figures(metrics))
     answers = {name: head.predictions for name, head in heads.items()}
     write_plot_tables(plot_tables(metrics, answers, routing))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dsts_pipeline.base.files import format_bytes, read_json
+from dsts_pipeline.base.files import format_bytes
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
-from stages import places
+from stages.inputs import open_features
 
 
 def write(
@@ -21,13 +21,16 @@ def write(
         StoreError: The store is damaged, or the file exists or can't be written.
     """
     feed = settings.feed
-    source = open_store(
-        store or read_json(places.FEATURES)["store"],
-        num_threads=feed.num_read_threads,
-        cache_dir=feed.cache_dir,
-        cache_bytes=feed.cache_bytes,
-        stall_seconds=feed.stall_seconds,
-    )
+    if store is None:
+        source = open_features(feed)
+    else:
+        source = open_store(
+            store,
+            num_threads=feed.num_read_threads,
+            cache_dir=feed.cache_dir,
+            cache_bytes=feed.cache_bytes,
+            stall_seconds=feed.stall_seconds,
+        )
     num_maps = len(source) if split is None else len(source.rows_of_split(split))
     with track("export", num_maps, "maps") as progress:
         export_hdf5(source, out, split, on_maps=progress.advance)

@@ -14,7 +14,7 @@ from dsts_pipeline.extract.progress import summarize
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feature_store.checks.earlier import find_earlier_maps
-from dsts_pipeline.feature_store.manifest import drop_provenance
+from dsts_pipeline.feature_store.manifest import record_store
 from dsts_pipeline.feature_store.space import require_space, survey_store
 from stages import places
 from stages.extract_options import extraction_options, plan_views
@@ -70,8 +70,7 @@ def run(
     failures = [ClipFailure(failure["id"], failure["reason"]) for failure in manifest["failures"]]
     check_failures(failures, len(index.clips), max_failed_fraction=chosen.max_failed_fraction)
     others = {tap: str(w.path) for tap, w in zip(backbone.taps[1:], writers[1:], strict=True)}
-    record = drop_provenance(manifest) | {"store": str(writers[0].path)}
-    write_json(places.FEATURES, record | ({"stores_of_other_taps": others} if others else {}))
+    write_json(places.FEATURES, record_store(manifest, writers[0].path, others))
     console.print(summarize(str(writers[0].path), manifest["counts"], summary))
 
 

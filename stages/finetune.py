@@ -38,7 +38,7 @@ def run(settings: Settings) -> None:
         )
     udl: dict[str, Any] = {"udl": settings.udl.enabled, "udl_method": settings.udl.method}
     udl |= settings.udl.model_dump(include={"redraw_noise", "inner_learning_rate"})
-    with open_work(settings) as work:
+    with open_work(settings, places.FINETUNED, "finetune") as work:
         check_maps(store, work.backbone)
         left_out = sorted({failure["id"] for failure in store.manifest["failures"]})
         model, feed, done = train_jointly(work, head, left_out, **udl)

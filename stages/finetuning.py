@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
@@ -12,7 +13,13 @@ from dsts_pipeline.extract.frames.augmentation import Augmentation, import_trans
 from dsts_pipeline.extract.frames.decode_pool import DecodePool
 from dsts_pipeline.extract.frames.views import ViewPlan, Views
 from dsts_pipeline.extract.models.backbones import Backbone, build_backbone
-from dsts_pipeline.learn import CheckpointOptions, Processes, joined_processes, stop_on_sigterm
+from dsts_pipeline.learn import (
+    CheckpointOptions,
+    Processes,
+    hold_together,
+    joined_processes,
+    stop_on_sigterm,
+)
 from dsts_pipeline.learn.end_to_end.saving import check_can_be_saved
 from stages import places
 
@@ -38,10 +45,15 @@ class Work:
 
 
 @contextmanager
-def open_work(settings: Settings) -> Iterator[Work]:
+def open_work(settings: Settings, folder: Path, name: str) -> Iterator[Work]:
     """Join processes, heed SIGTERM, load clips and backbone, start decoders.
 
+    Args:
+        folder: Where the results go; other processes are kept out of it meanwhile.
+        name: The command's, told to them.
+
     Raises:
+        BusyError: Another process is at work on that folder.
         CheckpointError, DataError, SettingsError: No clip index, no sound weights, or the backbone
             can't be trained here.
     """
@@ -57,6 +69,7 @@ def open_work(settings: Settings) -> Iterator[Work]:
     limits = decoding.model_dump(include={"clip_timeout_seconds", "prefetch_bytes"})
     with (
         joined_processes(chosen.device, chosen.devices) as processes,
+        hold_together(processes, folder, name),
         stop_on_sigterm(chosen.requeue_status) as stop,
         DecodePool(decoding.num_decode_workers, **limits, warm_up=warm_up) as pool,
     ):

@@ -16,7 +16,7 @@ from dsts_pipeline.feature_store.exchange.import_sources import (
     open_source,
 )
 from dsts_pipeline.feature_store.exchange.importing import plan_import, survey_source, write_import
-from dsts_pipeline.feature_store.manifest import drop_provenance
+from dsts_pipeline.feature_store.manifest import record_store
 from dsts_pipeline.feature_store.space import require_space, survey_store
 from stages import places
 
@@ -68,7 +68,7 @@ def run(
                 on_maps=progress.advance,
             )
         )
-    write_json(places.FEATURES, drop_provenance(manifest) | {"store": str(writer.path)})
+    write_json(places.FEATURES, record_store(manifest, writer.path))
     for failure in manifest["failures"][:5]:
         console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
     counts = manifest["counts"]

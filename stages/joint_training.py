@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.files import sign, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.clips.flips import FlipRule
@@ -69,7 +69,7 @@ def save_all(
     shown = {n: v if isinstance(v, int) else v.model_dump(mode="json") for n, v in sections.items()}
     made_of = {"title": title, "store": store_of_weights(work.settings, weights)}
     save_head(folder / "head", model.head, made_of | {"provenance": collect_provenance(shown)})
-    write_json(folder / "history.json", {"epochs": done.history})
+    write_json(folder / "history.json", sign({"epochs": done.history}))
     if work.settings.finetune.keep_checkpoints:
         console.print(f"checkpoints: {', '.join(map(str, work.saved.used))}")
     else:

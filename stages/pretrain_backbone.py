@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
     Raises:
         CheckpointError, DataError: No sound weights; too many clips cannot be decoded.
     """
-    with open_work(settings) as work:
+    with open_work(settings, places.PRETRAINED, "pretrain-backbone") as work:
         sizes = work.backbone.map_shape[0], len(work.clips.class_names)
         torch.manual_seed(derive_seed(settings.seed, "linear_head"))
         head = LinearProbe(*sizes)

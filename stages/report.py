@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import hold_alone, read_signed
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.feature_store.manifest import load_manifest
 from dsts_pipeline.report import Failure, PreviewOptions, render_report, write_report
 from dsts_pipeline.report.explorer import worst_cell
 from dsts_pipeline.report.screenshots import report_shots, take_screenshots
 from stages import places
+from stages.inputs import open_features
 from stages.report_inputs import frame_reader, read_run
 
 
@@ -24,14 +24,20 @@ def run(settings: Settings, *, screenshots: Path | None = None) -> None:
         screenshots: Folder for pictures of the page, as README shows them; None: none are taken.
 
     Raises:
+        BusyError: The heads are being trained or evaluated.
         DataError, StoreError: A result is missing or does not fit the others.
     """
+    with hold_alone(places.HEADS, "report"):
+        _report(settings, screenshots)
+
+
+def _report(settings: Settings, screenshots: Path | None) -> None:
     chosen, index = settings.report, ClipIndex.load(places.CLIP_INDEX)
-    features = read_json(places.FEATURES)
-    names = list(read_json(places.METRICS)["heads"])
+    features = open_features(settings.feed).manifest
+    names = list(read_signed(places.METRICS)["heads"])
     origins = {
-        "features": load_manifest(features["store"])["provenance"],
-        "heads": read_json(places.HEADS / names[-1] / "head.json")["extra"]["provenance"],
+        "features": features["provenance"],
+        "heads": read_signed(places.HEADS / names[-1] / "head.json")["extra"]["provenance"],
     }
     read = read_run(places.OUTPUTS, index, origins)
     lost = [Failure(c["id"], c["split"], "extract", c["reason"]) for c in features["failures"]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import read_signed
 from dsts_pipeline.clips.decode import Decoder, decode_frames
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.sampling import uniform_frames
@@ -31,7 +31,7 @@ def read_run(outputs: Path, index: ClipIndex | None, origins: dict[str, Any]) ->
     def at(place: Path) -> Path:
         return outputs / place.relative_to(places.OUTPUTS)
 
-    metrics = read_json(at(places.METRICS))
+    metrics = read_signed(at(places.METRICS))
     names = list(metrics["heads"])
     histories = {name: at(places.HEADS) / name / "history.json" for name in names}
     ablation, routing = at(places.ABLATION) / "results.json", at(places.ROUTING)
@@ -39,15 +39,15 @@ def read_run(outputs: Path, index: ClipIndex | None, origins: dict[str, Any]) ->
     return ReportInputs(
         metrics=metrics,
         predictions={n: Predictions.load(at(places.PREDICTIONS) / f"{n}.npz") for n in names},
-        histories={n: read_json(p)["epochs"] if p.exists() else [] for n, p in histories.items()},
+        histories={n: read_signed(p)["epochs"] if p.exists() else [] for n, p in histories.items()},
         class_names=index.class_names if index else metrics["classes"],
         attribute_names=index.attribute_names if index else (),
         attributes=index.attributes if index else (),
         failures=[Failure(p.clip_id, p.split, "prepare", p.reason) for p in problems],
         origins=origins,
         dataset=index.dataset if index else "",
-        routing=read_json(routing) if routing.exists() else None,
-        ablation=read_json(ablation) if ablation.exists() else None,
+        routing=read_signed(routing) if routing.exists() else None,
+        ablation=read_signed(ablation) if ablation.exists() else None,
     )
 
 

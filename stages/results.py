@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import read_signed
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.metrics import results_table
 from stages import places
@@ -23,7 +23,7 @@ def run(settings: Settings) -> None:
     """
     if not places.METRICS.exists():
         raise DataError(f"{places.METRICS}: no results yet; run `make demo` or `dvc repro`")
-    console = print_table(read_json(places.METRICS))
+    console = print_table(read_signed(places.METRICS))
     if places.REPORT.exists():
         console.print(f"report: {places.REPORT.resolve()}", soft_wrap=True, highlight=False)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.files import sign, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings.learning import TrainSettings
 from dsts_pipeline.feed import FeatureFeed
@@ -16,6 +16,7 @@ from dsts_pipeline.head import save_head
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
+    hold_together,
     joined_processes,
     remove_checkpoints,
     stop_on_sigterm,
@@ -54,16 +55,21 @@ class Trainings:
     def save(self, name: str, title: str, head: nn.Module, history: list[dict[str, Any]]) -> None:
         """Write a head's folder; the first process does."""
         if self.processes.is_first:
-            write_json(places.HEADS / name / "history.json", {"epochs": history})
+            write_json(places.HEADS / name / "history.json", sign({"epochs": history}))
             save_head(places.HEADS / name, head, self.made_of | {"title": title})
 
 
 @contextmanager
 def open_trainings(settings: TrainSettings, options: dict[str, Any]) -> Iterator[Trainings]:
-    """Join processes, heed SIGTERM; when all went well, delete the checkpoints unless kept."""
+    """Join processes, heed SIGTERM; when all went well, delete the checkpoints unless kept.
+
+    Raises:
+        BusyError: Another process trains into outputs/heads, or evaluates what is there.
+    """
     options = settings.model_dump(exclude=OF_THE_RUN) | options
     with (
         joined_processes(settings.device, settings.devices) as processes,
+        hold_together(processes, places.HEADS, "train-head"),
         stop_on_sigterm(settings.requeue_status) as stop,
     ):
         every = settings.checkpoint_every_batches

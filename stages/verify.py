@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
@@ -16,7 +16,9 @@ from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.checks.earlier import find_suspects
 from dsts_pipeline.feature_store.checks.tables import verdict_table
 from dsts_pipeline.feature_store.checks.verdict import Verdict, check_store
+from dsts_pipeline.feature_store.manifest import load_manifest
 from stages import places
+from stages.inputs import read_features_record, require_recorded
 from stages.repair import renew_store, repair_store, tell_cure
 
 MIN_COLUMNS = 100
@@ -35,9 +37,10 @@ def run(
 
     Raises:
         StoreError: The store is missing, unfinished or damaged and was not repaired; with
-            `strict` also what is only strange.
+            `strict` also what is only strange. It is not the one that features.json recorded.
     """
-    location = store or read_json(places.FEATURES)["store"]
+    record = read_features_record() if store is None else None
+    location = str(record["store"] if record else store)
     try:
         verdict = _check(settings, location, fast)
     except StoreError:
@@ -49,11 +52,11 @@ def run(
         print_table(verdict)
         repair_store(settings, location, verdict)
         verdict = _check(settings, location, fast)
-    suspects = _find_suspects(location)
+    suspects = () if verdict.damage else _find_suspects(location)
     if repair and suspects:
         _tell_suspects(location, suspects)
         location, suspects = renew_store(settings, location), ()
-        verdict = _check(settings, location, fast)
+        verdict, record = _check(settings, location, fast), read_features_record()
     print_table(verdict)
     if suspects:
         _tell_suspects(location, suspects)
@@ -66,6 +69,8 @@ def run(
         write_json(json_file, verdict.to_json() | {"suspects": list(suspects)})
     cure = tell_cure(location, verdict, named=store is not None)
     verdict.require_sound(cure, strict=strict)
+    if record and Path(location).is_dir():  # sound in itself, and yet another one
+        require_recorded(record, load_manifest(location), location)
 
 
 def _find_suspects(location: str) -> tuple[str, ...]:

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.files import read_json, sign, write_json
 from dsts_pipeline.base.settings import load_settings
 from dsts_pipeline.clips.decode import name_decoder
 from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StoreWriter, open_store
+from dsts_pipeline.feature_store.manifest import record_store
 from stages import extract, prepare, stores, verify
 from stages.store_plan import prepare_work
 from tests.clips.encodings import Encoding, write_encoding
@@ -133,6 +135,25 @@ def test_repair_restores_every_byte(store, kind, capsys):
     verify.run(settings_with())
 
 
+@pytest.mark.parametrize("kind", ["failures", "counts", "made_of"])
+def test_a_manifest_that_was_changed_and_signed_anew_is_found_and_repaired(store, kind):
+    before, features = read_tree(store), Path("outputs/features.json").read_bytes()
+    manifest = read_json(store / "manifest.json")
+    clip = {"position": 0, "id": "x", "view": 0, "split": "train", "reason": "forged"}
+    change = {"failures": [clip], "counts": manifest["counts"] | {"failed": 1}, "made_of": {}}
+    write_json(store / "manifest.json", sign(manifest | {kind: change[kind]}))
+    with pytest.raises(StoreError, match="other failures or counts|features.json recorded"):
+        verify.run(settings_with())
+    if kind == "made_of":  # sidecars know nothing of it
+        extract.run(settings_with())
+    else:
+        verify.run(settings_with(), repair=True)
+    verify.run(settings_with())
+    assert Path("outputs/features.json").read_bytes() == features
+    after = read_tree(store)
+    assert {path for path in after if after[path] != before[path]} <= {Path("manifest.json")}
+
+
 def test_several_damaged_shards_are_told_and_repaired_together(store):
     before = read_tree(store)
     for number in (0, 4, 8):
@@ -177,7 +198,10 @@ def test_shard_of_another_normalisation_is_flagged(store, capsys):
         extract_features(
             work.clip_index, wrong, writer, num_decode_workers=0, max_failed_fraction=0.0
         )
-        writer.finish({})
+        manifest = read_json(writer.finish({}))
+    with pytest.raises(StoreError, match="its shards are not what outputs/features.json recorded"):
+        verify.run(settings_with())
+    write_json("outputs/features.json", record_store(manifest, store))
     verify.run(settings_with())
     told = capsys.readouterr().out
     assert "shard 4 differs from the others beyond chance" in told and "1 beyond chance" in told

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from benchmarks.claims.regimes import ROOT, Regime
 from benchmarks.claims.routes import Describe
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.base.files import read_json, read_signed, write_json
 from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.metrics.predictions import Predictions
 
@@ -48,7 +48,7 @@ def collect(
     Raises:
         DataError: The file there is of other maps or settings; it is left as it is.
     """
-    found = read_json(folder / "outputs" / "ablation" / "results.json")
+    found = read_signed(folder / "outputs" / "ablation" / "results.json")
     made_by = found["provenance"]
     common = {
         "regime": regime.name,

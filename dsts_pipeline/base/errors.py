@@ -40,6 +40,10 @@ class ExportError(UserError):
     """A model cannot be exported, or what was exported does not say what PyTorch says."""
 
 
+class BusyError(UserError):
+    """Another process is writing what this one would write."""
+
+
 def tell_briefly(error: BaseException) -> str:
     """Type and message of an error that nobody foresaw, in one line, such as "KeyError: 'pts'"."""
     words = " ".join(str(error).split())

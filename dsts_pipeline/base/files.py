@@ -1,21 +1,29 @@
-"""Files that appear whole or not at all, what is written into them, and their digests."""
+"""Files that appear whole or not at all, their digests, and folders that one process has to itself.
+
+Locks are the operating system's, so that they end with the process, however it ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
+import fcntl
 import hashlib
 import io
 import json
 import os
 import re
+import shutil
+import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.errors import BusyError, DataError
+from dsts_pipeline.base.progress import console
 
 _BLOCK_BYTES = 1 << 20
 # No room on the disk, in the user's share of it, or in the largest file that is allowed.
@@ -23,6 +31,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where a spreadsheet would begin to read a formula: at the start of a cell, and behind what parts
 # cells where lists are separated by semicolons. The full-width forms count in East Asian settings.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@＝＋－＠']|[\t\r\n])")
+_HELD = (errno.EACCES, errno.EAGAIN)
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
@@ -41,7 +50,8 @@ def write_atomic(path: str | Path, content: bytes) -> None:
 def open_atomic(path: str | Path, *, num_bytes: int | None = None) -> Iterator[IO[bytes]]:
     """A file to write to that becomes `path` when the block ends, and leaves no trace if it fails.
 
-    The temporary file beside it is named `.<name>.<random>.tmp`; a killed process leaves it.
+    The temporary file beside it is named `.<name>.<random>.tmp`; a killed process leaves it, and
+    `remove_left_overs` takes it away.
 
     Args:
         num_bytes: How large it will be, where that is known, to be told when it doesn't fit.
@@ -54,15 +64,13 @@ def open_atomic(path: str | Path, *, num_bytes: int | None = None) -> Iterator[I
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(
-                dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-            )
+            descriptor, name = _new_locked(path, is_folder=False)
             with os.fdopen(descriptor, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+                os.chmod(name, 0o644)
+                os.replace(name, path)  # before it is closed, which would unlock it
         except BaseException:
             if name is not None:
                 num_written = Path(name).stat().st_size if os.path.exists(name) else 0
@@ -111,6 +119,127 @@ def format_bytes(num_bytes: int) -> str:
     return f"{size:,.1f} TB"
 
 
+@contextmanager
+def unfinished_folder(path: str | Path) -> Iterator[Path]:
+    """A folder `.<name>.<random>.tmp` beside `path` to fill; what is left of it is removed.
+
+    Renaming it is the caller's. What killed processes left under such names is removed first.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_overs(path)
+    descriptor, name = _new_locked(path, is_folder=True)
+    try:
+        yield Path(name)
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(name, ignore_errors=True)
+
+
+def remove_left_overs(path: str | Path) -> None:
+    """Delete the temporary files and folders of `path` that no living process is writing.
+
+    Where the file system has no locks nobody knows whose they are, and all of them stay.
+    """
+    path = Path(path)
+    of_path = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
+    for found in path.parent.iterdir() if path.parent.is_dir() else ():
+        if not of_path.fullmatch(found.name) or found.is_symlink():
+            continue
+        with contextlib.suppress(OSError):  # taken away meanwhile, held, or no lock can be had
+            descriptor = os.open(found, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if found.is_dir():
+                    shutil.rmtree(found, ignore_errors=True)
+                else:
+                    found.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+
+def _new_locked(path: Path, *, is_folder: bool) -> tuple[int, str]:
+    """A new temporary file or folder of `path`, and a descriptor of it, locked while it is open."""
+    naming: dict[str, Any] = {"dir": path.parent, "prefix": f".{path.name}.", "suffix": ".tmp"}
+    while True:
+        if is_folder:
+            name = tempfile.mkdtemp(**naming)
+        else:
+            created, name = tempfile.mkstemp(**naming)
+        try:
+            descriptor = os.open(name, os.O_RDONLY) if is_folder else created
+        except FileNotFoundError:
+            continue  # taken for a left-over in the instant before it was locked
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_still(name, descriptor):
+            return descriptor, name
+        os.close(descriptor)
+
+
+def _is_still(path: str | Path, descriptor: int) -> bool:
+    """Whether `path` is what was opened as `descriptor`."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def hold_alone(folder: str | Path, work: str) -> Iterator[None]:
+    """Keep other processes from the same while this one writes into `folder`.
+
+    The lock is on the file `.<name>.lock` beside the folder, which is deleted in the end. A process
+    that was killed leaves the file, and the kernel takes the lock away: the next one goes on.
+    Record locks are used since processes that were started meanwhile don't inherit them.
+
+    Args:
+        folder: It need not be there.
+        work: What this process does, told to others; such as "train-head".
+
+    Raises:
+        BusyError: Another process holds it.
+    """
+    folder = Path(folder)
+    is_new = not folder.parent.exists()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    descriptor = _lock(path, folder)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(
+            descriptor, f"{work}, process {os.getpid()} on {socket.gethostname()}".encode(), 0
+        )
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+        if is_new:
+            with contextlib.suppress(OSError):  # something was written
+                folder.parent.rmdir()
+
+
+def _lock(path: Path, folder: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _HELD:
+                holder = os.pread(descriptor, 4096, 0).decode(errors="replace")
+                os.close(descriptor)
+                raise BusyError(
+                    f"{folder}: {holder or 'another process'} is at work on it; wait for it or "
+                    "stop it, or work in another folder"
+                ) from None
+            told = f"{folder}: no locks here ({error.strerror}); run one command at a time"
+            console.print(told, soft_wrap=True)
+            return descriptor
+        if _is_still(path, descriptor):
+            return descriptor
+        os.close(descriptor)  # the one before deleted it as it ended
+
+
 def fsync_directory(path: str | Path) -> None:
     """Make a rename inside directory `path` durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -157,8 +286,38 @@ def read_json(path: str | Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run the stage that makes it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file ({error}); replace it by a sound copy") from None
+
+
+def sign(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` with its own digest added (or brought up to date), under the name "digest"."""
+    unsigned = {key: value for key, value in content.items() if key != "digest"}
+    as_read = json.loads(json.dumps(unsigned))  # numbers as names become texts, and sort otherwise
+    return unsigned | {"digest": sha256_json(as_read)}
+
+
+def is_signed(content: Mapping[str, Any]) -> bool:
+    """Whether `content` bears its own digest, and it holds."""
+    try:
+        return sign(content) == content
+    except ValueError:  # it holds a NaN, which none of our files does
+        return False
+
+
+def read_signed(path: str | Path) -> Any:
+    """Read a JSON file of ours; where it bears a digest of itself, it must hold.
+
+    Raises:
+        DataError: The file is missing, no JSON, or was changed after it was written.
+    """
+    content = read_json(path)
+    if isinstance(content, dict) and "digest" in content and not is_signed(content):
+        raise DataError(
+            f"{path}: changed after it was written, its digest does not hold; run the stage that "
+            "makes it again, or get a sound copy"
+        )
+    return content
 
 
 def sha256_file(path: str | Path) -> str:

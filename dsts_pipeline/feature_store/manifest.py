@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import sha256_json
+from dsts_pipeline.base.files import is_signed, sha256_json
+from dsts_pipeline.base.files import sign as sign
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.plan import StorePlan
 
@@ -85,15 +86,49 @@ def _sum_quantization(shards: Sequence[Mapping[str, float] | None]) -> dict[str,
     }
 
 
-def sign(content: Mapping[str, Any]) -> dict[str, Any]:
-    """`content` with its own digest added (or brought up to date)."""
-    unsigned = {key: value for key, value in content.items() if key != "digest"}
-    return unsigned | {"digest": sha256_json(unsigned)}
-
-
 def drop_provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     """What two manifests must share to describe the same bytes."""
     return {key: value for key, value in content.items() if key not in ("provenance", "digest")}
+
+
+_OWN_OF_RECORD = ("store", "stores_of_other_taps", "manifest_sha256")
+
+
+def record_store(
+    manifest: Mapping[str, Any], store: Path, other_taps: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What outputs/features.json says of a finished store: all of its manifest but provenance.
+
+    Two extractions of the same bytes give the same record. `manifest_sha256` is the digest of what
+    is recorded of the manifest; the store's place may be changed by hand when it is moved.
+
+    Args:
+        other_taps: Where the stores of a run's other taps are, by tap.
+    """
+    content = drop_provenance(manifest)
+    own: dict[str, Any] = {"store": str(store), "manifest_sha256": sha256_json(content)}
+    if other_taps:
+        own["stores_of_other_taps"] = dict(other_taps)
+    return content | own
+
+
+def is_sound_record(record: Mapping[str, Any]) -> bool:
+    """Whether a record's digest holds; one of an earlier release has none."""
+    content = {key: value for key, value in record.items() if key not in _OWN_OF_RECORD}
+    return record.get("manifest_sha256") in (None, sha256_json(content))
+
+
+def find_difference(record: Mapping[str, Any], manifest: Mapping[str, Any]) -> str | None:
+    """The first part of a manifest that is not what `record_store` recorded; None: it is the same.
+
+    A record of an earlier release has no digest; what it holds of the manifest is compared.
+    """
+    content = drop_provenance(manifest)
+    names = content.keys() & record.keys()
+    if differing := sorted(name for name in names if content[name] != record[name]):
+        return differing[0]
+    expected = record.get("manifest_sha256")
+    return "manifest" if expected not in (None, sha256_json(content)) else None
 
 
 def load_manifest(store: str | Path) -> dict[str, Any]:
@@ -128,7 +163,7 @@ def parse_manifest(encoded: bytes, where: str) -> dict[str, Any]:
             f"version {layout.FORMAT_VERSION}; delete the store and run `python cli.py extract`, "
             "or use the release that wrote it"
         )
-    if sign(content) != content:
+    if not is_signed(content):
         raise StoreError(f"{where}: damaged, its digest does not hold; {REWRITE}")
     return content
 

@@ -3,7 +3,7 @@
 from dsts_pipeline.learn.checks import check_clips
 from dsts_pipeline.learn.loop import train_head
 from dsts_pipeline.learn.options import TrainingOptions
-from dsts_pipeline.learn.processes import Processes, joined_processes
+from dsts_pipeline.learn.processes import Processes, hold_together, joined_processes
 from dsts_pipeline.learn.resume import CheckpointOptions, remove_checkpoints
 from dsts_pipeline.learn.stopping import TrainingStopped, stop_on_sigterm
 from dsts_pipeline.learn.udl import meta_gradient
@@ -14,6 +14,7 @@ __all__ = [
     "TrainingOptions",
     "TrainingStopped",
     "check_clips",
+    "hold_together",
     "joined_processes",
     "meta_gradient",
     "remove_checkpoints",

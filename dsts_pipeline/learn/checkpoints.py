@@ -2,8 +2,9 @@
 
 Enters: tensors by name and JSON values. Leaves: a folder with `last-*.safetensors`,
 `best-*.safetensors` and, replaced atomically after them, `state.json`, which names both files and
-their digests. So a checkpoint is there whole or not at all: a process killed, or a disk filled, in
-the middle of saving leaves the one before. Nothing that is loaded can run code.
+their digests, and bears one of itself; all are compared on resuming. So a checkpoint is there whole
+or not at all: a process killed, or a disk filled, in the middle of saving leaves the one before.
+Nothing that is loaded can run code.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from dsts_pipeline.base.errors import CheckpointError, DataError
-from dsts_pipeline.base.files import read_json, write_atomic, write_json
+from dsts_pipeline.base.files import read_signed, sign, write_atomic, write_json
 
 FORMAT = 1
 Tensors = dict[str, Tensor]
@@ -78,7 +79,8 @@ class CheckpointFolder:
         Raises:
             OSError: The disk is full, for example; the checkpoint before is whole.
         """
-        write_json(self.state_file, {"format": FORMAT, "values": values, "files": files})
+        record = {"format": FORMAT, "values": values, "files": files}
+        write_json(self.state_file, sign(record))
         kept = {record["file"] for record in files.values()}
         for path in [*self.path.glob("*.safetensors"), *self.path.glob(".*.tmp")]:
             if path.name not in kept:
@@ -93,7 +95,7 @@ class CheckpointFolder:
         if not self.state_file.exists():
             return None
         try:
-            record = read_json(self.state_file)
+            record = read_signed(self.state_file)
         except DataError as error:
             raise CheckpointError(f"{error}; {self._remedy}") from None
         if not isinstance(record, dict) or record.get("format") != FORMAT:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dsts_pipeline.base.children import end_with_parent, watch_parent
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import BusyError, SettingsError
+from dsts_pipeline.base.files import hold_alone
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.head.across import SumAcross
 from dsts_pipeline.learn.collectives import differentiable_sum, sum_all, sum_in_place
@@ -156,6 +158,25 @@ def joined_processes(device: DeviceName, num_devices: int) -> Iterator[Processes
         console.quiet = quiet
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def hold_together(processes: Processes, folder: Path, work: str) -> Iterator[None]:
+    """Keep other trainings out of `folder`; see `base.files.hold_alone`. The first process does.
+
+    Raises:
+        BusyError: Another training holds it; every process raises it.
+    """
+    with ExitStack() as held:
+        refusal = None
+        if processes.is_first:
+            try:
+                held.enter_context(hold_alone(folder, work))
+            except BusyError as error:
+                refusal = str(error)
+        if told := processes.gather(refusal)[0]:
+            raise BusyError(told)
+        yield
 
 
 def _launch(kind: str, num_devices: int) -> Any:

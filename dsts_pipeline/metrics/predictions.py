@@ -1,15 +1,18 @@
 """What one head said about every clip, in memory and in one columnar file.
 
 Enters: clip ids, labels, class probabilities and, for heads that route, the chosen neurons.
-Leaves: a checked `Predictions`, and an npz file of its arrays by name that loads without running
-code (no pickle).
+Leaves: a checked `Predictions`, and an npz file of its arrays by name, with a digest of all of them
+that is compared when it is read. It loads without running code (no pickle).
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import struct
 import zipfile
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +23,9 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import write_atomic
 
 _ROW_SUM_TOLERANCE = 1e-2
+_DIGEST = "sha256"
+# What a damaged archive raises besides, depending on where it is hit.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, struct.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +162,7 @@ class Predictions:
             arrays["neurons"] = self.neurons
         if self.view_clips is not None and self.view_neurons is not None:
             arrays |= {"view_clips": self.view_clips, "view_neurons": self.view_neurons}
+        arrays[_DIGEST] = np.asarray(_digest(arrays))
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_atomic(path, buffer.getvalue())
@@ -168,17 +175,30 @@ class Predictions:
             DataError: The file is missing, damaged or holds other arrays.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                names = ("neurons", "view_clips", "view_neurons")
-                optional = {name: arrays[name] for name in names if name in arrays.files}
-                clip_ids = tuple(arrays["clip_ids"].tolist())
-                return cls(clip_ids, arrays["labels"], arrays["probabilities"], **optional)
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            expected = arrays.pop(_DIGEST, None)  # files of earlier releases have none
+            if expected is not None and str(expected) != _digest(arrays):
+                raise ValueError("changed after it was written, its digest does not hold")
+            names = ("neurons", "view_clips", "view_neurons")
+            optional = {name: arrays[name] for name in names if name in arrays}
+            clip_ids = tuple(arrays["clip_ids"].tolist())
+            return cls(clip_ids, arrays["labels"], arrays["probabilities"], **optional)
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; run `python cli.py evaluate`") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, *_DAMAGE) as error:
             raise DataError(
                 f"{path}: not a predictions file ({error}); run `python cli.py evaluate` again"
             ) from None
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def align(first: Predictions, second: Predictions) -> Predictions:

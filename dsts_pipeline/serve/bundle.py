@@ -3,7 +3,12 @@
 Enters: a trained head, the store that it was trained on, the backbone that made the store's maps.
 Leaves: `bundle.json` (what decides an answer, where it comes from), `head.json` and
 `head.safetensors`, a model card, and by choice the backbone's weights. What does not belong
-together is refused, when a bundle is made and when it is loaded. Nothing in it can run code.
+together is refused, when a bundle is made and when it is loaded.
+
+Nothing in it can run code: a config of mmaction2 is a program (a .json may name one as its base),
+so a bundle names a preset, a config of the model zoo that this machine's mmaction2 ships, or holds
+a folder of the transformers library, of which the config's plain values and safetensors are read.
+Any other name, and any file that bundle.json does not list, is refused before it is read.
 """
 
 from __future__ import annotations
@@ -15,20 +20,40 @@ from pathlib import Path
 from typing import Any, cast
 
 from dsts_pipeline.base.errors import BundleError, UserError
-from dsts_pipeline.base.files import sha256_file, write_atomic
+from dsts_pipeline.base.files import write_atomic
 from dsts_pipeline.clips.decode import Decoder, name_decoder
-from dsts_pipeline.extract.checkpoints.downloads import is_address, locate_weights
+from dsts_pipeline.extract.checkpoints.downloads import (
+    digest_of_weights,
+    is_address,
+    locate_weights,
+)
 from dsts_pipeline.extract.checkpoints.weights import RANDOM
 from dsts_pipeline.extract.models.backbones import Backbone
 from dsts_pipeline.head import load_head, save_head
-from dsts_pipeline.serve.bundle_files import RECORD, new_folder, read_record, write_record
-from dsts_pipeline.serve.bundle_parts import BackboneSource, Bundle
+from dsts_pipeline.serve.bundle_files import (
+    BACKBONE_FOLDER,
+    FOLDER_FILES,
+    RECORD,
+    is_known_name,
+    new_folder,
+    read_record,
+    write_record,
+)
+from dsts_pipeline.serve.bundle_parts import (
+    BackboneSource,
+    Bundle,
+    portable_name,
+    require_portable,
+)
 from dsts_pipeline.serve.model_card import CARD, model_card
 
 __all__ = ["BackboneSource", "Bundle", "load_bundle", "save_bundle"]
 
 # Weights up to this size are copied into a bundle unless the caller says otherwise.
 COPIED_BYTES = 16 * 2**20
+# Where a bundle may have its weights fetched from. Others of fsspec's open files inside others,
+# or hold templates that are run.
+_FETCHED = ("https", "http", "s3", "gs", "hf")
 
 
 def save_bundle(out: str | Path, bundle: Bundle, *, with_backbone: bool | None = None) -> Path:
@@ -40,16 +65,16 @@ def save_bundle(out: str | Path, bundle: Bundle, *, with_backbone: bool | None =
             path or address, and their digest.
 
     Raises:
-        BundleError: `out` exists, or the weights are no single file and are to be copied.
+        BundleError: `out` exists, or the backbone is a config file of one's own, which is a program
+            and has no place in a bundle.
     """
     out, content = Path(out), _describe(bundle)
     with new_folder(out) as folder:
         save_head(folder, bundle.head, dict(bundle.head_record))
-        if (file := _file_to_copy(bundle.source.weights, with_backbone)) is not None:
-            copy = folder / f"backbone{file.suffix}"
-            shutil.copyfile(file, copy)
-            if sha256_file(copy) != bundle.weights_sha256:
-                raise BundleError(f"{file}: changed since it was loaded; export again")
+        if (source := _what_to_copy(bundle.source.weights, with_backbone)) is not None:
+            copy = _copy_weights(source, folder)
+            if digest_of_weights(copy) != bundle.weights_sha256:
+                raise BundleError(f"{source}: changed since it was loaded; export again")
             content["backbone"]["file"] = copy.name
         card = model_card(bundle, weights_file=content["backbone"]["file"])
         write_atomic(folder / CARD, card.encode())
@@ -66,6 +91,7 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
             "attributes": [list(row) for row in bundle.attributes],
         },
         "backbone": asdict(bundle.source)
+        | {"name": portable_name(bundle.source, bundle.backbone)}
         | {"file": None, "sha256": bundle.weights_sha256, "map_shape": list(bundle.map_shape)},
         "made_of": dict(bundle.made_of),
         "store": dict(bundle.store),
@@ -74,18 +100,27 @@ def _describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _file_to_copy(source: str, with_backbone: bool | None) -> Path | None:
-    """The weights file that goes into the bundle, if one does."""
+def _what_to_copy(source: str, with_backbone: bool | None) -> Path | None:
+    """The weights file or folder that goes into the bundle, if one does."""
     if with_backbone is False or source == RANDOM:
         return None
-    if Path(source).is_dir():
-        if with_backbone:
-            raise BundleError(
-                f"{source}: a folder of weights is not copied; leave --with-backbone out"
-            )
-        return None
-    file = locate_weights(source).path
-    return file if with_backbone or file.stat().st_size <= COPIED_BYTES else None
+    place = Path(source) if Path(source).is_dir() else locate_weights(source).path
+    files = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else [place]
+    size = sum(file.stat().st_size for file in files)
+    return place if with_backbone or size <= COPIED_BYTES else None
+
+
+def _copy_weights(source: Path, folder: Path) -> Path:
+    """Copy a weights file, or what is read of a folder of the transformers library."""
+    if not source.is_dir():
+        suffix = source.suffix if is_known_name(f"backbone{source.suffix}") else ""
+        return Path(shutil.copyfile(source, folder / f"backbone{suffix}"))
+    copy = folder / BACKBONE_FOLDER
+    copy.mkdir()
+    for path in source.iterdir():
+        if FOLDER_FILES.fullmatch(path.name):
+            shutil.copyfile(path, copy / path.name)
+    return copy
 
 
 def load_bundle(path: str | Path, *, weights: str | None = None) -> Bundle:
@@ -119,8 +154,12 @@ def load_bundle(path: str | Path, *, weights: str | None = None) -> Bundle:
             figures=record["figures"],
             notes=_tell_versions(record["made_of"], backbone),
         )
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise BundleError(f"{folder / RECORD}: lacks {error}; export the bundle again") from None
+    except (TypeError, ValueError, AttributeError) as error:  # a value of another kind
+        raise BundleError(
+            f"{folder / RECORD}: damaged ({error}); export the bundle again"
+        ) from None
     except UserError as error:
         raise BundleError(f"{folder}: {error}") from None
 
@@ -132,9 +171,12 @@ def _read_source(
     values = dict(record["backbone"])
     del values["map_shape"]
     file, sha256 = values.pop("file"), values.pop("sha256")
-    if file and file not in record["files"]:
-        raise BundleError(f"{RECORD} names no digest of {file}; export the bundle again")
     source = BackboneSource(**values)
+    require_portable(source)
+    if file and not any(name == file or name.startswith(f"{file}/") for name in record["files"]):
+        raise BundleError(f"{RECORD} names no digest of {file}; export the bundle again")
+    if weights is None and file is None:
+        _require_safe_reference(source.weights, sha256)
     place = weights or (str(folder / file) if file else source.weights)
     if not (place == RANDOM or is_address(place) or Path(place).exists()):
         raise BundleError(
@@ -142,6 +184,19 @@ def _read_source(
             "say where they are by --weights, or export with --with-backbone"
         )
     return replace(source, weights=place), sha256
+
+
+def _require_safe_reference(weights: str, sha256: str | None) -> None:
+    """Refuse addresses of kinds that do more than fetch a file, and those without a digest."""
+    if weights == RANDOM or not is_address(weights):
+        return
+    scheme = weights.partition("://")[0].lower()
+    if scheme not in _FETCHED or "::" in weights or sha256 is None:
+        raise BundleError(
+            f"backbone: its weights are at {scheme}://..., expected an address of "
+            f"{', '.join(_FETCHED)} whose sha256 is stated; get the file yourself and give it by "
+            "--weights"
+        )
 
 
 def _tell_versions(made_of: Mapping[str, Any], backbone: Backbone) -> tuple[str, ...]:

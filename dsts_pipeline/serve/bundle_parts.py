@@ -8,16 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
 
 from dsts_pipeline.base.errors import BundleError
 from dsts_pipeline.clips.decode import Decoder
-from dsts_pipeline.extract.checkpoints.key_maps import KeyMapName
+from dsts_pipeline.extract.checkpoints.key_maps import KEY_MAPS, KeyMapName
+from dsts_pipeline.extract.checkpoints.weights import RANDOM
 from dsts_pipeline.extract.forward import Computing
 from dsts_pipeline.extract.frames.views import Views
 from dsts_pipeline.extract.models.backbones import Backbone, build_backbone
+from dsts_pipeline.extract.models.model_zoo import find_config, is_config_name, zoo_names
+from dsts_pipeline.extract.models.presets import preset_names
+
+_NAMED = (
+    "a bundle names a preset, a config of mmaction2's model zoo by its name, or holds a folder of "
+    "the transformers library; a config file is a program and is never read from a bundle"
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,52 @@ class BackboneSource:
         arguments = asdict(self)
         taps = (arguments.pop("tap"),)
         return build_backbone(**arguments, taps=taps, weights_sha256=sha256)
+
+
+def portable_name(source: BackboneSource, backbone: Backbone) -> str:
+    """What a bundle calls the backbone: a name that means the same everywhere, and is no program.
+
+    Raises:
+        BundleError: It is built from a config file of one's own.
+    """
+    name = source.name
+    if is_own_name(name):
+        return name
+    if (Path(name) / "config.json").is_file() and source.weights != RANDOM:
+        return backbone.name  # of the transformers library: its folder is where the weights are
+    path = find_config(name) if is_config_name(name) or Path(name).suffix == ".py" else None
+    if path is not None and zoo_names().get(path.stem, Path()).resolve() == path.resolve():
+        return path.stem
+    raise BundleError(
+        f"backbone.name is {name}: {_NAMED}; `predict` and `demo-app` without --bundle work with it"
+    )
+
+
+def require_portable(source: BackboneSource) -> None:
+    """Refuse a bundle that names anything that could be read or run as a program.
+
+    Raises:
+        BundleError: Its backbone has no name of a preset or of a config of the model zoo, or a
+            value of another type.
+    """
+    if not isinstance(source.name, str) or not is_own_name(source.name):
+        raise BundleError(f"backbone {source.name!r}: {_NAMED}; export the bundle again")
+    texts = source.weights, source.tap, source.key_map
+    sizes = source.num_frames, source.size_px
+    if not all(isinstance(text, str) for text in texts) or not all(
+        size is None or type(size) is int for size in sizes
+    ):
+        raise BundleError("backbone: values of other types than expected; export the bundle again")
+    if source.key_map not in ("auto", *KEY_MAPS):
+        raise BundleError(
+            f"backbone: key map {source.key_map!r}, expected one of {', '.join(KEY_MAPS)}; export "
+            "the bundle again"
+        )
+
+
+def is_own_name(name: str) -> bool:
+    """Whether it is exactly a preset's or a zoo config's; a path never is."""
+    return name in preset_names() or name in zoo_names()
 
 
 @dataclass(frozen=True)

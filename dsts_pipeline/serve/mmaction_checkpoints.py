@@ -21,6 +21,7 @@ from torch import Tensor
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import sha256_file, write_atomic
 from dsts_pipeline.extract.checkpoints.checkpoint_files import read_state
+from dsts_pipeline.extract.checkpoints.downloads import locate_weights, note_of, write_note
 from dsts_pipeline.extract.checkpoints.key_maps import rename_keys
 from dsts_pipeline.extract.checkpoints.weights import CLASSIFIER_BIAS, CLASSIFIER_WEIGHT
 from dsts_pipeline.head import DSTSHead, load_head, save_head
@@ -71,7 +72,9 @@ def split_checkpoint(
     others = {k: v.contiguous() for k, v in state.items() if not k.startswith("cls_head.")}
     others[CLASSIFIER_WEIGHT] = head.classifier.weight.detach()
     others[CLASSIFIER_BIAS] = head.classifier.bias.detach()
+    note_of(weights).unlink(missing_ok=True)
     write_atomic(weights, safetensors.torch.save(others))
+    write_note(weights)
     sha256 = sha256_file(weights)
     made_of = {
         "title": f"DSTS head of {Path(checkpoint).name}",
@@ -99,7 +102,7 @@ def join_checkpoint(
     """
     state: dict[str, Tensor] = {}
     if weights is not None:
-        read = _in_mmaction_names(read_state(weights))
+        read = _in_mmaction_names(read_state(locate_weights(weights).path))
         dropped = () if head is None else ("cls_head.",)
         state |= {name: value for name, value in read.items() if not name.startswith(dropped)}
     if head is not None:

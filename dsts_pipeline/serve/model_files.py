@@ -8,8 +8,6 @@ was found to equal PyTorch on the clips, `<name>.json` last; if it does not, not
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,7 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import ExportError
-from dsts_pipeline.base.files import fsync_directory, sha256_file, write_json
+from dsts_pipeline.base.files import fsync_directory, sha256_file, unfinished_folder, write_json
 from dsts_pipeline.head import DSTSHead, compile_head
 from dsts_pipeline.serve.export_check import Comparison, compare, time_runs
 from dsts_pipeline.serve.exportable import WholeModel, as_exportable
@@ -117,9 +115,7 @@ def write_model(
             raise ExportError(f"{path} exists already; give another name, or delete it first")
     if file_format == "onnx":
         require_onnx()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
-    try:
+    with unfinished_folder(out) as folder:
         run, details = _save(folder / out.name, subject, file_format, record)
         comparison = compare(run, subject.reference, subject.inputs)
         label = {"onnx": "this file, onnxruntime", "program": "this program, torch"}[file_format]
@@ -140,8 +136,6 @@ def write_model(
             if (folder / (out.name + suffix)).exists():
                 os.replace(folder / (out.name + suffix), final[suffix])
         fsync_directory(out.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return Exported(comparison, times, sum(sizes.values()))
 
 

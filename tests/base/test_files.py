@@ -9,13 +9,17 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given, strategies
 
 from dsts_pipeline.base import files
-from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.errors import BusyError, DataError
 from tests.mounts import can_mount, in_mount
+from tests.pipeline import ROOT
 
 
 def test_write_atomic_makes_folders_and_replaces(tmp_path):
@@ -171,3 +175,127 @@ def test_a_folder_that_takes_nothing_is_told_by_the_files_own_name(tmp_path):
 
 def test_free_space_of_a_folder_that_is_yet_to_be_made(tmp_path):
     assert re.fullmatch(r"[\d.,]+ (bytes|[kMGT]B) are free", files.tell_free(tmp_path / "a" / "b"))
+
+
+# ---- digests ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [{"a": [1.5, None]}, {"n": {2: "b", 10: "a"}}, {}])
+def test_what_is_signed_and_read_again_holds(tmp_path, content):
+    path = tmp_path / "x.json"
+    files.write_json(path, files.sign(content))
+    assert files.read_signed(path).keys() == {*content, "digest"}
+    assert files.is_signed(files.read_json(path))
+
+
+def test_a_signed_file_that_was_changed_is_refused(tmp_path):
+    path = tmp_path / "x.json"
+    files.write_json(path, files.sign({"top1": 0.5}))
+    for found in (b"0.6", b"NaN"):
+        changed = path.read_bytes().replace(b"0.5", found)
+        (tmp_path / "y.json").write_bytes(changed)
+        with pytest.raises(DataError, match="its digest does not hold"):
+            files.read_signed(tmp_path / "y.json")
+    files.write_json(tmp_path / "old.json", {"top1": 0.5})
+    assert files.read_signed(tmp_path / "old.json") == {"top1": 0.5}
+
+
+def test_json_too_deep_to_read_is_told(tmp_path):
+    (tmp_path / "x.json").write_text("[" * 200_000)
+    with pytest.raises(DataError, match="not a JSON file"):
+        files.read_json(tmp_path / "x.json")
+
+
+# ---- processes that are killed, and those that live ---------------------------------------------
+
+_WRITER = """
+import sys, time
+from dsts_pipeline.base import files
+kind, path = sys.argv[1:]
+make = {"file": files.open_atomic, "folder": files.unfinished_folder,
+        "hold": lambda p: files.hold_alone(p, "train-head")}[kind]
+with make(path):
+    print("in", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def writing(kind, path):
+    """A process that is in the middle of it; killed in the end, if it was not before."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, kind, str(path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "in\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_left_overs_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path, kind):
+    path = tmp_path / "out"
+    with writing(kind, path):
+        pass
+    (dead,) = tmp_path.iterdir()
+    with writing(kind, path):
+        (alive,) = set(tmp_path.iterdir()) - {dead}
+        others = [
+            tmp_path / name for name in (".out.onnx.abcdefgh.tmp", ".out.mine.tmp", "out.tmp")
+        ]
+        for other in others:
+            other.write_bytes(b"")
+        files.remove_left_overs(path)
+        assert set(tmp_path.iterdir()) == {alive, *others}
+    files.remove_left_overs(path)
+    assert set(tmp_path.iterdir()) == set(others)
+
+
+def test_an_unfinished_folder_leaves_nothing_when_it_fails(tmp_path):
+    with pytest.raises(RuntimeError), files.unfinished_folder(tmp_path / "out") as folder:
+        (folder / "part").write_bytes(b"x")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_is_held_by_one_process_and_a_killed_one_holds_nothing(tmp_path):
+    heads = tmp_path / "outputs" / "heads"
+    with writing("hold", heads) as first:
+        for _ in range(2):
+            with pytest.raises(BusyError) as refusal, files.hold_alone(heads, "evaluate"):
+                pass
+            assert f"{heads}: train-head, process {first.pid} on " in str(refusal.value)
+        with files.hold_alone(tmp_path / "outputs" / "finetuned", "finetune"):
+            pass
+    with files.hold_alone(heads, "evaluate"):  # the first was killed
+        pass
+    assert not list((tmp_path / "outputs").iterdir())
+
+
+def test_holding_leaves_no_folder_that_was_not_there(tmp_path):
+    with files.hold_alone(tmp_path / "outputs" / "heads", "evaluate"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_file_that_its_holder_deleted_is_no_lock(tmp_path, monkeypatch):
+    """Opened before the holder deleted it, locked after: another process has a new file by then."""
+    heads, opened = tmp_path / "heads", []
+    open_file = os.open
+
+    def open_and_lose(path, *arguments):
+        descriptor = open_file(path, *arguments)
+        if not opened:
+            os.unlink(path)
+        opened.append(descriptor)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    with files.hold_alone(heads, "evaluate"):
+        assert len(opened) == 2
+        assert os.path.samestat(os.fstat(opened[1]), os.stat(tmp_path / ".heads.lock"))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dsts_pipeline.base.errors import CheckpointError, SettingsError, UserError
+from dsts_pipeline.base.errors import BundleError, CheckpointError, SettingsError, UserError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.models import transformers_models
+from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
+from dsts_pipeline.serve.bundle_files import write_record
+from tests.serve.small_bundle import make_bundle, make_head, make_of
 
 transformers = pytest.importorskip("transformers", reason="the optional extra is not installed")
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -163,3 +168,111 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(transformers_models.importlib, "import_module", fail)
     with pytest.raises(UserError, match=r"install it with `pip install .*\[transformers\]"):
         build_backbone("vivit", weights="random")
+
+
+def change_config(folder, target, **changes):
+    """A copy of a model's folder, its config changed."""
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    values = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(values | changes))
+
+
+CODE = {
+    "auto_map": {"AutoModel": "evil.Model"},
+    "attn_implementation": "someone/kernel",
+    "_attn_implementation": "flash_attention_2",
+    "quantization_config": {"quant_method": "bitsandbytes"},
+    "nested": {"experts_implementation": "someone/kernel"},
+}
+
+
+@pytest.mark.parametrize("entry", CODE)
+def test_entries_by_which_the_library_loads_code_are_refused(saved, tmp_path, entry):
+    kind, folder, _ = saved
+    change_config(folder, tmp_path, **{entry: CODE[entry]})
+    with pytest.raises(CheckpointError, match=r"config.json: \w+ makes the .* load code"):
+        build_backbone(kind, weights=tmp_path)
+    change_config(folder, tmp_path / "plain", attn_implementation="sdpa")
+    build_backbone(kind, weights=tmp_path / "plain")
+
+
+def test_no_file_of_a_folder_leads_elsewhere(saved, tmp_path):
+    kind, folder, _ = saved
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
+    with pytest.raises(CheckpointError, match="models with adapters are not read"):
+        build_backbone(kind, weights=tmp_path)
+    (tmp_path / "adapter_config.json").unlink()
+    for part in ("../other.safetensors", "/x/model.safetensors", "pytorch_model.bin", "x.py"):
+        index = {"metadata": {}, "weight_map": {"a": part}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(CheckpointError, match="expected safetensors files of its own folder"):
+            build_backbone(kind, weights=tmp_path)
+
+
+def bundle_of(folder, kind, **source):
+    backbone = build_backbone(kind, weights=folder)
+    chosen = {"name": kind, "weights": str(folder), "tap": "backbone"} | source
+    return make_bundle(
+        head=make_head(channels=24),
+        backbone=backbone,
+        source=BackboneSource(**chosen),
+        made_of=make_of(backbone),
+    )
+
+
+def test_a_bundle_holds_the_folder_and_needs_no_other(saved, frames, tmp_path):
+    kind, folder, _ = saved
+    moved = Path(shutil.copytree(folder, tmp_path / "model"))
+    (moved / "modeling.py").write_text("raise SystemExit('run')")
+    bundle = bundle_of(moved, kind, name=str(moved))
+    path = save_bundle(tmp_path / "b", bundle)
+    assert sorted(file.name for file in (path / "backbone").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
+    shutil.rmtree(moved)
+    loaded = load_bundle(path)
+    assert loaded.source.name == kind
+    assert torch.equal(loaded.backbone(frames), bundle.backbone(frames))
+
+
+def test_a_bundle_that_refers_to_the_folder(saved, tmp_path):
+    kind, folder, _ = saved
+    path = save_bundle(tmp_path / "b", bundle_of(folder, kind), with_backbone=False)
+    assert not (path / "backbone").exists()
+    assert load_bundle(path).source.weights == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("modeling.py", "", "names backbone/modeling.py, a file that no export writes"),
+        ("pytorch_model.bin", "", "a file that no export writes"),
+        ("deep/config.json", "{}", "a file that no export writes"),
+        ("config.json", '{"auto_map": {"AutoModel": "m.M"}}', "auto_map makes the"),
+    ],
+)
+def test_nothing_in_a_folder_of_a_bundle_is_run(saved, tmp_path, file, text, told):
+    kind, folder, _ = saved
+    path = save_bundle(tmp_path / "b", bundle_of(folder, kind))
+    place = path / "backbone" / file
+    place.parent.mkdir(exist_ok=True)
+    if place.exists():
+        text = json.dumps(json.loads(place.read_text()) | json.loads(text))
+    place.write_text(text)
+    record = json.loads((path / "bundle.json").read_text())
+    (path / "bundle.json").unlink()
+    write_record(path, {key: v for key, v in record.items() if key not in ("files", "digest")})
+    with pytest.raises(BundleError, match=told):
+        load_bundle(path)
+
+
+def test_a_folder_with_random_weights_is_not_exported(saved, tmp_path):
+    _, folder, _ = saved
+    backbone = build_backbone(str(folder), weights="random")
+    source = BackboneSource(str(folder), "random", "backbone")
+    parts = {"head": make_head(channels=24), "backbone": backbone, "source": source}
+    with pytest.raises(BundleError, match="a bundle names a preset"):
+        save_bundle(tmp_path / "b", make_bundle(**parts, made_of=make_of(backbone)))
+    assert not (tmp_path / "b").exists()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import json
 import os
 import pickle
+import shutil
 import threading
 import time
 
@@ -19,8 +21,14 @@ from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.extract.checkpoints.checkpoint_files import read_state
 from dsts_pipeline.extract.checkpoints.downloads import locate_weights
 from dsts_pipeline.extract.checkpoints.key_maps import rename_keys
-from dsts_pipeline.extract.checkpoints.weights import find_classifier, load_weights
+from dsts_pipeline.extract.checkpoints.weights import (
+    find_classifier,
+    load_weights,
+    save_weights,
+)
+from dsts_pipeline.extract.models.backbones import build_backbone
 from tests.feature_store.servers import send_stalled, wait_for_the_other_side
+from tests.pipeline import WEIGHTS
 
 
 class Recognizer(nn.Module):
@@ -344,3 +352,42 @@ def test_the_digest_of_a_local_file_is_checked(tmp_path):
     assert locate_weights(tmp_path / "w", sha256=digest).sha256 == digest
     with pytest.raises(CheckpointError, match=f"its sha256 is {digest}"):
         locate_weights(tmp_path / "w", sha256="1" * 64)
+
+
+def test_weights_of_ours_have_a_note_of_their_digest(recognizer, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_weights(recognizer, path)
+    assert json.loads((tmp_path / "w.safetensors.json").read_text()) == {
+        "sha256": locate_weights(path).sha256
+    }
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"w.safetensors.json beside it says .*sound copy"):
+        locate_weights(path)
+    (tmp_path / "w.safetensors.json").unlink()  # the new file is meant
+    locate_weights(path)
+    save_weights(recognizer, path)
+    locate_weights(path)
+
+
+def test_the_embedded_weights_have_one(tmp_path):
+    for suffix in ("", ".json"):
+        shutil.copy(f"{WEIGHTS}{suffix}", tmp_path)
+    path = tmp_path / WEIGHTS.name
+    build_backbone("stick_r18", weights=path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="damaged, or another file took its place"):
+        build_backbone("stick_r18", weights=path)
+
+
+def test_left_overs_of_a_killed_download_go_with_the_next(server, tmp_path):
+    address = f"{server}/w.pth"
+    file = locate_weights(address, cache_folder=tmp_path).path
+    left = file.with_name(f".{file.name}.abcd1234.tmp")
+    left.write_bytes(b"half of it")
+    file.unlink()
+    locate_weights(address, cache_folder=tmp_path)
+    assert file.exists() and not left.exists()

@@ -203,3 +203,24 @@ def test_memory_does_not_grow_with_the_store(tmp_path):
         tracemalloc.stop()
     store_bytes = 300 * 4 * 8 * 16 * 16 * 2
     assert peaks[1] - peaks[0] < store_bytes / 4
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest["failures"].pop(),
+        lambda manifest: manifest["failures"][0].update(reason="another"),
+        lambda manifest: manifest["counts"].update(failed=7),
+        lambda manifest: manifest["counts"]["splits"]["train"].update(stored=1),
+        lambda manifest: manifest["counts"]["splits"].update(more={"planned": 1, "stored": 1}),
+    ],
+)
+def test_a_manifest_of_other_failures_or_counts_is_found_though_its_digest_holds(path, change):
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(sign(manifest)))
+    verdict = check(path, fast=True)
+    (problem,) = verdict.problems
+    assert problem.file == "manifest.json" and "other failures or counts" in problem.problem
+    with pytest.raises(StoreError, match="other failures or counts"):
+        verdict.require_sound("", strict=False)

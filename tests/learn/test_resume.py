@@ -202,12 +202,20 @@ def test_flipped_bit_is_seen(kind, tmp_path, unstopped):
     assert same(head.state_dict(), unstopped["udl"][0])
 
 
+def change_a_digit(path):
+    """One that decides how the training goes on, and that nothing else would contradict."""
+    state = json.loads(path.read_text())
+    state["values"]["tally"]["num_correct"] += 1
+    path.write_text(json.dumps(state))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "state.json").write_text("{"), "not a JSON file"),
         (lambda folder: (folder / "state.json").write_text('{"format": 9}'), "format 1"),
         (lambda folder: next(folder.glob("last-*")).unlink(), "not readable"),
+        (lambda folder: change_a_digit(folder / "state.json"), "its digest does not hold"),
     ],
 )
 def test_damaged_state_is_seen(damage, message, tmp_path):

@@ -104,3 +104,38 @@ def test_align_reorders_by_clip_and_refuses_other_clips():
 
 def test_softmax_of_large_logits_is_finite():
     np.testing.assert_allclose(softmax([[1e4, 0.0], [-1e4, -1e4]]), [[1, 0], [0.5, 0.5]])
+
+
+def test_a_changed_bit_is_refused_or_changes_nothing(tmp_path):
+    """Dates of the archive's members are the only bytes that say nothing."""
+    path, before = tmp_path / "dsts.npz", _make(num_clips=40)
+    before.save(path)
+    content, refused = path.read_bytes(), 0
+    for byte in range(0, len(content), 2):
+        changed = bytearray(content)
+        changed[byte] ^= 1 << byte % 7
+        path.write_bytes(bytes(changed))
+        try:
+            after = Predictions.load(path)
+        except DataError as error:
+            assert "not a predictions file" in str(error)
+            refused += 1
+            continue
+        assert after.clip_ids == before.clip_ids
+        np.testing.assert_array_equal(after.labels, before.labels)
+        np.testing.assert_array_equal(after.probabilities, before.probabilities)
+        np.testing.assert_array_equal(after.neurons, before.neurons)
+    assert refused > len(content) / 4
+
+
+def test_rolled_answers_are_refused_and_files_without_a_digest_are_read(tmp_path):
+    path = tmp_path / "dsts.npz"
+    _make().save(path)
+    arrays = dict(np.load(path))
+    probabilities = arrays["probabilities"]
+    np.savez(path, **(arrays | {"probabilities": np.roll(probabilities, 1, axis=0)}))
+    with pytest.raises(DataError, match="its digest does not hold"):
+        Predictions.load(path)
+    del arrays["sha256"]  # as earlier releases wrote it
+    np.savez(path, **arrays)
+    np.testing.assert_array_equal(Predictions.load(path).probabilities, probabilities)

@@ -15,10 +15,13 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import BundleError, CheckpointError
-from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.files import sign, write_json
+from dsts_pipeline.extract.models.backbones import build_backbone
+from dsts_pipeline.extract.models.model_zoo import zoo_names
 from dsts_pipeline.head import save_head
-from dsts_pipeline.serve import load_bundle, save_bundle
-from dsts_pipeline.serve.bundle_files import sign, write_record
+from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
+from dsts_pipeline.serve.bundle_files import write_record
+from dsts_pipeline.serve.bundle_parts import portable_name
 from tests.pipeline import ROOT, WEIGHTS
 from tests.serve.small_bundle import CLASSES, SOURCE, backbone, make_bundle, make_head, make_of
 
@@ -208,7 +211,7 @@ def test_other_weights(copy, tmp_path):
 
 def test_unknown_backbone_or_argument(copy):
     change_record(copy, lambda record: record["backbone"].update(name="stick_r81"))
-    refuse(copy, "no backbone is called 'stick_r81'")
+    refuse(copy, "backbone 'stick_r81'")
     change_record(copy, lambda record: record["backbone"].update(surprise=1))
     refuse(copy, "surprise")
 
@@ -272,4 +275,183 @@ def test_a_killed_export_leaves_no_bundle(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "b").exists()
+    (left,) = tmp_path.glob(".b.*.tmp")
     load_bundle(save_bundle(tmp_path / "b", make_bundle()))
+    assert not left.exists() and [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+# ---- a bundle from anywhere -------------------------------------------------------------------
+
+
+def rename_backbone(folder: Path, name: str, **files: str) -> None:
+    """Name another backbone, and list `files`, as whoever makes a bundle to harm can."""
+    record = json.loads((folder / "bundle.json").read_text())
+    (folder / "bundle.json").unlink()
+    for file, text in files.items():
+        (folder / file.replace("_dot_", ".")).write_text(text)
+    record["backbone"]["name"] = name
+    write_record(folder, {key: v for key, v in record.items() if key not in ("files", "digest")})
+
+
+def spy(marker: Path) -> str:
+    """A config of mmaction2 that tells when it is run."""
+    return f"open({str(marker)!r}, 'w').close()\nmodel = dict(type='Recognizer3D')\n"
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("kind", ["py", "json with a base", "json that imports", "yaml"])
+def test_no_config_in_a_bundle_is_run(copy, tmp_path, monkeypatch, kind, listed):
+    marker = tmp_path / "ran"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "imported_by_a_config.py").write_text(spy(marker))
+    suffix = kind.split()[0]
+    files = {
+        "py": {"cfg_dot_py": spy(marker)},
+        "json with a base": {"b_dot_py": spy(marker), "cfg_dot_json": '{"_base_": ["b.py"]}'},
+        "json that imports": {
+            "cfg_dot_json": json.dumps({"custom_imports": {"imports": ["imported_by_a_config"]}})
+        },
+        "yaml": {"b_dot_py": spy(marker), "cfg_dot_yaml": "_base_: [b.py]"},
+    }[kind]
+    name = str(copy / f"cfg.{suffix}")
+    if listed:
+        rename_backbone(copy, name, **files)
+        refuse(copy, "a file that no export writes")
+    else:
+        change_record(copy, lambda record: record["backbone"].update(name=name))
+        for file, text in files.items():
+            (copy / file.replace("_dot_", ".")).write_text(text)
+        refuse(copy, "which bundle.json does not name", "delete it")
+    assert not marker.exists()
+
+
+ZOO = "tsm_imagenet-pretrained-r50_8xb16-1x1x8-50e_sthv2-rgb"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cfg.py", "./stick_r18", f"../{ZOO}", f"{ZOO}.py", f"tsm/{ZOO}", ZOO.upper(), "", 3, None],
+)
+def test_a_name_is_exactly_a_presets_or_the_zoos(copy, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path / "cfg.py", tmp_path / f"{ZOO}.py"):
+        place.write_text(spy(tmp_path / "ran"))
+    change_record(copy, lambda record: record["backbone"].update(name=name))
+    refuse(copy, f"backbone {name!r}: a bundle names a preset", "export the bundle again")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_absolute_path_of_the_zoo_is_no_name(copy):
+    path = str(zoo_names()[ZOO])
+    change_record(copy, lambda record: record["backbone"].update(name=path))
+    refuse(copy, "a bundle names a preset")
+
+
+@pytest.mark.parametrize("name", ["stick_r18", ZOO])
+def test_a_folder_of_that_name_does_not_take_its_place(tmp_path, monkeypatch, name):
+    """What lies where `predict` is started has no say in what a bundle's name means."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text('{"model_type": "vivit"}')
+    weights = WEIGHTS if name == "stick_r18" else "random"
+    assert build_backbone(name, weights=weights, num_frames=None).name == name
+
+
+def test_zoo_configs_are_named_alike_whatever_the_settings_call_them(tmp_path):
+    path = zoo_names()[ZOO]
+    for name in (ZOO, f"{ZOO}.py", f"configs/{ZOO}.py", str(path)):
+        source = BackboneSource(name, "random", "backbone")
+        assert portable_name(source, backbone()) == ZOO
+    own = tmp_path / f"{ZOO}.py"
+    own.write_text(spy(tmp_path / "ran"))
+    for name in (str(own), "my_config.json"):
+        (tmp_path / "my_config.json").write_text("{}")
+        with pytest.raises(BundleError, match="a config file is a program"):
+            source = BackboneSource(str(tmp_path / name), "random", "backbone")
+            portable_name(source, backbone())
+    assert not (tmp_path / "ran").exists()
+
+
+def link(path: Path) -> None:
+    path.symlink_to(WEIGHTS)
+
+
+def link_to_a_folder(path: Path) -> None:
+    path.symlink_to(WEIGHTS.parent, target_is_directory=True)
+
+
+UNLISTED = {
+    "file": lambda path: path.write_text(""),
+    "hidden file": lambda path: path.with_name(".hidden").write_text(""),
+    "file in a folder": lambda path: (path.mkdir(), (path / "deep").write_text("")),
+    "empty folder": lambda path: path.mkdir(),
+    "another case": lambda path: path.with_name("HEAD.json").write_text("{}"),
+    "link": link,
+    "broken link": lambda path: path.symlink_to("nowhere"),
+    "link to a folder": link_to_a_folder,
+    "pipe": lambda path: os.mkfifo(path),
+}
+
+
+@pytest.mark.parametrize("kind", UNLISTED)
+def test_nothing_unlisted_is_let_in(copy, kind):
+    UNLISTED[kind](copy / "extra")
+    refuse(copy, "does not name" if "link" not in kind and kind != "pipe" else "extra is ")
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "backbone.safetensors", "bundle.json"])
+def test_a_listed_file_is_no_link(copy, tmp_path, name):
+    (copy / name).rename(tmp_path / name)
+    (copy / name).symlink_to(tmp_path / name)
+    refuse(copy, "no bundle here" if name == "bundle.json" else f"{name} is a link")
+
+
+def test_the_folder_of_a_bundle_may_be_a_link(copy, tmp_path):
+    (tmp_path / "link").symlink_to(copy, target_is_directory=True)
+    load_bundle(tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "a/../../b", "C:/x", "\\\\host\\x"])
+def test_names_that_lead_out_are_refused(copy, name):
+    change_record(copy, lambda record: record["files"].update({name: {"bytes": 1, "sha256": "0"}}))
+    refuse(copy, f"names {name}, which is outside")
+
+
+@pytest.mark.parametrize("files", [None, [], "x", {"head.json": 3}])
+def test_a_list_of_files_that_is_none(copy, files):
+    change_record(copy, lambda record: record.update(files=files))
+    refuse(copy, "it lists no files")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["reference://x::http://127.0.0.1:9/r.json", "simplecache::http://127.0.0.1:9/w", "file:///w"],
+)
+def test_weights_are_fetched_by_plain_addresses_alone(copy, address):
+    change_record(copy, lambda record: record["backbone"].update(weights=address, file=None))
+    refuse(copy, "expected an address of https", "--weights")
+
+
+def test_weights_behind_an_address_need_a_digest(copy):
+    change = {"weights": "http://127.0.0.1:9/w.pth", "file": None, "sha256": None}
+    change_record(copy, lambda record: record["backbone"].update(change))
+    refuse(copy, "whose sha256 is stated")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_frames": "16"}, {"size_px": True}, {"weights": 3}, {"tap": None}, {"key_map": "mine"}],
+)
+def test_values_of_other_kinds(copy, change):
+    change_record(copy, lambda record: record["backbone"].update(change))
+    refuse(copy, "backbone: ", "export the bundle again")
+
+
+@pytest.mark.parametrize("part", ["backbone", "classes", "made_of", "store", "provenance"])
+@pytest.mark.parametrize("value", [3, [1], "text", None])
+def test_parts_of_other_kinds_give_no_traceback(copy, part, value):
+    change_record(copy, lambda record: record.update({part: value}))
+    if part == "provenance":
+        load_bundle(copy)  # told, not used
+    else:
+        refuse(copy)

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 
-from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.errors import DataError, StoreError
+from dsts_pipeline.base.files import read_json, sign, write_json
 from dsts_pipeline.base.settings.features import FeedSettings
 from dsts_pipeline.feature_store import open_store
+from dsts_pipeline.feature_store.manifest import record_store
 from stages.inputs import open_features
 from tests.feature_store.servers import http_server
 from tests.feature_store.small_store import make_plan, write_store
@@ -43,5 +45,79 @@ def test_another_store_behind_the_url_is_refused(tmp_path, monkeypatch):
     other = write_store(tmp_path / "stores", make_plan(num_clips=24))
     with http_server(path.parent) as server:
         record(path, url := f"{server.url}/{other.name}")
-        with pytest.raises(StoreError, match=f"{url}: its shards are not the ones"):
+        with pytest.raises(StoreError, match=f"{url}: its .* not what"):
+            open_features(FeedSettings())
+
+
+# ---- a manifest that was changed, its digest brought up to date -------------------------------
+
+
+@pytest.fixture
+def recorded(tmp_path, monkeypatch):
+    """A store, and the record of it that `extract` leaves."""
+    monkeypatch.chdir(tmp_path)
+    path = write_store(tmp_path / "stores")
+    manifest = read_json(path / "manifest.json")
+    write_json("outputs/features.json", record_store(manifest, path))
+    return path
+
+
+def forge(path, change):
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    write_json(path / "manifest.json", sign(manifest))
+
+
+def forge_failure(manifest):
+    """One clip less to train on."""
+    manifest["failures"].insert(
+        0, {"position": 2, "id": "clip-2", "view": 0, "split": "train", "reason": "forged"}
+    )
+
+
+FORGED = {
+    "counts": lambda manifest: manifest["counts"].update(failed=0),
+    "failures": forge_failure,
+    "fewer failures": lambda manifest: manifest["failures"].pop(),
+    "made_of": lambda manifest: manifest["made_of"].update(backbone="another"),
+    "saturated": lambda manifest: manifest["saturated"].update(values=9),
+    "a new part": lambda manifest: manifest.update(more=1),
+}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_changed_manifest_is_refused(recorded, kind, old):
+    open_features(FeedSettings())
+    if old:  # a record of an earlier release has no digest, and all of the manifest but provenance
+        record = read_json("outputs/features.json")
+        del record["manifest_sha256"]
+        write_json("outputs/features.json", record)
+        open_features(FeedSettings())
+    forge(recorded, FORGED[kind])
+    if old and kind == "a new part":
+        open_features(FeedSettings())
+        return
+    with pytest.raises(StoreError, match=r"features.json recorded: .*cli.py extract"):
+        open_features(FeedSettings())
+
+
+def test_other_provenance_is_the_same_store(recorded):
+    """Two extractions of the same bytes, or a repair on another machine."""
+    forge(recorded, lambda manifest: manifest.update(provenance={"host": "another"}))
+    open_features(FeedSettings())
+
+
+def test_the_record_may_name_another_place_and_nothing_else(recorded, tmp_path):
+    moved = recorded.rename(tmp_path / "moved")
+    record = read_json("outputs/features.json")
+    write_json("outputs/features.json", record | {"store": str(moved)})
+    open_features(FeedSettings())
+    record["counts"]["failed"] = 0
+    write_json("outputs/features.json", record | {"store": str(moved)})
+    with pytest.raises(DataError, match='only "store" may be changed by hand'):
+        open_features(FeedSettings())
+    for content in ([], {}, {"store": 3}):
+        write_json("outputs/features.json", content)
+        with pytest.raises(DataError, match="names no store"):
             open_features(FeedSettings())

@@ -81,7 +81,7 @@ def test_weights_of_another_head_are_refused_before_the_maps_are_read(damaged, t
         save_head(tmp_path / f"{neurons}", DSTSHead(6, 4, num_neurons=neurons), {})
     save_head(folder, DSTSHead(6, 4, num_neurons=2), {"store": fingerprint, "title": "DSTS"})
     shutil.copy(tmp_path / "3" / "head.safetensors", folder / "head.safetensors")
-    assert "head.safetensors does not fit head.json" in refuse(tmp_path / "run", "evaluate")
+    assert "damaged, or of another head" in refuse(tmp_path / "run", "evaluate")
 
 
 # ---- the same in code -------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.settings.ablation import Kind, VariantSettings
-from dsts_pipeline.base.settings.tree import Settings, require_setting, setting_keys
+from dsts_pipeline.base.settings.tree import Settings, reason_of, require_setting, setting_keys
 from dsts_pipeline.base.settings.variants import read_value, with_values
 
 # What a variant may change; the maps, the clips and how a run is run are common to all.
@@ -126,11 +126,12 @@ def overrides_of(experiment: str, folder: Path = Path("configs/experiment")) -> 
     path = Path(experiment) if experiment.endswith(".yaml") else folder / f"{experiment}.yaml"
     try:
         values = read_value(path.read_text(encoding="utf-8"))
-    except (OSError, YAMLError) as error:
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        reason = type(error).__name__ if isinstance(error, OSError) else reason_of(error)
         names = sorted(file.stem for file in folder.glob("*.yaml"))
         close = difflib.get_close_matches(experiment, names, n=1)
         raise SettingsError(
-            f"--experiment {experiment}: {path} is not readable ({type(error).__name__}); "
+            f"--experiment {experiment}: {path} is not readable ({reason}); "
             + (f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}")
         ) from None
     if not isinstance(values, dict) or "defaults" in values:

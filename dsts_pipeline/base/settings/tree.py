@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
@@ -29,6 +28,7 @@ from dsts_pipeline.base.settings.results import EvaluateSettings, ReportSettings
 from dsts_pipeline.base.settings.searching import SearchSettings
 from dsts_pipeline.base.settings.sections import Section
 from dsts_pipeline.base.settings.together import check_together
+from dsts_pipeline.base.settings.yaml import read_yaml
 
 
 class Settings(Section):
@@ -86,13 +86,15 @@ def setting_keys(model: type[Section] = Settings, prefix: str = "") -> Iterator[
 
 def _read_params(path: Path) -> dict[str, Any]:
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(
             f"{path}: no such settings file; run from the repository's root or name one by --params"
         ) from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise SettingsError(f"{path}: not readable as YAML: {_reason(error)}; correct it") from None
+        raise SettingsError(
+            f"{path}: not readable as YAML: {reason_of(error)}; correct it"
+        ) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -103,7 +105,7 @@ def _read_params(path: Path) -> dict[str, Any]:
     return values
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What a YAML parser found and in which line, without its excerpts and advice."""
     problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
     text = f"line {mark.line + 1}: {problem}" if problem and mark else str(error)
@@ -119,10 +121,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         )
     require_setting(key, f"--set {override}")
     try:
-        value = YAML(typ="safe", pure=True).load(text) if text.strip() else ""
-    except YAMLError:
+        value = read_yaml(text) if text.strip() else ""
+    except YAMLError as error:
         raise SettingsError(
-            f"--set {override}: {text!r} is not a YAML value; quote it as '{key}=\"...\"'"
+            f"--set {override}: {text!r} is not a YAML value ({reason_of(error)}); quote it as "
+            f"'{key}=\"...\"'"
         ) from None
     *sections, name = key.split(".")
     target = values

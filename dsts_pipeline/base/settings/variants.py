@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.settings.together import check_together
 from dsts_pipeline.base.settings.tree import Settings, describe_fault, require_setting
+from dsts_pipeline.base.settings.yaml import read_yaml
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
@@ -45,7 +46,7 @@ def read_value(text: str) -> Any:
     Raises:
         YAMLError: It is no YAML value.
     """
-    return YAML(typ="safe", pure=True).load(text) if text.strip() else ""
+    return read_yaml(text) if text.strip() else ""
 
 
 def settings_as_yaml(settings: Settings) -> str:

@@ -1,8 +1,9 @@
 """Weights by path or address -> a local file whose SHA-256 is known.
 
 Enters: a path, or an http(s) address (others, such as s3://, where fsspec is installed). Leaves: a
-path and its digest. A download is checked before it gets its name, so a file with a name is whole;
-beside it lies a note of the address and the digest.
+path and its digest. A download is checked before it gets its name, so a file with a name is whole.
+Beside a download, and beside weights that this package wrote (the embedded ones, too), lies a note
+with the digest, `<name>.json`, which the file must have whenever it is read.
 """
 
 from __future__ import annotations
@@ -12,11 +13,18 @@ import urllib.request
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.base.files import open_atomic, read_json, sha256_file, write_json
+from dsts_pipeline.base.files import (
+    open_atomic,
+    read_json,
+    remove_left_overs,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from dsts_pipeline.base.transfers import (
     STALL_SECONDS,
     Pace,
@@ -61,7 +69,51 @@ def locate_weights(
         )
     found = sha256_file(path)
     _compare(str(source), found, sha256)
+    _compare_note(path, found)
     return WeightsFile(path, found)
+
+
+def digest_of_weights(path: Path) -> str:
+    """SHA-256 of a weights file; of a folder's model.safetensors, or of its parts' names and
+    digests where it is split.
+
+    Raises:
+        CheckpointError: The folder has none.
+    """
+    if not path.is_dir():
+        return sha256_file(path)
+    parts = sorted(path.glob("model*.safetensors"))
+    if not parts:
+        raise CheckpointError(
+            f"{path}: no model.safetensors; expected one (files that are pickles are not read)"
+        )
+    if len(parts) == 1:
+        return sha256_file(parts[0])
+    return sha256_json({part.name: sha256_file(part) for part in parts})
+
+
+def note_of(path: Path) -> Path:
+    """Where the note of a weights file is."""
+    return path.with_name(f"{path.name}.json")
+
+
+def write_note(path: Path, **more: Any) -> None:
+    """Write down the digest of the weights file at `path`, beside it."""
+    write_json(note_of(path), {**more, "sha256": sha256_file(path)})
+
+
+def _compare_note(path: Path, found: str) -> None:
+    note = note_of(path)
+    if not note.is_file():
+        return
+    content = read_json(note)
+    expected = content.get("sha256") if isinstance(content, dict) else None
+    if expected is not None and expected != found:
+        raise CheckpointError(
+            f"{path}: its sha256 is {found}, {note.name} beside it says {expected}: damaged, or "
+            "another file took its place; get a sound copy, or delete the note if the new file is "
+            "meant"
+        )
 
 
 def _compare(source: str, found: str, expected: str | None) -> None:
@@ -77,9 +129,10 @@ def _fetch(address: str, sha256: str | None, cache: Path) -> Path:
     shown = _without_secrets(address)
     folder = cache / hashlib.sha256(shown.encode()).hexdigest()[:16]
     path = folder / (PurePosixPath(urlsplit(address).path).name or "weights")
-    note = path.with_name(f"{path.name}.json")
+    note = note_of(path)
     if path.is_file() and note.is_file() and read_json(note)["sha256"] == sha256_file(path):
         return path
+    remove_left_overs(path)
     with open_atomic(path) as file:
         taken = _Taken(file)
         _download(address, shown, taken)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import write_atomic
 from dsts_pipeline.extract.checkpoints.checkpoint_files import read_state
-from dsts_pipeline.extract.checkpoints.downloads import locate_weights
+from dsts_pipeline.extract.checkpoints.downloads import locate_weights, note_of, write_note
 from dsts_pipeline.extract.checkpoints.key_maps import AUTOMATIC, KeyMapName, rename_keys
 
 RANDOM = "random"
@@ -68,6 +68,8 @@ def save_weights(
 ) -> None:
     """Write the recognizer's parameters and buffers to `path`, atomically; same values, same bytes.
 
+    A note of the digest is written beside it (see `downloads`); an old one is removed first.
+
     Args:
         half: Store kernels (two dimensions or more) as float16; vectors stay float32.
         extra: Tensors beside or in place of the recognizer's own, such as another classifier.
@@ -76,7 +78,10 @@ def save_weights(
         name: (value.half() if half and value.ndim > 1 else value).detach().cpu().contiguous()
         for name, value in (recognizer.state_dict() | dict(extra or {})).items()
     }
+    path = Path(path)
+    note_of(path).unlink(missing_ok=True)
     write_atomic(path, safetensors.torch.save(state))
+    write_note(path)
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ from dsts_pipeline.extract.models.model_zoo import (
     ZooModel,
     is_config_name,
     read_zoo_model,
+    zoo_names,
 )
 from dsts_pipeline.extract.models.presets import (
     TRANSFORMERS_PRESETS,
@@ -116,7 +117,8 @@ def build(
             "weights that were never trained"
         )
     choice = WeightsChoice(weights, weights_sha256, key_map, seed)
-    if name in TRANSFORMERS_PRESETS or (Path(name) / "config.json").is_file():
+    is_named = name in preset_names() or name in zoo_names()
+    if name in TRANSFORMERS_PRESETS or (not is_named and (Path(name) / "config.json").is_file()):
         from dsts_pipeline.extract.models.transformers_models import build_transformer
 
         return build_transformer(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)

@@ -3,7 +3,8 @@
 Enters: a folder as that library saves models (config.json, model.safetensors), or a preset's name
 for random weights. Leaves: a `Backbone` whose tokens are folded back to T, H, W.
 
-Only safetensors are read, nothing is downloaded, and no code of a folder runs.
+Only safetensors and the config's plain values are read, nothing is downloaded, and no code of a
+folder runs: entries by which the library would load some are refused.
 Choice: frames are the centres of equal segments, for the library leaves sampling to its users.
 Deviation: frames are scaled as for mmaction2's models, bilinearly without antialiasing; the
 library's own processors smooth before they shrink.
@@ -12,7 +13,8 @@ library's own processors smooth before they shrink.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError, UserError
-from dsts_pipeline.base.files import read_json, sha256_file, sha256_json
+from dsts_pipeline.base.files import read_json
+from dsts_pipeline.extract.checkpoints.downloads import digest_of_weights
 from dsts_pipeline.extract.checkpoints.weights import LoadReport
 from dsts_pipeline.extract.frames.pipelines import Pipeline
 from dsts_pipeline.extract.models.backbones import Backbone
@@ -34,6 +37,11 @@ if TYPE_CHECKING:
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Heads and decoders of published files, which the bare models do not have.
 _LEFT_OUT = ("classifier.", "decoder.", "encoder_to_decoder.", "fc_norm.", "mask_token", "pooler.")
+# Entries of a config by which the library imports code of the folder or of its hub, or another
+# package's: classes, attention and expert kernels, quantizers.
+_LOADING = re.compile(
+    r"^auto_map$|^custom_|_implementation(_internal)?$|kernel_config|use_kernels|quantization_config"
+)
 _PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
 
 
@@ -166,11 +174,13 @@ def _read_config(library: Any, name: str, folder: Path) -> tuple[str, Any]:
             f"{folder}: no config.json; expected a folder with config.json and model.safetensors, "
             "as the transformers library saves models"
         )
-    found = read_json(folder / "config.json").get("model_type")
+    values = read_json(folder / "config.json")
+    found = values.get("model_type") if isinstance(values, dict) else None
     if found not in _KINDS or (name in _KINDS and name != found):
         expected = name if name in _KINDS else " or ".join(_KINDS)
         raise SettingsError(f"{folder}: holds a {found} model, expected {expected}")
-    return found, getattr(library, _KINDS[found].config).from_pretrained(folder)
+    _require_plain(folder, values)
+    return found, getattr(library, _KINDS[found].config).from_dict(values)
 
 
 def _load(
@@ -214,22 +224,60 @@ def _load(
 
 
 def _digest(folder: Path, expected: str | None) -> str:
-    """SHA-256 of model.safetensors; of its parts' names and digests where it is split."""
-    parts = sorted(folder.glob("model*.safetensors"))
-    if not parts:
-        raise CheckpointError(
-            f"{folder}: no model.safetensors; expected one (files that are pickles are not read)"
-        )
-    if len(parts) == 1:
-        found = sha256_file(parts[0])
-    else:
-        found = sha256_json({part.name: sha256_file(part) for part in parts})
+    found = digest_of_weights(folder)
     if expected is not None and expected.lower() != found:
         raise CheckpointError(
             f"{folder}: the sha256 of its weights is {found}, backbone.weights_sha256 expects "
             f"{expected}; get the folder again, or correct the setting"
         )
     return found
+
+
+def _require_plain(folder: Path, values: Any) -> None:
+    """Refuse a folder by which the library would load code, or weights from elsewhere.
+
+    The class is chosen here, so `auto_map` would be passed over; but whoever names code means it to
+    run, and the model would be another one.
+
+    Raises:
+        CheckpointError: It names code, kernels of the hub, a quantizer, an adapter, or weights
+            outside the folder.
+    """
+    for key, value in _all_entries(values):
+        is_plain = not _LOADING.search(key)
+        if key.endswith("_implementation"):
+            is_plain = value in (None, "eager", "sdpa")
+        if not is_plain:
+            raise CheckpointError(
+                f"{folder}/config.json: {key} makes the transformers library load code, which is "
+                "never done here; delete that entry if the plain model is meant"
+            )
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{folder}: has an adapter_config.json; models with adapters are not read: merge the "
+            "adapter into the model, or delete the file"
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        content = read_json(index)
+        parts = content.get("weight_map", {}) if isinstance(content, dict) else {}
+        for part in set(parts.values()) if isinstance(parts, dict) else ():
+            if not re.fullmatch(r"model[\w-]*\.safetensors", str(part)):
+                raise CheckpointError(
+                    f"{index}: names the part {part!r}, expected safetensors files of its own "
+                    "folder; get the folder again"
+                )
+
+
+def _all_entries(values: Any) -> Iterator[tuple[str, Any]]:
+    """Names and values at every depth."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield key, value
+            yield from _all_entries(value)
+    elif isinstance(values, list):
+        for value in values:
+            yield from _all_entries(value)
 
 
 def _read_pipeline(kind: _Kind, config: Any, folder: Path) -> Pipeline:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import fsync_directory, write_atomic
+from dsts_pipeline.base.files import fsync_directory, sign, write_json
 from dsts_pipeline.feature_store import layout
 
 
@@ -68,7 +68,7 @@ def remove_damaged(store: str | Path, shards: Iterable[int]) -> None:
 
 
 def keep_provenance(before: bytes, repaired: Mapping[str, Any], store: str | Path) -> bool:
-    """Put the old manifest back if the repaired store has the very files that it vouches for.
+    """Put the old provenance back if the repaired store has the very files of the old manifest.
 
     Args:
         before: the sound manifest of the store before the repair, as it was in its file.
@@ -79,6 +79,7 @@ def keep_provenance(before: bytes, repaired: Mapping[str, Any], store: str | Pat
     """
     old = json.loads(before)
     same = all(old[key] == repaired[key] for key in ("fingerprint", "files", "shards", "failures"))
-    if same:
-        write_atomic(Path(store) / layout.MANIFEST_NAME, before)
+    if same:  # the rest follows from these, and is what the repair found it to be
+        kept = {**repaired, "provenance": old["provenance"]}
+        write_json(Path(store) / layout.MANIFEST_NAME, sign(kept))
     return same

@@ -21,6 +21,7 @@ from dsts_pipeline.feature_store.checks.verify import (
     FileProblem,
     check_files,
     check_sidecars,
+    check_totals,
     list_files,
     list_some,
 )
@@ -139,10 +140,12 @@ def check_store(
         num_maps=manifest["counts"]["stored"],
         notes=check_sidecars(path, manifest),
     )
+    if (problem := check_totals(path, manifest)) is not None:
+        verdict.problems.append(problem)
     with start_track("verify digests" if not fast else "verify", len(listed), "files") as progress:
-        for _, problem in check_files(files, manifest, digests=not fast):
-            if problem:
-                verdict.problems.append(problem)
+        for _, found in check_files(files, manifest, digests=not fast):
+            if found:
+                verdict.problems.append(found)
             progress.advance(note=_tell(verdict))
     if not fast and all(problem.shard is not None for problem in verdict.problems):
         table = json.loads(files.read_bytes(layout.CLIPS_NAME))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,37 @@ def check_sidecars(store: Path, manifest: Mapping[str, Any]) -> list[str]:
         if not sound:
             strange.append(f"file {name} is missing or damaged; a repair writes its shard again")
     return strange
+
+
+def check_totals(store: Path, manifest: Mapping[str, Any]) -> FileProblem | None:
+    """A manifest whose failures or counts are not those of its shards' sidecars, if it is one.
+
+    Its own digest can't tell: somebody may have renewed it. Sidecars that can't be read are told
+    by `check_sidecars`.
+    """
+    try:
+        sidecars = [
+            read_json(store / layout.name_sidecar(shard))
+            for shard in range(len(manifest["shards"]))
+        ]
+        failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
+    except Exception:
+        return None
+    failed, counts = Counter(failure["split"] for failure in failures), manifest["counts"]
+    planned = {split: found["planned"] for split, found in counts["splits"].items()}
+    stored = {split: number - failed[split] for split, number in planned.items()}
+    expected = {
+        "planned": manifest["array"]["shape"][0],
+        "stored": manifest["array"]["shape"][0] - len(failures),
+        "failed": len(failures),
+        "splits": {s: {"planned": planned[s], "stored": stored[s]} for s in planned},
+    }
+    sums = sum(planned.values()) == expected["planned"]
+    if manifest["failures"] == failures and counts == expected and sums:
+        return None
+    return FileProblem(
+        layout.MANIFEST_NAME, "tells other failures or counts than the shards' sidecars", None
+    )
 
 
 def find_damage(

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.base.files import read_signed, sign, write_json
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import save_head
@@ -67,7 +67,7 @@ class Runs:
 
     def history(self, plan: RunPlan) -> list[dict[str, Any]]:
         """An entry per epoch of a finished run."""
-        return read_json(self.folder(plan) / "history.json")["epochs"]
+        return read_signed(self.folder(plan) / "history.json")["epochs"]
 
     def unfinished(self, plans: Sequence[RunPlan]) -> list[RunPlan]:
         """Those to train, each once, those of one order of batches side by side."""
@@ -99,7 +99,7 @@ class Runs:
     def save(self, plan: RunPlan, head: nn.Module, history: list[dict[str, Any]]) -> None:
         """Keep a trained head."""
         folder = self.folder(plan)
-        write_json(folder / "history.json", {"epochs": history})
+        write_json(folder / "history.json", sign({"epochs": history}))
         run = {"options": dataclasses.asdict(plan.options), "head": plan.head}
         of_run = {"variant": plan.name, "seed": plan.seed, "title": plan.name, "run": run}
         save_head(folder, head, self.made_of | {"store": self.store} | of_run)

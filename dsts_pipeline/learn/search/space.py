@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings.yaml import read_yaml
 
 FORMS = "key=low:high, key=low:high:log or key=a,b,c"
 
@@ -86,6 +86,6 @@ def _parse_range(text: str, key: str, parts: list[str]) -> Dimension:
 
 def _read(text: str, value: str) -> Any:
     try:
-        return YAML(typ="safe", pure=True).load(value) if value.strip() else ""
+        return read_yaml(value) if value.strip() else ""
     except YAMLError:
         raise SettingsError(f"{text}: {value!r} is not a YAML value; expected {FORMS}") from None
