@@ -41,7 +41,7 @@ def check_decoder(decoder: Decoder) -> str:
         except ImportError as error:
             raise UserError(
                 f"{decoder} cannot be loaded ({error}); install it by `pip install -c "
-                f"constraints.txt -e .`, or set backbone.decoder to another one"
+                "constraints.txt -e .`"
             ) from None
         except DataError as error:
             raise UserError(f"{error}; set backbone.decoder to another one") from None

@@ -25,6 +25,7 @@ stored in manifests, which must have the same bytes on every run.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
@@ -51,6 +52,7 @@ __all__ = [
     "count_frames",
     "decode_frames",
     "find_refusal",
+    "has_decord",
     "iterate_frames",
     "name_decoder",
     "probe",
@@ -108,6 +110,11 @@ def find_refusal(facts: VideoFacts, decoder: Decoder) -> str | None:
     return _refuse_decord(facts)
 
 
+def has_decord() -> bool:
+    """Whether decord is installed; it has no wheel for some machines, where "auto" is PyAV."""
+    return importlib.util.find_spec("decord") is not None
+
+
 def name_decoder(decoder: Decoder) -> str:
     """Decoder and version, such as "decord 0.6.0": frames may differ between versions.
 
@@ -115,7 +122,8 @@ def name_decoder(decoder: Decoder) -> str:
         UserError: It is not installed.
     """
     try:
-        versions = {name: importlib.metadata.version(name) for name in _PACKAGES[decoder]}
+        names = ("av",) if decoder == "auto" and not has_decord() else _PACKAGES[decoder]
+        versions = {name: importlib.metadata.version(name) for name in names}
     except importlib.metadata.PackageNotFoundError as error:
         raise UserError(
             f"backbone.decoder is {decoder}, and the package {error.name} is not installed: "
@@ -177,7 +185,7 @@ def _decode(
     info: VideoInfo | None,
 ) -> np.ndarray:
     """Let the quickest decoder read that is exact for this file."""
-    wants_decord = decoder in ("auto", "decord")
+    wants_decord = decoder == "decord" or (decoder == "auto" and has_decord())
     if info is not None and wants_decord and find_refusal(info, "decord") is None:
         try:
             return _decode_decord(path, info, wanted, size_px, scale)
@@ -240,8 +248,12 @@ def _decode_decord(
     size_px: int | None,
     scale: Scaling | None,
 ) -> np.ndarray:
-    import decord
-
+    try:
+        import decord
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"decord cannot be loaded ({error}); install it, or set backbone.decoder to auto"
+        ) from None
     _check_reach(path, wanted, info.num_frames)
     width, height = info.width, info.height
     if size_px is not None:

@@ -8,6 +8,7 @@ file; where all encoded frames are shown, their numbers are 0, 1, 2, ... whateve
 from __future__ import annotations
 
 import importlib.util
+import sys
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
@@ -16,6 +17,7 @@ import av
 import numpy as np
 import pytest
 
+from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.clips.decode import (
     VideoError,
     decode_frames,
@@ -198,6 +200,14 @@ def test_of_several_video_streams_the_longest_is_read_never_the_cover(tmp_path, 
     assert find_refusal(info, "decord") is not None
     frames = decode_frames(path, [0, 31, 49])
     assert [read_number(image) for image in frames] == [0, 31, 49]
+
+
+def test_without_decord_auto_is_pyav(tmp_path, monkeypatch):
+    path = write_encoding(tmp_path / "clip.mp4", PLAIN)
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert [read_number(image) for image in decode_frames(path, [3, 41])] == [3, 41]
+    with pytest.raises(UserError, match="decord cannot be loaded .* backbone.decoder to auto"):
+        decode_frames(path, [3], decoder="decord")
 
 
 def test_a_stream_that_ffmpeg_cannot_decode_is_named(tmp_path):

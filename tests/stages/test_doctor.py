@@ -49,13 +49,13 @@ def test_a_sound_machine_is_told_so_before_and_after_prepare(settings_of):
     assert "for 10 pending clips, measured on 4 of them" in findings(settings)["time"].text
 
 
-@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("decoder", ["decord", "auto", "pyav"])
 def test_a_missing_decoder_is_named(settings_of, monkeypatch, decoder):
     monkeypatch.setitem(sys.modules, "decord", None)
     found = findings(settings_of(f"backbone.decoder={decoder}"))["decoder"]
-    assert found.is_ok == (decoder == "pyav")
+    assert found.is_ok == (decoder != "decord")
     if decoder == "decord":
-        assert "decord cannot be loaded" in found.text and "backbone.decoder to pyav" in found.text
+        assert "decord cannot be loaded" in found.text and "backbone.decoder to auto" in found.text
 
 
 def test_a_device_that_is_not_there_is_named(settings_of, monkeypatch):

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dsts_pipeline.base.seeding import derive_seed
-from dsts_pipeline.clips.decode import Decoder, find_refusal, name_decoder
+from dsts_pipeline.clips.decode import Decoder, find_refusal, has_decord, name_decoder
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.sampling import jitter_generator
@@ -212,6 +212,8 @@ class ViewPlan:
         was when it read them all the same.
         """
         exact = [find_refusal(clip, "decord") is None for clip in self.index.clips]
+        if self.decoder == "auto" and not has_decord():
+            return name_decoder("pyav")
         if self.decoder == "auto" and exact and all(exact):
             return name_decoder("decord")
         if self.decoder == "auto" and not any(exact):
