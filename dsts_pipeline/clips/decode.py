@@ -214,9 +214,10 @@ def _decode(
 
 def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
     """All frames uint8 [H, W, 3] in order, upright, one at a time; may raise VideoError."""
+    scaler = _Scaler(None)
     with open_video(path) as video:
         for frame in _decode_packets(video, video.container.demux(video.stream)):
-            yield _to_rgb(frame, None)
+            yield scaler.to_rgb(frame)
 
 
 # ---- decord --------------------------------------------------------------------------------------
@@ -310,8 +311,9 @@ def _decode_pyav(
         found = _find_by_time(video, packets, sorted(set(wanted.tolist())))
     images: dict[int, np.ndarray] = {}
     shape = None
+    scaler = _Scaler(size_px)
     for number, frame in found:
-        image = _to_rgb(frame, size_px)
+        image = scaler.to_rgb(frame)
         if image.shape != (shape := shape or image.shape):
             raise VideoError(video.path, "its frames change their size on the way")
         images[number] = image if scale is None else scale(image[None])[0]
@@ -391,12 +393,25 @@ def _decode_packets(video: OpenVideo, packets: Iterable[Any]) -> Iterator[Any]:
         raise VideoError(video.path, f"FFmpeg: {error.strerror}") from None
 
 
-def _to_rgb(frame: Any, size_px: int | None) -> np.ndarray:
-    width, height = frame.width, frame.height
-    if size_px is not None:
-        width, height = _scaled_size(width, height, size_px)
-    image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")
-    return _turn_upright(image.to_ndarray(), frame.rotation)
+class _Scaler:
+    """Frames as upright RGB, the shorter side scaled to `size_px`, or as stored.
+
+    One for all frames of a file: FFmpeg's tables for a scaling cost more than a small frame.
+    """
+
+    def __init__(self, size_px: int | None) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._size_px, self._reformatter = size_px, VideoReformatter()
+
+    def to_rgb(self, frame: Any) -> np.ndarray:
+        width, height = frame.width, frame.height
+        if self._size_px is not None:
+            width, height = _scaled_size(width, height, self._size_px)
+        image = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation="BICUBIC"
+        )
+        return _turn_upright(image.to_ndarray(), frame.rotation)
 
 
 def _turn_upright(image: np.ndarray, rotation_degrees: int) -> np.ndarray:
@@ -479,7 +494,8 @@ def _scale_like_pyav(images: np.ndarray, size_px: int | None) -> np.ndarray:
     if size_px is None:
         return images
     frames = [av.VideoFrame.from_ndarray(np.ascontiguousarray(i), "rgb24") for i in images]
-    return np.stack([_to_rgb(frame, size_px) for frame in frames])
+    scaler = _Scaler(size_px)
+    return np.stack([scaler.to_rgb(frame) for frame in frames])
 
 
 # ---- sizes ---------------------------------------------------------------------------------------
