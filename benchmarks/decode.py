@@ -5,7 +5,7 @@ several kinds. Compared is decord's own random access, with nothing looked at be
 that hands over other frames than a player shows, its time is of no use and its mistakes count.
 "auto, as extraction" knows from the clip index what a file is; "auto" looks at every packet first,
 as `predict` does with a video that it has never seen. The figures are medians over rounds, of time
-on the processors: decord decodes and scales in threads of its own, and decode processes share cores.
+on the processors: decord works in threads of its own, and decode processes share cores.
 """
 
 from __future__ import annotations
