@@ -41,3 +41,19 @@ def test_transformers_does_no_harm(beside, repository, tmp_path):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "Recognizer3D"
+
+
+def test_half_a_grammar_in_the_cache_of_yapf_does_no_harm(repository, tmp_path):
+    """As another process leaves it that is writing it, or was killed."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(repository)}
+    subprocess.run([sys.executable, "-c", "import yapf"], env=environment, check=True)
+    pickles = list(tmp_path.rglob("*.pickle"))
+    assert pickles
+    for path in pickles:
+        path.write_bytes(path.read_bytes()[:100])
+    code = "from dsts_pipeline.extract.models.mmaction_compat import import_mmaction as f; f()"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert all(path.stat().st_size == 100 for path in pickles)

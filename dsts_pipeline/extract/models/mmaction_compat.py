@@ -27,6 +27,7 @@ import inspect
 import logging
 import os
 import sys
+import tempfile
 import types
 import warnings
 from pathlib import Path
@@ -75,6 +76,27 @@ def _import_opencv() -> None:
         os.environ.update(environment)
 
 
+def import_yapf_alone() -> None:
+    """Import yapf, which mmengine imports to print configs, with a cache of this process's own.
+
+    It keeps a pickle of its grammar in the user's cache, written in place: of two processes that
+    start on a new machine one finds half of it and ends with an EOFError, and one that was killed
+    leaves half for ever.
+    """
+    if "yapf" in sys.modules:
+        return
+    before = os.environ.get("XDG_CACHE_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        try:
+            importlib.import_module("yapf")
+        finally:
+            if before is None:
+                del os.environ["XDG_CACHE_HOME"]
+            else:
+                os.environ["XDG_CACHE_HOME"] = before
+
+
 def _stand_in_for_drn() -> None:
     package = importlib.util.find_spec("mmaction")
     folders = (package.submodule_search_locations or []) if package else []
@@ -110,6 +132,7 @@ def import_mmaction() -> Any:
     """
     _import_opencv()
     try:
+        import_yapf_alone()
         _stand_in_for_drn()
         sys.modules.setdefault(_MULTIMODAL, types.ModuleType(_MULTIMODAL))
         with warnings.catch_warnings():
