@@ -40,6 +40,7 @@ from dsts_pipeline.clips.probe import (
     VideoError,
     VideoInfo,
     describe,
+    name_for_ffmpeg,
     open_video,
     probe,
     read_packets,
@@ -84,6 +85,9 @@ class VideoFacts(Protocol):
 
     @property
     def container(self) -> str: ...
+
+    @property
+    def pixel_format(self) -> str: ...
 
     @property
     def gop(self) -> str: ...
@@ -229,6 +233,8 @@ def _refuse_decord(facts: VideoFacts) -> str | None:
         reason = f"decord finds no exact frames in {facts.container}"
     elif facts.codec not in _DECORD_CODECS:
         reason = f"decord finds no exact frames of {facts.codec}"
+    elif facts.pixel_format[-2:] in ("le", "be"):  # such as yuv420p10le
+        reason = f"decord gives other colours of {facts.pixel_format}"
     elif facts.rotation_degrees:  # 180 is right, 90 and 270 come out squeezed
         reason = "decord squeezes rotated frames"
     elif facts.gop == "unknown":
@@ -262,7 +268,7 @@ def _decode_decord(
     decord.logging.set_level(decord.logging.QUIET)
     try:
         reader = decord.VideoReader(
-            str(path),
+            name_for_ffmpeg(path),
             width=width,
             height=height,
             num_threads=1,
@@ -463,7 +469,7 @@ def _decode_torchcodec(
     device = "cuda" if decoder == "torchcodec_cuda" else "cpu"
     try:
         reader = VideoDecoder(
-            str(video.path),
+            name_for_ffmpeg(video.path),
             dimension_order="NHWC",
             num_ffmpeg_threads=1,
             device=device,

@@ -35,6 +35,8 @@ class Findings:
         problems: Annotated clips that cannot be used, by kind.
         copies: Files of the same content under several names.
         duplicates: Clips that show the same frames of the same content under several names.
+        overlapping: Clips of several splits that share frames of a video, without being the same.
+        groups_in_several_splits: Groups with clips in more than one split.
         in_several_splits: Those of them that are in more than one split, and ids that are.
         classes_without_clips: Classes that no annotation names.
         classes_without: By split, classes with clips elsewhere but no usable one there.
@@ -57,6 +59,8 @@ class Findings:
     copies: tuple[tuple[str, ...], ...]
     duplicates: tuple[tuple[str, ...], ...]
     in_several_splits: tuple[tuple[str, ...], ...]
+    overlapping: tuple[tuple[str, ...], ...]
+    groups_in_several_splits: tuple[str, ...]
     classes_without_clips: tuple[str, ...]
     classes_without: dict[str, tuple[str, ...]]
     extra_videos: tuple[str, ...]
@@ -86,6 +90,8 @@ class Findings:
             ("same file under several names", self.copies),
             ("same frames under several ids", self.duplicates),
             ("in several splits", self.in_several_splits),
+            ("overlapping, in several splits", self.overlapping),
+            ("groups in several splits", self.groups_in_several_splits),
             ("classes without any clip", self.classes_without_clips),
             ("class names that differ in case or space alone", self.similar_classes),
         ]
@@ -150,6 +156,8 @@ def collect_findings(
         copies=_find_copies(index.clips),
         duplicates=duplicates,
         in_several_splits=_find_crossing(annotations, duplicates),
+        overlapping=_find_overlaps(index.clips),
+        groups_in_several_splits=_find_shared_groups(index.clips),
         classes_without_clips=_names(index, set(range(len(index.class_names))) - named),
         classes_without={
             split: _names(index, named - by_split[split])
@@ -225,6 +233,33 @@ def _find_similar(class_names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
         folded = unicodedata.normalize("NFKC", name).casefold()
         alike["".join(sign for sign in folded if sign not in " _-")].append(name)
     return tuple(tuple(names) for names in alike.values() if len(names) > 1)
+
+
+def _find_overlaps(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
+    """Pairs of neighbouring clips of one content that share frames across splits."""
+    by_content: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        by_content[clip.sha256].append(clip)
+    pairs = []
+    for of_file in by_content.values():
+        last: dict[str, Clip] = {}  # of each split the clip that ends last so far
+        for clip in sorted(of_file, key=lambda clip: (clip.start_frame, clip.end_frame)):
+            for split, other in last.items():
+                same = (other.start_frame, other.end_frame) == (clip.start_frame, clip.end_frame)
+                if split != clip.split and other.end_frame > clip.start_frame and not same:
+                    pairs.append((f"{split}/{other.id}", f"{clip.split}/{clip.id}"))
+            before = last.get(clip.split)
+            if before is None or before.end_frame <= clip.end_frame:
+                last[clip.split] = clip
+    return tuple(pairs)
+
+
+def _find_shared_groups(clips: Iterable[Clip]) -> tuple[str, ...]:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        if clip.group is not None:
+            splits[clip.group].add(clip.split)
+    return tuple(group for group, found in splits.items() if len(found) > 1)
 
 
 def _names(index: ClipIndex, labels: Iterable[int]) -> tuple[str, ...]:

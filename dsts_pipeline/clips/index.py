@@ -37,9 +37,11 @@ class Clip:
         fps: Frames a second; 0 where the file does not say.
         width_px, height_px, codec: Of the video file.
         group: What clips of one origin share; None where the annotations don't say.
-        container, pixel_format, gop, num_hidden, rotation_degrees, num_video_streams,
-        starts_at_zero, is_constant_rate: What the file is, which decides who reads it exactly; see
-            `VideoInfo`. `gop` is empty in indexes that were made before this was looked at.
+        container, pixel_format: By FFmpeg's names.
+        gop: How groups of pictures hang together, see `VideoInfo`; empty in indexes that were made
+            before this was looked at.
+        num_hidden, rotation_degrees, num_video_streams: See `VideoInfo`.
+        starts_at_zero, is_constant_rate: See `VideoInfo`.
     """
 
     id: str

@@ -22,6 +22,7 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import check_text
 
 MAX_CLASSES = 100_000
+_MAX_DIGITS = 18  # more are a mistake, and Python refuses thousands
 _WHOLE = re.compile(r"(\d+)(?:\.0*)?", re.ASCII)
 _NUMERAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _MISSING = {"nan", "<na>", "inf", "+inf", "-inf"}
@@ -51,7 +52,7 @@ def parse_whole_number(text: str) -> int | None:
     (3, None, None)
     """
     found = _WHOLE.fullmatch(text)
-    return int(found[1]) if found else None
+    return int(found[1]) if found and len(found[1]) <= _MAX_DIGITS else None
 
 
 def is_numeral(text: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip, Annotations
-from dsts_pipeline.clips.decode import Decoder, find_refusal
+from dsts_pipeline.clips.decode import Decoder, VideoInfo, find_refusal
 from dsts_pipeline.clips.findings import Findings, collect_findings
 from dsts_pipeline.clips.frame_ranges import EndFrame, decide_end_frame, frames_of
 from dsts_pipeline.clips.heldout import hold_out_groups
@@ -184,7 +184,7 @@ def _tell_where(problems: Sequence[Problem], root: Path) -> list[Problem]:
         if problem.kind == "missing":
             path = root / problem.path
             reason = f"{problem.reason}: looked for {path}"
-            if path.is_symlink():
+            if os.path.islink(path):
                 reason += ", a link to nothing"
             elif similar := find_similar(path):
                 reason += f"; {ascii(similar)} is there: write the name as the file has it"
@@ -233,8 +233,19 @@ def _find_cut(annotations: Annotations, videos: Mapping[str, SeenVideo]) -> list
     return [
         f"{clip.split}/{clip.id}"
         for clip in annotations.clips
-        if (info := videos[clip.path].info) and (clip.end_frame or 0) > info.num_frames
+        if (info := videos[clip.path].info) and _ends_beyond(clip, info)
     ]
+
+
+def _ends_beyond(clip: AnnotatedClip, info: VideoInfo) -> bool:
+    """Whether the annotated end is beyond the video's, by more than a frame where it is a time."""
+    if (clip.end_frame or 0) > info.num_frames:
+        return True
+    if clip.end_seconds is None:
+        return False
+    if info.times_seconds:
+        return clip.end_seconds > 2 * info.times_seconds[-1] - info.times_seconds[-2:][0] + 1 / 24
+    return info.fps > 0 and clip.end_seconds > (info.num_frames + 1) / info.fps
 
 
 def _check(

@@ -21,6 +21,7 @@ Memory: a few numbers per packet, however long the file is.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ _NOT_PREDICTED = frozenset(
 )
 
 
+# Where a jump of the packets' counter, as at the joint of two files, is flagged as damage.
+_MAY_BE_JOINED = ("mpegts",)
+_LISTS = ("concat", "dash", "hls", "image2", "imf", "rtsp", "sdp")
 _BOXES = frozenset(
     b"emsg free ftyp mdat meta mfra moof moov pdin pnot prft sidx skip ssix styp udta uuid".split()
 )
@@ -166,7 +170,9 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 
     _check_file(path)
     try:
-        with av.open(str(path), options={"err_detect": "explode"}) as container:
+        with av.open(name_for_ffmpeg(path), options={"err_detect": "explode"}) as container:
+            if container.format.name.split(",")[0] in _LISTS:
+                raise VideoError(path, "it is a list of other files, no video")
             streams = [s for s in container.streams.video if not _is_attached(s)]
             if not streams:
                 raise VideoError(path, "it holds no video stream")
@@ -193,7 +199,6 @@ def read_packets(video: OpenVideo) -> Packets:
         VideoError: A packet is damaged, or fewer are there than the file's index promises.
     """
     path, stream = video.path, video.stream
-    _check_length(video)
     num_indexed = len(stream.index_entries)
     look = _choose_look(video)
     is_told = look is not None
@@ -202,9 +207,13 @@ def read_packets(video: OpenVideo) -> Packets:
     num_read = num_packets = num_keys = 0
     is_open = False
     last_key = last_dts = first = None
+    latest = before_entry = None  # the latest time of all packets so far, and before the last entry
+    offsets: set[int] = set()
     for packet in video.container.demux(stream):
         if packet.is_corrupt:
-            raise VideoError(path, "cut off, or damaged between two frames")
+            if video.container_name not in _MAY_BE_JOINED:
+                raise VideoError(path, "cut off, or damaged between two frames")
+            is_told = False  # where two were joined; or a loss, which decoding tells
         if first is None:
             first = next(iter(packet.decode()), None)
         pts, dts = packet.pts, packet.dts
@@ -218,15 +227,23 @@ def read_packets(video: OpenVideo) -> Packets:
         if pts is None or (dts is not None and last_dts is not None and dts <= last_dts):
             is_told = False
             continue
-        last_dts = last_dts if dts is None else dts  # Matroska stores none: the first may lack it
+        if dts is not None:  # Matroska stores none: the first may lack it
+            last_dts = dts
+            offsets.add(pts - dts)
         if packet.is_keyframe:
             num_keys += 1
             last_key = pts
             if kind != _NO_ENTRY:
                 entries.append((pts, pts if dts is None else dts))
+                before_entry = latest
             is_open = is_open or kind == _OPEN
         elif last_key is not None and pts < last_key:
             is_open = True
+        if before_entry is not None and pts <= before_entry:
+            is_told = (
+                False  # groups overlap in time, as where files were joined: times are no order
+            )
+        latest = pts if latest is None else max(latest, pts)
         if is_shown and not packet.is_discard:
             is_told = is_told and bool(entries)  # before the first entry nothing can be decoded
             shown.append(pts)
@@ -237,10 +254,12 @@ def read_packets(video: OpenVideo) -> Packets:
     entries.sort()
     if first.interlaced_frame and video.codec == "h264":
         is_told = False  # a packet may be one of a frame's two fields
+    if len(offsets) == 1 and num_packets > 1 and stream.codec_context.reorder_depth:
+        is_told = False  # times of decoding, not of presentation: frames are reordered
     if not is_told or not shown or shown[0] < entries[0][0] or len(set(shown)) < len(shown):
         return Packets("unknown", num_packets, [], [], first)
     gop: Gop = "closed"
-    if len(entries) < num_keys:
+    if len(entries) < num_keys or _indexes_other_keys(video, num_keys):
         gop = "refresh"
     elif is_open:
         gop = "open"
@@ -249,17 +268,41 @@ def read_packets(video: OpenVideo) -> Packets:
     return Packets(gop, num_packets, shown, entries, first)
 
 
-def _check_count(video: OpenVideo, num_read: int, num_indexed: int) -> None:
-    """Compare the packets that were read with what the file promises.
+def _indexes_other_keys(video: OpenVideo, num_keys: int) -> bool:
+    """Whether the index of mov calls other packets key frames than the stream does.
 
-    The index of mov and AVI lists every packet, less those that an edit list skips, and that of a
-    fragmented file grows while it is read; without such an index the header's number counts.
+    Without a list of key frames all packets are, and who seeks by the index begins anywhere.
     """
-    promised = video.stream.frames
-    if num_indexed and video.container_name in ("mov", "avi"):
+    if video.container_name != "mov":
+        return False
+    return sum(entry.is_keyframe for entry in video.stream.index_entries) != num_keys
+
+
+def _check_count(video: OpenVideo, num_read: int, num_indexed: int) -> None:
+    """Compare the packets that were read, and the file's size, with what the file promises.
+
+    FFmpeg reads a file that was cut off as if it ended there. The index of mov and AVI lists every
+    packet, less those that an edit list skips, and that of a fragmented file grows while it is
+    read; without such an index the header's number counts. Streams without a structure that says
+    how long they are, such as MPEG transport streams, may end anywhere.
+
+    Raises:
+        VideoError: Something is missing.
+    """
+    name, promised = video.container_name, video.stream.frames
+    if num_indexed and name in ("mov", "avi"):
         promised = len(video.stream.index_entries)
     if num_read < promised:
         raise VideoError(video.path, f"cut off: {num_read} of {promised} frames are there")
+    if name == "avi" and num_read == video.stream.frames:
+        return  # all that the header counts is there, whatever length it states
+    num_bytes = os.path.getsize(video.path)
+    with open(video.path, "rb") as file:
+        end = {"matroska": _end_of_segment, "avi": _end_of_riff, "mov": _end_of_boxes}.get(
+            name, lambda file, num_bytes: 0
+        )(file, num_bytes)
+    if end > num_bytes:
+        raise VideoError(video.path, f"cut off: {num_bytes:,} of {end:,} bytes are there")
 
 
 def describe(video: OpenVideo, packets: Packets, times: Sequence[int] = ()) -> VideoInfo:
@@ -441,30 +484,16 @@ def _look_at_vp9(packet: Any) -> tuple[int, bool]:
 # ---- which file, which stream --------------------------------------------------------------------
 
 
+def name_for_ffmpeg(path: str | Path) -> str:
+    """A name that FFmpeg takes for a file's; a relative one with a colon would be an address."""
+    return os.path.abspath(path)
+
+
 def _check_file(path: str | Path) -> None:
-    path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where the name is longer than the system allows
         raise VideoError(path, "there is no such file")
-    if path.stat().st_size == 0:
+    if os.path.getsize(path) == 0:
         raise VideoError(path, "it is empty")
-
-
-def _check_length(video: OpenVideo) -> None:
-    """Compare the file's size with what its outermost structure promises.
-
-    FFmpeg reads a file that was cut off as if it ended there. Streams without such a structure,
-    such as MPEG transport streams, may end anywhere.
-
-    Raises:
-        VideoError: The file is shorter.
-    """
-    num_bytes = Path(video.path).stat().st_size
-    with open(video.path, "rb") as file:
-        promised = {"matroska": _end_of_segment, "avi": _end_of_riff, "mov": _end_of_boxes}.get(
-            video.container_name, lambda file, num_bytes: 0
-        )(file, num_bytes)
-    if promised > num_bytes:
-        raise VideoError(video.path, f"cut off: {num_bytes:,} of {promised:,} bytes are there")
 
 
 def _end_of_segment(file: BinaryIO, num_bytes: int) -> int:
@@ -485,10 +514,10 @@ def _end_of_segment(file: BinaryIO, num_bytes: int) -> int:
 
 
 def _end_of_riff(file: BinaryIO, num_bytes: int) -> int:
-    """Where the first RIFF chunk of an AVI file ends; 0 where it does not say."""
+    """Where the first RIFF chunk of an AVI file ends; 0 where it does not say, as behind a pipe."""
     head = file.read(8)
     size = int.from_bytes(head[4:8], "little")
-    return size + 8 if head[:4] == b"RIFF" and size else 0
+    return size if head[:4] == b"RIFF" and size < 0xFFFFFFFF else 0  # some count these 8 bytes, too
 
 
 def _end_of_boxes(file: BinaryIO, num_bytes: int) -> int:
@@ -500,7 +529,7 @@ def _end_of_boxes(file: BinaryIO, num_bytes: int) -> int:
         size = int.from_bytes(head[:4], "big")
         if size == 1:
             size = int.from_bytes(head[8:16], "big")
-        if len(head) < 8 and any(head):  # the beginning of a box
+        if len(head) < 8 and any(box.startswith(head[4:]) for box in _BOXES if head[4:]):
             return at + 8
         if size < 8 or head[4:8] not in _BOXES:  # the last box, or what was put behind it
             return num_bytes
@@ -520,7 +549,7 @@ def _find_longest(path: str | Path, streams: list[Any]) -> Any:
     import av
 
     counts = dict.fromkeys((stream.index for stream in streams), 0)
-    with av.open(str(path), options={"err_detect": "explode"}) as container:
+    with av.open(name_for_ffmpeg(path), options={"err_detect": "explode"}) as container:
         for packet in container.demux([container.streams[index] for index in counts]):
             counts[packet.stream_index] += bool(packet.size)
     return max(streams, key=lambda stream: counts[stream.index])

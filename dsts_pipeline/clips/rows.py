@@ -5,6 +5,7 @@ What the readers of folders, CSV files and mmaction2's lists have in common.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from dsts_pipeline.clips.annotation import (
 )
 from dsts_pipeline.clips.labels import normalize_name, number_labels
 
+_NUMBERED = re.compile(r"(\d{1,6})[\s,;:]+(\S.*)", re.ASCII)
 _ORDER = {TRAIN: 0, VAL: 1, TEST: 2}
 
 
@@ -102,16 +104,19 @@ def build_annotations(
 def read_class_names(root: Path, sources: Sources, default: str = "") -> tuple[str, ...] | None:
     """Names by class number from a text file, one a line; None where there is no such file.
 
+    Where every line begins with its class number, as in "0 jump", the numbers count, not the lines.
+
     Args:
         default: File below `root` that is read, if it is there, where `class_file` names none.
 
     Raises:
-        DataError: The file that `class_file` names is missing, a line is empty or stands twice.
+        DataError: The file that `class_file` names is missing, a line is empty or stands twice, or
+            the lines are numbered from 1.
     """
     if not sources.class_file and not (default and (root / default).is_file()):
         return None
     path = root / (sources.class_file or default)
-    names = [normalize_name(line) for line in read_lines(path)]
+    names = _take_numbers(path, [normalize_name(line) for line in read_lines(path)])
     if not all(names) or not names:
         where = f"line {names.index('') + 1} is" if names else "it is"
         raise DataError(f"{path}: {where} empty; expected one class name a line")
@@ -123,6 +128,22 @@ def read_class_names(root: Path, sources: Sources, default: str = "") -> tuple[s
                 f"{path}: class {name!r} stands in lines {first[name]} and {number}; remove one"
             )
     return tuple(names)
+
+
+def _take_numbers(path: Path, names: list[str]) -> list[str]:
+    """The names without the numbers before them, by number; as they are where they have none."""
+    found = [_NUMBERED.fullmatch(name) for name in names]
+    numbered = {int(match[1]): match[2] for match in found if match}
+    if len(names) < 2 or len(numbered) < len(names):
+        return names
+    if numbered.keys() == set(range(1, len(names) + 1)):
+        raise DataError(
+            f"{path}: its lines are numbered from 1 to {len(names)}, and class numbers count from "
+            "0; remove the numbers, and subtract 1 from labels that are numbers"
+        )
+    if numbered.keys() != set(range(len(names))):
+        return names
+    return [numbered[number] for number in range(len(names))]
 
 
 def read_lines(path: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -70,7 +71,7 @@ def _recall(
     path: Path, inside: Path, cache: ProbeCache
 ) -> tuple[SeenVideo | None, tuple[int, int]]:
     """What is known of a file without reading it, or None; and its place on the disk."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # also where the name is longer than the system allows
         return SeenVideo(0, 0, reason=MISSING), (0, 0)
     if not path.resolve().is_relative_to(inside):
         return SeenVideo(0, 0, reason=OUTSIDE), (0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ def list_videos(sources: Sequence[Path]) -> VideoList:
     paths: dict[Path, None] = {}
     num_left_out = 0
     for source in sources:
-        if not source.exists():
+        if not os.path.exists(source):  # also where the name is too long for the system
             raise DataError(f"{source}: no such file or folder; expected videos or folders")
         if not source.is_dir():
             paths[source] = None

@@ -319,3 +319,49 @@ def test_clips_without_labels_stay_out_of_the_index(root):
         write_video(root / f"{name}.webm", codec="libvpx-vp9", num_frames=3, size=(32, 32))
     index, _ = prepare(root, "ssv2")
     assert [clip.id for clip in index.clips] == ["00042", "99"]
+
+
+def test_frames_and_groups_shared_by_splits_are_told(root):
+    write_table(
+        root,
+        "4.mp4,a,train,0,4,anna",
+        "4.mp4,b,test,3,7,bert",
+        "5.mp4,a,train,0,4,carl",
+        "5.mp4,b,test,4,8,anna",
+        header="path,label,split,start_frame,end_frame,group",
+    )
+    _, findings = prepare(root, end_frame="exclusive")
+    pairs = [tuple(name.split("@")[0] for name in pair) for pair in findings.overlapping]
+    assert pairs == [("train/4", "test/4")]
+    assert findings.groups_in_several_splits == ("anna",)
+    assert {row[0] for row in findings.rows()} >= {
+        "overlapping, in several splits",
+        "groups in several splits",
+    }
+
+
+def test_ranges_in_seconds_beyond_the_video_are_told(root):
+    write_table(
+        root,
+        "3.mp4,a,train,0,5",
+        "4.mp4,b,train,0,0.3",  # 7 frames of a 24th are 0.292 s: rounded up
+        "5.mp4,a,test,0.1,0.2",
+        header="path,label,split,start_seconds,end_seconds",
+    )
+    _, findings = prepare(root)
+    assert [name.split("@")[0] for name in findings.cut_ranges] == ["train/3"]
+
+
+def test_names_longer_than_the_system_allows_are_missing_files(root):
+    write_table(root, "0.mp4,a,train", f"{'x' * 300}.mp4,a,train", "1.mp4,a,test")
+    index, findings = prepare(root)
+    assert len(index.clips) == 2 and findings.problems == {"missing": (f"train/{'x' * 300}",)}
+
+
+@pytest.mark.parametrize("column", ["label", "start_frame"])
+def test_digits_without_end_are_an_error_with_their_line(root, column):
+    cells = {"path": "0.mp4", "label": "0", "split": "train", "start_frame": "0"}
+    cells[column] = "9" * 5000
+    write_table(root, ",".join(cells.values()), header=",".join(cells))
+    with pytest.raises(DataError, match="line 2"):
+        prepare(root)

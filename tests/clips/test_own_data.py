@@ -427,3 +427,21 @@ def test_two_hundred_thousand_rows_in_seconds_and_300_mb(tmp_path, kind):
     assert min(seconds for _, seconds, _ in measured) < 12, measured
     assert max(peak for _, _, peak in measured) < 300 * 10**6, measured
     print(kind, measured)
+
+
+@pytest.mark.parametrize("lines", ["0 jump\n1 run\n", "1 run\n0 jump\n", "1, run\n0, jump"])
+def test_class_files_that_number_their_lines_are_read_by_the_numbers(tmp_path, lines):
+    (tmp_path / "annotations.csv").write_text("path,label,split\na.mp4,run,train\nb.mp4,0,test\n")
+    (tmp_path / "classes.txt").write_text(lines)
+    read = read_annotations("csv", tmp_path)
+    assert read.class_names == ("jump", "run")
+    assert [clip.label for clip in read.clips] == [1, 0]
+
+
+def test_class_files_numbered_from_1_are_refused_and_other_numbers_are_names(tmp_path):
+    (tmp_path / "annotations.csv").write_text("path,label,split\na.mp4,1,train\nb.mp4,0,test\n")
+    (tmp_path / "classes.txt").write_text("1 ApplyEyeMakeup\n2 Archery\n")
+    with pytest.raises(DataError, match="numbered from 1 to 2"):
+        read_annotations("csv", tmp_path)
+    (tmp_path / "classes.txt").write_text("10 pushups\n20 pushups\n")
+    assert read_annotations("csv", tmp_path).class_names == ("10 pushups", "20 pushups")
