@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
 from rich.console import Console
 
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
+from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.base.settings.grid import list_variants
+from dsts_pipeline.base.settings.grid import Variant, list_variants
+from dsts_pipeline.base.settings.results import EvaluateSettings
+from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.learn.ablation import Runs
-from dsts_pipeline.metrics.ablation import assemble_ablation, results_csv
+from dsts_pipeline.head.building import classifier_of
+from dsts_pipeline.learn import TrainingOptions, stop_on_sigterm
+from dsts_pipeline.learn.ablation import RunPlan, Runs, show_ablation, train_in_processes
+from dsts_pipeline.learn.options import dsts_options
+from dsts_pipeline.learn.processes import choose_device
+from dsts_pipeline.metrics import HeadResult, Predictions
+from dsts_pipeline.metrics.ablation import (
+    AblationRun,
+    AblationVariant,
+    assemble_ablation,
+    results_csv,
+)
 from dsts_pipeline.metrics.ablation_table import ablation_table
 from dsts_pipeline.metrics.intervals import Bootstrap
-from stages import places
-from stages.ablation_answers import answer
-from stages.ablation_runs import plan_runs, train_runs
-from stages.ablation_variants import describe_variants
-from stages.classifier import classifier_of
-from stages.inputs import open_features
+from dsts_pipeline.metrics.scoring import Scoring, load_fitting_head, score_head
+from stages import common
 
 WIDTH = 150
 
@@ -31,23 +47,24 @@ def run(settings: Settings) -> None:
         BusyError: Another ablation is at work here.
         SettingsError: A variant can't be trained (told before anything is), or one diverged.
     """
-    with hold_alone(places.ABLATION, "ablate"):
+    with hold_alone(common.ABLATION, "ablate"):
         _ablate(settings)
 
 
 def _ablate(settings: Settings) -> None:
-    variants, how = list_variants(settings), settings.evaluate
+    variants = list_variants(settings)
+    how = settings.evaluate
     seeds = [settings.seed + number for number in range(settings.ablate.num_seeds)]
-    plans = {variant.name: plan_runs(variant, seeds, settings.seed) for variant in variants}
+    plans = {variant.name: _plan_runs(variant, seeds, settings.seed) for variant in variants}
     everything = [plan for of_variant in plans.values() for plan in of_variant]
-    store = open_features(settings.feed)
+    store = open_features(common.FEATURES, settings.feed)
     sections = {"head": settings.head, "udl": settings.udl, "train": settings.train}
     sections |= {"feed": settings.feed, "evaluate": how, "ablate": settings.ablate}
     made_by = {name: section.model_dump(mode="json") for name, section in sections.items()}
     provenance = collect_provenance(made_by | {"seed": settings.seed})
     runs = Runs(
-        places.ABLATION / "runs",
-        places.ABLATION / "checkpoints",
+        common.ABLATION / "runs",
+        common.ABLATION / "checkpoints",
         store.fingerprint,
         (store.map_shape[0], len(store.class_names)),
         classifier_of(settings.backbone.weights, store),
@@ -57,11 +74,12 @@ def _ablate(settings: Settings) -> None:
     )
     rows = store.rows_of_split(how.split)
     runs.check(everything, store, store.rows_of_split("train"))
-    failures = train_runs(settings, runs, everything, store)
+
+    failures = _train_runs(settings, runs, everything, store)
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
-    answers = answer(runs, everything, feed, how)
+    answers = _answer_runs(runs, everything, feed, how)
     results = assemble_ablation(
-        describe_variants(variants, plans, runs, answers, failures, how.split),
+        _describe_variants(variants, plans, runs, answers, failures, how.split),
         reference=settings.ablate.reference,
         split=how.split,
         store=store.fingerprint,
@@ -69,10 +87,132 @@ def _ablate(settings: Settings) -> None:
         bootstrap=Bootstrap(how.num_bootstrap, how.confidence, settings.seed),
         provenance=provenance,
     )
-    write_json(places.ABLATION / "results.json", sign(results))
-    write_atomic(places.ABLATION / "results.csv", results_csv(results).encode())
+    write_json(common.ABLATION / "results.json", sign(results))
+    write_atomic(common.ABLATION / "results.csv", results_csv(results).encode())
     Console(width=max(WIDTH, Console().width)).print(ablation_table(results))
     if failures:
         raise SettingsError(
             f"{len(failures)} of the trainings diverged: {next(iter(failures.values()))}"
         )
+
+
+# ---- the trainings -----------------------------------------------------------------------------
+
+
+def _plan_runs(variant: Variant, seeds: Sequence[int], data_seed: int) -> list[RunPlan]:
+    """A training per seed, all of them through the batches of one seed of the data."""
+    chosen = variant.settings
+    options = TrainingOptions(**dsts_options(chosen.train, chosen.udl, chosen.feed, chosen.seed))
+    if options.data_seed is None:
+        options = replace(options, data_seed=data_seed)
+    if variant.kind != "dsts":
+        options = replace(options, udl=False)
+    head = chosen.head.model_dump(exclude={"take_over_classifier"})
+    take_over = chosen.head.take_over_classifier
+    return [
+        RunPlan(variant.name, variant.kind, head, take_over, replace(options, seed=seed))
+        for seed in seeds
+    ]
+
+
+def _train_runs(
+    settings: Settings, runs: Runs, plans: Sequence[RunPlan], store: FeatureStore
+) -> dict[Path, str]:
+    """Train what is not finished; returns why runs diverged, by their folders."""
+    todo = runs.unfinished(plans)
+    chosen = settings.ablate
+    if settings.train.devices > 1:
+        raise SettingsError(
+            f"train.devices is {settings.train.devices}: several processes that train one head; "
+            "an ablation shares out its heads instead: set train.devices to 1 and ablate.jobs"
+        )
+    for name in ("keep_checkpoints", "tensorboard"):
+        if getattr(settings.train, name):
+            console.print(f"train.{name} has no effect here: an ablation keeps heads and histories")
+    num_runs = len({runs.folder(plan) for plan in plans})
+    console.print(f"{num_runs} trainings, {num_runs - len(todo)} of them finished before")
+    if not todo:
+        return {}
+    device = torch.device(choose_device(settings.train.device))
+    rows = store.rows_of_split("train")
+    several = chosen.jobs > 1 and len(todo) > 1
+    room = settings.feed.preload_bytes
+    with stop_on_sigterm(settings.train.requeue_status) as stop, show_ablation(len(todo)) as shown:
+        feed = FeatureFeed(store, rows, preload_bytes=room, shared=several)
+        if several:
+            how: dict[str, Any] = {"num_jobs": chosen.jobs, "tell": shown.tell, "stop": stop}
+            return train_in_processes(runs, todo, feed, device, **how)
+        return runs.train(todo, feed, device, tell=shown.tell, stop=stop)
+
+
+# ---- their answers, computed once for a split, and what is said of each variant ----------------
+
+
+def _answer_runs(
+    runs: Runs, plans: Sequence[RunPlan], feed: FeatureFeed, how: EvaluateSettings
+) -> dict[Path, HeadResult]:
+    """The answers of every finished run, by its folder.
+
+    Raises:
+        CheckpointError: A finished run is damaged.
+    """
+    folders = list(dict.fromkeys(runs.folder(plan) for plan in plans if runs.is_finished(plan)))
+    found = {}
+    with track("Evaluating", len(folders), "heads") as progress:
+        for folder in folders:
+            try:
+                found[folder] = _answer_run(folder, feed, how)
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{error}; or delete {folder} and run `python cli.py ablate` again"
+                ) from None
+            progress.advance(1, folder.name)
+    return found
+
+
+def _answer_run(folder: Path, feed: FeatureFeed, how: EvaluateSettings) -> HeadResult:
+    path = _predictions_of(folder, how.split)
+    if not path.exists():
+        result = score_head(folder, feed, Scoring(how.batch_size))
+        result.predictions.save(path)
+        return result
+    head, extra = load_fitting_head(folder, feed.store)
+    num_parameters = sum(parameter.numel() for parameter in head.parameters())
+    num_neurons = getattr(head, "config", {}).get("num_neurons")
+    predictions = Predictions.load(path)
+    routed = predictions.neurons is not None
+    return HeadResult(extra["title"], predictions, num_parameters, num_neurons if routed else None)
+
+
+def _predictions_of(folder: Path, split: str) -> Path:
+    """Where a run's answers on a split are kept."""
+    return folder / f"predictions-{split}.npz"
+
+
+def _describe_variants(
+    variants: Sequence[Variant],
+    plans: Mapping[str, Sequence[RunPlan]],
+    runs: Runs,
+    answers: Mapping[Path, HeadResult],
+    failures: Mapping[Path, str],
+    split: str,
+) -> dict[str, AblationVariant]:
+    """What `assemble_ablation` takes, by name; several runs may share a folder."""
+    found = {}
+    for variant in variants:
+        done = [
+            AblationRun(
+                plan.seed,
+                answers[folder],
+                runs.history(plan),
+                _predictions_of(folder, split).relative_to(runs.root.parent).as_posix(),
+            )
+            for plan in plans[variant.name]
+            if (folder := runs.folder(plan)) in answers
+        ]
+        folders = [runs.folder(plan) for plan in plans[variant.name]]
+        own = [failures[folder] for folder in folders if folder in failures]
+        found[variant.name] = AblationVariant(
+            variant.title, variant.table, variant.changes, done, own
+        )
+    return found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from typing import Any
 
-from dsts_pipeline.base.files import hold_alone, sign, write_json
+from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.metrics import (
     Bootstrap,
@@ -19,13 +22,10 @@ from dsts_pipeline.metrics import (
     count_views,
     headline_figures,
     plot_tables,
+    print_results,
 )
-from stages import places
-from stages.fitting_head import load_fitting_head
-from stages.inputs import open_features
-from stages.plot_files import write_plot_tables
-from stages.results import print_table
-from stages.scores import Scoring, score_head
+from dsts_pipeline.metrics.scoring import Scoring, load_fitting_head, score_head
+from stages import common
 
 
 def run(settings: Settings) -> None:
@@ -35,26 +35,27 @@ def run(settings: Settings) -> None:
         BusyError: The heads are being trained, or evaluated by another process.
         CheckpointError: A head is damaged or was trained on another store.
     """
-    with hold_alone(places.HEADS, "evaluate"):
+    with hold_alone(common.HEADS, "evaluate"):
         _evaluate(settings)
 
 
 def _evaluate(settings: Settings) -> None:
-    store, chosen = open_features(settings.feed), settings.evaluate
+    chosen = settings.evaluate
+    store = open_features(common.FEATURES, settings.feed)
     # Imported features have no clip index; all that is missing there is a failure of the store.
     imported = "import" in store.manifest["made_of"]
-    unusable = () if imported else ClipIndex.load(places.CLIP_INDEX).problems
+    unusable = () if imported else ClipIndex.load(common.CLIP_INDEX).problems
     rows = store.rows_of_split(chosen.split)
-    names = [name for name in places.HEAD_NAMES if (places.HEADS / name).exists()]
+    names = [name for name in common.HEAD_NAMES if (common.HEADS / name).exists()]
     for name in names:
-        load_fitting_head(places.HEADS / name, store)  # told before a map is read
+        load_fitting_head(common.HEADS / name, store)  # told before a map is read
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
     scoring = Scoring(chosen.batch_size, chosen.temporal_need, settings.seed)
     heads = {}
     with track("Evaluating", len(names) * len(rows)) as progress:
         for name in names:
-            heads[name] = score_head(places.HEADS / name, feed, scoring)
-            heads[name].predictions.save(places.PREDICTIONS / f"{name}.npz")
+            heads[name] = score_head(common.HEADS / name, feed, scoring)
+            heads[name].predictions.save(common.PREDICTIONS / f"{name}.npz")
             progress.advance(len(rows), name)
     failures = [clip for clip in store.manifest["failures"] if clip["split"] == chosen.split]
     views = count_views(feed.groups.tolist(), failures)
@@ -77,9 +78,16 @@ def _evaluate(settings: Settings) -> None:
     )
     options = RoutingOptions(chosen.num_permutations, chosen.temporal_need, seed=settings.seed)
     routing = assemble_routing(heads, **shared, options=options)
-    write_json(places.METRICS, sign(metrics))
-    write_json(places.ROUTING, sign(routing))
-    write_json(places.HEADLINE, headline_figures(metrics))
+    write_json(common.METRICS, sign(metrics))
+    write_json(common.ROUTING, sign(routing))
+    write_json(common.HEADLINE, headline_figures(metrics))
     answers = {name: head.predictions for name, head in heads.items()}
-    write_plot_tables(plot_tables(metrics, answers, routing))
-    print_table(metrics)
+    _write_plot_tables(plot_tables(metrics, answers, routing))
+    print_results(metrics)
+
+
+def _write_plot_tables(tables: Mapping[str, str]) -> None:
+    """Write the CSV texts that `dvc plots show` draws, by path below outputs/evaluation/plots."""
+    shutil.rmtree(common.PLOT_TABLES, ignore_errors=True)  # of heads that are gone
+    for name, text in tables.items():
+        write_atomic(common.PLOT_TABLES / name, text.encode())

@@ -1,24 +1,39 @@
-"""Cache the frozen backbone's map of every clip in the index."""
+"""Cache the frozen backbone's map of every clip in the index, or tell what that would take."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack
+from functools import partial
 from typing import Literal
 
-from dsts_pipeline.base.files import read_json, write_json
+from rich.console import Console
+from rich.table import Table
+
+from dsts_pipeline.base.files import format_bytes, read_json, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.extract.engines.actors import Tools
+from dsts_pipeline.extract.engines.cluster import ClusterOptions, extract_on_cluster
 from dsts_pipeline.extract.failures import ClipFailure, check_failures
+from dsts_pipeline.extract.forecast import forecast_extraction
+from dsts_pipeline.extract.frames.augmentation import import_transforms
+from dsts_pipeline.extract.planning import (
+    choose_computing,
+    choose_views,
+    extraction_options,
+    plan_views,
+)
 from dsts_pipeline.extract.progress import summarize
-from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.runner import ExtractionSummary, extract_features
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feature_store.checks.earlier import find_earlier_maps
 from dsts_pipeline.feature_store.manifest import record_store
-from dsts_pipeline.feature_store.space import require_space, survey_store
-from stages import places
-from stages.extract_options import extraction_options, plan_views
-from stages.store_plan import plan_taps, prepare_work
+from dsts_pipeline.feature_store.planning import ExtractionWork, prepare_work
+from dsts_pipeline.feature_store.space import StoreSurvey, require_space, survey_store
+from stages import common
 
 
 def run(
@@ -38,46 +53,145 @@ def run(
     Raises:
         CheckpointError, DataError, StoreError: See the parts; the finished shards stay.
     """
-    chosen, work = settings.backbone, prepare_work(settings)
-    index, backbone, _ = work
-    plans = plan_taps(settings, work)
+    chosen = settings.backbone
+    work = _prepare_work(settings)
     known = None
     if earlier is not None:
-        known = find_earlier_maps(
-            open_store(earlier), plan_views(settings, index, backbone), plans[0]
-        )
-        num_rows = len(plans[0].samples)
+        known = find_earlier_maps(open_store(earlier), work.views, work.plan)
+        num_rows = len(work.plan.samples)
         console.print(f"{earlier}: {len(known.rows):,} of {num_rows:,} maps are taken over")
-    for plan in plans:
+    for plan in work.plans:
         require_space(survey_store(settings.store.root, plan))
-    with ExitStack() as stack:
-        writers = [stack.enter_context(StoreWriter(settings.store.root, p)) for p in plans]
-        if engine == "ray":
-            from stages.on_cluster import extract_by_ray
 
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(StoreWriter(settings.store.root, plan)) for plan in work.plans
+        ]
+        if engine == "ray":
             pending = {shard for each in writers for shard in each.pending_shards()}
-            summary = extract_by_ray(settings, work, pending, num_workers)
+            summary = _extract_by_ray(settings, work, pending, num_workers)
         else:
-            options = extraction_options(settings) | {"earlier": known}
-            summary = extract_features(index, backbone, writers, **options)
+            options = extraction_options(chosen, settings.dataset)
+            summary = extract_features(work.clips, work.backbone, writers, **options, earlier=known)
         sections = {
             "backbone": chosen.model_dump(mode="json"),
             "dataset": settings.dataset.model_dump(mode="json", include={"flip", "flip_pairs"}),
         }
         manifests = [read_json(w.finish(collect_provenance(sections))) for w in writers]
+
     manifest = manifests[0]
     # Also those of earlier runs that were interrupted, or had another limit.
     failures = [ClipFailure(failure["id"], failure["reason"]) for failure in manifest["failures"]]
-    check_failures(failures, len(index.clips), max_failed_fraction=chosen.max_failed_fraction)
-    others = {tap: str(w.path) for tap, w in zip(backbone.taps[1:], writers[1:], strict=True)}
-    write_json(places.FEATURES, record_store(manifest, writers[0].path, others))
+    check_failures(failures, len(work.clips.clips), max_failed_fraction=chosen.max_failed_fraction)
+    others = {tap: str(w.path) for tap, w in zip(work.backbone.taps[1:], writers[1:], strict=True)}
+    write_json(common.FEATURES, record_store(manifest, writers[0].path, others))
     console.print(summarize(str(writers[0].path), manifest["counts"], summary))
 
 
-def plan_store(settings: Settings) -> StorePlan:
-    """The plan of the store that `run` finishes.
+def _prepare_work(settings: Settings) -> ExtractionWork:
+    """Load clips and backbone, plan the stores.
 
     Raises:
         CheckpointError, DataError: There is no clip index, or no sound weights.
     """
-    return prepare_work(settings).plan
+    index = ClipIndex.load(common.CLIP_INDEX)
+    return prepare_work(index, settings.backbone, settings.dataset, settings.store)
+
+
+# ---- with --engine ray: the same store by the workers of a Ray cluster --------------------------
+
+
+def _extract_by_ray(
+    settings: Settings, work: ExtractionWork, pending: Collection[int], num_workers: int | None
+) -> ExtractionSummary:
+    """Write the shards of `work.plan` that are pending."""
+    chosen = settings.backbone
+    rows = plan_views(work.clips, work.backbone, chosen, settings.dataset)
+    return extract_on_cluster(
+        partial(make_tools, settings),
+        rows,
+        work.plan.positions_of,
+        sum(len(work.plan.positions_of(shard)) for shard in pending),
+        ClusterOptions(
+            num_workers=num_workers,
+            num_decoders=max(1, chosen.num_decode_workers),
+            clip_timeout_seconds=chosen.clip_timeout_seconds,
+            warm_up=import_transforms if rows.views.augmentation.is_on else None,
+        ),
+    )
+
+
+def make_tools(settings: Settings) -> Tools:
+    """What one worker of the cluster works with, made in its own process.
+
+    Raises:
+        CheckpointError, DataError, StoreError: It can't be made there.
+    """
+    work = _prepare_work(settings)
+    return Tools(
+        plan=work.views,
+        backbone=work.backbone,
+        writers=[StoreWriter(settings.store.root, plan) for plan in work.plans],
+        computing=choose_computing(settings.backbone),
+        max_failed_fraction=settings.backbone.max_failed_fraction,
+    )
+
+
+# ---- with --dry-run: size, space and time, measured on a few clips; writes nothing -------------
+
+
+def dry_run(settings: Settings) -> None:
+    """Print a table about the store of these settings.
+
+    Raises:
+        CheckpointError, DataError: See the parts.
+        StoreError: What is pending does not fit on the disk; told after the table.
+    """
+    chosen = settings.backbone
+    work = _prepare_work(settings)
+    survey = survey_store(settings.store.root, work.plan)
+    positions = [position for shard in survey.pending for position in work.plan.positions_of(shard)]
+    table = _describe(work.plan, survey)
+    table.add_row("clips pending", f"{len(positions):,} of {work.plan.num_clips:,}")
+    if positions:
+        forecast = forecast_extraction(
+            work.clips,
+            work.backbone,
+            positions,
+            views=choose_views(chosen, settings.dataset),
+            decoder=chosen.decoder,
+            num_decode_workers=chosen.num_decode_workers,
+            batch_size=chosen.batch_size,
+        )
+        seconds = forecast.seconds_per_clip * len(positions)
+        table.add_row(
+            "time",
+            f"about {_format_seconds(seconds)}, measured on {forecast.num_clips} clips: decoding "
+            f"{1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = "
+            f"{chosen.num_decode_workers}), backbone {1000 * forecast.forward_seconds:.1f} ms",
+        )
+    Console(highlight=False).print(table)
+    require_space(survey)
+
+
+def _describe(plan: StorePlan, survey: StoreSurvey) -> Table:
+    table = Table(show_header=False)
+    at_most = "at most " if survey.is_compressed and survey.pending else ""
+    codec = f", zstd {plan.zstd_level}" if plan.codec == "zstd" else ""
+    state = "" if survey.path.exists() else " (not there yet)"
+    table.add_row("store", f"{survey.path}{state}")
+    table.add_row("maps", f"{plan.num_clips:,} of {' x '.join(map(str, plan.map_shape))}")
+    table.add_row("stored as", plan.dtype + codec)
+    table.add_row("shards", f"{survey.num_shards:,}, {len(survey.pending):,} pending")
+    table.add_row("size", f"{at_most}{format_bytes(survey.total_bytes)}")
+    table.add_row("already there", format_bytes(survey.done_bytes))
+    table.add_row("to be written", f"{at_most}{format_bytes(survey.pending_bytes)}")
+    table.add_row("free", format_bytes(survey.free_bytes))
+    return table
+
+
+def _format_seconds(seconds: float) -> str:
+    for limit, unit, length in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86_400:.1f} days"

@@ -1,25 +1,70 @@
-"""Train backbone and head together on the videos, from a head on cached maps."""
+"""Train backbones on videos: with the DSTS head, with a linear head, and the embedded ones."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
-from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.errors import CheckpointError, SettingsError
+from dsts_pipeline.base.files import read_signed, sign, write_json
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.provenance import collect_provenance
+from dsts_pipeline.base.seeding import derive_seed
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.flips import FlipRule
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.extract.checkpoints.weights import find_classifier, save_weights
+from dsts_pipeline.extract.frames.augmentation import Augmentation, import_transforms
+from dsts_pipeline.extract.frames.decode_pool import DecodePool
+from dsts_pipeline.extract.frames.views import ViewPlan, Views
+from dsts_pipeline.extract.models.backbones import Backbone
+from dsts_pipeline.extract.models.presets import get_preset
+from dsts_pipeline.extract.planning import choose_backbone, choose_fallback, choose_views
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.head import load_head
+from dsts_pipeline.feature_store.planning import prepare_work
+from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feed import FeatureFeed, split_batches
+from dsts_pipeline.head import LinearProbe, load_head, save_head, take_over_classifier
+from dsts_pipeline.learn import (
+    CheckpointOptions,
+    Processes,
+    hold_together,
+    joined_processes,
+    remove_checkpoints,
+    stop_on_sigterm,
+)
 from dsts_pipeline.learn.end_to_end.model import EndToEnd
-from stages import places
-from stages.comparison import cached_figures, check_maps, joint_figures, seconds_per_epoch
-from stages.finetuning import Work, open_work
-from stages.inputs import open_features
-from stages.joint_training import save_all, train_jointly
-from stages.new_store import extraction_command
+from dsts_pipeline.learn.end_to_end.saving import check_can_be_saved, save_backbone
+from dsts_pipeline.learn.end_to_end.scoring import answer_clips
+from dsts_pipeline.learn.end_to_end.training import Finetuned, finetune
+from dsts_pipeline.learn.end_to_end.videos import VideoFeed
+from dsts_pipeline.learn.identity import digest_sources
+from dsts_pipeline.learn.pretrain import (
+    PoolRecipe,
+    TrainingRecipe,
+    pretrain_recognizer,
+    render_pool,
+)
+from dsts_pipeline.learn.pretrain.card import write_card
+from dsts_pipeline.metrics import average_views, softmax
+from dsts_pipeline.metrics.plain import plain_figures
+from stages import common
+
+# What of the section makes the model, the views or the run, and is no option of `finetune`.
+_MODEL = {"frozen_stages", "frozen", "recompute"}
+_OTHER = {"head", "backbone_norms", "backbone_dropout", "augmentation", "evaluate_test"}
+_RUN = {"device", "devices", "checkpoint_every_batches", "keep_checkpoints", "requeue_status"}
+
+
+# ---- finetune: backbone and head together, from a head on cached maps --------------------------
 
 
 def run(settings: Settings) -> None:
@@ -29,51 +74,329 @@ def run(settings: Settings) -> None:
         CheckpointError: The head or the backbone is missing, or they do not belong together.
         DataError: Too many clips cannot be decoded.
     """
-    store, start = open_features(settings.feed), Path(settings.finetune.head)
+    store = open_features(common.FEATURES, settings.feed)
+    start = Path(settings.finetune.head)
     head, extra = load_head(start)
     if extra["store"] != store.fingerprint:
         raise CheckpointError(
-            f"{start}: trained on store {extra['store']}, {places.FEATURES} names "
+            f"{start}: trained on store {extra['store']}, {common.FEATURES} names "
             f"{store.fingerprint}; run `python cli.py train-head`"
         )
     udl: dict[str, Any] = {"udl": settings.udl.enabled, "udl_method": settings.udl.method}
     udl |= settings.udl.model_dump(include={"redraw_noise", "inner_learning_rate"})
-    with open_work(settings, places.FINETUNED, "finetune") as work:
-        check_maps(store, work.backbone)
+    with _open_work(settings, common.FINETUNED, "finetune") as work:
+        _check_maps(store, work.backbone)
         left_out = sorted({failure["id"] for failure in store.manifest["failures"]})
-        model, feed, done = train_jointly(work, head, left_out, **udl)
+        model, feed, done = _train_jointly(work, head, left_out, **udl)
         if not work.processes.is_first:
             return
-        folder, title = places.FINETUNED, f"{extra['title']}, end to end"
+        folder = common.FINETUNED
+        title = f"{extra['title']}, end to end"
         made_by: dict[str, Any] = {"dataset": settings.dataset, "backbone": settings.backbone}
         made_by |= {"finetune": settings.finetune, "train": settings.train, "udl": settings.udl}
         made_by |= {"store": settings.store, "seed": settings.seed}
-        save_all(work, folder, title, model, done, made_by)
+        _save_all(work, folder, title, model, done, made_by)
         figures = _compare(work, store, model, done.heldout) | {"failures": feed.failures}
         figures["seconds_per_epoch"] = {
-            "cached": seconds_per_epoch(start / "history.json"),
-            "finetuned": seconds_per_epoch(folder / "history.json"),
+            "cached": _seconds_per_epoch(start / "history.json"),
+            "finetuned": _seconds_per_epoch(folder / "history.json"),
         }
         write_json(folder / "metrics.json", figures | {"left_out": left_out})
     for split in ("heldout", "test"):
         if found := figures[split]:
             cached, tuned = (found[kind]["top1"] for kind in ("cached", "finetuned"))
             console.print(f"top-1, {split}: {cached:.1%} on cached maps, {tuned:.1%} end to end")
-    command = extraction_command(settings, folder / "backbone.safetensors")
-    console.print(f"{folder}; the new backbone's maps as a store: {command}", soft_wrap=True)
+    _tell_command(settings, folder)
+
+
+def _check_maps(store: FeatureStore, backbone: Backbone) -> None:
+    """Refuse to go on from maps that another backbone made.
+
+    Raises:
+        CheckpointError: It did, or the maps were imported.
+    """
+    made_by = dict(store.manifest["made_of"].get("backbone", {}))
+    own = backbone.describe()
+    for described in (made_by, own):
+        described.pop("versions", None)
+    if made_by != own:
+        differing = sorted(key for key in own if made_by.get(key) != own[key])
+        raise CheckpointError(
+            f"{store.location}: its maps are not those of {backbone.name} as backbone.* says "
+            f"({', '.join(differing)} differ), so a head on them does not fit it; set backbone.* "
+            "as in that extraction, or run `python cli.py extract` and `train-head`"
+        )
 
 
 def _compare(
     work: Work, store: FeatureStore, model: EndToEnd, heldout: np.ndarray
 ) -> dict[str, Any]:
     """Figures of the cached head and of the fine-tuned one, on the same clips."""
-    found, splits = dict[str, Any](heldout=None, test=None), {"heldout": heldout}
+    found = dict[str, Any](heldout=None, test=None)
+    splits = {"heldout": heldout}
     if work.settings.finetune.evaluate_test:
         splits["test"] = np.array([n for n, c in enumerate(work.clips.clips) if c.split == "test"])
     for split, clips in splits.items():
         if len(clips):
             ids = [work.clips.clips[number].id for number in clips]
-            cached = cached_figures(store, Path(work.settings.finetune.head), ids)
-            tuned = joint_figures(work, model, clips, f"Scoring {split}")
+            cached = _cached_figures(store, Path(work.settings.finetune.head), ids)
+            tuned = _joint_figures(work, model, clips, f"Scoring {split}")
             found[split] = {"cached": cached, "finetuned": tuned}
     return found
+
+
+@torch.inference_mode()
+def _cached_figures(
+    store: FeatureStore, folder: Path, clip_ids: list[str]
+) -> dict[str, Any] | None:
+    """Figures of the head in `folder` on the stored maps of some clips; None for no clips."""
+    rows = np.flatnonzero(np.isin(np.asarray(store.video_ids), clip_ids))
+    if not len(rows):
+        return None
+    head, _ = load_head(folder)
+    feed = FeatureFeed(store, rows)
+    parts = [head(batch.maps).numpy() for batch in feed.batches(split_batches(rows, 64))]
+    found = average_views(feed.groups.tolist(), feed.labels, softmax(np.concatenate(parts)))
+    return plain_figures(found.probabilities, found.labels)
+
+
+def _seconds_per_epoch(history: Path) -> float | None:
+    """Mean time of an epoch, its evaluation included; None where no history is known."""
+    if not history.exists():
+        return None
+    seconds = [entry["seconds"] for entry in read_signed(history)["epochs"]]
+    return fmean(seconds) if seconds else None
+
+
+# ---- pretrain-backbone: with a plain linear head, the baseline of the paper's order ------------
+
+
+def pretrain_backbone(settings: Settings) -> None:
+    """Write backbone, linear head, history and figures to outputs/pretrained_backbone.
+
+    Raises:
+        CheckpointError, DataError: No sound weights; too many clips cannot be decoded.
+    """
+    with _open_work(settings, common.PRETRAINED, "pretrain-backbone") as work:
+        sizes = work.backbone.map_shape[0], len(work.clips.class_names)
+        torch.manual_seed(derive_seed(settings.seed, "linear_head"))
+        head = LinearProbe(*sizes)
+        classifier = find_classifier(settings.backbone.weights, *sizes)
+        if classifier is not None:
+            take_over_classifier(head, *classifier)
+        model, feed, done = _train_jointly(work, head, [], udl=False)
+        if not work.processes.is_first:
+            return
+        folder = common.PRETRAINED
+        made_by: dict[str, Any] = {"dataset": settings.dataset, "backbone": settings.backbone}
+        made_by |= {"finetune": settings.finetune, "train": settings.train}
+        made_by |= {"store": settings.store, "seed": settings.seed}
+        _save_all(work, folder, "linear head, end to end", model, done, made_by)
+        figures = {"heldout": _joint_figures(work, model, done.heldout, "Scoring heldout")}
+        write_json(folder / "metrics.json", figures | {"failures": feed.failures})
+    if figures["heldout"] is not None:
+        console.print(f"top-1, heldout: {figures['heldout']['top1']:.1%}")
+    _tell_command(settings, folder)
+
+
+# ---- what both work with, the training itself, and the files that both leave -------------------
+
+
+@dataclass
+class Work:
+    """What a fine-tuning is made with."""
+
+    settings: Settings
+    processes: Processes
+    saved: CheckpointOptions
+    clips: ClipIndex
+    backbone: Backbone
+    pool: DecodePool
+
+    def plan(self, views: Views) -> ViewPlan:
+        """How clips are decoded for `views`."""
+        chosen = self.settings.backbone
+        return ViewPlan(self.clips, self.backbone, views, chosen.decoder, choose_fallback(chosen))
+
+
+@contextmanager
+def _open_work(settings: Settings, folder: Path, name: str) -> Iterator[Work]:
+    """Join processes, heed SIGTERM, load clips and backbone, start decoders.
+
+    Args:
+        folder: Where the results go; other processes are kept out of it meanwhile.
+        name: The command's, told to them.
+
+    Raises:
+        BusyError: Another process is at work on that folder.
+        CheckpointError, DataError, SettingsError: No clip index, no sound weights, or the backbone
+            can't be trained here.
+    """
+    chosen = settings.finetune
+    decoding = settings.backbone
+    index = ClipIndex.load(common.CLIP_INDEX)
+    backbone = choose_backbone(decoding)
+    check_can_be_saved(backbone)
+    augmented = Augmentation(**chosen.augmentation.model_dump()).is_on
+    warm_up = import_transforms if augmented else None
+    limits = decoding.model_dump(include={"clip_timeout_seconds", "prefetch_bytes"})
+    with (
+        joined_processes(chosen.device, chosen.devices) as processes,
+        hold_together(processes, folder, name),
+        stop_on_sigterm(chosen.requeue_status) as stop,
+        DecodePool(decoding.num_decode_workers, **limits, warm_up=warm_up) as pool,
+    ):
+        every = chosen.checkpoint_every_batches
+        saved = CheckpointOptions(common.CHECKPOINTS, every_batches=every, stop=stop)
+        yield Work(settings, processes, saved, index, backbone, pool)
+
+
+def _train_jointly(
+    work: Work, head: nn.Module, left_out: list[str], **udl: Any
+) -> tuple[EndToEnd, VideoFeed, Finetuned]:
+    """Train `head` with the backbone by the section `finetune`; `udl` are UDL's options."""
+    settings = work.settings
+    chosen = settings.finetune
+    views = Views(
+        augmentation=Augmentation(**chosen.augmentation.model_dump()),
+        flips=FlipRule(settings.dataset.flip, settings.dataset.flip_pairs),
+        seed=settings.seed,
+    )
+    feed = VideoFeed(
+        work.plan(views),
+        "train",
+        work.pool,
+        left_out=left_out,
+        max_failed_fraction=settings.backbone.max_failed_fraction,
+        may_shrink=work.processes.world_size == 1,
+    )
+    model = EndToEnd(
+        work.backbone,
+        head,
+        norms=chosen.backbone_norms,
+        dropout=chosen.backbone_dropout,
+        **chosen.model_dump(include=_MODEL),
+    )
+    work.saved.identity = {
+        "clips": work.clips.digest,
+        "backbone": work.backbone.describe(),
+        "model": chosen.model_dump(mode="json", include=_MODEL | _OTHER),
+        "left_out": left_out,
+        "sources": digest_sources(("clips", "extract")),
+    }
+    options = chosen.model_dump(exclude=_MODEL | _OTHER | _RUN) | {"seed": settings.seed} | udl
+    options |= settings.train.model_dump(include={"heldout_fraction", "data_seed"})
+    together: dict[str, Any] = {"processes": work.processes, "checkpoints": work.saved}
+    return model, feed, finetune(model, feed, title="Training end to end", **together, **options)
+
+
+def _save_all(
+    work: Work, folder: Path, title: str, model: EndToEnd, done: Finetuned, sections: dict[str, Any]
+) -> None:
+    """Write backbone, head and history; then drop the checkpoints unless they are kept.
+
+    The head names the store that the new backbone's maps will have, on which it can be evaluated.
+    """
+    weights = folder / "backbone.safetensors"
+    save_backbone(model, weights)
+    shown = {n: v if isinstance(v, int) else v.model_dump(mode="json") for n, v in sections.items()}
+    made_of = {"title": title, "store": _store_of_weights(work.settings, weights)}
+    save_head(folder / "head", model.head, made_of | {"provenance": collect_provenance(shown)})
+    write_json(folder / "history.json", sign({"epochs": done.history}))
+    if work.settings.finetune.keep_checkpoints:
+        console.print(f"checkpoints: {', '.join(map(str, work.saved.used))}")
+    else:
+        remove_checkpoints(work.saved)
+
+
+def _joint_figures(
+    work: Work, model: EndToEnd, clips: np.ndarray, title: str
+) -> dict[str, Any] | None:
+    """Figures of `model` on clips by number, in the views of their split; None for no clips."""
+    if not len(clips):
+        return None
+    views = choose_views(work.settings.backbone, work.settings.dataset)
+    plan = work.plan(replace(views, train=1, augmentation=Augmentation()))
+    size = work.settings.finetune.evaluation_batch
+    numbers = [int(number) for number in clips]
+    found = answer_clips(model, plan, numbers, work.pool, batch_size=size, title=title)
+    answers = average_views(found.clip_ids, np.array(found.labels), found.probabilities)
+    counted = plain_figures(answers.probabilities, answers.labels)
+    return counted | {"failures": found.failures}
+
+
+def _store_of_weights(settings: Settings, weights: Path) -> str:
+    """The fingerprint of the store that the command of `_tell_command` makes."""
+    changed = {"weights": str(weights), "weights_sha256": None, "key_map": "auto"}
+    backbone = settings.backbone.model_copy(update=changed)
+    index = ClipIndex.load(common.CLIP_INDEX)
+    return prepare_work(index, backbone, settings.dataset, settings.store).plan.fingerprint
+
+
+def _tell_command(settings: Settings, folder: Path) -> None:
+    """Tell how to extract the maps of the new backbone as a new store."""
+    changes = [f"backbone.weights={folder / 'backbone.safetensors'}"]
+    if settings.backbone.weights_sha256 is not None:
+        changes.append("backbone.weights_sha256=null")
+    if settings.backbone.key_map != "auto":
+        changes.append("backbone.key_map=auto")
+    command = " ".join(["python cli.py extract", *(f"--set {change}" for change in changes)])
+    console.print(f"{folder}; the new backbone's maps as a store: {command}", soft_wrap=True)
+
+
+# ---- pretrain: an embedded backbone, on rendered clips that no data set uses -------------------
+
+
+def pretrain_embedded(settings: Settings) -> None:
+    """Write backbone.weights and, beside it, a model card with the figures of every epoch.
+
+    Raises:
+        SettingsError: The data set is not the embedded one.
+    """
+    chosen = settings.pretrain
+    backbone = settings.backbone
+    render = settings.dataset.render
+    if render is None:
+        raise SettingsError(
+            "pretrain renders its clips, but dataset.render is null; other data sets need a "
+            "recognizer trained elsewhere: give its file in backbone.weights"
+        )
+
+    preset = get_preset(backbone.name)
+
+    def recipe(stream: str, num_clips: int) -> PoolRecipe:
+        return PoolRecipe(
+            renderer=render.renderer,
+            stream=stream,
+            num_clips=num_clips,
+            video_frames=render.num_frames,
+            num_frames=backbone.num_frames or preset.num_frames,
+            render_px=render.size_px,
+            input_px=backbone.size_px or preset.size_px,
+            difficulty=render.difficulty,
+            seed=chosen.seed,
+        )
+
+    heldout_recipe = recipe("pretrain_heldout", chosen.num_heldout)
+    train_recipe = recipe("pretrain", chosen.num_clips)
+    heldout = render_pool(chosen.pool, heldout_recipe, num_workers=chosen.num_workers)
+    train = render_pool(chosen.pool, train_recipe, num_workers=chosen.num_workers)
+    training = TrainingRecipe(
+        pose_epochs=chosen.pose_epochs,
+        class_epochs=chosen.class_epochs,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        pose_weight=chosen.pose_weight,
+        seed=chosen.seed,
+    )
+    recognizer, history = pretrain_recognizer(backbone.name, train, heldout, training)
+    save_weights(recognizer, backbone.weights, half=True)
+    card = Path(backbone.weights).with_suffix(".md")
+    write_card(card, backbone.name, recognizer, train_recipe, heldout_recipe, training, history)
+    last = history[-1]
+    reached = (
+        f"top-1 {last.heldout_top1:.1%}"
+        if chosen.class_epochs
+        else f"error of targets {last.heldout_error:.3f}, no classes"
+    )
+    console.print(f"{backbone.weights}: held-out {reached}; card: {card}")

@@ -1,25 +1,34 @@
-"""Answers for videos: a table, lines of JSON, annotated copies."""
+"""Answers for videos: a table, lines of JSON, annotated copies; or a local page that gives them."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.errors import DataError, SettingsError, StoreError, UserError
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.extract.devices import choose_device
+from dsts_pipeline.extract.planning import choose_fallback
 from dsts_pipeline.extract.stopping import exit_on_sigterm
+from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.serve import Bundle, Prediction, Predictor, bundle_of_run, load_bundle
 from dsts_pipeline.serve.answers import answers_table, table_row, tell_latency
+from dsts_pipeline.serve.app.limits import Limits
 from dsts_pipeline.serve.output import Outputs
-from dsts_pipeline.serve.predictor import Prediction, Predictor
 from dsts_pipeline.serve.video_list import list_videos
-from stages.bundles import open_bundle
-from stages.predict_options import predictor_options
+from stages import common
+
+if TYPE_CHECKING:
+    from dsts_pipeline.serve.neighbours import Neighbours
 
 MIN_COLUMNS = 100
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class SomeRefused(UserError):
@@ -45,14 +54,16 @@ def run(
         DataError: There is no such file, or no video.
         SomeRefused: A video can't be used; the reasons are in the table.
     """
-    started, listed = time.monotonic(), list_videos(videos)
-    held = open_bundle(settings, bundle, weights)
+    started = time.monotonic()
+    listed = list_videos(videos)
+    held = _open_bundle(settings, bundle, weights)
     for note in held.notes:
         console.print(f"note: {note}", soft_wrap=True)
-    rows, totals = [], Counter[str]()
+    rows = []
+    totals = Counter[str]()
     with (
         exit_on_sigterm(),
-        Predictor(held, **predictor_options(settings)) as predictor,
+        Predictor(held, **_predictor_options(settings)) as predictor,
         Outputs(predictor, listed.paths, json_file, annotate, ".gif" if gif else ".mp4") as outputs,
         track("Predicting", len(listed.paths), "videos") as progress,
     ):
@@ -71,3 +82,96 @@ def run(
         wide.print(f"{listed.num_left_out} files of the folders are no videos by their names")
     if refused:
         raise SomeRefused(f"{refused} of {len(rows)} videos have no answer; the table says why")
+
+
+def _open_bundle(settings: Settings, path: Path | None, weights: str | None) -> Bundle:
+    """The bundle in the folder `path`, or without one that of this run's head.
+
+    Raises:
+        BundleError: Its parts are damaged or do not belong together.
+        CheckpointError, DataError, StoreError: The run has no finished head or features.
+    """
+    if path is not None:
+        return load_bundle(path, weights=weights)
+    return bundle_of_run(
+        common.HEADS / "dsts",
+        common.FEATURES,
+        common.METRICS,
+        backbone=settings.backbone,
+        feed=settings.feed,
+    )
+
+
+def _predictor_options(settings: Settings) -> dict[str, Any]:
+    """Keywords of `Predictor`: how videos are decoded and computed.
+
+    What decides an answer is in the bundle.
+    """
+    chosen = settings.backbone
+    names = {"num_decode_workers", "clip_timeout_seconds", "prefetch_bytes", "batch_size"}
+    return chosen.model_dump(include=names) | {
+        "device": choose_device(chosen.device),
+        "decoder_fallback": choose_fallback(chosen),
+    }
+
+
+# ---- demo-app: the page, with this run's features beside it, until interrupted -----------------
+
+
+def demo_app(
+    settings: Settings,
+    *,
+    bundle: Path | None = None,
+    weights: str | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    max_upload_mib: float = 64.0,
+    timeout_seconds: float = 30.0,
+) -> None:
+    """Serve the page on `host` and `port`.
+
+    Raises:
+        BundleError: The bundle is damaged, or its parts don't belong together.
+        UserError: FastAPI or uvicorn is not installed, or the address is taken.
+    """
+    try:
+        from dsts_pipeline.serve.app.server import serve
+    except ImportError as error:
+        raise UserError(
+            f"demo-app needs FastAPI and uvicorn ({error}); install them with "
+            '`pip install -c constraints.txt -e ".[app]"`'
+        ) from None
+    is_open = host not in LOOPBACK
+    limits = Limits(upload_bytes=int(max_upload_mib * 2**20))
+    if is_open:
+        console.print(
+            f"warning: with --host {host} everyone who reaches this machine can send it videos; "
+            "there is no password and no encryption",
+            soft_wrap=True,
+        )
+    held = _open_bundle(settings, bundle, weights)
+    options = _predictor_options(settings) | {"clip_timeout_seconds": timeout_seconds}
+    options["num_decode_workers"] = limits.num_at_once
+    with Predictor(held, **options) as predictor:
+        predictor.warm_up()
+        near = _find_neighbours(settings, held)
+        try:
+            serve(predictor, near, host=host, port=port, is_open=is_open, limits=limits)
+        except OSError as error:
+            raise SettingsError(
+                f"{host}:{port} cannot be listened on ({error.strerror}); choose another --port"
+            ) from None
+
+
+def _find_neighbours(settings: Settings, bundle: Bundle) -> Neighbours | None:
+    """Training clips of this run, if its features are those that the head was trained on."""
+    from dsts_pipeline.serve.neighbours import Neighbours  # imports plots, which predict needn't
+
+    try:
+        store = open_features(common.FEATURES, settings.feed)
+        if store.fingerprint != bundle.store["fingerprint"]:
+            raise StoreError("the features of this folder are others than the head's")
+        return Neighbours(store, ClipIndex.load(common.CLIP_INDEX))
+    except (DataError, StoreError) as error:
+        console.print(f"no nearest clips: {error}", soft_wrap=True)
+        return None

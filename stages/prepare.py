@@ -17,7 +17,7 @@ from dsts_pipeline.clips.findings import Findings
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.prepare import HoldOut, RefusedClipsError, prepare_clips
-from stages import places
+from stages import common
 
 _FILES = ("video_folder", "train_file", "test_file", "class_file")
 
@@ -42,20 +42,20 @@ def run(settings: Settings) -> None:
         if isinstance(error, RefusedClipsError):
             findings = error.findings
             console.print(
-                f"{places.CLIP_CHECK}: all {len(findings.reasons):,} unusable clips with reasons",
+                f"{common.CLIP_CHECK}: all {len(findings.reasons):,} unusable clips with reasons",
                 soft_wrap=True,
             )
         told = {} if findings is None else findings.as_json()
-        write_json(places.CLIP_CHECK, told | {"refused": printable(str(error))})
+        write_json(common.CLIP_CHECK, told | {"refused": printable(str(error))})
         raise
     shortage = _find_shortage(settings, index)
     if shortage:
         findings = replace(findings, notes=(*findings.notes, shortage))
-    index.save(places.CLIP_INDEX)
-    write_json(places.CLIP_CHECK, findings.as_json())
+    index.save(common.CLIP_INDEX)
+    write_json(common.CLIP_CHECK, findings.as_json())
     counts = ", ".join(f"{count:,} {split}" for split, count in index.count_splits().items())
     console.print(
-        f"{places.CLIP_INDEX}: {counts} clips of {len(index.class_names)} classes, "
+        f"{common.CLIP_INDEX}: {counts} clips of {len(index.class_names)} classes, "
         f"{len(index.problems):,} unusable",
         soft_wrap=True,
     )
@@ -78,7 +78,7 @@ def _prepare(settings: Settings) -> tuple[ClipIndex, Findings]:
         test_fraction=dataset.test_fraction,
         allow_outside_root=dataset.allow_outside_root,
         official_counts=dataset.official_counts,
-        cache_path=places.PROBE_CACHE,
+        cache_path=common.PROBE_CACHE,
         num_workers=dataset.num_probe_workers,
         max_problem_fraction=dataset.max_problem_fraction,
         decoders=[d for d in (chosen.decoder, chosen.decoder_fallback) if d != "none"],

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.base.settings.variants import with_values
+from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.learn import CheckpointOptions, joined_processes, stop_on_sigterm
-from dsts_pipeline.learn.search import Pruning, Study, import_optuna, locked_study
-from stages import places
-from stages.classifier import classifier_of
-from stages.inputs import open_features
-from stages.search_space import name_study, present_values, read_space
-from stages.search_table import print_trials, write_trials
-from stages.search_trials import TrialTrainer, check_ends
+from dsts_pipeline.head.building import Classifier, build_dsts, classifier_of
+from dsts_pipeline.learn import (
+    CheckpointOptions,
+    Processes,
+    TrainingOptions,
+    check_clips,
+    joined_processes,
+    remove_checkpoints,
+    stop_on_sigterm,
+    train_head,
+)
+from dsts_pipeline.learn.options import dsts_options
+from dsts_pipeline.learn.search import (
+    Dimension,
+    OnEpoch,
+    Pruning,
+    Study,
+    TrialRefused,
+    import_optuna,
+    locked_study,
+    name_study,
+    present_values,
+    print_trials,
+    read_space,
+    write_trials,
+)
+from stages import common
 
 
 def run(settings: Settings) -> None:
@@ -25,14 +51,16 @@ def run(settings: Settings) -> None:
         SettingsError: Optuna is missing, nothing is held out, the space can't be searched, or no
             trial came to its end.
     """
-    dimensions, train, how = read_space(settings), settings.train, settings.search
+    dimensions = read_space(settings)
+    train = settings.train
+    how = settings.search
     import_optuna()
-    store = open_features(settings.feed)
+    store = open_features(common.FEATURES, settings.feed)
     rows = store.rows_of_split("train")
-    check_ends(settings, dimensions, store, rows)
+    _check_ends(settings, dimensions, store, rows)
     classifier = classifier_of(settings.backbone.weights, store)
     with (
-        locked_study(places.SEARCH) as folder,
+        locked_study(common.SEARCH) as folder,
         joined_processes(train.device, 1) as processes,
         stop_on_sigterm(train.requeue_status) as stop,
     ):
@@ -54,21 +82,72 @@ def run(settings: Settings) -> None:
             stop,
         )
         feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
-        _run_trials(
-            settings, study, TrialTrainer(settings, feed, classifier, processes, saved), name
-        )
-    print_trials(study.finished, present)
+        trainer = TrialTrainer(settings, feed, classifier, processes, saved)
+        _run_trials(settings, study, trainer, name)
+    print_trials(common.SEARCH, study.finished, present)
     if study.finished and all(trial.state == "refused" for trial in study.finished):
         raise SettingsError("every trial was refused: see the reasons above; change search.space")
 
 
+def _check_ends(
+    settings: Settings, dimensions: list[Dimension], store: FeatureStore, rows: np.ndarray
+) -> None:
+    """Refuse a space one of whose ends can't be trained, by itself, on this store.
+
+    Raises:
+        SettingsError: One can't.
+    """
+    sizes = store.map_shape[0], len(store.class_names)
+    for dimension in dimensions:
+        for value in dimension.ends:
+            tried = with_values(settings, {dimension.key: value})
+            paired = False
+            if tried.udl.enabled:
+                head = build_dsts(tried.head, sizes, None, tried.seed)
+                paired = bool(head.upstream_parameters())
+            check_clips(store, rows, TrainingOptions(**_options_of(tried)), paired=paired)
+
+
 def _run_trials(settings: Settings, study: Study, trainer: TrialTrainer, name: str) -> None:
     """As many as are missing, unless time is over."""
-    began, limit = time.monotonic(), settings.search.timeout_seconds
+    began = time.monotonic()
+    limit = settings.search.timeout_seconds
     while (done := len(study.finished)) < settings.search.num_trials:
         if limit is not None and time.monotonic() - began > limit:
             console.print(f"search.timeout_seconds is over: {done} trials are done")
             return
         console.print(study.run_trial(trainer).told)
         trainer.forget()
-        write_trials(settings, study.finished, name)
+        write_trials(common.SEARCH, settings, study.finished, name)
+
+
+@dataclass
+class TrialTrainer:
+    """Trains a trial's head on the training split; every trial begins with the same seed."""
+
+    settings: Settings
+    feed: FeatureFeed
+    classifier: Classifier | None
+    processes: Processes
+    saved: CheckpointOptions
+
+    def __call__(self, number: int, values: dict[str, Any], on_epoch: OnEpoch) -> None:
+        """Train with `values`; values that can't be trained, or diverge, refuse the trial."""
+        sizes = self.feed.map_shape[0], self.feed.num_classes
+        how: dict[str, Any] = {"processes": self.processes, "checkpoints": self.saved}
+        try:
+            tried = with_values(self.settings, values)
+            head = build_dsts(tried.head, sizes, self.classifier, tried.seed)
+            how |= {"on_epoch": on_epoch, "title": f"Trial {number}", **_options_of(tried)}
+            train_head(head, self.feed, **how)
+        except SettingsError as error:
+            raise TrialRefused(str(error)) from None
+
+    def forget(self) -> None:
+        """Delete the checkpoints of finished trials."""
+        remove_checkpoints(self.saved)
+        self.saved.used.clear()
+
+
+def _options_of(tried: Settings) -> dict[str, Any]:
+    return dsts_options(tried.train, tried.udl, tried.feed, tried.seed)

@@ -1,25 +1,224 @@
-"""List the feature stores below store.root; remove those that nothing refers to."""
+"""Look after feature stores: check and repair them, list and remove them, bring features in."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
 from dsts_pipeline.base.errors import StoreError, UserError
-from dsts_pipeline.base.files import format_bytes, read_json
-from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.files import format_bytes, read_json, write_json
+from dsts_pipeline.base.progress import console, track
+from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.feature_store import StoreWriter, layout, open_store
+from dsts_pipeline.feature_store.checks.earlier import find_suspects
 from dsts_pipeline.feature_store.checks.housekeeping import StoreEntry, list_stores, remove_store
-from dsts_pipeline.feature_store.checks.tables import stores_table
-from stages import places
-from stages.planned import planned_store
+from dsts_pipeline.feature_store.checks.repair import keep_provenance, remove_damaged
+from dsts_pipeline.feature_store.checks.tables import stores_table, verdict_table
+from dsts_pipeline.feature_store.checks.verdict import Verdict, check_store
+from dsts_pipeline.feature_store.exchange.import_labels import read_labels
+from dsts_pipeline.feature_store.exchange.import_sources import (
+    StoreSource,
+    doubt_layout,
+    open_source,
+)
+from dsts_pipeline.feature_store.exchange.importing import plan_import, survey_source, write_import
+from dsts_pipeline.feature_store.manifest import load_manifest, record_store
+from dsts_pipeline.feature_store.recorded import read_features_record, require_recorded
+from dsts_pipeline.feature_store.space import require_space, survey_store
+from stages import common
 
-MIN_COLUMNS = 170
+LIST_COLUMNS, VERDICT_COLUMNS = 170, 100  # that the tables need to be read
+Extract = Callable[..., None]
 
 
-def run(settings: Settings, *, prune: bool = False, yes: bool = False) -> None:
+# ---- verify: check a store, tell what was found, have damaged shards extracted again -----------
+
+
+def verify(
+    settings: Settings,
+    *,
+    extract: Extract,
+    store: str | None = None,
+    fast: bool = False,
+    repair: bool = False,
+    strict: bool = False,
+    json_file: Path | None = None,
+) -> None:
+    """Check the store (that of outputs/features.json by default) and print the table.
+
+    Args:
+        extract: The stage `extract`, which writes again what `repair` removes.
+
+    Raises:
+        StoreError: The store is missing, unfinished or damaged and was not repaired; with
+            `strict` also what is only strange. It is not the one that features.json recorded.
+    """
+    record = read_features_record(common.FEATURES) if store is None else None
+    location = str(record["store"] if record else store)
+    try:
+        verdict = _check(settings, location, fast)
+    except StoreError:
+        if not repair:
+            raise
+        _repair_store(settings, location, None, extract)
+        verdict = _check(settings, location, fast)
+    if repair and verdict.damage:
+        _print_verdict(verdict)
+        _repair_store(settings, location, verdict, extract)
+        verdict = _check(settings, location, fast)
+    suspects = () if verdict.damage else _find_suspects(location)
+    if repair and suspects:
+        _tell_suspects(location, suspects)
+        location = _renew_store(settings, location, extract)
+        suspects = ()
+        verdict = _check(settings, location, fast)
+        record = read_features_record(common.FEATURES)
+    _print_verdict(verdict)
+    if suspects:
+        _tell_suspects(location, suspects)
+        console.print(
+            "`python cli.py verify --repair` makes a new store in which these alone are extracted "
+            "again",
+            soft_wrap=True,
+        )
+    if json_file is not None:
+        write_json(json_file, verdict.to_json() | {"suspects": list(suspects)})
+    cure = _tell_cure(location, verdict, named=store is not None)
+    verdict.require_sound(cure, strict=strict)
+    if record and Path(location).is_dir():  # sound in itself, and yet another one
+        require_recorded(common.FEATURES, record, load_manifest(location), location)
+
+
+def _check(settings: Settings, location: str, fast: bool) -> Verdict:
+    feed = settings.feed
+    return check_store(
+        location,
+        fast=fast,
+        start_track=track,
+        num_threads=feed.num_read_threads,
+        cache_dir=feed.cache_dir,
+        cache_bytes=feed.cache_bytes,
+        stall_seconds=feed.stall_seconds,
+    )
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    """Print what was found, wide enough to be read."""
+    wide = Console(width=max(VERDICT_COLUMNS, Console().width), highlight=False)
+    wide.print(verdict_table(verdict))
+
+
+def _find_suspects(location: str) -> tuple[str, ...]:
+    """Clips that the former rule of frames may have read wrongly, by the clip index at hand."""
+    if not Path(location).is_dir() or not Path(common.CLIP_INDEX).exists():
+        return ()
+    index = ClipIndex.load(common.CLIP_INDEX)
+    store = open_store(location)
+    if store.manifest["made_of"].get("clips", {}).get("dataset") != index.dataset:
+        return ()
+    return find_suspects(store, index)
+
+
+def _tell_suspects(location: str, suspects: Sequence[str]) -> None:
+    shown = ", ".join(suspects[:5]) + (", ..." if len(suspects) > 5 else "")
+    console.print(
+        f"{location}: {len(suspects):,} clips are suspect, since decord may have read other frames "
+        f"of their files than a player shows: {shown}",
+        soft_wrap=True,
+    )
+
+
+def _tell_cure(location: str, verdict: Verdict, *, named: bool) -> str:
+    """What to run when a store is damaged; `named`: its place was given on the command line."""
+    if location.endswith((".h5", ".hdf5")):
+        return "export or copy the file again"
+    if verdict.imported:
+        return "run `python cli.py import-features` again, which writes the damaged shards"
+    return f"run `python cli.py verify{' ' + location if named else ''} --repair`"
+
+
+# ---- verify --repair: damaged shards written again, from the clips that the settings name ------
+
+
+def _repair_store(
+    settings: Settings, location: str, verdict: Verdict | None, extract: Extract
+) -> None:
+    """Remove exactly the damaged shards and run the extract stage, which writes them again.
+
+    Args:
+        verdict: what is damaged; None if the manifest itself is: then every shard that its
+            sidecar vouches for is kept.
+
+    Raises:
+        StoreError: The settings describe another store; nothing is removed then.
+    """
+    store = _require_same(settings, location)
+    before = None
+    if verdict is not None:
+        before = (store / layout.MANIFEST_NAME).read_bytes()
+    shards = verdict.damaged_shards if verdict else []
+    what = f"shards {', '.join(map(str, shards))}" if shards else "manifest and small files"
+    console.print(f"{store}: writing {what} again", soft_wrap=True)
+    remove_damaged(store, shards)
+    extract(settings)
+    if before is None:
+        return
+    if not keep_provenance(before, load_manifest(store), store):
+        console.print(f"{store}: the shards differ from those first recorded", soft_wrap=True)
+
+
+def _require_same(settings: Settings, location: str) -> Path:
+    store = Path(location)
+    if "://" in location or store.is_file():
+        raise StoreError(f"{location}: only a store in a local folder can be repaired")
+    planned = _planned_store(settings)
+    if planned.resolve() != store.resolve():
+        raise StoreError(
+            f"{store}: can't be repaired with these settings: they describe {planned}; give the "
+            "settings that it was made with (--params, --set), or for imported features run "
+            "`python cli.py import-features` again. Nothing was removed"
+        )
+    return store
+
+
+def _renew_store(settings: Settings, location: str, extract: Extract) -> str:
+    """Make the store of these settings out of one that was made under the former rule of frames.
+
+    Only maps that are suspect are extracted again. The former store is left as it is.
+
+    Returns:
+        Where the new store is.
+
+    Raises:
+        StoreError: Nothing of it can be taken over; the message says why.
+    """
+    planned = _planned_store(settings)
+    extract(settings, earlier=location)
+    return str(planned)
+
+
+def _planned_store(settings: Settings) -> Path:
+    """Directory of the store that `python cli.py extract` would write or go on with.
+
+    Raises:
+        CheckpointError, DataError: There is no clip index or no weights, so there is no plan.
+    """
+    index = ClipIndex.load(common.CLIP_INDEX)  # Without one the answer is quick.
+    from dsts_pipeline.feature_store.planning import prepare_work  # Imports torch: a few seconds.
+
+    work = prepare_work(index, settings.backbone, settings.dataset, settings.store)
+    return Path(settings.store.root) / work.plan.fingerprint
+
+
+# ---- stores: list those below store.root, remove those that nothing refers to ------------------
+
+
+def show_stores(settings: Settings, *, prune: bool = False, yes: bool = False) -> None:
     """Print the table; with `prune` remove what nothing refers to, after asking unless `yes`.
 
     Raises:
@@ -31,7 +230,7 @@ def run(settings: Settings, *, prune: bool = False, yes: bool = False) -> None:
         console.print(f"{root}: no stores", soft_wrap=True)
         return
     referred, unknown = _find_references(settings)
-    out = Console(width=max(MIN_COLUMNS, Console().width), highlight=False)
+    out = Console(width=max(LIST_COLUMNS, Console().width), highlight=False)
     out.print(stores_table(entries, referred))
     if unknown:
         console.print(f"the store that the settings describe is not known: {unknown}")
@@ -39,7 +238,7 @@ def run(settings: Settings, *, prune: bool = False, yes: bool = False) -> None:
         return
     if not referred:
         raise StoreError(
-            f"{root}: not pruned: neither {places.FEATURES} nor the settings tell which store is "
+            f"{root}: not pruned: neither {common.FEATURES} nor the settings tell which store is "
             "in use; run `python cli.py prepare` first, or delete stores by hand"
         )
     _prune(root, [e for e in entries if e.removable and e.path.resolve() not in referred], yes)
@@ -48,11 +247,11 @@ def run(settings: Settings, *, prune: bool = False, yes: bool = False) -> None:
 def _find_references(settings: Settings) -> tuple[dict[Path, list[str]], str]:
     """What refers to which store, and why the settings' one is not known, if it is not."""
     referred: dict[Path, list[str]] = {}
-    if places.FEATURES.exists():
-        store = str(read_json(places.FEATURES)["store"])
-        referred.setdefault(Path(store).resolve(), []).append(places.FEATURES.name)
+    if common.FEATURES.exists():
+        store = str(read_json(common.FEATURES)["store"])
+        referred.setdefault(Path(store).resolve(), []).append(common.FEATURES.name)
     try:
-        referred.setdefault(planned_store(settings).resolve(), []).append("settings")
+        referred.setdefault(_planned_store(settings).resolve(), []).append("settings")
     except UserError as error:
         return referred, str(error)
     return referred, ""
@@ -70,3 +269,65 @@ def _prune(root: Path, unused: list[StoreEntry], yes: bool) -> None:
     for entry in unused:
         remove_store(root, entry)
         console.print(f"{entry.path}: removed, {format_bytes(entry.num_bytes)}", soft_wrap=True)
+
+
+# ---- import-features: made elsewhere, into a store that train-head and evaluate read -----------
+
+
+def import_features(
+    settings: Settings,
+    *,
+    source: Path,
+    labels: Path,
+    name: str | None = None,
+    axes: str | None = None,
+    dataset: str | None = None,
+    ids_dataset: str | None = None,
+) -> None:
+    """Write the store and, as `extract` does, its manifest to outputs/features.json.
+
+    Raises:
+        DataError: The source or the labels can't be used; see the parts.
+        StoreError: The store can't be written; the finished shards stay.
+    """
+    table = read_labels(labels)
+    features = open_source(source, axes=axes, dataset=dataset, ids_dataset=ids_dataset)
+    with track("check features", len(table.rows), "maps") as progress:
+        survey = survey_source(
+            features,
+            table.rows,
+            max_failed_fraction=settings.backbone.max_failed_fraction,
+            on_maps=progress.advance,
+        )
+    doubt = "" if isinstance(features, StoreSource) else doubt_layout(survey.map_shape, axes)
+    for note in filter(None, (*table.notes, doubt)):
+        console.print(note, soft_wrap=True, markup=False)
+    store = settings.store.model_dump(exclude={"root"})
+    plan = plan_import(features, table, survey, name=name or source.stem, **store)
+    require_space(survey_store(settings.store.root, plan))
+    origin = {"source": source.name, "labels": labels.name, "layout": axes}
+    with (
+        StoreWriter(settings.store.root, plan) as writer,
+        track("import features", len(table.rows), "maps") as progress,
+    ):
+        provenance = collect_provenance({"import": origin})
+        manifest = read_json(
+            write_import(
+                features,
+                table.rows,
+                survey,
+                writer,
+                provenance=provenance,
+                on_maps=progress.advance,
+            )
+        )
+    write_json(common.FEATURES, record_store(manifest, writer.path))
+    for failure in manifest["failures"][:5]:
+        console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
+    counts = manifest["counts"]
+    unlisted = features.num_items - counts["stored"]
+    console.print(
+        f"{writer.path}: {counts['stored']:,} maps of {'x'.join(map(str, plan.map_shape))}, "
+        f"{counts['failed']:,} clips failed; {max(0, unlisted):,} items of the source not used",
+        soft_wrap=True,
+    )

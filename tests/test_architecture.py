@@ -78,6 +78,20 @@ def test_imports_go_upwards_only(path):
         assert folder_of(used) in allowed, f"{shown(path)} imports {shown(used)}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "stages").glob("*.py")), ids=shown)
+def test_stages_import_nothing_of_each_other_but_what_they_share(path):
+    shared = {ROOT / "stages" / name for name in ("__init__.py", "common.py")}
+    used = {used for used in imports_of(path, ROOT) if used.is_relative_to(ROOT / "stages")}
+    assert used <= shared, f"{shown(path)} imports {', '.join(map(shown, used - shared))}"
+
+
+def test_nothing_but_the_command_line_imports_stages():
+    others = [path for folder in ("benchmarks", "docs") for path in (ROOT / folder).rglob("*.py")]
+    for path in [*MODULES, *others]:
+        for module, _ in statements_of(path, ".".join(path.relative_to(ROOT).parts[:-1])):
+            assert module.split(".")[0] not in ("stages", "cli"), f"{shown(path)}: {module}"
+
+
 def test_every_folder_has_its_place_in_the_order():
     folders = {folder_of(path) for path in MODULES} - {None}
     assert folders <= set(FOLDERS)
@@ -135,13 +149,66 @@ def test_what_is_imported_is_declared():
 # ---- the pipeline -----------------------------------------------------------------------------
 
 
+# The functions of stages; where a file is named as the stage is, its function `run`.
+ENTRIES = {"pretrain-backbone": ("finetune", "pretrain_backbone")}
+
+
+def entry_of(name: str) -> tuple[str, str]:
+    return ENTRIES.get(name, (name.replace("-", "_"), "run"))
+
+
 def stage_file(name: str) -> Path:
-    return ROOT / "stages" / f"{name.replace('-', '_')}.py"
+    return ROOT / "stages" / f"{entry_of(name)[0]}.py"
+
+
+def definitions_of(path: Path) -> dict[str, ast.AST]:
+    """Functions and classes at the top of a file, by name."""
+    tree = ast.parse(path.read_text())
+    return {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+
+
+def reached_from(path: Path, function: str) -> list[ast.AST]:
+    """The definitions of a file that a function of it uses, directly or by others; itself, too."""
+    known = definitions_of(path)
+    reached, waiting = {function}, [function]
+    while waiting:
+        nodes = ast.walk(known[waiting.pop()])
+        names = {node.id for node in nodes if isinstance(node, ast.Name)}
+        new = names & known.keys() - reached
+        reached |= new
+        waiting += new
+    return [known[name] for name in sorted(reached)]
+
+
+def sections_read_in(node: ast.AST) -> set[str]:
+    """Sections of the settings: of `settings` itself, or of what holds them as `settings`."""
+
+    def is_settings(value: ast.AST) -> bool:
+        return "settings" in (getattr(value, "id", None), getattr(value, "attr", None))
+
+    found = (child for child in ast.walk(node) if isinstance(child, ast.Attribute))
+    return {child.attr for child in found if is_settings(child.value)}
+
+
+def stages_run_by(command: str) -> set[str]:
+    """What a command names in its calls of `run_stage`."""
+    known = {}
+    for path in (ROOT / "stages" / "commands").glob("*.py"):
+        known |= definitions_of(path)
+    calls = [node for node in ast.walk(known[command]) if isinstance(node, ast.Call)]
+    return {
+        call.args[0].value  # type: ignore[attr-defined]
+        for call in calls
+        if getattr(call.func, "id", None) == "run_stage"
+    }
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_runs_the_command_of_its_name(name):
     assert STAGES[name]["cmd"] == f"python cli.py {name}"
+    file, function = entry_of(name)
+    expected = file if function == "run" else f"{file}.{function}"
+    assert expected in stages_run_by(name.replace("-", "_"))
 
 
 @pytest.mark.parametrize("name", EXTRA_STAGES)
@@ -163,13 +230,8 @@ def test_stage_lists_the_code_that_it_uses(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_stage_lists_the_settings_that_it_uses(name):
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse(stage_file(name).read_text()))
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "settings"
-    }
+    reached = reached_from(stage_file(name), entry_of(name)[1])
+    used = set().union(*(sections_read_in(node) for node in reached))
     listed = {param.split(".")[0] for param in STAGES[name].get("params", [])}
     assert used == listed
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import read_json, sign, write_json
 from dsts_pipeline.base.settings import load_settings
 from dsts_pipeline.clips.decode import name_decoder
+from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from dsts_pipeline.feature_store.manifest import record_store
-from stages import extract, prepare, stores, verify
-from stages.store_plan import prepare_work
+from dsts_pipeline.feature_store.planning import prepare_work
+from stages import extract, prepare, stores
 from tests.clips.encodings import Encoding, write_encoding
 from tests.feature_store.small_store import read_tree
 from tests.pipeline import ROOT, TINY, WEIGHTS, run_cli
@@ -31,6 +33,7 @@ pytestmark = [
     pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
 ]
 SHARD = "maps/c.2.0.0.0.0"
+verify = partial(stores.verify, extract=extract.run)
 
 
 class WronglyNormalised:
@@ -123,16 +126,16 @@ def test_repair_restores_every_byte(store, kind, capsys):
     name, damage = DAMAGE[kind]
     damage(store / name)
     with pytest.raises(StoreError):
-        verify.run(settings_with())
+        verify(settings_with())
     times = {p.name: p.stat().st_mtime_ns for p in (store / "maps").glob("c.*")}
-    verify.run(settings_with(), repair=True)
+    verify(settings_with(), repair=True)
     assert read_tree(store) == before
     assert Path("outputs/features.json").read_bytes() == features
     rewritten = [
         name for name, time in times.items() if (store / "maps" / name).stat().st_mtime_ns != time
     ]
     assert rewritten == (["c.2.0.0.0.0"] if name == SHARD and kind != "missing" else [])
-    verify.run(settings_with())
+    verify(settings_with())
 
 
 @pytest.mark.parametrize("kind", ["failures", "counts", "made_of"])
@@ -143,12 +146,12 @@ def test_a_manifest_that_was_changed_and_signed_anew_is_found_and_repaired(store
     change = {"failures": [clip], "counts": manifest["counts"] | {"failed": 1}, "made_of": {}}
     write_json(store / "manifest.json", sign(manifest | {kind: change[kind]}))
     with pytest.raises(StoreError, match="other failures or counts|features.json recorded"):
-        verify.run(settings_with())
+        verify(settings_with())
     if kind == "made_of":  # sidecars know nothing of it
         extract.run(settings_with())
     else:
-        verify.run(settings_with(), repair=True)
-    verify.run(settings_with())
+        verify(settings_with(), repair=True)
+    verify(settings_with())
     assert Path("outputs/features.json").read_bytes() == features
     after = read_tree(store)
     assert {path for path in after if after[path] != before[path]} <= {Path("manifest.json")}
@@ -159,8 +162,8 @@ def test_several_damaged_shards_are_told_and_repaired_together(store):
     for number in (0, 4, 8):
         flip_bit(store / f"maps/c.{number}.0.0.0.0", 99)
     with pytest.raises(StoreError, match=r"shard 0 .*shard 4 .*shard 8 .*verify --repair"):
-        verify.run(settings_with())
-    verify.run(settings_with(), repair=True)
+        verify(settings_with())
+    verify(settings_with(), repair=True)
     assert read_tree(store) == before
 
 
@@ -168,19 +171,19 @@ def test_repair_with_settings_of_another_store_removes_nothing(store):
     flip_bit(store / SHARD, 10)
     before = read_tree(store)
     with pytest.raises(StoreError, match="these settings: they describe .*Nothing was removed"):
-        verify.run(settings_with(store__dtype="float32"), repair=True)
+        verify(settings_with(store__dtype="float32"), repair=True)
     assert read_tree(store) == before
     assert len(list(Path("stores").iterdir())) == 1
 
 
 def test_repair_of_a_sound_store_does_nothing(store):
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
-    verify.run(settings_with(), repair=True)
+    verify(settings_with(), repair=True)
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
 
 
 def test_json_has_the_whole_result(store, tmp_path):
-    verify.run(settings_with(), json_file=tmp_path / "verify.json")
+    verify(settings_with(), json_file=tmp_path / "verify.json")
     result = json.loads((tmp_path / "verify.json").read_text())
     assert result["sound"] and result["num_maps"] == 144
     assert len(result["values"]["channels"]["mean"]) == 128
@@ -190,36 +193,36 @@ def test_json_has_the_whole_result(store, tmp_path):
 
 def test_shard_of_another_normalisation_is_flagged(store, capsys):
     """Pixels scaled to [0, 1] instead of the backbone's own mean and spread: digests hold."""
-    work = prepare_work(settings_with())
+    settings = settings_with()
+    index = ClipIndex.load(Path("outputs/clips.json"))
+    work = prepare_work(index, settings.backbone, settings.dataset, settings.store)
     wrong = WronglyNormalised(work.backbone)
     for name in ("manifest.json", "shards/000004.json", "maps/c.4.0.0.0.0"):
         (store / name).unlink()
     with StoreWriter("stores", work.plan) as writer:
-        extract_features(
-            work.clip_index, wrong, writer, num_decode_workers=0, max_failed_fraction=0.0
-        )
+        extract_features(index, wrong, writer, num_decode_workers=0, max_failed_fraction=0.0)
         manifest = read_json(writer.finish({}))
     with pytest.raises(StoreError, match="its shards are not what outputs/features.json recorded"):
-        verify.run(settings_with())
+        verify(settings_with())
     write_json("outputs/features.json", record_store(manifest, store))
-    verify.run(settings_with())
+    verify(settings_with())
     told = capsys.readouterr().out
     assert "shard 4 differs from the others beyond chance" in told and "1 beyond chance" in told
     with pytest.raises(StoreError, match="shard 4 differs"):
-        verify.run(settings_with(), strict=True)
+        verify(settings_with(), strict=True)
 
 
 def test_stores_lists_what_is_in_use_and_prunes_the_rest(store, capsys):
     other = Path("stores") / ("0" * 32)
     shutil.copytree(store, other)
-    stores.run(settings_with())
+    stores.show_stores(settings_with())
     (line,) = [line for line in capsys.readouterr().out.splitlines() if store.name in line]
     for text in ("complete", "144", "float16", "stick_r18", "stick_diving", "features.json, set"):
         assert text in line
-    stores.run(settings_with(store__dtype="int8"), prune=True, yes=True)
+    stores.show_stores(settings_with(store__dtype="int8"), prune=True, yes=True)
     assert store.exists() and not other.exists(), "features.json still refers to it"
     Path("outputs/features.json").unlink()
-    stores.run(settings_with(), prune=True, yes=True)
+    stores.show_stores(settings_with(), prune=True, yes=True)
     assert len(open_store(store)) == 144, "the settings still describe it"
 
 
@@ -260,13 +263,13 @@ def test_suspect_clips_of_a_former_store_are_named_and_made_again(tmp_path, monk
         extract.run(settings)
     former = json.loads(Path("outputs/features.json").read_text())["store"]
     capfd.readouterr()
-    verify.run(settings, json_file=Path("verify.json"))
+    verify(settings, json_file=Path("verify.json"))
     told = capfd.readouterr().err
     assert f"{former}: 1 clips are suspect" in told and "verify --repair" in told
     assert json.loads(Path("verify.json").read_text())["suspects"] == ["5"]
-    verify.run(settings, repair=True)
+    verify(settings, repair=True)
     assert "23 of 24 maps are taken over" in capfd.readouterr().err
     renewed = json.loads(Path("outputs/features.json").read_text())["store"]
     assert renewed != former and Path(former).is_dir()
-    verify.run(settings)
+    verify(settings)
     assert "suspect" not in capfd.readouterr().err

@@ -22,8 +22,7 @@ from dsts_pipeline.metrics.routing import (
     describe_gates,
 )
 from dsts_pipeline.metrics.routing.information import count_table
-from stages import places
-from stages.scores import Scoring, score_head
+from dsts_pipeline.metrics.scoring import Scoring, score_head
 
 NUM_PERMUTATIONS = 200
 Describe = Callable[[Path], "dict[str, Any] | None"]
@@ -31,7 +30,7 @@ Describe = Callable[[Path], "dict[str, Any] | None"]
 
 def route_reader(folder: Path, split: str) -> Describe:
     """Describes runs of the regime in `folder` by its maps of `split`."""
-    store = open_store(folder / read_json(folder / places.FEATURES)["store"])
+    store = open_store(folder / read_json(folder / "outputs" / "features.json")["store"])
     feed = FeatureFeed(store, store.rows_of_split(split))
     return lambda run: describe_routes(run, feed)
 

@@ -1,19 +1,25 @@
-"""How a head is trained, as one frozen record of plain values."""
+"""How a head is trained, as one frozen record of plain values, and which settings decide it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings.features import FeedSettings
+from dsts_pipeline.base.settings.learning import TrainSettings, UdlSettings
 from dsts_pipeline.feed.epochs import SHARD_WINDOW
 from dsts_pipeline.feed.orders import Order
 from dsts_pipeline.learn.optimizers import OptimizerName, ScheduledOptimizer, ScheduleName
 from dsts_pipeline.learn.precision import Precision
 from dsts_pipeline.learn.products import Method, check_method
+
+# Settings of how a training is run, which decide nothing about its result.
+OF_THE_RUN = {"device", "devices", "checkpoint_every_batches", "keep_checkpoints"}
+OF_THE_RUN |= {"requeue_status", "tensorboard"}
 
 
 @dataclass(frozen=True)
@@ -137,3 +143,18 @@ class TrainingOptions:
             step_milestones=self.step_milestones,
             step_factor=self.step_factor,
         )
+
+
+def options_of_feed(feed: FeedSettings) -> dict[str, Any]:
+    """What of the settings of reading decides a training."""
+    return feed.model_dump(include={"order", "shard_window", "class_balanced"})
+
+
+def dsts_options(
+    train: TrainSettings, udl: UdlSettings, feed: FeedSettings, seed: int
+) -> dict[str, Any]:
+    """What `train_head` is given for the DSTS head, but for processes and checkpoints."""
+    options: dict[str, Any] = train.model_dump(exclude=OF_THE_RUN)
+    options |= {"seed": seed, **options_of_feed(feed)}
+    options |= {"udl": udl.enabled, "udl_method": udl.method}
+    return options | udl.model_dump(include={"redraw_noise", "inner_learning_rate"})

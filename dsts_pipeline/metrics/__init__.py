@@ -1,6 +1,7 @@
 """Logits -> numbers: accuracy with intervals, calibration, comparisons, routing.
 
-A folder of pure functions on numpy arrays; only `predictions.py` touches files.
+`scoring.py` runs saved heads over maps and `predictions.py` keeps their answers in files; all else
+is pure functions on numpy arrays.
 """
 
 from dsts_pipeline.metrics.comparison import compare_predictions
@@ -11,7 +12,7 @@ from dsts_pipeline.metrics.plot_tables import plot_tables
 from dsts_pipeline.metrics.predictions import Predictions, align, softmax
 from dsts_pipeline.metrics.routing.summary import RoutingOptions, assemble_routing
 from dsts_pipeline.metrics.summary import assemble_metrics
-from dsts_pipeline.metrics.table import results_table
+from dsts_pipeline.metrics.table import print_results, results_table
 from dsts_pipeline.metrics.time_axis import disturb_time
 from dsts_pipeline.metrics.views import average_views, count_views
 
@@ -32,6 +33,7 @@ __all__ = [
     "headline_figures",
     "paired_difference",
     "plot_tables",
+    "print_results",
     "results_table",
     "softmax",
 ]

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+MIN_COLUMNS = 118
 
 
 def ordered_heads(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
@@ -39,6 +42,13 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
             difference_text(head.get("versus_baseline")),
         )
     return table
+
+
+def print_results(metrics: Mapping[str, Any]) -> Console:
+    """Print the table, wide enough for all figures; returns the console, for more lines."""
+    console = Console(width=max(MIN_COLUMNS, Console().width))
+    console.print(results_table(metrics))
+    return console
 
 
 def denominator_sentence(metrics: Mapping[str, Any]) -> str:

@@ -10,7 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dsts_pipeline.serve.bundle import BackboneSource, Bundle, load_bundle, save_bundle
+    from dsts_pipeline.serve.bundle import (
+        BackboneSource,
+        Bundle,
+        bundle_of_run,
+        load_bundle,
+        save_bundle,
+    )
     from dsts_pipeline.serve.predictor import Prediction, Predictor, Refusal
 
 _HOME_OF = {
@@ -19,6 +25,7 @@ _HOME_OF = {
     "Prediction": "predictor",
     "Predictor": "predictor",
     "Refusal": "predictor",
+    "bundle_of_run": "bundle",
     "load_bundle": "bundle",
     "save_bundle": "bundle",
 }
@@ -28,6 +35,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Refusal",
+    "bundle_of_run",
     "load_bundle",
     "save_bundle",
 ]

@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from dsts_pipeline.base.errors import BundleError, UserError
-from dsts_pipeline.base.files import write_atomic
+from dsts_pipeline.base.files import read_signed, write_atomic
+from dsts_pipeline.base.provenance import collect_provenance
+from dsts_pipeline.base.settings.data import BackboneSettings
+from dsts_pipeline.base.settings.features import FeedSettings
 from dsts_pipeline.clips.decode import Decoder, name_decoder
 from dsts_pipeline.extract.checkpoints.downloads import (
     digest_of_weights,
@@ -29,6 +32,7 @@ from dsts_pipeline.extract.checkpoints.downloads import (
 )
 from dsts_pipeline.extract.checkpoints.weights import RANDOM
 from dsts_pipeline.extract.models.backbones import Backbone
+from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.head import load_head, save_head
 from dsts_pipeline.serve.bundle_files import (
     BACKBONE_FOLDER,
@@ -42,18 +46,74 @@ from dsts_pipeline.serve.bundle_files import (
 from dsts_pipeline.serve.bundle_parts import (
     BackboneSource,
     Bundle,
+    check_extracted,
     portable_name,
     require_portable,
 )
 from dsts_pipeline.serve.model_card import CARD, model_card
 
-__all__ = ["BackboneSource", "Bundle", "load_bundle", "save_bundle"]
+__all__ = ["BackboneSource", "Bundle", "bundle_of_run", "load_bundle", "save_bundle"]
 
 # Weights up to this size are copied into a bundle unless the caller says otherwise.
 COPIED_BYTES = 16 * 2**20
 # Where a bundle may have its weights fetched from. Others of fsspec's open files inside others,
 # or hold templates that are run.
 _FETCHED = ("https", "http", "s3", "gs", "hf")
+
+
+def bundle_of_run(
+    head_folder: Path,
+    features: Path,
+    metrics: Path,
+    *,
+    backbone: BackboneSettings,
+    feed: FeedSettings,
+) -> Bundle:
+    """What a run left: a head, the store that it was trained on, and the backbone of the settings.
+
+    Args:
+        head_folder: The head's.
+        features: The record of the store, outputs/features.json.
+        metrics: Of the last evaluation, which need not exist.
+
+    Raises:
+        BundleError: They do not belong together.
+        CheckpointError, DataError, StoreError: The run has no finished head or features.
+    """
+    head, head_record = load_head(head_folder)
+    store = open_features(features, feed)
+    made_of = store.manifest["made_of"]
+    check_extracted(made_of)
+    taps = backbone.taps or (made_of["backbone"].get("tap", "backbone"),)
+    values = backbone.model_dump(include={"name", "weights", "num_frames", "size_px", "key_map"})
+    source = BackboneSource(tap=taps[0], **values)
+    return Bundle(
+        head=head,
+        head_record=head_record,
+        backbone=source.build(backbone.weights_sha256),
+        source=source,
+        made_of=made_of,
+        store={"fingerprint": store.fingerprint, "stored_type": store.stored_type},
+        class_names=store.class_names,
+        attribute_names=store.attribute_names,
+        attributes=store.attributes,
+        provenance={
+            "features": store.manifest["provenance"],
+            "bundle": collect_provenance({"backbone": backbone.model_dump(mode="json")}),
+        },
+        figures=_read_figures(metrics, head_folder.name, store.fingerprint),
+    )
+
+
+def _read_figures(path: Path, head_name: str, fingerprint: str) -> dict[str, Any] | None:
+    """Of the last evaluation, if it was of these features."""
+    if not path.exists():
+        return None
+    metrics = read_signed(path)
+    if metrics["store"] != fingerprint or head_name not in metrics["heads"]:
+        return None
+    names = ("split", "evaluated", "failed", "missing", "interval")
+    return {name: metrics[name] for name in names} | {"head": metrics["heads"][head_name]}
 
 
 def save_bundle(out: str | Path, bundle: Bundle, *, with_backbone: bool | None = None) -> Path:

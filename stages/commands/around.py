@@ -26,7 +26,7 @@ def results(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debu
 
     Example: python cli.py results
     """
-    run_stage("results", params, overrides, debug)
+    run_stage("report.show_results", params, overrides, debug)
 
 
 def compare(
@@ -48,7 +48,7 @@ def compare(
 
     Example: python cli.py compare outputs runs/small/outputs HEAD~1
     """
-    run_stage("compare", params, overrides, debug, runs=runs, out=out)
+    run_stage("report.compare", params, overrides, debug, runs=runs, out=out)
 
 
 def show(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
@@ -56,7 +56,7 @@ def show(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug =
 
     Example: python cli.py show --set head.num_neurons=5 > five.yaml
     """
-    run_stage("show", params, overrides, debug)
+    run_stage("doctor.show", params, overrides, debug)
 
 
 def pretrain(
@@ -71,4 +71,4 @@ def pretrain(
 
     Example: python cli.py pretrain
     """
-    run_stage("pretrain", params, overrides, debug)
+    run_stage("finetune.pretrain_embedded", params, overrides, debug)

@@ -40,7 +40,7 @@ def pretrain_backbone(
 
     Example: python cli.py pretrain-backbone --set finetune.optimizer=sgd
     """
-    run_stage("pretrain_backbone", params, _with_devices(overrides, devices), debug)
+    run_stage("finetune.pretrain_backbone", params, _with_devices(overrides, devices), debug)
 
 
 def _with_devices(overrides: list[str], devices: int) -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stages.commands.running import PARAMS_FILE, Debug, Overrides, Params, run_stage
+
+if TYPE_CHECKING:
+    from dsts_pipeline.base.settings import Settings
 
 
 def verify(
@@ -30,7 +33,15 @@ def verify(
     Example: python cli.py verify --json outputs/verify.json || python cli.py verify --repair
     """
     options = {"store": store, "fast": fast, "repair": repair, "strict": strict}
-    run_stage("verify", params, overrides, debug, **options, json_file=json_file)
+    outputs = {"json_file": json_file, "extract": _extract}
+    run_stage("stores.verify", params, overrides, debug, **options, **outputs)
+
+
+def _extract(settings: Settings, **options: Any) -> None:
+    """The stage `extract`, for a repair; its imports take long and are often not needed."""
+    from stages import extract
+
+    extract.run(settings, **options)
 
 
 def stores(
@@ -44,7 +55,7 @@ def stores(
 
     Example: python cli.py stores --prune
     """
-    run_stage("stores", params, overrides, debug, prune=prune, yes=yes)
+    run_stage("stores.show_stores", params, overrides, debug, prune=prune, yes=yes)
 
 
 def export(
@@ -118,4 +129,4 @@ def import_features(
     """
     options = {"source": source, "labels": labels, "name": name, "axes": layout}
     datasets = {"dataset": dataset, "ids_dataset": ids_dataset}
-    run_stage("import_features", params, overrides, debug, **options, **datasets)
+    run_stage("stores.import_features", params, overrides, debug, **options, **datasets)

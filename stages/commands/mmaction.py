@@ -20,7 +20,7 @@ def export_annotations(
 
     Example: python cli.py export-annotations outputs/mmaction2
     """
-    run_stage("export_annotations", params, overrides, debug, out=out)
+    run_stage("export.export_annotations", params, overrides, debug, out=out)
 
 
 def convert_checkpoint(
@@ -44,4 +44,4 @@ def convert_checkpoint(
     Example: python cli.py convert-checkpoint work_dirs/dsts/epoch_2.pth outputs/mmaction2
     """
     options = {"source": source, "out": out, "weights": weights, "store": store}
-    run_stage("convert_checkpoint", params, overrides, debug, **options)
+    run_stage("export.convert_checkpoint", params, overrides, debug, **options)

@@ -47,7 +47,7 @@ def extract(
             f"found {engine}, expected processes or ray", param_hint="--engine"
         )
     if dry_run:
-        run_stage("extract_dry_run", params, overrides, debug)
+        run_stage("extract.dry_run", params, overrides, debug)
     else:
         options = {"engine": engine, "num_workers": num_workers}
         run_stage("extract", params, overrides, debug, **options)

@@ -1,7 +1,7 @@
 """What every command has: the options --params, --set and --debug, and plain words for problems.
 
-Enters: a stage's name and the options. Leaves: `stages/<stage>.py` has run, or an error of one or
-two lines and an exit status: 0 done, 2 a problem that the message explains, 99 saved on SIGTERM,
+Enters: a stage's name and the options. Leaves: its function in stages/ has run, or an error of one
+or two lines and an exit status: 0 done, 2 a problem that the message explains, 99 saved on SIGTERM,
 130 interrupted.
 """
 
@@ -34,12 +34,17 @@ PARAMS_FILE = Path("params.yaml")
 def run_stage(
     stage: str, params: Path, overrides: list[str], debug: bool, /, **options: Any
 ) -> None:
-    """Load the settings and run `stages/<stage>.py` with them (and the command's own options)."""
+    """Load the settings and run a stage with them (and the command's own options).
+
+    Args:
+        stage: "file" of stages/, whose function `run` it is, or "file.function".
+    """
     with told_plainly(debug):
         from dsts_pipeline.base.settings import load_settings
 
         settings: Any = load_settings(params, overrides)
-        import_module(f"stages.{stage}").run(settings, **options)
+        file, _, function = stage.partition(".")
+        getattr(import_module(f"stages.{file}"), function or "run")(settings, **options)
 
 
 @contextmanager

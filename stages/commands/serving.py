@@ -78,4 +78,4 @@ def demo_app(
     """
     options = {"bundle": bundle, "weights": weights, "host": host, "port": port}
     limits = {"max_upload_mib": max_upload_mib, "timeout_seconds": timeout_seconds}
-    run_stage("demo_app", params, overrides, debug, **options, **limits)
+    run_stage("predict.demo_app", params, overrides, debug, **options, **limits)

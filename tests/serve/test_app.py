@@ -16,7 +16,7 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.serve import Predictor, save_bundle
 from dsts_pipeline.serve.app.limits import Limits
 from dsts_pipeline.serve.neighbours import Neighbours
-from stages import demo_app
+from stages.predict import demo_app
 from tests.clips.videos import write_video
 from tests.pipeline import ROOT, command_of
 from tests.serve.app_server import UPLOAD, SmallStore, call, make_neighbours, post, running_app
@@ -168,7 +168,7 @@ def test_missing_extra_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules, "dsts_pipeline.serve.app.server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e \"\.\[app\]\""):
-        demo_app.run(Settings())
+        demo_app(Settings())
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ import pytest
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import write_json
-from stages.finished_runs import outputs_of
+from stages.report import outputs_of
 from tests.pipeline import run_cli, tell_plainly
 from tests.report.report_example import make_inputs
 

@@ -1,7 +1,8 @@
 """Settings: one strict, frozen pydantic model per section of params.yaml.
 
-Enters: params.yaml and `--set key=value`. Leaves: a `Settings` tree. The core modules never see
-these objects: `stages/` unpacks them into plain keyword arguments.
+Enters: params.yaml and `--set key=value`. Leaves: a `Settings` tree. `stages/` hands on single
+sections, or unpacks them into plain keyword arguments: no other module sees the whole tree, but
+for those that vary it (grids and searches).
 """
 
 from dsts_pipeline.base.settings.sections import Section

@@ -1,4 +1,4 @@
-"""What a saved head answers on a feed."""
+"""What a saved head answers on a feed: a run of the head over all of its maps."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed, split_batches
-from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.head import DSTSHead, load_head
 from dsts_pipeline.head.inspection import temporal_shares
-from dsts_pipeline.metrics import HeadResult, average_views, disturb_time, softmax
-from stages.fitting_head import load_fitting_head
+from dsts_pipeline.metrics.heads import HeadResult
+from dsts_pipeline.metrics.predictions import softmax
+from dsts_pipeline.metrics.time_axis import disturb_time
+from dsts_pipeline.metrics.views import average_views
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,21 @@ class Scoring:
     batch_size: int
     temporal_need: Literal["shuffle", "average", "none"] = "none"
     seed: int = 0
+
+
+def load_fitting_head(folder: Path, store: FeatureStore) -> tuple[nn.Module, dict[str, Any]]:
+    """The head in `folder`, with what its file says of its making, held against `store`.
+
+    Raises:
+        CheckpointError: The head is damaged or was trained on another store.
+    """
+    head, extra = load_head(folder)
+    if extra["store"] != store.fingerprint:
+        raise CheckpointError(
+            f"{folder}: trained on store {extra['store']}, the features are those of "
+            f"{store.fingerprint}; run `python cli.py train-head`"
+        )
+    return head, extra
 
 
 def score_head(folder: Path, feed: FeatureFeed, how: Scoring) -> HeadResult:

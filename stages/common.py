@@ -1,4 +1,4 @@
-"""Where stages put what they make, relative to the folder that a run is started in."""
+"""What the stages share: where they put what they make, from the folder that a run starts in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ TENSORBOARD = OUTPUTS / "tensorboard"
 FINETUNED = OUTPUTS / "finetuned"
 PRETRAINED = OUTPUTS / "pretrained_backbone"
 SEARCH = OUTPUTS / "search"
-BEST_PARAMS = SEARCH / "best_params.yaml"
 EVALUATION = OUTPUTS / "evaluation"
 METRICS = EVALUATION / "metrics.json"
 ROUTING = EVALUATION / "routing.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,29 +12,30 @@ from dsts_pipeline.base.files import write_atomic, write_json
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.base.settings.variants import settings_as_yaml, with_values
-from dsts_pipeline.learn.search import TrialRecord, best_of
-from stages import places
+from dsts_pipeline.learn.search.trials import TrialRecord, best_of
 
 NUM_SHOWN = 10
+BEST_PARAMS = "best_params.yaml"  # in the search's folder
 
 
-def write_trials(settings: Settings, trials: list[TrialRecord], study: str) -> None:
-    """Write trials.json and, once a trial is complete, best_params.yaml."""
+def write_trials(folder: Path, settings: Settings, trials: list[TrialRecord], study: str) -> None:
+    """Write trials.json and, once a trial is complete, best_params.yaml into `folder`."""
     made_by = settings.model_dump(mode="json", include={"search", "head", "udl", "train", "seed"})
     records: dict[str, Any] = {"study": study, "trials": [trial.to_json() for trial in trials]}
-    write_json(places.SEARCH / "trials.json", records | {"provenance": collect_provenance(made_by)})
+    write_json(folder / "trials.json", records | {"provenance": collect_provenance(made_by)})
     if (best := best_of(trials)) is None:
         return
     text = settings_as_yaml(with_values(settings, best.values))
     told = f"# Best of {len(trials)} trials of study {study}, by clips held out of train.\n"
     told += f"# {best.told}\n" + "".join(f"# {key}: {v}\n" for key, v in best.values.items())
-    write_atomic(places.BEST_PARAMS, (told + text).encode())
+    write_atomic(folder / BEST_PARAMS, (told + text).encode())
 
 
-def print_trials(trials: list[TrialRecord], present: dict[str, Any]) -> None:
+def print_trials(folder: Path, trials: list[TrialRecord], present: dict[str, Any]) -> None:
     """The best trials first, in full; then how many there are, and what to run next.
 
     Args:
+        folder: Where `write_trials` put the best one's settings.
         present: The values that the settings have now; a trial that had them is named.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
@@ -61,7 +63,7 @@ def print_trials(trials: list[TrialRecord], present: dict[str, Any]) -> None:
         + "".join(same[:1])
     )
     if complete:
-        console.print(f"next: python cli.py train-head --params {places.BEST_PARAMS}")
+        console.print(f"next: python cli.py train-head --params {folder / BEST_PARAMS}")
 
 
 def _shown(value: Any) -> str:

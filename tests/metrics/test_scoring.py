@@ -9,7 +9,7 @@ import torch
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
 from dsts_pipeline.metrics import softmax
-from stages.scores import Scoring, score_head
+from dsts_pipeline.metrics.scoring import Scoring, score_head
 from tests.learn.small_feed import MemoryStore, ordered_feed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from dsts_pipeline.base.files import read_json, sign, write_json
 from dsts_pipeline.base.settings.features import FeedSettings
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.manifest import record_store
-from stages.inputs import open_features
+from dsts_pipeline.feature_store.recorded import open_features
 from tests.feature_store.servers import http_server
 from tests.feature_store.small_store import make_plan, write_store
+
+FEATURES = Path("outputs/features.json")
 
 
 def record(store_path, location):
@@ -32,7 +35,7 @@ def test_a_recorded_url_is_read_through_the_cache(tmp_path, monkeypatch):
     with http_server(path.parent) as server:
         for location in (path, f"{server.url}/{path.name}"):
             record(path, location)
-            store = open_features(feed)
+            store = open_features(FEATURES, feed)
             rows = np.arange(len(store))[::-1]
             np.testing.assert_array_equal(store.read(rows), local.read(rows))
     assert len(list((tmp_path / "kept").iterdir())) == 1 + len(local.manifest["shards"])
@@ -46,7 +49,7 @@ def test_another_store_behind_the_url_is_refused(tmp_path, monkeypatch):
     with http_server(path.parent) as server:
         record(path, url := f"{server.url}/{other.name}")
         with pytest.raises(StoreError, match=f"{url}: its .* not what"):
-            open_features(FeedSettings())
+            open_features(FEATURES, FeedSettings())
 
 
 # ---- a manifest that was changed, its digest brought up to date -------------------------------
@@ -88,36 +91,36 @@ FORGED = {
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("kind", FORGED)
 def test_a_changed_manifest_is_refused(recorded, kind, old):
-    open_features(FeedSettings())
+    open_features(FEATURES, FeedSettings())
     if old:  # a record of an earlier release has no digest, and all of the manifest but provenance
         record = read_json("outputs/features.json")
         del record["manifest_sha256"]
         write_json("outputs/features.json", record)
-        open_features(FeedSettings())
+        open_features(FEATURES, FeedSettings())
     forge(recorded, FORGED[kind])
     if old and kind == "a new part":
-        open_features(FeedSettings())
+        open_features(FEATURES, FeedSettings())
         return
     with pytest.raises(StoreError, match=r"features.json recorded: .*cli.py extract"):
-        open_features(FeedSettings())
+        open_features(FEATURES, FeedSettings())
 
 
 def test_other_provenance_is_the_same_store(recorded):
     """Two extractions of the same bytes, or a repair on another machine."""
     forge(recorded, lambda manifest: manifest.update(provenance={"host": "another"}))
-    open_features(FeedSettings())
+    open_features(FEATURES, FeedSettings())
 
 
 def test_the_record_may_name_another_place_and_nothing_else(recorded, tmp_path):
     moved = recorded.rename(tmp_path / "moved")
     record = read_json("outputs/features.json")
     write_json("outputs/features.json", record | {"store": str(moved)})
-    open_features(FeedSettings())
+    open_features(FEATURES, FeedSettings())
     record["counts"]["failed"] = 0
     write_json("outputs/features.json", record | {"store": str(moved)})
     with pytest.raises(DataError, match='only "store" may be changed by hand'):
-        open_features(FeedSettings())
+        open_features(FEATURES, FeedSettings())
     for content in ([], {}, {"store": 3}):
         write_json("outputs/features.json", content)
         with pytest.raises(DataError, match="names no store"):
-            open_features(FeedSettings())
+            open_features(FEATURES, FeedSettings())
