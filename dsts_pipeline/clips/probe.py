@@ -38,6 +38,7 @@ Gop = Literal["", "intra", "closed", "open", "refresh", "unknown"]
 # A frame of a constant rate is shown where its number says, up to the rounding of containers that
 # count milliseconds and a hundredth of a frame.
 _ROUNDING_SECONDS, _ROUNDING_FRAMES = 0.0006, 0.01
+_MENDED = 10  # frames that follow each other within a tenth of the usual time
 _NOT_PREDICTED = frozenset(
     "dnxhd dvvideo ffvhuff huffyuv jpeg2000 mjpeg png prores rawvideo utvideo v210".split()
 )
@@ -256,6 +257,8 @@ def read_packets(video: OpenVideo) -> Packets:
         is_told = False  # a packet may be one of a frame's two fields
     if len(offsets) == 1 and num_packets > 1 and stream.codec_context.reorder_depth:
         is_told = False  # times of decoding, not of presentation: frames are reordered
+    if _were_mended(shown):
+        is_told = False
     if not is_told or not shown or shown[0] < entries[0][0] or len(set(shown)) < len(shown):
         return Packets("unknown", num_packets, [], [], first)
     gop: Gop = "closed"
@@ -266,6 +269,16 @@ def read_packets(video: OpenVideo) -> Packets:
     elif num_keys == num_packets:
         gop = "intra"
     return Packets(gop, num_packets, shown, entries, first)
+
+
+def _were_mended(times: list[int]) -> bool:
+    """Whether a tool pushed times apart: some are much closer to each other than most.
+
+    Where times would not rise, as behind a joint, writers of files set them a tick after the one
+    before, in the order of decoding.
+    """
+    steps = sorted(b - a for a, b in pairwise(times))
+    return bool(steps) and steps[0] * _MENDED < steps[len(steps) // 2]
 
 
 def _indexes_other_keys(video: OpenVideo, num_keys: int) -> bool:
