@@ -169,10 +169,9 @@ KINDS: dict[str, list[dict]] = {
         {"rotation_degrees": 270},
     ],
     "the same, cut by `ffmpeg -ss ... -c copy`": [{"cut_at": 17, "num_b_frames": 0}],
-    "VP8, AV1 in webm, mp4": [
+    "VP8, AV1 in webm, mkv": [
         {"codec": "libvpx", "ending": "webm"},
-        {"codec": "libsvtav1"},
-        {"codec": "libsvtav1", "ending": "webm"},
+        {"codec": "libvpx", "ending": "mkv"},
     ],
     "H.264 in an MPEG transport stream": [{"ending": "ts"}],
     "interlaced H.264": [{"is_interlaced": True, "num_b_frames": 0}],

@@ -115,7 +115,6 @@ PLAIN = Encoding("libx264", "mp4", num_frames=50, gop_size=10, num_b_frames=2)
         ({"codec": "libx265"}, "closed", True),
         ({"codec": "libvpx-vp9", "ending": "webm", "num_b_frames": 0}, "closed", True),
         ({"codec": "libvpx", "ending": "webm", "num_b_frames": 0}, "closed", False),
-        ({"codec": "libsvtav1", "num_b_frames": 0}, "closed", False),
         ({"codec": "mpeg4", "ending": "avi"}, "unknown", False),
         ({"codec": "mpeg2video", "ending": "ts"}, "unknown", False),
         ({"codec": "mjpeg", "ending": "avi", "pixel_format": "yuvj420p"}, "intra", False),
