@@ -255,7 +255,7 @@ def read_packets(video: OpenVideo) -> Packets:
     entries.sort()
     if first.interlaced_frame and video.codec == "h264":
         is_told = False  # a packet may be one of a frame's two fields
-    if len(offsets) == 1 and num_packets > 1 and stream.codec_context.reorder_depth:
+    if offsets == {0} and num_packets > 1 and stream.codec_context.reorder_depth:
         is_told = False  # times of decoding, not of presentation: frames are reordered
     if _were_mended(shown):
         is_told = False
