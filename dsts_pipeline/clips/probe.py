@@ -255,7 +255,9 @@ def read_packets(video: OpenVideo) -> Packets:
     entries.sort()
     if first.interlaced_frame and video.codec == "h264":
         is_told = False  # a packet may be one of a frame's two fields
-    if offsets == {0} and num_packets > 1 and stream.codec_context.reorder_depth:
+    # Matroska stores no times of decoding: FFmpeg makes them, with a constant delay.
+    is_alike = len(offsets) == 1 if video.container_name == "matroska" else offsets == {0}
+    if is_alike and num_packets > 1 and stream.codec_context.reorder_depth:
         is_told = False  # times of decoding, not of presentation: frames are reordered
     if _were_mended(shown):
         is_told = False
