@@ -142,7 +142,7 @@ def check_text(name: str, what: str, place: str) -> None:
         what, place: What it names and where it stands, for the error.
 
     Raises:
-        DataError: See above.
+        DataError: It holds a control character or half a surrogate pair.
     """
     if (found := _NO_TEXT.search(name)) is not None:
         kind = (

@@ -29,7 +29,7 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -77,41 +77,13 @@ _NO_RECOVERED_FRAME = "0.0000001"
 _SAME_TIME_SECONDS = 1e-4
 
 
-class VideoFacts(Protocol):
-    """What decides who reads a file exactly: of a `VideoInfo`, or of the index's `Clip`."""
-
-    @property
-    def codec(self) -> str: ...
-
-    @property
-    def container(self) -> str: ...
-
-    @property
-    def pixel_format(self) -> str: ...
-
-    @property
-    def gop(self) -> str: ...
-
-    @property
-    def num_hidden(self) -> int: ...
-
-    @property
-    def rotation_degrees(self) -> int: ...
-
-    @property
-    def num_video_streams(self) -> int: ...
-
-    @property
-    def starts_at_zero(self) -> bool: ...
-
-
-def find_refusal(facts: VideoFacts, decoder: Decoder) -> str | None:
+def find_refusal(info: VideoInfo, decoder: Decoder) -> str | None:
     """Why `decoder` is not trusted to hand over exactly the frames of such a file; None: it is."""
     if decoder in ("auto", "pyav"):
         return None
     if decoder.startswith("torchcodec"):
-        return _refuse_torchcodec(facts)
-    return _refuse_decord(facts)
+        return _refuse_torchcodec(info)
+    return _refuse_decord(info)
 
 
 def has_decord() -> bool:
@@ -227,23 +199,23 @@ def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
 # ---- decord --------------------------------------------------------------------------------------
 
 
-def _refuse_decord(facts: VideoFacts) -> str | None:
+def _refuse_decord(info: VideoInfo) -> str | None:
     reason = None
-    if facts.container not in _INDEXED_CONTAINERS:
-        reason = f"decord finds no exact frames in {facts.container}"
-    elif facts.codec not in _DECORD_CODECS:
-        reason = f"decord finds no exact frames of {facts.codec}"
-    elif facts.pixel_format[-2:] in ("le", "be"):  # such as yuv420p10le
-        reason = f"decord gives other colours of {facts.pixel_format}"
-    elif facts.rotation_degrees:  # 180 is right, 90 and 270 come out squeezed
+    if info.container not in _INDEXED_CONTAINERS:
+        reason = f"decord finds no exact frames in {info.container}"
+    elif info.codec not in _DECORD_CODECS:
+        reason = f"decord finds no exact frames of {info.codec}"
+    elif info.pixel_format[-2:] in ("le", "be"):  # such as yuv420p10le
+        reason = f"decord gives other colours of {info.pixel_format}"
+    elif info.rotation_degrees:  # 180 is right, 90 and 270 come out squeezed
         reason = "decord squeezes rotated frames"
-    elif facts.gop == "unknown":
+    elif info.gop == "unknown":
         reason = "decord finds no exact frames where the packets don't tell how many there are"
-    elif facts.gop not in ("closed", "intra"):
+    elif info.gop not in ("closed", "intra"):
         reason = "decord hands over other frames where groups of pictures are open"
-    elif facts.num_hidden or not facts.starts_at_zero:
+    elif info.num_hidden or not info.starts_at_zero:
         reason = "decord counts frames that an edit list hides, or none at negative times"
-    elif facts.num_video_streams > 1:
+    elif info.num_video_streams > 1:
         reason = "decord may read another of its video streams"
     return reason and f"{reason}: use the decoder auto or pyav"
 
@@ -432,15 +404,15 @@ def _turn_upright(image: np.ndarray, rotation_degrees: int) -> np.ndarray:
 # ---- torchcodec ----------------------------------------------------------------------------------
 
 
-def _refuse_torchcodec(facts: VideoFacts) -> str | None:
+def _refuse_torchcodec(info: VideoInfo) -> str | None:
     reason = None
-    if facts.container not in _INDEXED_CONTAINERS:
-        reason = f"torchcodec finds no exact frames in {facts.container}"
-    elif facts.gop not in ("closed", "intra", "open"):
+    if info.container not in _INDEXED_CONTAINERS:
+        reason = f"torchcodec finds no exact frames in {info.container}"
+    elif info.gop not in ("closed", "intra", "open"):
         reason = "torchcodec has to seek in it, and not every key frame can be sought"
-    elif facts.num_hidden:
+    elif info.num_hidden:
         reason = "torchcodec counts frames that an edit list hides"
-    elif facts.num_video_streams > 1:
+    elif info.num_video_streams > 1:
         reason = "torchcodec may read another of its video streams"
     return reason and f"{reason}: use the decoder auto or pyav"
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json, sha256_json, write_json
-from dsts_pipeline.clips.probe import Gop, VideoInfo
+from dsts_pipeline.clips.probe import INDEXED, VideoInfo
 
 FORMAT = "dsts-clip-index"
 FORMAT_VERSION = 3
@@ -72,20 +72,8 @@ class Clip:
         """What the file is, less the times of its frames; None where it was not looked at."""
         if not self.gop:
             return None
-        return VideoInfo(
-            self.num_frames,
-            self.fps,
-            self.width_px,
-            self.height_px,
-            self.codec,
-            container=self.container,
-            pixel_format=self.pixel_format,
-            gop=cast(Gop, self.gop),
-            num_hidden=self.num_hidden,
-            rotation_degrees=self.rotation_degrees,
-            num_video_streams=self.num_video_streams,
-            starts_at_zero=self.starts_at_zero,
-        )
+        kept = {name: getattr(self, name) for name in INDEXED}
+        return VideoInfo(self.num_frames, self.fps, self.width_px, self.height_px, **kept)
 
     @property
     def duration_seconds(self) -> float | None:

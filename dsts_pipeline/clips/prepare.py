@@ -21,6 +21,7 @@ from dsts_pipeline.clips.findings import Findings, collect_findings
 from dsts_pipeline.clips.frame_ranges import EndFrame, decide_end_frame, frames_of
 from dsts_pipeline.clips.heldout import hold_out_groups
 from dsts_pipeline.clips.index import Clip, ClipIndex, Problem
+from dsts_pipeline.clips.probe import INDEXED
 from dsts_pipeline.clips.probe_cache import ProbeCache, SeenVideo
 from dsts_pipeline.clips.readers import read_annotations
 from dsts_pipeline.clips.videos import MISSING, OUTSIDE, look_at_videos
@@ -289,16 +290,9 @@ def _check(
         fps=info.fps,
         width_px=info.width,
         height_px=info.height,
-        codec=info.codec,
         group=annotated.group,
-        container=info.container,
-        pixel_format=info.pixel_format,
-        gop=info.gop,
-        num_hidden=info.num_hidden,
-        rotation_degrees=info.rotation_degrees,
-        num_video_streams=info.num_video_streams,
-        starts_at_zero=info.starts_at_zero,
         is_constant_rate=info.is_constant_rate,
+        **{name: getattr(info, name) for name in INDEXED},
     )
 
 

@@ -100,6 +100,12 @@ class VideoInfo:
         return not self.times_seconds
 
 
+# What of it the clip index keeps under the same names.
+INDEXED = (
+    "codec container pixel_format gop num_hidden rotation_degrees num_video_streams starts_at_zero"
+).split()
+
+
 @dataclass
 class OpenVideo:
     """A file that FFmpeg has open, and the stream of it that counts as the video."""
@@ -241,9 +247,7 @@ def read_packets(video: OpenVideo) -> Packets:
         elif last_key is not None and pts < last_key:
             is_open = True
         if before_entry is not None and pts <= before_entry:
-            is_told = (
-                False  # groups overlap in time, as where files were joined: times are no order
-            )
+            is_told = False  # groups overlap, as where files were joined: times are no order
         latest = pts if latest is None else max(latest, pts)
         if is_shown and not packet.is_discard:
             is_told = is_told and bool(entries)  # before the first entry nothing can be decoded
@@ -311,11 +315,12 @@ def _check_count(video: OpenVideo, num_read: int, num_indexed: int) -> None:
         raise VideoError(video.path, f"cut off: {num_read} of {promised} frames are there")
     if name == "avi" and num_read == video.stream.frames:
         return  # all that the header counts is there, whatever length it states
+    find_end = {"matroska": _end_of_segment, "avi": _end_of_riff, "mov": _end_of_boxes}.get(name)
+    if find_end is None:
+        return
     num_bytes = os.path.getsize(video.path)
     with open(video.path, "rb") as file:
-        end = {"matroska": _end_of_segment, "avi": _end_of_riff, "mov": _end_of_boxes}.get(
-            name, lambda file, num_bytes: 0
-        )(file, num_bytes)
+        end = find_end(file, num_bytes)
     if end > num_bytes:
         raise VideoError(video.path, f"cut off: {num_bytes:,} of {end:,} bytes are there")
 

@@ -31,7 +31,7 @@ def check_clips(
         world_size: Processes that train together; `options.batch_size` is of each.
 
     Raises:
-        SettingsError: See above; with early stopping also where no clip would be held out.
+        SettingsError: They are. With early stopping also where no clip would be held out.
     """
     labels = store.labels[rows]
     num_classes = len(store.class_names)
@@ -60,7 +60,7 @@ def check_head(head: nn.Module, feed: FeatureFeed) -> None:
     """Refuse a head that is made for other maps or classes than `feed` serves.
 
     Raises:
-        SettingsError: See above.
+        SettingsError: Its channels or classes are other ones.
     """
     config = getattr(head, "config", {})
     found = config.get("in_channels"), config.get("num_classes")

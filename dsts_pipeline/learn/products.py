@@ -33,7 +33,7 @@ def check_method(method: str) -> None:
     """Refuse an unknown method, and the first-order one with the reason.
 
     Raises:
-        ValueError: See above.
+        ValueError: It is none of `Method`.
     """
     if method == "first_order":
         raise ValueError(FIRST_ORDER_REFUSAL)

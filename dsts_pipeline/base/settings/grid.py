@@ -101,7 +101,7 @@ def require_variable(key: str, source: str) -> None:
     """Refuse a key that is unknown or that all variants of an ablation have in common.
 
     Raises:
-        SettingsError: See above; the message begins with `source`.
+        SettingsError: It is one of them. The message begins with `source`.
     """
     require_setting(key, source)
     if key in COMMON or not key.startswith(VARIED):

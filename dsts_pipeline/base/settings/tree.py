@@ -140,7 +140,7 @@ def require_setting(key: str, source: str) -> None:
     """Refuse a dotted key that is no setting, naming the closest one.
 
     Raises:
-        SettingsError: See above; the message begins with `source`.
+        SettingsError: There is no such setting. The message begins with `source`.
     """
     known = set(setting_keys())
     if key not in known:

@@ -211,7 +211,8 @@ class ViewPlan:
         by it alone are the same. "decord" among clips that it does not read exactly is not what it
         was when it read them all the same.
         """
-        exact = [find_refusal(clip, "decord") is None for clip in self.index.clips]
+        infos = [clip.video_info for clip in self.index.clips]
+        exact = [info is not None and find_refusal(info, "decord") is None for info in infos]
         if self.decoder == "auto" and not has_decord():
             return name_decoder("pyav")
         if self.decoder == "auto" and exact and all(exact):

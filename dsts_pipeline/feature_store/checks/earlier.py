@@ -37,7 +37,8 @@ def find_suspects(store: FeatureStore, index: ClipIndex) -> tuple[str, ...]:
 
 def is_suspect(clip: Clip) -> bool:
     """Whether decord may have read other frames of `clip` than a player shows."""
-    return find_refusal(clip, "decord") is not None
+    info = clip.video_info
+    return info is None or find_refusal(info, "decord") is not None
 
 
 @dataclass(frozen=True)
