@@ -213,8 +213,10 @@ def _refuse_decord(info: VideoInfo) -> str | None:
         reason = "decord finds no exact frames where the packets don't tell how many there are"
     elif info.gop not in ("closed", "intra"):
         reason = "decord hands over other frames where groups of pictures are open"
-    elif info.num_hidden or not info.starts_at_zero:
-        reason = "decord counts frames that an edit list hides, or none at negative times"
+    elif info.num_hidden:
+        reason = "decord counts frames that no player shows"
+    elif not info.starts_at_zero:
+        reason = "decord loses frames at negative times"
     elif info.num_video_streams > 1:
         reason = "decord may read another of its video streams"
     return reason and f"{reason}: use the decoder auto or pyav"

@@ -53,6 +53,8 @@ class Encoding:
         start_ticks: Time of the first frame, in 25ths of a second.
         cut_at: Packets from the key frame before this frame on are copied to the file, with times
             counted from this frame, as `ffmpeg -ss ... -c copy` does.
+        forgets_times: Packets are copied with their times of decoding for those of presentation, as
+            `ffmpeg -c copy` does with AVI files and raw streams.
     """
 
     codec: str
@@ -67,6 +69,7 @@ class Encoding:
     cut_at: int | None = None
     rotation_degrees: int = 0
     is_interlaced: bool = False
+    forgets_times: bool = False
     seed: int = 0
 
     @property
@@ -93,7 +96,8 @@ def draw_encoding(rng: np.random.Generator) -> Encoding:
         "libvpx-vp9",
         "mjpeg",
     )
-    cuttable = codec in ("libx264", "libx265", "libvpx-vp9") and ending in ("mp4", "mov", "mkv")
+    can_copy = codec in ("libx264", "libx265", "libvpx-vp9") and ending in ("mp4", "mov", "mkv")
+    forgets_times = can_copy and rng.random() < 0.15
     return Encoding(
         codec=codec,
         ending=ending,
@@ -104,9 +108,12 @@ def draw_encoding(rng: np.random.Generator) -> Encoding:
         groups=groups,
         is_constant_rate=not (can_vary and rng.random() < 0.3),
         start_ticks=int(rng.choice([0, 0, 7, 40])) if not ending.startswith("frag") else 0,
-        cut_at=int(rng.integers(0, num_frames)) if cuttable and rng.random() < 0.25 else None,
+        cut_at=None
+        if forgets_times or not can_copy or rng.random() > 0.25
+        else int(rng.integers(0, num_frames)),
         rotation_degrees=int(rng.choice([0, 0, 0, 90, 180, 270])) if is_mov else 0,
         is_interlaced=codec == "libx264" and groups == "closed" and rng.random() < 0.1,
+        forgets_times=forgets_times,
         seed=int(rng.integers(1 << 30)),
     )
 
@@ -136,7 +143,7 @@ def write_encoding(path: Path, encoding: Encoding) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(encoding.seed)
     whole = path
-    if encoding.cut_at is not None:
+    if encoding.cut_at is not None or encoding.forgets_times:
         whole = path.with_name(f"whole-{path.name}")
     with av.open(str(whole), "w", options=_muxing(encoding)) as file:
         stream = _add_stream(file, encoding)
@@ -148,7 +155,7 @@ def write_encoding(path: Path, encoding: Encoding) -> Path:
             shown_at += 1 if encoding.is_constant_rate else int(rng.integers(1, 5))
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
-    if encoding.cut_at is not None:
+    if whole != path:
         _copy_from(whole, path, encoding)
         whole.unlink()
     return path
@@ -198,19 +205,23 @@ def _add_stream(file: Any, encoding: Encoding) -> Any:
 
 
 def _copy_from(whole: Path, path: Path, encoding: Encoding) -> None:
-    """Copy packets from the last key frame at or before frame `cut_at`, which gets time 0."""
+    """Copy all packets, or those from the key frame before `cut_at` on, which gets time 0."""
     with av.open(str(whole)) as source, av.open(str(path), "w") as file:
         stream = source.streams.video[0]
         packets = [packet for packet in source.demux(stream) if packet.size]
-        times = sorted(packet.pts for packet in packets)
-        zero = times[encoding.cut_at or 0]
-        first = max(
-            (n for n, p in enumerate(packets) if p.is_keyframe and p.pts <= zero), default=0
-        )
+        if encoding.forgets_times:
+            zero = first = 0
+        else:
+            zero = sorted(packet.pts for packet in packets)[encoding.cut_at or 0]
+            keys = (n for n, p in enumerate(packets) if p.is_keyframe and p.pts <= zero)
+            first = max(keys, default=0)
         copy = file.add_stream_from_template(stream)
-        for packet in packets[first:]:
-            packet.pts -= zero
-            if packet.dts is not None:
-                packet.dts -= zero
+        for number, packet in enumerate(packets[first:]):
+            if encoding.forgets_times:
+                packet.pts = packet.dts = number * round(1 / (25 * packet.time_base))
+            else:
+                packet.pts -= zero
+                if packet.dts is not None:
+                    packet.dts -= zero
             packet.stream = copy
             file.mux(packet)

@@ -164,6 +164,10 @@ KINDS: dict[str, list[dict]] = {
         {"groups": "open", "codec": "libx265"},
     ],
     "the same, intra refresh": [REFRESH, REFRESH | {"ending": "mkv"}],
+    "the same, more than 8 bits a colour": [
+        {"pixel_format": "yuv420p10le"},
+        {"pixel_format": "yuv420p10le", "codec": "libx265", "ending": "mkv"},
+    ],
     "the same, rotated by 90 or 270 degrees": [
         {"rotation_degrees": 90},
         {"rotation_degrees": 270},
@@ -174,6 +178,8 @@ KINDS: dict[str, list[dict]] = {
         {"codec": "libvpx", "ending": "mkv"},
     ],
     "H.264 in an MPEG transport stream": [{"ending": "ts"}],
+    "H.264, HEVC without times of presentation (AVI or raw streams copied to mp4), joined with "
+    "overlapping times": [{"forgets_times": True}],
     "interlaced H.264": [{"is_interlaced": True, "num_b_frames": 0}],
     "MPEG-4 or H.264 in AVI, MPEG-2, WMV, FLV": [
         {"codec": "mpeg4", "ending": "avi"},

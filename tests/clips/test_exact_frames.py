@@ -257,32 +257,12 @@ def test_what_was_put_behind_a_file_does_not_harm_it(ending, tmp_path):
         assert probe(behind).num_frames == 50
 
 
-def copy_packets(source, path, change):
-    """The packets of `source` in another file, each changed on the way."""
-    with av.open(str(source)) as old, av.open(str(path), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(old.streams.video[0]):
-            if packet.size:
-                change(packet)
-                packet.stream = stream
-                new.mux(packet)
-    return path
-
-
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
 @pytest.mark.parametrize("groups", ["closed", "open"])
 def test_times_of_decoding_are_not_taken_for_times_of_presentation(groups, ending, tmp_path):
     """As `ffmpeg -c copy` leaves them of AVI files and raw streams."""
-    source = write_encoding(tmp_path / "source.mp4", replace(PLAIN, groups=groups, num_b_frames=3))
-
-    first = []
-
-    def forget(packet):
-        first.append(packet.dts)
-        packet.dts -= first[0]  # an edit list would hide what comes before 0
-        packet.pts = packet.dts
-
-    path = copy_packets(source, tmp_path / f"copy.{ending}", forget)
+    encoding = replace(PLAIN, groups=groups, num_b_frames=3, ending=ending, forgets_times=True)
+    path = write_encoding(tmp_path / f"copy.{ending}", encoding)
     assert probe(path).gop == "unknown"
     for wanted in ([10, 38, 41, 2], range(50)):
         frames = decode_frames(path, wanted)
