@@ -41,10 +41,11 @@ def run(settings: Settings) -> None:
     except UserError as error:
         if isinstance(error, RefusedClipsError):
             findings = error.findings
-            console.print(
-                f"{common.CLIP_CHECK}: all {len(findings.reasons):,} unusable clips with reasons",
-                soft_wrap=True,
-            )
+            if findings.reasons:
+                count = f"{len(findings.reasons):,}"
+                console.print(
+                    f"{common.CLIP_CHECK}: all {count} unusable clips with reasons", soft_wrap=True
+                )
         told = {} if findings is None else findings.as_json()
         write_json(common.CLIP_CHECK, told | {"refused": printable(str(error))})
         raise

@@ -18,6 +18,7 @@ from pathlib import Path
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import (
     TRAIN,
+    VIDEO_SUFFIXES,
     AnnotatedClip,
     Annotations,
     Sources,
@@ -62,7 +63,11 @@ def read_folders(root: Path, sources: Sources) -> Annotations:
             )
         splits[split] = entry.name
     if splits and TRAIN not in splits:
-        raise DataError(f"{top}: found {', '.join(splits.values())} but no train folder beside it")
+        found = ", ".join(splits.values())
+        raise DataError(
+            f"{top}: found {found}, which is called like a split, but no train folder beside it; "
+            "add one, or rename it where it is a class"
+        )
     for split, name in splits.items():
         walk.read_split(top / name, split)
     if not splits:
@@ -107,7 +112,8 @@ class _Walk:
             if found == len(self.rows) + len(self.unusable):
                 raise DataError(
                     f"{printable(entry.path)}: no video in the folder of class "
-                    f"{printable(entry.name)!r}; expected files such as clip.mp4, or remove it"
+                    f"{printable(entry.name)!r}; expected files that end with one of "
+                    f"{' '.join(sorted(VIDEO_SUFFIXES))}, or remove it"
                 )
         if before == len(self.rows) + len(self.unusable):
             raise DataError(f"{folder}: no video found; expected one folder per class")
@@ -143,6 +149,8 @@ class _Walk:
 
     def _check_link(self, entry: os.DirEntry[str]) -> None:
         shown, target = printable(entry.path), Path(entry.path).resolve()
+        if not target.exists():
+            raise DataError(f"{shown}: a link to nothing ({target}); remove or correct it")
         is_outside = not target.is_relative_to(self.root.resolve())
         if is_outside and not self.allow_outside_root:
             raise DataError(

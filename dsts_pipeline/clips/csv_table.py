@@ -66,6 +66,9 @@ def read_csv(root: Path, sources: Sources) -> Annotations:
     rows: list[Row] = []
     notes: list[str] = []
     files = _find_tables(root, sources)
+    others = [name for name in ("train.csv", *_VAL_FILES, "test.csv") if (root / name).is_file()]
+    if list(files) == [TABLE_FILE] and others:
+        notes.append(f"{TABLE_FILE} was read; left alone: {', '.join(others)} beside it")
     for name, split in files.items():
         path = root / name
         if is_list(_first_line(path)):

@@ -63,9 +63,11 @@ def hold_out_groups(
                 missing[label] -= n
                 left[label] -= n
     if not held:
-        raise DataError(
-            f"{setting} = {fraction:g}: none of the {len(names):,} groups of "
-            f"{len(labels):,} training clips is small enough to hold out; raise the fraction or "
-            f"{cure}"
-        )
+        found = f"none of the {len(names):,} groups of {len(labels):,} training clips"
+        reason = f"{found} is small enough to hold out; raise the fraction or {cure}"
+        if len(names) == 1:
+            reason = f"all {len(labels):,} training clips are one group; {cure}"
+        elif max(Counter(labels).values()) == 1:
+            reason = "no class has a second clip that could be held out; add clips"
+        raise DataError(f"{setting} = {fraction:g}: {reason}")
     return np.array([group in held for group in groups], dtype=bool)

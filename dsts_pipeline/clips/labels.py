@@ -149,7 +149,16 @@ def _sort_names(places: Mapping[str, str]) -> NumberedLabels:
             f"labels are names, sorted as text ('10' before '2'): {len(digits)} of {len(places)} "
             f"are numbers, but not {names[0]!r} ({places[names[0]]})",
         )
-    classes = tuple(sorted({normalize_name(label) for label in places}))
+    spellings: dict[str, list[str]] = {}
+    for label in places:
+        spellings.setdefault(normalize_name(label), []).append(label)
+    notes += tuple(
+        f"one class of several spellings, which differ in space around them or in Unicode's form: "
+        f"{', '.join(map(ascii, labels))}"
+        for labels in spellings.values()
+        if len(labels) > 1
+    )
+    classes = tuple(sorted(spellings))
     by_name = {name: number for number, name in enumerate(classes)}
     found = {label: by_name[normalize_name(label)] for label in places}
     return NumberedLabels(classes, found, False, notes)

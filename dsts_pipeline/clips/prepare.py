@@ -187,6 +187,8 @@ def _tell_where(problems: Sequence[Problem], root: Path) -> list[Problem]:
             reason = f"{problem.reason}: looked for {path}"
             if os.path.islink(path):
                 reason += ", a link to nothing"
+            elif os.path.exists(path):
+                reason += ", which is no regular file"
             elif similar := find_similar(path):
                 reason += f"; {ascii(similar)} is there: write the name as the file has it"
             problem = replace(problem, reason=reason)

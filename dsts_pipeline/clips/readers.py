@@ -55,6 +55,8 @@ def read_annotations(
     check_text(str(root), "name", "dataset.root")
     if kind not in _READERS:
         raise DataError(f"dataset.format {kind!r} is unknown; expected one of {sorted(_READERS)}")
+    if root.exists() and not root.is_dir():
+        raise DataError(f"data root {root} is a file; set dataset.root to the folder it is in")
     if not root.is_dir():
         raise DataError(
             f"data root {root} does not exist; put the data set there or set dataset.root "

@@ -79,14 +79,25 @@ def read_table(
                         f"{place}: {len(cells)} cells; expected {len(columns)}, as the first line "
                         "has; quote cells that hold the delimiter"
                     )
+                for name, cell in zip(columns, cells, strict=True):
+                    if name[:1] != "_" and ("\n" in cell or "\r" in cell):
+                        raise DataError(
+                            f"{place}: the cell of {name} goes over several lines; close the quote "
+                            "that opens it"
+                        )
                 cells = [cell.strip() for cell in cells]
                 if cells == columns:
                     raise DataError(f"{place}: the names of the columns again; remove the line")
                 yield place, dict(zip(columns, cells, strict=True))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; expected {missing}") from None
-    except (csv.Error, UnicodeDecodeError, IsADirectoryError) as error:
-        raise DataError(f"{path}: not a UTF-8 CSV file ({error}); save it as one") from None
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: the table can't be taken apart ({error}); a quote that opens a cell has to "
+            "be closed behind it, and one within a cell is written twice"
+        ) from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise DataError(f"{path}: not a file in UTF-8 ({error}); save it as one") from None
 
 
 def _check_names(columns: list[str], path: Path) -> None:

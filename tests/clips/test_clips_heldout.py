@@ -61,5 +61,7 @@ def test_groups_of_five_come_close_to_the_share():
 
 
 def test_one_group_for_all_cannot_be_held_out():
-    with pytest.raises(DataError, match=r"none of the 1 groups .* set dataset\.heldout_by to clip"):
+    with pytest.raises(DataError, match=r"are one group; set dataset\.heldout_by to clip"):
         hold_out_groups(LABELS, ["stick_train"] * 200, fraction=0.1, seed=0)
+    with pytest.raises(DataError, match="no class has a second clip .* add clips"):
+        hold_out_groups([0, 1, 2], ["a", "b", "c"], fraction=0.1, seed=0)

@@ -69,7 +69,7 @@ def test_a_class_file_orders_the_classes(tmp_path):
         ([], "no video found; expected one folder per class"),
         (["jump/a.txt"], "no video in the folder of class 'jump'"),
         (["train/a.mp4"], r"a video outside of a class folder; expected train/CLASS/a\.mp4"),
-        (["test/jump/a.mp4"], "found test but no train folder"),
+        (["test/jump/a.mp4"], "found test, .* but no train folder"),
         (["jump/a.mp4", "jump/a.webm"], "clip 'jump/a' stands again in the train split"),
     ],
 )
@@ -217,7 +217,7 @@ HEAD = "path,label,split\n"
         (HEAD + "b.mp4,,test\n", "line 2: the label is empty"),
         (HEAD + "b.mp4,x\n", "line 2: 2 cells; expected 3"),
         (HEAD + "b.mp4,x,test\nb.mp4,y,test\n", r"line 3: clip 'b' stands again .*line 2\)"),
-        (HEAD + 'b.mp4,"x,test\n', "not a UTF-8 CSV file"),
+        (HEAD + 'b.mp4,"x,test\n', "a quote that opens a cell has to be closed"),
         (HEAD, "it has no row"),
         ("path,labl,split\n", "column 'labl' is unknown; did you mean label?"),
         ("path,label\na.mp4,x\n", "no column 'split' .*set dataset.test_fraction"),
@@ -445,3 +445,53 @@ def test_class_files_numbered_from_1_are_refused_and_other_numbers_are_names(tmp
         read_annotations("csv", tmp_path)
     (tmp_path / "classes.txt").write_text("10 pushups\n20 pushups\n")
     assert read_annotations("csv", tmp_path).class_names == ("10 pushups", "20 pushups")
+
+
+def test_tables_that_are_left_alone_are_told(tmp_path):
+    (tmp_path / "annotations.csv").write_text("path,label,split\na.mp4,a,train\nb.mp4,a,test\n")
+    (tmp_path / "train.csv").write_text("path,label\nc.mp4,a\n")
+    notes = read_annotations("csv", tmp_path).notes
+    assert "annotations.csv was read; left alone: train.csv beside it" in notes
+
+
+def test_spellings_that_become_one_class_are_told(tmp_path):
+    (tmp_path / "annotations.csv").write_text(
+        "path,label,split\na.mp4,caf\u00e9,train\nb.mp4,cafe\u0301,test\n"
+    )
+    read = read_annotations("csv", tmp_path)
+    assert read.class_names == ("caf\u00e9",)
+    assert any("one class of several spellings" in note for note in read.notes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('"a.mp4,a,train\nb.mp4,a,test\n', "can't be taken apart .* has to be closed"),
+        ('a.mp4,"a,train\nb.mp4,a",test\n', "the cell of label goes over several lines"),
+    ],
+)
+def test_quotes_that_are_not_closed_are_told_as_such(tmp_path, rows, message):
+    (tmp_path / "annotations.csv").write_text("path,label,split\n" + rows)
+    with pytest.raises(DataError, match=message):
+        read_annotations("csv", tmp_path)
+
+
+def test_a_root_that_is_a_file_is_told_as_one(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="is a file; set dataset.root to the folder"):
+        read_annotations("folder", tmp_path / "file")
+
+
+def test_folders_say_what_is_wrong_with_them(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "clip.mp4").symlink_to(tmp_path / "gone.mp4")
+    with pytest.raises(DataError, match="a link to nothing"):
+        read_annotations("folder", tmp_path, test_fraction=0.5)
+    (tmp_path / "a" / "clip.mp4").unlink()
+    (tmp_path / "a" / "clip.vob").touch()
+    with pytest.raises(DataError, match=r"end with one of .*\.mp4 .*\.webm"):
+        read_annotations("folder", tmp_path, test_fraction=0.5)
+    (tmp_path / "a" / "clip.mp4").touch()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match="called like a split, .* rename it where it is a class"):
+        read_annotations("folder", tmp_path, test_fraction=0.5)
