@@ -183,7 +183,7 @@ def test_taking_over_everything_sound_gives_a_fresh_stores_bytes(root, tmp_path)
         ({"decoder": "pyav 18.1.0"}, "not made by decord under the former rule"),
         (
             {"clips": {"dataset": "small", "digest": "0" * 64}},
-            "clips are not those of the clip ind",
+            "clips are not those of the clip index.* run `python cli.py extract`",
         ),
     ],
 )

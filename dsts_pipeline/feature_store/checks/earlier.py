@@ -63,28 +63,22 @@ def find_earlier_maps(store: FeatureStore, views: ViewPlan, plan: StorePlan) -> 
     Raises:
         StoreError: `store` was made of something else; the message says of what.
     """
-    where = store.location
     made_of, wanted = store.manifest["made_of"], dict(plan.fingerprint_parts)
     if not _is_of_former_rule(store):
-        raise StoreError(f"{where}: it was not made by decord under the former rule of frames")
+        raise _refuse(store, "it was not made by decord under the former rule of frames")
     for key in sorted((made_of.keys() | wanted.keys()) - set(_OF_FRAMES)):
         if made_of.get(key) != wanted.get(key):
-            raise StoreError(f"{where}: it was made with another {key} than the settings say")
+            raise _refuse(store, f"it was made with another {key} than the settings say")
     if (store.stored_type, store.map_shape) != (plan.dtype, tuple(plan.map_shape)):
-        raise StoreError(f"{where}: its maps are of another type or shape than the settings say")
+        raise _refuse(store, "its maps are of another type or shape than the settings say")
     if store.stored_type == "int8":
-        raise StoreError(f"{where}: maps of int8 cannot be taken over without loss")
-    stored = {
-        key: row
-        for row, key in enumerate(zip(store.video_ids, store.splits, store.views, strict=True))
-    }
+        raise _refuse(store, "maps of int8 cannot be taken over without loss")
+    keys = zip(store.video_ids, store.splits, store.views, strict=True)
+    stored = {key: row for row, key in enumerate(keys)}
     failed = {failure["id"] for failure in store.manifest["failures"]}
     known = {(clip_id, split) for clip_id, split, _ in stored}
     if made_of["clips"]["digest"] not in _former_digests(views.index, known, failed):
-        raise StoreError(
-            f"{where}: its clips are not those of the clip index, so that nothing proves that the "
-            "files are the same"
-        )
+        raise _refuse(store, "its clips are not those of the clip index, as far as can be proven")
     rows = {}
     for position, row in enumerate(views.rows):
         clip = views.index.clips[row.clip]
@@ -94,6 +88,13 @@ def find_earlier_maps(store: FeatureStore, views: ViewPlan, plan: StorePlan) -> 
         if store.frames is not None and np.array_equal(store.frames[found], views.frames[position]):
             rows[position] = found
     return EarlierMaps(store, rows)
+
+
+def _refuse(store: FeatureStore, reason: str) -> StoreError:
+    return StoreError(
+        f"{store.location}: {reason}, so nothing of it can be taken over; run `python cli.py "
+        "extract`, which makes all maps anew"
+    )
 
 
 def _is_of_former_rule(store: FeatureStore) -> bool:
