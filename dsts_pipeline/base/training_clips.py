@@ -72,11 +72,13 @@ def find_shortage(
         )
         where = f" on each of {world_size} processes" if world_size > 1 else ""
         largest = num_kept // (2 if paired else 1) // world_size
-        cure = f"set train.batch_size to at most {largest}" if largest else "get more clips"
+        cures = [f"set train.batch_size to at most {largest}" if largest else "get more clips"]
+        if paired:
+            cures.append("set udl.enabled to false")
         return (
             f"{num_kept} training clips{f' ({num_held} more are held out)' if num_held else ''}, "
             f"and train.batch_size is {batch_size}{where}; expected at least {needed} clips, since "
-            f"{reason}; {cure}{' or udl.enabled to false' if paired else ''}"
+            f"{reason}; {', or '.join(cures)}"
         )
     if early_stopping_epochs is not None and not num_held:
         return (

@@ -24,7 +24,7 @@ def test_enough_is_nothing_to_tell():
 
 def test_held_out_clips_and_processes_count():
     assert "16 training clips (4 more are held out)" in shortage(heldout_fraction=0.2)
-    assert "at most 8 or udl.enabled to false" in shortage(heldout_fraction=0.2)
+    assert "at most 8, or set udl.enabled to false" in shortage(heldout_fraction=0.2)
     assert "expected at least 40 clips" in shortage(world_size=2)
     assert "all take a full batch; set train.batch_size to at most 6" in shortage(
         batch_size=7, paired=False, world_size=3
@@ -34,7 +34,7 @@ def test_held_out_clips_and_processes_count():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_largest_batch_that_is_told_is_enough_and_one_more_is_not(seed):
     told = shortage(batch_size=32, heldout_fraction=0.13, seed=seed)
-    largest = int(told.partition("at most ")[2].split()[0])
+    largest = int(told.partition("at most ")[2].split(",")[0])
     assert shortage(batch_size=largest, heldout_fraction=0.13, seed=seed) == ""
     assert shortage(batch_size=largest + 1, heldout_fraction=0.13, seed=seed)
 

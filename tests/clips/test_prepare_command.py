@@ -85,7 +85,7 @@ def test_a_batch_that_the_clips_cannot_fill_is_told_before_the_extraction(root, 
     told = (
         "warning: train-head will refuse these clips: 4 training clips, and train.batch_size is "
         "32; expected at least 64 clips, since UDL takes two disjoint batches an iteration; set "
-        "train.batch_size to at most 2 or udl.enabled to false"
+        "train.batch_size to at most 2, or set udl.enabled to false"
     )
     assert told in run.stderr
     check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())

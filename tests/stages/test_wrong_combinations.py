@@ -52,7 +52,7 @@ def test_a_sound_combination_meets_the_damage(damaged):
             {"train__batch_size": 32},
             "48 training clips (16 more are held out), and train.batch_size is 32; expected at "
             "least 64 clips, since UDL takes two disjoint batches an iteration; set "
-            "train.batch_size to at most 24 or udl.enabled to false",
+            "train.batch_size to at most 24, or set udl.enabled to false",
         ),
         ({"head__width": 7}, "head: width=7 is above in_channels=6"),
         (
@@ -113,7 +113,7 @@ def test_a_class_that_the_store_does_not_name_is_told_with_its_clip():
 
 def test_the_least_number_of_clips_is_what_it_says():
     check(np.arange(16) % 4)
-    with pytest.raises(SettingsError, match="15 training clips, .* at least 16 .* at most 7 or"):
+    with pytest.raises(SettingsError, match="15 training clips, .* at least 16 .* at most 7, or"):
         check(np.arange(15) % 4)
     check(np.arange(3) % 4, paired=False)
     check(np.arange(32) % 4, world_size=2)
