@@ -31,11 +31,11 @@ from rich.table import Table
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.extract import build_backbone
+from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.forward import Computing, ForwardPass
-from dsts_pipeline.extract.frames.views import ViewPlan
-from dsts_pipeline.extract.models.backbones import Backbone
 from dsts_pipeline.extract.progress import ExtractionSummary
 from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StorePlan, StoreWriter
 
 GOAL = 0.95

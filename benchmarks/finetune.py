@@ -18,16 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import status_kib
-from dsts_pipeline.extract.models.backbones import build_backbone
+from dsts_pipeline.extract.backbones import build_backbone
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.learn.end_to_end.model import EndToEnd
-from dsts_pipeline.learn.end_to_end.recompute import compute_twice
-from dsts_pipeline.learn.end_to_end.stages import stages_of
-from dsts_pipeline.learn.end_to_end.steps import JointObjective, JointStepper
-from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.parts import downstream_of, upstream_of
-from dsts_pipeline.learn.precision import LossScale
+from dsts_pipeline.learn.end_to_end.model import EndToEnd, compute_twice, stages_of
+from dsts_pipeline.learn.end_to_end.training import JointObjective, JointStepper
+from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
+from dsts_pipeline.learn.steps import downstream_of, upstream_of
 
 GOAL = 1.5  # UDL over plain
 RECOMPUTED = ", recomputed"

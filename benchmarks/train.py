@@ -35,9 +35,9 @@ from benchmarks.measure import peak_mib, wait
 from benchmarks.train_stages import PROCESS, WALL, Clock, Iterations, Rounds, write_random_store
 from benchmarks.train_together import COLUMNS, add_comparison
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.extract.frames.decode_job import decode_clip
-from dsts_pipeline.extract.frames.views import ViewPlan
-from dsts_pipeline.extract.models.backbones import Backbone
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.measure import peak_mib, wait
 from benchmarks.udl import new_stepper
-from dsts_pipeline.base.settings.learning import HeadSettings
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.feature_store import FeatureStore, StorePlan, StoreWriter, open_store
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed, udl_pairs
 from dsts_pipeline.head import DSTSHead

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from benchmarks.measure import peak_mib
 from benchmarks.train_stages import PROCESS, WALL, Clock
-from dsts_pipeline.base.settings.learning import HeadSettings
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.learn import TrainingOptions

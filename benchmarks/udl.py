@@ -16,11 +16,9 @@ from benchmarks.measure import measure, print_table
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn import meta_gradient
-from dsts_pipeline.learn.objective import Objective
-from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.precision import LossScale
-from dsts_pipeline.learn.products import Method
-from dsts_pipeline.learn.steps import Stepper
+from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
+from dsts_pipeline.learn.steps import Objective, Stepper
+from dsts_pipeline.learn.udl import Method
 
 METHODS: tuple[Method, ...] = ("exact", "forward_over_reverse", "finite_difference")
 

@@ -12,11 +12,10 @@ from rich.console import Console
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
+from dsts_pipeline.base.params import Variant, list_variants
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
-from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.base.settings.grid import Variant, list_variants
-from dsts_pipeline.base.settings.results import EvaluateSettings
+from dsts_pipeline.base.settings import EvaluateSettings, Settings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.feed import FeatureFeed
@@ -29,10 +28,10 @@ from dsts_pipeline.metrics import HeadResult, Predictions
 from dsts_pipeline.metrics.ablation import (
     AblationRun,
     AblationVariant,
+    ablation_table,
     assemble_ablation,
     results_csv,
 )
-from dsts_pipeline.metrics.ablation_table import ablation_table
 from dsts_pipeline.metrics.intervals import Bootstrap
 from dsts_pipeline.metrics.scoring import Scoring, load_fitting_head, score_head
 from stages import common

@@ -5,25 +5,30 @@ Torch and what needs it are imported when a check asks for it: those before it a
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
+import os
+import platform
+import re
+import shutil
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from dsts_pipeline.base.checkup import (
-    Finding,
-    check_space,
-    check_versions,
-    examine,
-    read_constraints,
-)
+import numpy as np
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
 from dsts_pipeline.base.errors import DataError, UserError
+from dsts_pipeline.base.params import settings_as_yaml
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.base.settings.variants import settings_as_yaml
-from dsts_pipeline.clips.checkup import check_data, check_decoder
+from dsts_pipeline.clips.decode import Decoder, decode_frames, name_decoder
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.checkup import check_devices, check_weights
+from dsts_pipeline.clips.readers import read_annotations
 from stages import common
 
 if TYPE_CHECKING:
@@ -107,7 +112,7 @@ def _judge_space(settings: Settings, map_shape: tuple[int, ...], num_clips: int)
         UserError: Too little is free.
     """
     from dsts_pipeline.feature_store.space import survey_store
-    from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
+    from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
 
     work = _plan_work(settings)
     if work is None:
@@ -120,8 +125,7 @@ def _judge_space(settings: Settings, map_shape: tuple[int, ...], num_clips: int)
 
 def _describe_time(settings: Settings) -> str:
     """Time of the extraction, measured on four pending clips; unknown before `prepare`."""
-    from dsts_pipeline.extract.forecast import forecast_extraction
-    from dsts_pipeline.extract.planning import choose_views
+    from dsts_pipeline.extract.planning import choose_views, forecast_extraction
     from dsts_pipeline.feature_store.space import survey_store
 
     work = _plan_work(settings)
@@ -166,3 +170,242 @@ def _plan_work(settings: Settings) -> ExtractionWork | None:
 def show(settings: Settings) -> None:
     """Print all settings as YAML: what --params would need to hold for the same run."""
     sys.stdout.write(settings_as_yaml(settings))
+
+
+# ---- Whether this machine can do what is asked of it: findings, versions, free space. -----------
+
+DISTRIBUTION = "dsts-pipeline"
+_NUM_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of a checkup.
+
+    Attributes:
+        topic: What was looked at, in a word or two.
+        is_ok: False if something must be done first.
+        text: What was found, and what to do.
+    """
+
+    topic: str
+    is_ok: bool
+    text: str
+
+
+def examine(topic: str, check: Callable[[], str]) -> Finding:
+    """Run `check`; a problem that a user can act on becomes a finding, a bug stays an exception."""
+    try:
+        return Finding(topic, True, check())
+    except UserError as error:
+        return Finding(topic, False, str(error))
+    except ImportError as error:
+        return Finding(topic, False, f"a package cannot be loaded ({error}); run `make setup`")
+
+
+def check_versions(
+    requirements: Iterable[str] | None = None,
+    *,
+    installed: Callable[[str], str] = importlib.metadata.version,
+    tested: Mapping[str, str] | None = None,
+) -> str:
+    """Compare installed packages with those that this project asks for.
+
+    Args:
+        requirements: Such as "zarr>=3.1,<4"; by default this project's own, extras left out.
+        installed: Name -> version; raises PackageNotFoundError.
+        tested: Name -> version that the project's tests run with; a difference is told only.
+
+    Raises:
+        UserError: Python or a package is missing or of a wrong version.
+    """
+    problems, others, count = [], [], 0
+    for requirement in map(
+        Requirement, _own_requirements() if requirements is None else requirements
+    ):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        count += 1
+        name, expected = requirement.name, str(requirement.specifier) or "any version"
+        try:
+            version = installed(name)
+        except importlib.metadata.PackageNotFoundError:
+            problems.append(f"{name} is missing (expected {expected})")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            problems.append(f"{name} is {version}, expected {expected}")
+        elif tested and tested.get(name, version) != version.split("+")[0]:
+            others.append(f"{name} {version} (tested: {tested[name]})")
+    if problems:
+        raise UserError(
+            f"{_list(problems)}; run `make setup`, or pip install -c constraints.txt -e ."
+        )
+    text = f"Python {platform.python_version()}, {count} packages as required"
+    return f"{text}; untested: {_list(others)}" if others else text
+
+
+def _own_requirements() -> list[str]:
+    metadata = importlib.metadata.metadata(DISTRIBUTION)
+    wanted = metadata["Requires-Python"] or ""
+    if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
+        raise UserError(
+            f"Python is {platform.python_version()}, expected {wanted}; install that one"
+        )
+    return importlib.metadata.requires(DISTRIBUTION) or []
+
+
+def read_constraints(path: str | Path) -> dict[str, str]:
+    """Versions by package of a constraints file ("name==version" per line); none if not there."""
+    path = Path(path)
+    if not path.is_file():
+        return {}
+    found = re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", path.read_text())
+    return dict(found)
+
+
+def check_space(folder: str | Path, needed_bytes: int) -> str:
+    """Compare free space where `folder` is, or will be, with what is needed.
+
+    Raises:
+        UserError: Too little is free.
+    """
+    place = Path(os.path.abspath(folder))
+    place = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    text = (
+        f"{needed_bytes / 1e9:,.2f} GB are still needed in {folder}, {free / 1e9:,.2f} GB are free"
+    )
+    if needed_bytes > free:
+        raise UserError(
+            f"{text}; free space, choose another store.root, or a smaller store.dtype or "
+            "store.codec = zstd"
+        )
+    return text
+
+
+def _list(items: list[str]) -> str:
+    rest = f" and {len(items) - _NUM_SHOWN} more" if len(items) > _NUM_SHOWN else ""
+    return ", ".join(items[:_NUM_SHOWN]) + rest
+
+
+# ---- Checks of a machine before clips are read: does the decoder decode, are the videos there. --
+
+_FRAMES, _SIZE_PX = 8, 64
+_TOLERANCE = 12.0  # grey levels that compression may cost on average
+
+
+def check_decoder(decoder: Decoder) -> str:
+    """Encode a clip of eight grey frames, H.264 and VP9, and decode three of them.
+
+    Raises:
+        UserError: The decoder cannot be loaded, or gives other frames.
+    """
+    wanted = [0, 3, 7]
+    shades = np.linspace(20, 230, _FRAMES).astype(np.uint8)
+    frames = np.broadcast_to(shades[:, None, None, None], (_FRAMES, _SIZE_PX, _SIZE_PX, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            from dsts_pipeline.stick.rendering import encode_mp4, encode_webm
+
+            for name, encode in (("clip.mp4", encode_mp4), ("clip.webm", encode_webm)):
+                path = Path(folder, name)
+                path.write_bytes(encode(frames))
+                decoded = decode_frames(path, wanted, decoder=decoder)
+                if np.abs(decoded.astype(float) - frames[wanted]).mean() > _TOLERANCE:
+                    raise DataError(f"{decoder} gives other frames of {name} than were encoded")
+        except ImportError as error:
+            raise UserError(
+                f"{decoder} cannot be loaded ({error}); install it by `pip install -c "
+                "constraints.txt -e .`"
+            ) from None
+        except DataError as error:
+            raise UserError(f"{error}; set backbone.decoder to another one") from None
+    return f"{name_decoder(decoder)} decodes H.264 and VP9"
+
+
+def check_data(
+    kind: str,
+    root: str | Path,
+    *,
+    files: dict[str, str | None] | None = None,
+    allow_outside_root: bool = False,
+    test_fraction: float = 0.0,
+    max_problem_fraction: float = 0.01,
+) -> tuple[str, int]:
+    """Read the annotations and look whether their videos are there; none is opened.
+
+    Args:
+        kind, root, files, allow_outside_root, test_fraction: See `read_annotations`.
+        max_problem_fraction: Share of videos that may be missing.
+
+    Returns:
+        What was found, and the number of annotated clips.
+
+    Raises:
+        DataError: The root, an annotation file or too many videos are missing.
+    """
+    annotations = read_annotations(
+        kind,
+        root,
+        **(files or {}),
+        allow_outside_root=allow_outside_root,
+        test_fraction=test_fraction,
+    )
+    missing = [
+        clip.path for clip in annotations.clips if not os.path.isfile(os.path.join(root, clip.path))
+    ]
+    total = len(annotations.clips)
+    if len(missing) > max_problem_fraction * total:
+        raise DataError(
+            f"{root}: {len(missing):,} of {total:,} annotated videos are missing, first "
+            f"{missing[0]} (looked for {os.path.join(root, missing[0])}); put them there, or set "
+            "dataset.root or dataset.video_folder"
+        )
+    classes = len(annotations.class_names)
+    return f"{total:,} clips of {classes} classes in {root}, {len(missing):,} missing", total
+
+
+# ---- Checks of a machine before extraction: devices, and whether the weights fit the backbone. --
+
+_NUM_DIGITS = 12
+
+
+def check_weights(
+    name: str, weights: str | Path, *, num_frames: int | None, size_px: int | None
+) -> tuple[str, tuple[int, int, int, int]]:
+    """Load the weights into the backbone they are meant for, every key and shape compared.
+
+    Returns:
+        What was found, and the shape (C, T', H', W') of one clip's map.
+
+    Raises:
+        SettingsError: No backbone has this name.
+        CheckpointError: The file is missing, damaged or belongs to another backbone.
+    """
+    from dsts_pipeline.extract.backbones import build_backbone
+
+    backbone = build_backbone(name, weights=weights, num_frames=num_frames, size_px=size_px)
+    shape = " x ".join(map(str, backbone.map_shape))
+    digest = backbone.describe()["weights"].get("sha256")
+    origin = f"(sha256 {digest[:_NUM_DIGITS]}...) fits" if digest else "weights, never trained, for"
+    report = backbone.load_report
+    keys = f", {report.summarize()}" if report else ""
+    return f"{weights} {origin} {name}: maps of {shape}{keys}", backbone.map_shape
+
+
+def check_devices(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> str:
+    """Processors and accelerators that torch sees, and the one that extraction would use.
+
+    Raises:
+        UserError: "cuda" is wanted and there is none.
+    """
+    import torch
+
+    from dsts_pipeline.extract.forward import choose_device
+
+    chosen = choose_device(wanted)
+    found = [f"{platform.machine()}, {torch.get_num_threads()} threads"]
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(number)
+        found.append(f"{properties.name} with {properties.total_memory / 1e9:.0f} GB")
+    return f"{'; '.join(found)}; extraction runs on {chosen}"

@@ -18,22 +18,23 @@ from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feature_store import FeatureStore, open_store
-from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.hdf5_export import export_hdf5
 from dsts_pipeline.feature_store.recorded import open_features, read_features_record
 from dsts_pipeline.head import load_head
+from dsts_pipeline.mmaction2.checkpoints import join_checkpoint, split_checkpoint
+from dsts_pipeline.mmaction2.frames import write_annotation_lists
 from dsts_pipeline.serve import Bundle, bundle_of_run, save_bundle
-from dsts_pipeline.serve.annotation_lists import write_annotation_lists
-from dsts_pipeline.serve.mmaction_checkpoints import join_checkpoint, split_checkpoint
-from dsts_pipeline.serve.model_files import (
+from dsts_pipeline.serve.exported_model import (
     Exported,
     FileFormat,
     Subject,
+    decode_some,
     head_subject,
+    read_some,
     times_table,
     whole_subject,
     write_model,
 )
-from dsts_pipeline.serve.real_clips import decode_some, read_some
 from stages import common
 
 NUM_MAPS, NUM_VIDEOS = 64, 16  # of evaluate.split: what an exported model is compared on

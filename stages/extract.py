@@ -15,21 +15,19 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.engines.actors import Tools
-from dsts_pipeline.extract.engines.cluster import ClusterOptions, extract_on_cluster
-from dsts_pipeline.extract.failures import ClipFailure, check_failures
-from dsts_pipeline.extract.forecast import forecast_extraction
-from dsts_pipeline.extract.frames.augmentation import import_transforms
+from dsts_pipeline.extract.augmentation import import_transforms
+from dsts_pipeline.extract.cluster import ClusterOptions, Tools, extract_on_cluster
 from dsts_pipeline.extract.planning import (
     choose_computing,
     choose_views,
     extraction_options,
+    forecast_extraction,
     plan_views,
 )
-from dsts_pipeline.extract.progress import summarize
-from dsts_pipeline.extract.runner import ExtractionSummary, extract_features
+from dsts_pipeline.extract.progress import ClipFailure, ExtractionSummary, check_failures, summarize
+from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
-from dsts_pipeline.feature_store.checks.earlier import find_earlier_maps
+from dsts_pipeline.feature_store.housekeeping import find_earlier_maps
 from dsts_pipeline.feature_store.manifest import record_store
 from dsts_pipeline.feature_store.planning import ExtractionWork, prepare_work
 from dsts_pipeline.feature_store.space import StoreSurvey, require_space, survey_store

@@ -13,21 +13,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsts_pipeline.base.errors import CheckpointError, SettingsError
+from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import read_signed, sign, write_json
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.base.provenance import collect_provenance
-from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.base.provenance import collect_provenance, derive_seed
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.checkpoints.weights import find_classifier, save_weights
-from dsts_pipeline.extract.frames.augmentation import Augmentation, import_transforms
-from dsts_pipeline.extract.frames.decode_pool import DecodePool
-from dsts_pipeline.extract.frames.views import ViewPlan, Views
-from dsts_pipeline.extract.models.backbones import Backbone
-from dsts_pipeline.extract.models.presets import get_preset
+from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.extract.planning import choose_backbone, choose_fallback, choose_views
+from dsts_pipeline.extract.views import ViewPlan, Views
+from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.planning import prepare_work
 from dsts_pipeline.feature_store.recorded import open_features
@@ -41,21 +39,12 @@ from dsts_pipeline.learn import (
     remove_checkpoints,
     stop_on_sigterm,
 )
-from dsts_pipeline.learn.end_to_end.model import EndToEnd
-from dsts_pipeline.learn.end_to_end.saving import check_can_be_saved, save_backbone
-from dsts_pipeline.learn.end_to_end.scoring import answer_clips
-from dsts_pipeline.learn.end_to_end.training import Finetuned, finetune
+from dsts_pipeline.learn.end_to_end.model import EndToEnd, check_can_be_saved, save_backbone
+from dsts_pipeline.learn.end_to_end.training import Finetuned, answer_clips, finetune
 from dsts_pipeline.learn.end_to_end.videos import VideoFeed
-from dsts_pipeline.learn.identity import digest_sources
-from dsts_pipeline.learn.pretrain import (
-    PoolRecipe,
-    TrainingRecipe,
-    pretrain_recognizer,
-    render_pool,
-)
-from dsts_pipeline.learn.pretrain.card import write_card
+from dsts_pipeline.learn.resume import digest_sources
 from dsts_pipeline.metrics import average_views, softmax
-from dsts_pipeline.metrics.plain import plain_figures
+from dsts_pipeline.metrics.accuracy import plain_figures
 from stages import common
 
 # What of the section makes the model, the views or the run, and is no option of `finetune`.
@@ -342,61 +331,3 @@ def _tell_command(settings: Settings, folder: Path) -> None:
         changes.append("backbone.key_map=auto")
     command = " ".join(["python cli.py extract", *(f"--set {change}" for change in changes)])
     console.print(f"{folder}; the new backbone's maps as a store: {command}", soft_wrap=True)
-
-
-# ---- pretrain: an embedded backbone, on rendered clips that no data set uses -------------------
-
-
-def pretrain_embedded(settings: Settings) -> None:
-    """Write backbone.weights and, beside it, a model card with the figures of every epoch.
-
-    Raises:
-        SettingsError: The data set is not the embedded one.
-    """
-    chosen = settings.pretrain
-    backbone = settings.backbone
-    render = settings.dataset.render
-    if render is None:
-        raise SettingsError(
-            "pretrain renders its clips, but dataset.render is null; other data sets need a "
-            "recognizer trained elsewhere: give its file in backbone.weights"
-        )
-
-    preset = get_preset(backbone.name)
-
-    def recipe(stream: str, num_clips: int) -> PoolRecipe:
-        return PoolRecipe(
-            renderer=render.renderer,
-            stream=stream,
-            num_clips=num_clips,
-            video_frames=render.num_frames,
-            num_frames=backbone.num_frames or preset.num_frames,
-            render_px=render.size_px,
-            input_px=backbone.size_px or preset.size_px,
-            difficulty=render.difficulty,
-            seed=chosen.seed,
-        )
-
-    heldout_recipe = recipe("pretrain_heldout", chosen.num_heldout)
-    train_recipe = recipe("pretrain", chosen.num_clips)
-    heldout = render_pool(chosen.pool, heldout_recipe, num_workers=chosen.num_workers)
-    train = render_pool(chosen.pool, train_recipe, num_workers=chosen.num_workers)
-    training = TrainingRecipe(
-        pose_epochs=chosen.pose_epochs,
-        class_epochs=chosen.class_epochs,
-        batch_size=chosen.batch_size,
-        learning_rate=chosen.learning_rate,
-        pose_weight=chosen.pose_weight,
-        seed=chosen.seed,
-    )
-    recognizer, history = pretrain_recognizer(backbone.name, train, heldout, training)
-    save_weights(recognizer, backbone.weights, half=True)
-    card = Path(backbone.weights).with_suffix(".md")
-    write_card(card, backbone.name, recognizer, train_recipe, heldout_recipe, training, history)
-    last = history[-1]
-    reached = (
-        f"top-1 {last.heldout_top1:.1%}"
-        if chosen.class_epochs
-        else f"error of targets {last.heldout_error:.3f}, no classes"
-    )
-    console.print(f"{backbone.weights}: held-out {reached}; card: {card}")

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.errors import DataError, SettingsError, StoreError, UserError
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.devices import choose_device
+from dsts_pipeline.extract.forward import choose_device
 from dsts_pipeline.extract.planning import choose_fallback
-from dsts_pipeline.extract.stopping import exit_on_sigterm
 from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.serve import Bundle, Prediction, Predictor, bundle_of_run, load_bundle
-from dsts_pipeline.serve.answers import answers_table, table_row, tell_latency
-from dsts_pipeline.serve.app.limits import Limits
-from dsts_pipeline.serve.output import Outputs
-from dsts_pipeline.serve.video_list import list_videos
+from dsts_pipeline.serve.answers import Outputs, answers_table, table_row, tell_latency
+from dsts_pipeline.serve.app import Limits
+from dsts_pipeline.serve.video_jobs import list_videos
 from stages import common
 
 if TYPE_CHECKING:
@@ -135,7 +134,7 @@ def demo_app(
         UserError: FastAPI or uvicorn is not installed, or the address is taken.
     """
     try:
-        from dsts_pipeline.serve.app.server import serve
+        from dsts_pipeline.serve.app import serve
     except ImportError as error:
         raise UserError(
             f"demo-app needs FastAPI and uvicorn ({error}); install them with "

@@ -12,11 +12,11 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.base.training_clips import find_shortage
 from dsts_pipeline.clips.annotation import printable
-from dsts_pipeline.clips.embedded import render_embedded
 from dsts_pipeline.clips.findings import Findings
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.prepare import HoldOut, RefusedClipsError, prepare_clips
+from dsts_pipeline.stick import render_embedded
 from stages import common
 
 _FILES = ("video_folder", "train_file", "test_file", "class_file")

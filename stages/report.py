@@ -30,7 +30,7 @@ from dsts_pipeline.report import (
     render_report,
     write_report,
 )
-from dsts_pipeline.report.explorer import worst_cell
+from dsts_pipeline.report.examples import worst_cell
 from dsts_pipeline.report.screenshots import report_shots, take_screenshots
 from stages import common
 

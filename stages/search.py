@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.params import with_values
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.base.settings.variants import with_values
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.feed import FeatureFeed

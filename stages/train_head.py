@@ -12,10 +12,8 @@ from torch import nn
 
 from dsts_pipeline.base.files import sign, write_json
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.base.provenance import collect_provenance
-from dsts_pipeline.base.seeding import derive_seed
-from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.base.settings.learning import TrainSettings
+from dsts_pipeline.base.provenance import collect_provenance, derive_seed
+from dsts_pipeline.base.settings import Settings, TrainSettings
 from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import LinearProbe, save_head, take_over_classifier
@@ -31,8 +29,8 @@ from dsts_pipeline.learn import (
     stop_on_sigterm,
     train_head,
 )
-from dsts_pipeline.learn.curves import log_curves
 from dsts_pipeline.learn.options import OF_THE_RUN, dsts_options, options_of_feed
+from dsts_pipeline.learn.train import log_curves
 from stages import common
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from dsts_pipeline.base.settings import Settings, load_settings
-from dsts_pipeline.base.settings.tree import setting_keys
+from dsts_pipeline.base.params import load_settings, setting_keys
+from dsts_pipeline.base.settings import Settings
 from tests.imports import closure_of, imports_of, statements_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dsts_pipeline"
 FOLDERS = (
-    "base clips extract feature_store feed head learn metrics report serve".split()
+    "base clips extract feature_store feed head learn stick metrics report serve mmaction2".split()
 )  # in the order of imports
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "stages").rglob("*.py")), ROOT / "cli.py"]
@@ -55,9 +55,9 @@ WIRING = {
     ROOT / "stages" / "__init__.py",
     PACKAGE / "base" / "__init__.py",
 }
-WIRES = ("errors.py", "progress.py", "children.py", "transfers.py")
+# Of settings, the values are tracked, as params.
+WIRES = ("errors.py", "progress.py", "children.py", "transfers.py", "settings.py", "params.py")
 WIRING |= {PACKAGE / "base" / name for name in WIRES}
-WIRING |= set((PACKAGE / "base" / "settings").glob("*.py"))  # their values are tracked as params
 
 
 def shown(path: Path) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.checks.housekeeping import list_stores, remove_store
+from dsts_pipeline.feature_store.housekeeping import list_stores, remove_store
 from tests.feature_store.small_store import make_plan, write_store
 from tests.pipeline import TINY, run_cli, tell_plainly
 

@@ -147,7 +147,7 @@ def test_setting_reaches_the_first_stage_that_reads_it(copy, file, key, value, e
         ("dsts_pipeline/head/layer.py", ["train-head", "evaluate"]),
         ("dsts_pipeline/learn/udl.py", ["train-head"]),
         ("dsts_pipeline/report/page.py", ["report"]),
-        ("dsts_pipeline/base/settings/learning.py", []),
+        ("dsts_pipeline/base/settings.py", []),
         ("cli.py", []),
     ],
 )

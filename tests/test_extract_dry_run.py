@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dsts_pipeline.clips.stick_diving.dataset import Recipe, render_dataset
+from dsts_pipeline.stick.diving import Recipe, render_dataset
 from tests.pipeline import WEIGHTS, run_cli
 
 pytestmark = [

@@ -15,7 +15,7 @@ import pytest
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import load_head
-from dsts_pipeline.learn.heldout import evaluate_rows
+from dsts_pipeline.learn.passes import evaluate_rows
 from tests.pipeline import ROOT, TINY, WEIGHTS, command_of, run_cli, tell_plainly
 
 pytestmark = [

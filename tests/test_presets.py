@@ -9,9 +9,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from ruamel.yaml import YAML
 
-from dsts_pipeline.base.settings import Settings, load_settings
-from dsts_pipeline.clips.stick_something.classes import CLASS_NAMES, FLIP_PAIRS
-from dsts_pipeline.extract.models.presets import preset_names
+from dsts_pipeline.base.params import load_settings
+from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.extract.model_zoo import preset_names
+from dsts_pipeline.stick.something_motion import CLASS_NAMES, FLIP_PAIRS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))

@@ -15,11 +15,11 @@ import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import read_json, sign, write_json
-from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.clips.decode import name_decoder
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from dsts_pipeline.feature_store.manifest import record_store
 from dsts_pipeline.feature_store.planning import prepare_work

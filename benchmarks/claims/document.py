@@ -27,7 +27,7 @@ from benchmarks.claims.verdicts import (
     routes_table,
     verdict,
 )
-from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
+from dsts_pipeline.metrics.ablation import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
 COMMAND = "python -m benchmarks.claims document"

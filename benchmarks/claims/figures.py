@@ -16,9 +16,7 @@ import numpy as np
 from benchmarks.claims.regimes import Regime
 from benchmarks.claims.results import RESULTS, result_file, right_clips
 from dsts_pipeline.base.files import read_json
-from dsts_pipeline.metrics.intervals import Bootstrap
-from dsts_pipeline.metrics.seeds import over_seeds, paired_over_seeds
-from dsts_pipeline.metrics.significance import holm
+from dsts_pipeline.metrics.intervals import Bootstrap, holm, over_seeds, paired_over_seeds
 
 REFERENCE = "full"
 BOOTSTRAP = Bootstrap()

@@ -20,7 +20,7 @@ from benchmarks.claims.regimes import ROOT, Regime
 from benchmarks.claims.routes import Describe
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json, read_signed, write_json
-from dsts_pipeline.base.settings.learning import HeadSettings, TrainSettings, UdlSettings
+from dsts_pipeline.base.settings import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.metrics.predictions import Predictions
 
 RESULTS = ROOT / "docs" / "claims"

@@ -18,10 +18,10 @@ from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.metrics.routing import (
     adjusted_mutual_information,
     clip_need,
+    count_table,
     dead_neurons,
     describe_gates,
 )
-from dsts_pipeline.metrics.routing.information import count_table
 from dsts_pipeline.metrics.scoring import Scoring, score_head
 
 NUM_PERMUTATIONS = 200

@@ -14,8 +14,8 @@ from pathlib import Path
 from dvc.utils.hydra import compose_and_dump
 
 from benchmarks.claims.regimes import BY_NAME, ROOT, Regime
+from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.base.settings import load_settings
 
 
 def run_regime(

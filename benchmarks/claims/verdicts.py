@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
-from dsts_pipeline.metrics.paper import paper_figures
-from dsts_pipeline.metrics.seeds import over_seeds
+from dsts_pipeline.metrics.ablation import paper_figures
+from dsts_pipeline.metrics.intervals import over_seeds
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 # DSTS on the embedded data set, trained and tested by mmaction2's own tools; see docs/mmaction2.md.
 #   python cli.py prepare && python cli.py export-annotations outputs/mmaction2
-#   python -m dsts_pipeline.serve.mmaction2 train configs/mmaction2/dsts_stick_r18_stick-diving.py
+#   python -m dsts_pipeline.mmaction2 train configs/mmaction2/dsts_stick_r18_stick-diving.py
 # Start from the embedded backbone (else from random weights, which two epochs don't train):
 #   python cli.py convert-checkpoint dsts_pipeline/extract/pretrained/stick_r18.safetensors w.pth
 #   ... --cfg-options load_from=w.pth
-custom_imports = dict(imports=["dsts_pipeline.serve.mmaction2"], allow_failed_imports=False)
+custom_imports = dict(imports=["dsts_pipeline.mmaction2"], allow_failed_imports=False)
 
 model = dict(
     type="Recognizer3D",

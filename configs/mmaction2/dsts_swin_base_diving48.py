@@ -1,7 +1,7 @@
 # DSTS on Video Swin-B for Diving48, as on Something-Something v2 but for the data. The paper
 # reports 83.0 / 71.5 (top-1 / class-wise), Swin-B alone 80.5 / 69.7. Not trained by us.
 #   python cli.py prepare --params diving48.yaml; python cli.py export-annotations outputs/mmaction2
-#   python -m dsts_pipeline.serve.mmaction2 train configs/mmaction2/dsts_swin_base_diving48.py
+#   python -m dsts_pipeline.mmaction2 train configs/mmaction2/dsts_swin_base_diving48.py
 # load_from is the model of Something-Something v2; its classifier does not fit and is left out.
 # Give it a Swin-B trained on Diving48 if you have one: then training starts at its accuracy.
 _base_ = ["dsts_swin_base_ssv2.py"]

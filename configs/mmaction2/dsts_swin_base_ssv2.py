@@ -4,7 +4,7 @@
 # alone 69.6 / 92.7. Not trained by us.
 #   python cli.py prepare --params ssv2.yaml; python cli.py export-annotations outputs/mmaction2
 #   python cli.py convert-checkpoint AUTHORS_FILE.pth weights/swin_b_ssv2.pth
-#   python -m dsts_pipeline.serve.mmaction2 train configs/mmaction2/dsts_swin_base_ssv2.py
+#   python -m dsts_pipeline.mmaction2 train configs/mmaction2/dsts_swin_base_ssv2.py
 # load_from is the authors' model (swin_base_patch244_window1677_sthv2.pth), downloaded by hand and
 # converted as above: its last norm has another name, which mmengine would pass over. Its classifier
 # fits, so training starts at its accuracy.
@@ -12,7 +12,7 @@
 _base_ = [
     "mmaction::recognition/swin/swin-base-p244-w877_in1k-pre_8xb8-amp-32x2x1-30e_kinetics400-rgb.py"
 ]
-custom_imports = dict(imports=["dsts_pipeline.serve.mmaction2"], allow_failed_imports=False)
+custom_imports = dict(imports=["dsts_pipeline.mmaction2"], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(pretrained=None, pretrained2d=False, window_size=(16, 7, 7), drop_path_rate=0.4),

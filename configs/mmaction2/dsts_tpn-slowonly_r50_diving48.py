@@ -1,7 +1,7 @@
 # DSTS on TPN with SlowOnly-R50, 8 frames, for Diving48: the paper's SGD at 0.01, batches of 8. The
 # paper reports 88.4 / 78.2 (top-1 / class-wise), TPN alone 86.2 / 76.0. Not trained by us.
 #   python cli.py prepare --params diving48.yaml; python cli.py export-annotations outputs/mmaction2
-#   python -m dsts_pipeline.serve.mmaction2 train \
+#   python -m dsts_pipeline.mmaction2 train \
 #     configs/mmaction2/dsts_tpn-slowonly_r50_diving48.py
 # load_from is mmaction2's model of Kinetics-400; give it a TPN trained on Diving48 if you have one:
 # where its classifier fits, training starts at its accuracy (zero_start).
@@ -9,7 +9,7 @@
 _base_ = [
     "mmaction::recognition/tpn/tpn-slowonly_imagenet-pretrained-r50_8xb8-8x8x1-150e_kinetics400-rgb.py"
 ]
-custom_imports = dict(imports=["dsts_pipeline.serve.mmaction2"], allow_failed_imports=False)
+custom_imports = dict(imports=["dsts_pipeline.mmaction2"], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(pretrained=None),

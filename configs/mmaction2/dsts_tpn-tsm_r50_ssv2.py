@@ -1,12 +1,12 @@
 # DSTS on TPN with TSM-R50, 8 segments, for Something-Something v2: the paper's SGD at 0.01, batches
 # of 8. The paper reports 67.2 / 89.2 (top-1 / top-5), TPN alone 64.7 / 88.1. Not trained by us.
 #   python cli.py prepare --params ssv2.yaml; python cli.py export-annotations outputs/mmaction2
-#   python -m dsts_pipeline.serve.mmaction2 train configs/mmaction2/dsts_tpn-tsm_r50_ssv2.py
+#   python -m dsts_pipeline.mmaction2 train configs/mmaction2/dsts_tpn-tsm_r50_ssv2.py
 # load_from is mmaction2's model of version 1 of the data set; give it a TPN trained on version 2 if
 # you have one: where its classifier fits, training starts at its accuracy (zero_start).
 # The base is found by mmengine with pkg_resources (older setuptools), or by the launcher above.
 _base_ = ["mmaction::recognition/tpn/tpn-tsm_imagenet-pretrained-r50_8xb8-1x1x8-150e_sthv1-rgb.py"]
-custom_imports = dict(imports=["dsts_pipeline.serve.mmaction2"], allow_failed_imports=False)
+custom_imports = dict(imports=["dsts_pipeline.mmaction2"], allow_failed_imports=False)
 
 model = dict(
     backbone=dict(pretrained=None),

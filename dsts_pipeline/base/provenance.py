@@ -7,6 +7,7 @@ compared with its first run.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -77,3 +78,15 @@ def _git(root: str | Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+# ---- Seeds: every random stream has a name, and the same name gives the same stream. ------------
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """A 63-bit seed for the stream `names` under the run's `seed`.
+
+    Streams of different names are independent: adding one never shifts another.
+    """
+    text = "/".join(str(part) for part in (seed, *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.base.provenance import derive_seed
 
 
 def hold_out(

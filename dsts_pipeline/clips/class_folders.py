@@ -30,7 +30,7 @@ from dsts_pipeline.clips.annotation import (
     is_video,
     printable,
 )
-from dsts_pipeline.clips.rows import Row, build_annotations, read_class_names
+from dsts_pipeline.clips.labels import Row, build_annotations, read_class_names
 from dsts_pipeline.clips.tables import find_split
 
 CLASS_FILE = "classes.txt"

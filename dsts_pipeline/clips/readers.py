@@ -8,10 +8,9 @@ from pathlib import Path
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import AnnotatedClip, Annotations, Sources, check_text
 from dsts_pipeline.clips.class_folders import read_folders
-from dsts_pipeline.clips.csv_table import read_csv
 from dsts_pipeline.clips.diving48 import read_diving48
-from dsts_pipeline.clips.mmaction_list import read_mmaction
 from dsts_pipeline.clips.ssv2 import read_ssv2
+from dsts_pipeline.clips.tables import read_csv, read_mmaction
 
 __all__ = ["AnnotatedClip", "Annotations", "read_annotations"]
 

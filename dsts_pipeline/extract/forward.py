@@ -13,8 +13,9 @@ float32; the same size gives the same bits.
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -198,3 +199,30 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(
         words in text for words in _OUT_OF_MEMORY_WORDS
     )
+
+
+# ---- Which device a process of an extraction computes on. ---------------------------------------
+
+
+def choose_device(
+    wanted: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] = os.environ
+) -> torch.device:
+    """The CUDA device of this process's number on its host (LOCAL_RANK, as torchrun sets it).
+
+    Several processes share a device where there are fewer devices than processes.
+
+    Args:
+        wanted: "auto" takes the CPU where there is no CUDA device.
+
+    Raises:
+        UserError: "cuda" is wanted and there is none.
+    """
+    num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cpu" or (wanted == "auto" and not num_devices):
+        return torch.device("cpu")
+    if not num_devices:
+        raise UserError(
+            "backbone.device is cuda, but torch sees no CUDA device; set it to auto or cpu, or "
+            "install a build of torch for this machine's driver"
+        )
+    return torch.device("cuda", int(environment.get("LOCAL_RANK", "0")) % num_devices)

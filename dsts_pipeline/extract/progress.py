@@ -6,8 +6,9 @@ the decoders, the time left, and how many clips failed so far.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,10 +23,49 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.extract.failures import ClipFailure
 
 LINE_INTERVAL_SECONDS = 60.0
+
+
+# ---- Clips without a map: what they are called, and how many are too many. ----------------------
+
+_NUM_LISTED = 3
+
+
+@dataclass(frozen=True)
+class ClipFailure:
+    """A clip without a map, and why."""
+
+    clip_id: str
+    reason: str
+
+
+def check_failures(
+    failures: Sequence[ClipFailure], num_clips: int, *, max_failed_fraction: float
+) -> None:
+    """Fail if more than `max_failed_fraction` of `num_clips` clips lack a map.
+
+    A clip counts once, whichever of its views failed.
+
+    Raises:
+        DataError: Naming the first few clips with their reasons.
+    """
+    allowed = math.floor(max_failed_fraction * num_clips + 1e-9)
+    reasons: dict[str, str] = {}
+    for failure in failures:
+        reasons.setdefault(failure.clip_id, failure.reason)
+    if len(reasons) <= allowed:
+        return
+    shown = list(reasons.items())[:_NUM_LISTED]
+    listed = "; ".join(f"{clip_id}: {reason}" for clip_id, reason in shown)
+    more = "; ..." if len(reasons) > _NUM_LISTED else ""
+    raise DataError(
+        f"{len(reasons)} of {num_clips} clips have no map, {allowed} are allowed by "
+        f"backbone.max_failed_fraction = {max_failed_fraction:g} ({listed}{more}). Replace these "
+        "files and run `python cli.py prepare`, or raise the setting"
+    )
 
 
 @dataclass(frozen=True)

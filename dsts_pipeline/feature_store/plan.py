@@ -19,8 +19,7 @@ import numpy as np
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_json
 from dsts_pipeline.feature_store import layout
-from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
-from dsts_pipeline.feature_store.stored_types import STORED_TYPES, OnOverflow
+from dsts_pipeline.feature_store.stored_types import STORED_DTYPES, STORED_TYPES, OnOverflow
 
 ON_OVERFLOW = ("error", "fail", "saturate")
 FINGERPRINT_LENGTH = 32

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from dsts_pipeline.base.settings.data import BackboneSettings, DatasetSettings
-from dsts_pipeline.base.settings.features import StoreSettings
+from dsts_pipeline.base.settings import BackboneSettings, DatasetSettings, StoreSettings
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.devices import choose_device
-from dsts_pipeline.extract.forward import Computing
-from dsts_pipeline.extract.frames.views import ViewPlan
-from dsts_pipeline.extract.models.backbones import Backbone
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.forward import Computing, choose_device
 from dsts_pipeline.extract.planning import choose_backbone, choose_computing, plan_views
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store.plan import StorePlan, choose_samples_per_shard
-from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES
+from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
 
 
 class ExtractionWork(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 from dsts_pipeline.base.errors import DataError, StoreError
 from dsts_pipeline.base.files import read_json
-from dsts_pipeline.base.settings.features import FeedSettings
+from dsts_pipeline.base.settings import FeedSettings
 from dsts_pipeline.feature_store.manifest import find_difference, is_sound_record
 from dsts_pipeline.feature_store.reader import FeatureStore, open_store
 

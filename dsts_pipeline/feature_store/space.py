@@ -13,10 +13,9 @@ from pathlib import Path
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import format_bytes
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.feature_store.codecs import largest_frame_bytes
+from dsts_pipeline.feature_store.manifest import find_sidecar
 from dsts_pipeline.feature_store.plan import StorePlan
-from dsts_pipeline.feature_store.shards import CRC_BYTES, format_nameplate
-from dsts_pipeline.feature_store.sidecars import find_sidecar
+from dsts_pipeline.feature_store.shards import CRC_BYTES, format_nameplate, largest_frame_bytes
 
 _SMALL_FILES_BYTES = 2**20
 

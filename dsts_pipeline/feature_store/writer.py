@@ -10,24 +10,374 @@ map. The caller may gather the next shard meanwhile; handing it in waits for the
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
+import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import write_atomic, write_json
-from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.files import fsync_directory, open_atomic, write_atomic, write_json
+from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.feature_store import layout
-from dsts_pipeline.feature_store.claims import ShardClaims
-from dsts_pipeline.feature_store.manifest import build_manifest, drop_provenance, load_manifest
-from dsts_pipeline.feature_store.metadata import encode_metadata
+from dsts_pipeline.feature_store.manifest import (
+    build_manifest,
+    drop_provenance,
+    find_sidecar,
+    load_manifest,
+)
 from dsts_pipeline.feature_store.plan import StorePlan
-from dsts_pipeline.feature_store.storing import store_shard
+from dsts_pipeline.feature_store.shards import (
+    ShardStream,
+    checksum,
+    compress_zstd,
+    format_nameplate,
+    little_endian_bytes,
+)
+from dsts_pipeline.feature_store.stored_types import (
+    EncodedMap,
+    UnstorableMap,
+    encode_map,
+    measure_quantization,
+)
+
+# ---- Who writes which shard: locks that end with the process, however it ends. ------------------
+#
+# POSIX record locks on single bytes of one file: byte k belongs to shard k. The kernel drops them
+# when the process dies, decode processes do not inherit them, and on NFS they also hold between
+# hosts. They are the process's: two writers of one process do not exclude each other, and closing
+# any descriptor of the lock file in that process drops them all.
+
+_FINISH_BYTE = 2**40
+_HELD = (errno.EACCES, errno.EAGAIN)
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class ShardLocks:
+    """Locks on the shards of one store; `close` drops all of them.
+
+    Where the file system has no locks a line says so once, and every lock is granted: shards are
+    deterministic and appear by rename, so that two writers of one only waste time.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._store, self.are_real = store, True
+        self._descriptor = os.open(
+            store / layout.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )
+
+    def try_lock(self, shard: int) -> bool:
+        """Lock a shard; False if another process holds it."""
+        return self._lock(shard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def unlock(self, shard: int) -> None:
+        """Give a shard free."""
+        if self.are_real and self._descriptor >= 0:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, shard)
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Wait until no other process is finishing this store, and keep others from it."""
+        self._lock(_FINISH_BYTE, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            self.unlock(_FINISH_BYTE)
+
+    def close(self) -> None:
+        """Drop all locks."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _lock(self, byte: int, operation: int) -> bool:
+        if not self.are_real:
+            return True
+        try:
+            fcntl.lockf(self._descriptor, operation, 1, byte)
+        except OSError as error:
+            if error.errno in _HELD:
+                return False
+            if error.errno not in _UNSUPPORTED:
+                raise
+            self.are_real = False
+            console.print(
+                f"{self._store}: no locks here ({error.strerror}); run one `extract` at a time",
+                soft_wrap=True,
+            )
+        return True
+
+
+# ---- ------------------------------------------------------------------------------------------
+# Which shards of a store are complete, whose the others are, and which this process takes next.
+
+_LONG_LOOK_BYTES = 4 * 2**30
+
+
+class ShardClaims:
+    """The state of a store's shards as one process sees it.
+
+    Attributes:
+        sidecars: by number, of shards known to be complete.
+        claimed: numbers of shards that this process holds.
+    """
+
+    def __init__(self, store: Path, plan: StorePlan) -> None:
+        self._store, self._plan = store, plan
+        self._locks = ShardLocks(store)
+        self.sidecars: dict[int, dict[str, Any]] = {}
+        self.claimed: set[int] = set()
+        self._damaged: set[int] = set()
+        self._looked = False
+
+    @property
+    def locks(self) -> ShardLocks:
+        """The locks behind the claims."""
+        return self._locks
+
+    def pending(self) -> list[int]:
+        """Shards not known to be complete. The first call compares all digests that are there."""
+        self._look()
+        return [shard for shard in range(self._plan.num_shards) if shard not in self.sidecars]
+
+    def unclaimed(self) -> list[int]:
+        """Pending shards that this process does not hold."""
+        return [shard for shard in self.pending() if shard not in self.claimed]
+
+    def take_any(self) -> int | None:
+        """Claim the first pending shard that is free; None if there is none."""
+        return next((shard for shard in self.unclaimed() if self.take(shard)), None)
+
+    def take(self, shard: int) -> bool:
+        """Claim a shard, unless another process holds it or has completed it meanwhile."""
+        if not self._locks.try_lock(shard):
+            return False
+        if self._recheck(shard):
+            self._locks.unlock(shard)
+            return False
+        if self._locks.are_real:
+            self._remove_left_overs(shard)
+        self.claimed.add(shard)
+        return True
+
+    def retake(self, shard: int) -> bool:
+        """Claim a shard even if it is complete, to write it again; False if it is another's."""
+        if shard not in self.claimed and not self._locks.try_lock(shard):
+            return False
+        self.claimed.add(shard)
+        self.sidecars.pop(shard, None)
+        return True
+
+    def release(self, shard: int, sidecar: dict[str, Any] | None) -> None:
+        """Give a shard free, complete (with its sidecar) or not."""
+        if sidecar is not None:
+            self.sidecars[shard] = sidecar
+            self._damaged.discard(shard)
+        self.claimed.discard(shard)
+        self._locks.unlock(shard)
+
+    def reread(self) -> list[dict[str, Any] | None]:
+        """The sidecars of all shards as they are now, whoever wrote them; None: not complete."""
+        for shard in self.pending():
+            self._recheck(shard)
+        missing = set(self.pending())
+        return [
+            None if shard in missing else self._find(shard, digests=False)
+            for shard in range(self._plan.num_shards)
+        ]
+
+    def _look(self) -> None:
+        if self._looked:
+            return
+        present = [
+            shard
+            for shard in range(self._plan.num_shards)
+            if shard not in self.sidecars and (self._store / layout.name_sidecar(shard)).exists()
+        ]
+        num_bytes = len(present) * self._plan.samples_per_shard * self._plan.sample_bytes
+        if num_bytes < _LONG_LOOK_BYTES:
+            for shard in present:
+                self._compare(shard)
+        else:
+            with track("check shards that are there", len(present), "shards") as progress:
+                for shard in present:
+                    self._compare(shard)
+                    progress.advance()
+        self._looked = True
+
+    def _compare(self, shard: int) -> None:
+        sidecar = self._find(shard, digests=True)
+        if sidecar is None:
+            self._damaged.add(shard)
+        else:
+            self.sidecars[shard] = sidecar
+
+    def _recheck(self, shard: int) -> bool:
+        """Whether a pending shard is complete by now. Its writer has just computed the digests,
+        unless what lies there is what this process found damaged."""
+        sidecar = self._find(shard, digests=shard in self._damaged)
+        if sidecar is not None:
+            self.sidecars[shard] = sidecar
+            self._damaged.discard(shard)
+        return sidecar is not None
+
+    def _find(self, shard: int, *, digests: bool) -> dict[str, Any] | None:
+        return find_sidecar(self._store, self._plan, shard, digests=digests)
+
+    def _remove_left_overs(self, shard: int) -> None:
+        """Temporary files of a process that was killed while it wrote this shard."""
+        files = layout.name_shard_files(shard, self._plan.dtype)
+        for path in (self._store / name for name in (*files, layout.name_sidecar(shard))):
+            for left_over in path.parent.glob(f".{path.name}.*.tmp"):
+                left_over.unlink(missing_ok=True)
+
+
+# ---- One shard onto the disk: float maps in, shard files and their sidecar out, each by rename.
+#
+# Holds no more than one encoded map at a time; the store's writer calls it on its second thread.
+
+
+def store_shard(
+    store: Path, plan: StorePlan, shard: int, maps: np.ndarray, failures: Mapping[int, str]
+) -> dict[str, Any]:
+    """Write a shard's files and then its sidecar, which is returned.
+
+    Args:
+        maps: `[n, C, T, H, W]` of any float type, a row per position of the shard.
+        failures: reason by position of clips without a map; their rows are ignored.
+
+    Raises:
+        StoreError: a map can't be stored, where the plan does not say to list it as failed.
+        OSError: the disk is full, or can't be written.
+    """
+    task = _Shard(plan, shard, failures)
+    _announce_change(store)
+    files = []
+    for name in layout.name_shard_files(shard, plan.dtype):
+        with open_atomic(store / name) as file:
+            stream = ShardStream(file, plan.samples_per_shard)
+            if name == layout.name_shard(shard):
+                task.write_maps(stream, maps)
+                written = stream.finish(format_nameplate(plan.fingerprint, shard))
+            else:
+                task.write_scales(stream)
+                written = stream.finish(format_nameplate(plan.fingerprint, shard, "scales"))
+        files.append({"file": name} | written)
+    sidecar = {"fingerprint": plan.fingerprint, "files": files} | task.summary
+    write_json(store / layout.name_sidecar(shard), sidecar)
+    return sidecar
+
+
+def _announce_change(store: Path) -> None:
+    """Remove the manifest of a store that is repaired: until that ends it is unfinished."""
+    manifest = store / layout.MANIFEST_NAME
+    if manifest.exists():
+        manifest.unlink(missing_ok=True)
+        fsync_directory(store)
+
+
+class _Shard:
+    """What becomes known of a shard's maps while they are encoded one after the other."""
+
+    def __init__(self, plan: StorePlan, shard: int, failures: Mapping[int, str]) -> None:
+        self._plan, self._positions = plan, plan.positions_of(shard)
+        self._failures = dict(failures)
+        self._scales: dict[int, np.ndarray] = {}
+        self._num_saturated: list[int] = []
+        self._errors: list[dict[str, float]] = []
+
+    def write_maps(self, stream: ShardStream, maps: np.ndarray) -> None:
+        for slot, (position, source) in enumerate(zip(self._positions, maps, strict=True)):
+            encoded = None if position in self._failures else self._encode(position, source)
+            if encoded is None:
+                continue
+            content = little_endian_bytes(encoded.stored)
+            if self._plan.codec == "zstd":
+                stream.append(slot, compress_zstd(content, self._plan.zstd_level))
+            else:
+                stream.append(slot, content)
+            if encoded.num_saturated:
+                self._num_saturated.append(encoded.num_saturated)
+            if encoded.scales is not None:
+                self._scales[slot] = encoded.scales
+                self._errors.append(measure_quantization(source, encoded))
+
+    def write_scales(self, stream: ShardStream) -> None:
+        for slot, scales in self._scales.items():
+            stream.append(slot, little_endian_bytes(scales))
+
+    def _encode(self, position: int, source: np.ndarray) -> EncodedMap | None:
+        try:
+            return encode_map(source, self._plan.dtype, self._plan.on_overflow)
+        except UnstorableMap as problem:
+            if self._plan.on_overflow == "fail":
+                self._failures[position] = f"can't be stored: {problem}"
+                return None
+            cure = (
+                "set store.dtype to bfloat16 or float32, or store.on_overflow to fail or saturate"
+                if problem.overflows
+                else "look at the video and the weights, or list such clips as failed with "
+                "store.on_overflow = fail"
+            )
+            clip = self._plan.samples[position].id
+            raise StoreError(f"clip {clip}: {problem}; {cure}") from None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What a sidecar says beside the files."""
+        samples = self._plan.samples
+        failures = [
+            {"position": int(position), "reason": str(self._failures[position])}
+            | {"id": samples[position].id, "split": samples[position].split}
+            for position in sorted(self._failures)
+        ]
+        return {
+            "failures": failures,
+            "saturated": {"values": sum(self._num_saturated), "clips": len(self._num_saturated)},
+            "quantization": self._sum_errors() if self._plan.dtype == "int8" else None,
+        }
+
+    def _sum_errors(self) -> dict[str, float]:
+        return {
+            "error_squares": math.fsum(error["error_squares"] for error in self._errors),
+            "value_squares": math.fsum(error["value_squares"] for error in self._errors),
+            "largest_error": max((error["largest_error"] for error in self._errors), default=0.0),
+        }
+
+
+# ---- The small files of a store that follow from its plan alone: enters a plan, leave contents.
+
+
+def encode_metadata(plan: StorePlan) -> dict[str, bytes]:
+    """zarr metadata documents, clips.json, and the frame numbers where the plan has them."""
+    documents = {
+        layout.GROUP_NAME: layout.describe_group(plan.fingerprint),
+        **plan.arrays,
+        layout.CLIPS_NAME: plan.clip_table,
+    }
+    contents = {name: layout.encode_json(document) for name, document in documents.items()}
+    if plan.frame_table is not None:
+        chunk = little_endian_bytes(plan.frame_table)
+        contents[layout.FRAMES_CHUNK_NAME] = chunk.tobytes() + checksum(chunk)
+    return contents
+
+
+# ---- Writing a store: whole shards only, each by one process, the manifest last. ----------------
+#
+# Any process may be killed at any instant, several may write one store at once: the shards that
+# are complete stay, the others are written by whoever is left, and the finished store has the same
+# bytes as that of one undisturbed process.
+#
+# Memory: the maps of one shard as they were handed in, being written, and a few times one encoded
+# map. The caller may gather the next shard meanwhile; handing it in waits for the one before.
 
 POLL_SECONDS = 0.5
 

@@ -16,7 +16,7 @@ import numpy as np
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.manifest import REWRITE
-from dsts_pipeline.feature_store.store_files import LocalFiles, StoreFiles
+from dsts_pipeline.feature_store.verify import LocalFiles, StoreFiles
 
 
 def find_foreign_part(small: Mapping[str, bytes], manifest: Mapping[str, Any]) -> str | None:

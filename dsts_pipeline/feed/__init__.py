@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dsts_pipeline.feed.batch import FeatureBatch
-from dsts_pipeline.feed.cursor import SamplerCursor
-from dsts_pipeline.feed.dataset import BatchDataset
-from dsts_pipeline.feed.epochs import EpochSampler
-from dsts_pipeline.feed.loader import FeatureFeed
-from dsts_pipeline.feed.orders import balanced_draws, sequential_order, shard_order
-from dsts_pipeline.feed.protocol import ClipFeed, ServesBatches
+from dsts_pipeline.feed.batch import ClipFeed, FeatureBatch, ServesBatches
+from dsts_pipeline.feed.epochs import EpochSampler, SamplerCursor
+from dsts_pipeline.feed.loader import BatchDataset, FeatureFeed
 from dsts_pipeline.feed.samplers import (
+    balanced_draws,
     epoch_batches,
     epoch_order,
     evaluation_rows,
+    sequential_order,
+    shard_order,
     split_batches,
     udl_pairs,
 )

@@ -5,8 +5,11 @@ B batch, C channels, T H W time and space of the map.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,3 +52,34 @@ class FeatureBatch:
         background = self.maps.is_pinned()
         maps = self.maps.to(device, non_blocking=background)
         return FeatureBatch(maps, self.labels.to(device), self.rows)
+
+
+# ---- What a training asks of whatever serves its batches: stored maps, or videos. ---------------
+
+
+class ServesBatches(Protocol):
+    """Gives the batches of some rows, one after the other."""
+
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[FeatureBatch]: ...
+
+
+class ClipFeed(ServesBatches, Protocol):
+    """The clips of a split with their classes, as `FeatureFeed` serves them.
+
+    Attributes:
+        rows: Row numbers, int64.
+        labels, groups, shards: Class, clip id and shard of each of `rows`.
+    """
+
+    @property
+    def rows(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def groups(self) -> np.ndarray: ...
+    @property
+    def shards(self) -> np.ndarray: ...
+    def name_of(self, row: int) -> str: ...
+    def pairs(
+        self, order: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> Iterator[tuple[FeatureBatch, FeatureBatch]]: ...

@@ -1,13 +1,11 @@
 """Batches to logits: the DSTS head, its variants and the baselines it is compared with."""
 
-from dsts_pipeline.head.attentive import AttentiveProbe
-from dsts_pipeline.head.baselines import ConvBlockHead, LinearProbe, count_parameters
 from dsts_pipeline.head.checkpoint import load_head, save_head
 from dsts_pipeline.head.compiled import CompiledHead, compile_head
-from dsts_pipeline.head.dsts import DSTSHead
+from dsts_pipeline.head.dsts import DSTSHead, take_over_classifier
 from dsts_pipeline.head.layer import DSTSLayer, LayerRecord
-from dsts_pipeline.head.noise import LayerNoise
-from dsts_pipeline.head.takeover import take_over_classifier
+from dsts_pipeline.head.probes import AttentiveProbe, ConvBlockHead, LinearProbe, count_parameters
+from dsts_pipeline.head.routing import LayerNoise
 
 __all__ = [
     "AttentiveProbe",

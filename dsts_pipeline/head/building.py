@@ -9,13 +9,12 @@ from torch import Tensor
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.base.seeding import derive_seed
-from dsts_pipeline.base.settings.learning import HeadSettings
-from dsts_pipeline.extract.checkpoints.downloads import locate_weights
-from dsts_pipeline.extract.checkpoints.weights import RANDOM, find_classifier
+from dsts_pipeline.base.provenance import derive_seed
+from dsts_pipeline.base.settings import HeadSettings
+from dsts_pipeline.extract.downloads import locate_weights
+from dsts_pipeline.extract.weights import RANDOM, find_classifier
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.head.dsts import DSTSHead
-from dsts_pipeline.head.takeover import take_over_classifier
+from dsts_pipeline.head.dsts import DSTSHead, take_over_classifier
 
 Classifier = tuple[Tensor, Tensor]  # weight [K, C] and bias [K]
 

@@ -18,9 +18,8 @@ from torch import nn
 
 from dsts_pipeline.base.errors import CheckpointError, DataError
 from dsts_pipeline.base.files import is_signed, read_json, sign, write_atomic, write_json
-from dsts_pipeline.head.attentive import AttentiveProbe
-from dsts_pipeline.head.baselines import ConvBlockHead, LinearProbe
 from dsts_pipeline.head.dsts import DSTSHead
+from dsts_pipeline.head.probes import AttentiveProbe, ConvBlockHead, LinearProbe
 
 FORMAT = 1
 _AGAIN = "run `python cli.py train-head` again, or get a sound copy"

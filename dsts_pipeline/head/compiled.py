@@ -14,10 +14,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.head.convolution import Extent, neighbour_columns
 from dsts_pipeline.head.dsts import DSTSHead
-from dsts_pipeline.head.grouping import group_samples
 from dsts_pipeline.head.layer import DSTSLayer
+from dsts_pipeline.head.neurons import Extent, group_samples, neighbour_columns
 from dsts_pipeline.head.norms import Affine
 
 Spans = list[tuple[int, slice]]

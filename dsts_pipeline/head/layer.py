@@ -11,20 +11,21 @@ parameters with the neuron as first axis. What is computed:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.head.convolution import SPATIAL, TEMPORAL, VOLUME
-from dsts_pipeline.head.gates import decide_gates, halve_channels, sample_gates
-from dsts_pipeline.head.grouping import group_samples
-from dsts_pipeline.head.impulses import Impulses
 from dsts_pipeline.head.neurons import (
+    SPATIAL,
+    TEMPORAL,
+    VOLUME,
     Branch,
     Routing,
     columns_of,
+    group_samples,
     joint_product,
     routed_operator,
     routed_product,
@@ -33,12 +34,100 @@ from dsts_pipeline.head.neurons import (
     run_joint,
     run_routed,
 )
-from dsts_pipeline.head.noise import LayerNoise
 from dsts_pipeline.head.norms import NeuronNorm
 from dsts_pipeline.head.options import LayerOptions
-from dsts_pipeline.head.parameters import kernel_matrices, new_kernel
-from dsts_pipeline.head.straight_through import routing_term
-from dsts_pipeline.head.synapse import choose, dense_coefficients, selected_coefficient
+from dsts_pipeline.head.routing import (
+    Impulses,
+    LayerNoise,
+    choose,
+    decide_gates,
+    dense_coefficients,
+    halve_channels,
+    sample_gates,
+    selected_coefficient,
+)
+
+# ---- The term that carries the dense straight-through gradient: zero in value, alive in gradient.
+#
+# With coefficients `y = hard + (soft - sg(soft))`, the layer's output `sum_i y_i n_i(X)` is the
+# chosen neuron's output plus `sum_i (soft_i - sg(soft_i)) n_i(X)`. The second sum is zero; its
+# gradient reaches `soft` alone: `dL/d soft_i = <dL/dZ, n_i(X)>`. So the unchosen neurons need a
+# forward pass without a graph, and no backward pass.
+
+
+class _RoutingTerm(torch.autograd.Function):
+    @staticmethod
+    def forward(soft: Tensor, z: Tensor, fusion: Tensor | None) -> Tensor:
+        return z.new_zeros(*z.shape[:2], z.shape[3] if fusion is None else fusion.shape[2])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        z, fusion = ctx.saved_tensors
+        if fusion is None:
+            back = gradient[:, :, None]
+        else:
+            back = (gradient @ fusion.flatten(0, 1).t()).view_as(z)
+        return (back * z).sum(dim=(1, 3)), None, None
+
+
+def _weigh(weights: Tensor, z: Tensor, fusion: Tensor | None) -> Tensor:
+    """`sum_i weights_i n_i(X)` `[B, P, M]`."""
+    z = z * weights[:, None, :, None]
+    return z.sum(dim=2) if fusion is None else z.flatten(2) @ fusion.flatten(0, 1)
+
+
+def routing_term(soft: Tensor, z: Tensor, fusion: Tensor | None, *, first_order: bool) -> Tensor:
+    """Zero `[B, P, M]` whose gradient is the dense estimator's.
+
+    Args:
+        soft: `[B, N]`, with gradient.
+        z: `[B, P, N, C]` of all neurons; needs no graph if `first_order`.
+        fusion: `[N, C, M]`, or None for no fusion.
+        first_order: Whether nobody differentiates this term's gradient, in either mode: a
+                derivative of the coefficients meets the neurons' own gradients there.
+    """
+    if first_order and not torch.compiler.is_compiling():
+        return _RoutingTerm.apply(soft, z, fusion)
+    return _weigh(soft - soft.detach(), z, fusion)
+
+
+# ---- Parameters that a layer's neurons own, and their arrangement as matrices. ------------------
+
+
+def new_kernel(*shape: int) -> nn.Parameter:
+    """A kernel `[N, C_out, C_in, ...]`, each neuron's drawn as torch draws a convolution's."""
+    kernel = torch.empty(shape)
+    for neuron in kernel:
+        nn.init.kaiming_uniform_(neuron.flatten(1), a=math.sqrt(5))
+    return nn.Parameter(kernel)
+
+
+def kernel_matrices(kernel: Tensor, gates: Tensor | None) -> Tensor:
+    """Kernels `[N, C_out, C_in, ...]` as matrices `[N, taps * C_in, C_out]` with gates folded in.
+
+    `S(X * b) = S'(X)` where S' is S with its input channels scaled by `gates [N, C_in]`.
+    """
+    matrices = kernel.flatten(3).permute(0, 3, 2, 1)
+    if gates is not None:
+        matrices = matrices * gates[:, None, :, None]
+    return matrices.flatten(1, 2)
+
+
+# ---- One DSTS layer: N specialized neurons of which each sample activates one (paper 3.2). ------
+#
+# Enters: `x [B, T, H, W, C]`, channels last, and the pass's noise. Leaves: `[B, T, H, W, C]`, or
+# its
+# average over positions, and a `LayerRecord` of what was decided. The layer owns its neurons'
+# parameters with the neuron as first axis. What is computed:
+# - each sample's own neuron, grouped by neuron: always, and nothing else at test time or with the
+#   selected estimator;
+# - with the dense estimator (the paper's) in training, also all N neurons' outputs, without a
+# graph;
+# - without synapse, or with norms over the whole batch: all N, joined in one product per operator.
 
 
 class LayerRecord(NamedTuple):

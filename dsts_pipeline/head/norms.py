@@ -16,12 +16,48 @@ every order included: `sum_across` sums over processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.head.across import SumAcross, average_of, total_of
+# ---- Statistics over the joined batch of several processes. -------------------------------------
+#
+# Enters: a process's own sums or means, and a function that sums over processes and can be
+# differentiated (None: there is one process, and nothing is computed). Leaves: those of all
+# samples.
+
+SumAcross = Callable[[Tensor], Tensor]
+
+
+def total_of(values: Tensor, sum_across: SumAcross | None) -> Tensor:
+    """`values` summed over processes."""
+    return values if sum_across is None else sum_across(values)
+
+
+def average_of(mean: Tensor, num_samples: int, sum_across: SumAcross | None) -> Tensor:
+    """Mean over all processes' samples, given this process's `mean` over `num_samples`."""
+    if sum_across is None:
+        return mean
+    total = sum_across(mean.new_tensor(float(num_samples)))
+    return sum_across(mean * (num_samples / total))
+
+
+# ---- Batch norms of a layer's N neurons, each fed only by the samples routed to it. -------------
+#
+# Enters: outputs of an operator and the routing. Leaves: statistics `[N, C]` and the normalised
+# outputs. At test time a neuron sees only its own samples, so its statistics describe those. Rules,
+# where the paper is silent (`Choice:` all three):
+# - A neuron that got samples is normalised by their statistics, and so are the outputs of it that
+#   the dense estimator looks at for samples that went elsewhere.
+# - A neuron that got fewer than two values per channel is normalised by its running statistics,
+#   which then stay as they are.
+# - With statistics of the layer, all samples feed all neurons, each with its own neuron's output;
+#   scale and shift remain each neuron's. Deviation: a neuron is not normalised by what it sees.
+# - Running statistics move with `momentum` and the unbiased variance, like torch's batch norm.
+# Where several processes train together, statistics are those of their joined batch, derivatives of
+# every order included: `sum_across` sums over processes.
 
 
 class Affine(NamedTuple):

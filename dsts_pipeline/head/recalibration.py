@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from dsts_pipeline.head.dsts import DSTSHead
-from dsts_pipeline.head.impulses import Impulses
 from dsts_pipeline.head.layer import DSTSLayer
 from dsts_pipeline.head.norms import NeuronNorm
+from dsts_pipeline.head.routing import Impulses
 
 MapPasses = Callable[[], Iterable[Tensor]]
 Consumer = Callable[[Tensor], None]

@@ -1,11 +1,10 @@
 """Logits to a trained head: UDL, the plain step, the loop, its checkpoints and processes."""
 
-from dsts_pipeline.learn.checks import check_clips
-from dsts_pipeline.learn.loop import train_head
+from dsts_pipeline.base.children import TrainingStopped, stop_on_sigterm
 from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.processes import Processes, hold_together, joined_processes
 from dsts_pipeline.learn.resume import CheckpointOptions, remove_checkpoints
-from dsts_pipeline.learn.stopping import TrainingStopped, stop_on_sigterm
+from dsts_pipeline.learn.train import check_clips, train_head
 from dsts_pipeline.learn.udl import meta_gradient
 
 __all__ = [

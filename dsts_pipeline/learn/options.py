@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings.features import FeedSettings
-from dsts_pipeline.base.settings.learning import TrainSettings, UdlSettings
+from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
 from dsts_pipeline.feed.epochs import SHARD_WINDOW
-from dsts_pipeline.feed.orders import Order
-from dsts_pipeline.learn.optimizers import OptimizerName, ScheduledOptimizer, ScheduleName
-from dsts_pipeline.learn.precision import Precision
-from dsts_pipeline.learn.products import Method, check_method
+from dsts_pipeline.feed.samplers import Order
+from dsts_pipeline.learn.optimizers import (
+    OptimizerName,
+    Precision,
+    ScheduledOptimizer,
+    ScheduleName,
+)
+from dsts_pipeline.learn.udl import Method, check_method
 
 # Settings of how a training is run, which decide nothing about its result.
 OF_THE_RUN = {"device", "devices", "checkpoint_every_batches", "keep_checkpoints"}

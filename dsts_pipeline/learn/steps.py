@@ -9,20 +9,230 @@ together, a part is that part of all of them, and gradients are sums over proces
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.head import LayerRecord
-from dsts_pipeline.learn.mixup import split_batch
-from dsts_pipeline.learn.objective import Draw, Objective
-from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.parts import downstream_of, upstream_of
-from dsts_pipeline.learn.precision import LossScale
-from dsts_pipeline.learn.products import Method
-from dsts_pipeline.learn.udl import meta_gradient_of_parts
+from dsts_pipeline.head import DSTSHead, LayerNoise, LayerRecord
+from dsts_pipeline.head.neurons import widen
+from dsts_pipeline.head.routing import balance_loss
+from dsts_pipeline.learn.optimizers import LossScale, Precision, ScheduledOptimizer, forward_context
+from dsts_pipeline.learn.processes import ALONE, Processes
+from dsts_pipeline.learn.udl import Method, meta_gradient_of_parts
+
+# ---- ------------------------------------------------------------------------------------------
+# Mixup on feature maps: every clip of a batch is blended with another one, and so is its label.
+#
+# `x = s x_i + (1 - s) x_j`, loss `s CE(., y_i) + (1 - s) CE(., y_j)`: cross-entropy with the soft
+# label. s is drawn from Beta(alpha, alpha) per batch, and the larger of s and 1 - s is taken, so
+# that a clip keeps the greater part of itself. Source: Zhang et al. 2018. Deviation: not in the
+# paper. Choice: under UDL the training batch is mixed, the validation batch is left as it is.
+
+
+@dataclass(frozen=True, repr=False)
+class MixedBatch(FeatureBatch):
+    """A batch of blended maps: `labels` weigh `share`, `partners [B]` the rest."""
+
+    partners: Tensor
+    share: float
+
+
+def mix_batch(batch: FeatureBatch, *, alpha: float, seed: int) -> MixedBatch:
+    """Blend the maps of `batch` among themselves.
+
+    Args:
+        alpha: > 0; the larger, the more even the blend.
+        seed: Decides share and partners.
+    """
+    generator = np.random.default_rng(seed)
+    share = float(generator.beta(alpha, alpha))
+    share = max(share, 1.0 - share)
+    partner = torch.from_numpy(generator.permutation(len(batch))).to(batch.maps.device)
+    maps = share * batch.maps + (1.0 - share) * batch.maps[partner]
+    return MixedBatch(maps, batch.labels, batch.rows, batch.labels[partner], share)
+
+
+def split_batch(batch: FeatureBatch, size: int) -> list[FeatureBatch]:
+    """Consecutive parts of at most `size` clips."""
+    columns = zip(
+        batch.maps.split(size), batch.labels.split(size), batch.rows.split(size), strict=True
+    )
+    if not isinstance(batch, MixedBatch):
+        return [FeatureBatch(*column) for column in columns]
+    partners = batch.partners.split(size)
+    return [
+        MixedBatch(*column, partner, batch.share)
+        for column, partner in zip(columns, partners, strict=True)
+    ]
+
+
+# ---- The parts of a model that trains: its DSTS head, and what UDL calls upstream and downstream.
+#
+# Enters: a head on cached maps, or a model with a backbone in front whose `head` is one. Leaves:
+# the head, and parameters by the model's own names.
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The head of a model that has a backbone in front; any other model is its own head."""
+    inner = getattr(model, "head", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def dsts_of(model: nn.Module) -> DSTSHead | None:
+    """The DSTS head in `model`, if there is one."""
+    head = head_of(model)
+    return head if isinstance(head, DSTSHead) else None
+
+
+def upstream_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """u: scoring kernels and gate logits, by their names in `model` (paper 3.3)."""
+    head = dsts_of(model)
+    upstream = set() if head is None else {id(p) for p in head.upstream_parameters().values()}
+    return {name: p for name, p in model.named_parameters() if id(p) in upstream}
+
+
+def downstream_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """d: everything else that trains, by name in `model`; in end-to-end training the backbone's
+    parameters too."""
+    upstream = upstream_of(model)
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in upstream
+    }
+
+
+# ---- The loss of a head on a batch, with its randomness fixed beforehand. -----------------------
+#
+# Enters: a head, a `FeatureBatch` and the noise of the pass. Leaves: cross-entropy, optionally with
+# the load-balancing loss, as a function of any parameter values.
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A batch together with the noise of its pass (None for heads that draw none)."""
+
+    batch: FeatureBatch
+    noise: Sequence[LayerNoise] | None
+
+    def with_noise_scaled(self, factor: float) -> Self:
+        """The same with its noise times `factor`."""
+        if self.noise is None or factor == 1.0:
+            return self
+        return replace(self, noise=tuple(one.scaled(factor) for one in self.noise))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Loss of `head`: cross-entropy plus `balance_weight` times the load-balancing loss.
+
+    `head` may be a model with a backbone in front (see `parts`); a batch's maps are then frames.
+
+    Called with values of u and d, as `meta_gradient` does, it may be differentiated twice;
+    `first_order_loss` is the same loss, cheaper, for one derivative.
+
+    Args:
+        label_smoothing: In [0, 1).
+        balance_weight: 0 is the paper.
+        precision: Type that the forward pass runs in.
+        processes: Those that train together: noise, norms and the load-balancing loss are those
+            of their joined batch, cross-entropy is this one's.
+    """
+
+    head: nn.Module
+    label_smoothing: float = 0.0
+    balance_weight: float = 0.0
+    precision: Precision = "float32"
+    processes: Processes = ALONE
+
+    def draw(self, batch: FeatureBatch, generator: torch.Generator | None = None) -> Draw:
+        """Fix the randomness of a pass over `batch`.
+
+        Every process draws the noise of the joined batch, from equal generators, and takes that
+        of its own samples; gates' noise is common.
+        """
+        head = dsts_of(self.head)
+        if head is None:
+            return Draw(batch, None)
+        size = len(batch)
+        noise = head.draw_noise(size * self.processes.world_size, generator)
+        if self.processes.world_size > 1:
+            start = size * self.processes.rank
+            noise = tuple(n._replace(gumbel=n.gumbel[start : start + size]) for n in noise)
+        return Draw(batch, noise)
+
+    def __call__(
+        self, upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
+    ) -> Tensor:
+        """The loss at these parameter values; running statistics stay as they are."""
+        values = {**upstream, **downstream}
+        return self.evaluate(draw, values, update_statistics=False, first_order=False)[0]
+
+    def first_order_loss(
+        self, upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
+    ) -> Tensor:
+        """The same loss, whose gradient is not to be differentiated again."""
+        return self.evaluate(draw, {**upstream, **downstream}, update_statistics=False)[0]
+
+    def evaluate(
+        self,
+        draw: Draw,
+        parameters: dict[str, Tensor] | None = None,
+        *,
+        update_statistics: bool,
+        first_order: bool = True,
+    ) -> tuple[Tensor, Tensor, tuple[LayerRecord, ...]]:
+        """Loss, logits `[B, K]` and records, at `parameters` or the head's own values."""
+        is_dsts = dsts_of(self.head) is not None
+        options: dict[str, Any] = {}
+        if is_dsts:
+            options = {
+                "noise": draw.noise,
+                "update_statistics": update_statistics,
+                "first_order": first_order,
+                "with_records": True,
+            }
+        options |= self.options_of(draw)
+        batch = draw.batch
+        with forward_context(self.precision, batch.maps.device):
+            if parameters is None:
+                output = self.head(batch.maps, **options)
+            else:
+                output = functional_call(self.head, parameters, (batch.maps,), options)
+        logits, records = output if is_dsts else (output, ())
+        logits = widen(logits)
+        loss = self._cross_entropy(logits, batch.labels)
+        if isinstance(batch, MixedBatch):
+            rest = 1.0 - batch.share
+            loss = batch.share * loss + rest * self._cross_entropy(logits, batch.partners)
+        if self.balance_weight:
+            for record in records:
+                if record.choice is not None:
+                    loss = loss + self.balance_weight * balance_loss(
+                        record.choice, record.impulses, self.processes.sum_across
+                    )
+        return loss, logits, records
+
+    def options_of(self, draw: Draw) -> dict[str, Any]:
+        """What the model is told beside the head's options."""
+        return {}
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+
+# ---- One iteration of training: an ordinary step, or UDL's three. -------------------------------
+#
+# Enters: an `Objective`, the optimisers of u and d, batches. Leaves: updated parameters and what
+# the pass over the training batch gave. A batch may be gone through in parts (gradient
+# accumulation): norms and gates then belong to a part, gradients to the whole. Where several
+# processes train together, a part is that part of all of them, and gradients are sums over
+# processes.
 
 Part = tuple[Draw, float]
 """A part of a batch with its noise, and its weight in the mean."""

@@ -7,35 +7,226 @@ trained in place, and a history of plain dictionaries. `loop` drives it, `resume
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import Track
-from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.feed import ClipFeed, EpochSampler, FeatureBatch
-from dsts_pipeline.feed.cursor import SamplerCursor
-from dsts_pipeline.head.inspection import summarize_head
+from dsts_pipeline.feed.epochs import SamplerCursor
+from dsts_pipeline.head.inspection import summarize_head, usage_entropy
 from dsts_pipeline.head.recalibration import recalibration_passes
-from dsts_pipeline.learn.average import WeightAverage
-from dsts_pipeline.learn.divergence import Watch
-from dsts_pipeline.learn.heldout import Evaluation, evaluation_pass
-from dsts_pipeline.learn.mixup import mix_batch
-from dsts_pipeline.learn.objective import Objective
+from dsts_pipeline.learn.optimizers import LossScale
 from dsts_pipeline.learn.options import TrainingOptions
-from dsts_pipeline.learn.parts import downstream_of, dsts_of, upstream_of
-from dsts_pipeline.learn.passes import Asking, MapPass, make_passes
-from dsts_pipeline.learn.precision import LossScale
+from dsts_pipeline.learn.passes import Asking, Evaluation, MapPass, evaluation_pass, make_passes
 from dsts_pipeline.learn.processes import Processes
-from dsts_pipeline.learn.steps import Stepper, StepResult
-from dsts_pipeline.learn.tally import Tally
+from dsts_pipeline.learn.steps import (
+    Objective,
+    Stepper,
+    StepResult,
+    downstream_of,
+    dsts_of,
+    mix_batch,
+    upstream_of,
+)
+
+# ---- What an epoch has come to so far: clips, loss, accuracy, which neurons were used. ----------
+#
+# Enters: the results of steps. Leaves: means over the epoch's clips, of all processes.
+
+
+class Tally:
+    """Sums over an epoch's clips; `usage [L, N]` counts the samples of every neuron.
+
+    Args:
+        head: Whose layers and neurons.
+        processes: Whose clips count.
+    """
+
+    def __init__(self, head: torch.nn.Module, processes: Processes) -> None:
+        dsts = dsts_of(head)
+        layers = [] if dsts is None else list(dsts.dsts_layers())
+        routed = bool(layers) and layers[0].options.synapse
+        self.processes = processes
+        self.num_clips, self.num_correct, self.loss, self.seconds = 0, 0, 0.0, 0.0
+        num_neurons = layers[0].num_neurons if routed else 0
+        self.usage = torch.zeros(len(layers) if routed else 0, num_neurons, dtype=torch.int64)
+
+    def add(self, result: StepResult, batch: FeatureBatch) -> None:
+        """One more batch of every process."""
+        correct = int((result.logits.argmax(dim=1) == batch.labels).sum())
+        counts = [torch.tensor([len(batch), correct])]
+        for layer in range(len(self.usage)):
+            choices = [part[layer].choice for part in result.records]
+            joined = torch.cat([choice for choice in choices if choice is not None])
+            counts.append(torch.bincount(joined, minlength=self.usage.shape[1]).cpu())
+        total = self.processes.sum_numbers(torch.cat(counts)).cpu()
+        num_clips = int(total[0])
+        self.num_clips += num_clips
+        self.num_correct += int(total[1])
+        self.loss += result.loss * num_clips
+        self.usage += total[2:].view_as(self.usage)
+
+    @property
+    def routing(self) -> Tensor | None:
+        """The neurons that samples went to, `[n, L]`, in no particular order; None if none."""
+        if not len(self.usage):
+            return None
+        neurons = torch.arange(self.usage.shape[1])
+        return torch.stack([neurons.repeat_interleave(counts) for counts in self.usage], dim=1)
+
+    def describe(self) -> str:
+        """Loss, accuracy and the entropy of every layer's routing, in a line."""
+        count = max(self.num_clips, 1)
+        text = f"loss {self.loss / count:.3f}, accuracy {100 * self.num_correct / count:.1f} %"
+        if not len(self.usage):
+            return text
+        shares = self.usage.double() / count
+        return f"{text}, entropy " + " ".join(f"{usage_entropy(share):.2f}" for share in shares)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for `load`."""
+        names = "num_clips", "num_correct", "loss", "seconds"
+        return {name: getattr(self, name) for name in names} | {"usage": self.usage.tolist()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from saved values."""
+        for name in ("num_clips", "num_correct", "loss", "seconds"):
+            setattr(self, name, state[name])
+        self.usage = torch.tensor(state["usage"], dtype=torch.int64).view_as(self.usage)
+
+
+# ---- A moving average of the weights, which often generalizes better than the last weights. -----
+#
+# `a <- m a + (1 - m) w` after every step, with `m = min(decay, (1 + n) / (10 + n))` after n steps,
+# so that the start is forgotten. Source: Tarvainen & Valpola 2017 (mean teacher). Deviation: not in
+# the paper; off by default.
+
+
+class WeightAverage:
+    """The average of a head's parameters; its buffers are not averaged but recomputed.
+
+    Args:
+        head: Whose parameters.
+        decay: In (0, 1).
+    """
+
+    def __init__(self, head: nn.Module, decay: float) -> None:
+        self.head, self.decay, self.num_steps = head, decay, 0
+        self.values = {name: p.detach().clone() for name, p in head.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the head's present weights."""
+        self.num_steps += 1
+        share = 1.0 - min(self.decay, (1.0 + self.num_steps) / (10.0 + self.num_steps))
+        for name, parameter in self.head.named_parameters():
+            self.values[name].lerp_(parameter, share)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block the head has the averaged weights; then its own values, buffers too."""
+        own = {name: value.clone() for name, value in self.head.state_dict().items()}
+        self.apply()
+        try:
+            yield
+        finally:
+            self.head.load_state_dict(own)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Give the head the averaged weights for good."""
+        for name, parameter in self.head.named_parameters():
+            parameter.copy_(self.values[name])
+
+    def load(self, values: dict[str, Tensor], num_steps: int) -> None:
+        """Go on from a saved average."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+        self.num_steps = num_steps
+
+
+# ---- Watches for a training that diverges, and says where. --------------------------------------
+#
+# Enters: losses, evaluations and weights. Leaves: nothing, or an error that names the step, the
+# clips of its batch and the last good checkpoint.
+
+NUM_CLIPS_NAMED = 64
+
+
+class Place(Protocol):
+    """What of a training an error names."""
+
+    head: nn.Module
+    epoch: int
+    num_steps: int
+
+
+class NamesClips(Protocol):
+    """A feed, as far as an error needs it."""
+
+    def name_of(self, row: int) -> str: ...
+
+
+class Watch:
+    """Raises `SettingsError` where a training diverges.
+
+    Args:
+        feed: Knows the clips' ids.
+        options: `max_loss`, and what is advised about.
+    """
+
+    def __init__(self, feed: NamesClips, options: TrainingOptions) -> None:
+        self.feed, self.options = feed, options
+        self.last_good = "none"
+
+    def check_loss(self, loss: float, place: Place, position: int, batch: FeatureBatch) -> None:
+        """A training loss that is not finite or above `max_loss` is an error."""
+        if math.isfinite(loss) and loss <= self.options.max_loss:
+            return
+        clips = [self.feed.name_of(row) for row in batch.rows.tolist()]
+        named = ", ".join(clips[:NUM_CLIPS_NAMED])
+        more = len(clips) - NUM_CLIPS_NAMED
+        raise self._error(
+            f"the loss is {loss:g}",
+            place,
+            f"batch {position + 1}; its clips: {named}{f' and {more} more' if more > 0 else ''}",
+        )
+
+    def check_evaluation(self, loss: float, place: Place) -> None:
+        """A held-out loss that is not finite is an error."""
+        if not math.isfinite(loss):
+            raise self._error(f"the held-out loss is {loss:g}", place, "after its last batch")
+
+    def check_weights(self, place: Place) -> None:
+        """Weights or statistics that are not finite are an error; called before they are saved."""
+        for name, value in place.head.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise self._error(f"{name} holds NaN or infinity", place, "after its last batch")
+
+    def _error(self, found: str, place: Place, where: str) -> SettingsError:
+        return SettingsError(
+            f"training diverged: {found} in epoch {place.epoch}, step {place.num_steps} ({where}); "
+            f"last good checkpoint: {self.last_good}; lower "
+            f"{self.options.section}.learning_rate (now {self.options.learning_rate:g}) or set "
+            f"{self.options.section}.clip_norm"
+        )
+
+
+# ---- One training: what it holds, and how it goes through an epoch. -----------------------------
+#
+# Enters: a head, a `FeatureFeed` over the training split, options, processes. Leaves: the head,
+# trained in place, and a history of plain dictionaries. `loop` drives it, `resume` saves it.
 
 AfterBatch = Callable[[], None]
 Pair = tuple[FeatureBatch, FeatureBatch | None]

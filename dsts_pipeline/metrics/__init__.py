@@ -4,17 +4,21 @@
 is pure functions on numpy arrays.
 """
 
+from dsts_pipeline.metrics.accuracy import headline_figures
 from dsts_pipeline.metrics.comparison import compare_predictions
-from dsts_pipeline.metrics.headline import headline_figures
-from dsts_pipeline.metrics.heads import Denominators, HeadResult
 from dsts_pipeline.metrics.intervals import Bootstrap, Interval, paired_difference
-from dsts_pipeline.metrics.plot_tables import plot_tables
-from dsts_pipeline.metrics.predictions import Predictions, align, softmax
-from dsts_pipeline.metrics.routing.summary import RoutingOptions, assemble_routing
+from dsts_pipeline.metrics.predictions import (
+    Denominators,
+    HeadResult,
+    Predictions,
+    align,
+    average_views,
+    count_views,
+    softmax,
+)
+from dsts_pipeline.metrics.routing_summary import RoutingOptions, assemble_routing
 from dsts_pipeline.metrics.summary import assemble_metrics
-from dsts_pipeline.metrics.table import print_results, results_table
-from dsts_pipeline.metrics.time_axis import disturb_time
-from dsts_pipeline.metrics.views import average_views, count_views
+from dsts_pipeline.metrics.tables import plot_tables, print_results, results_table
 
 __all__ = [
     "Bootstrap",
@@ -29,7 +33,6 @@ __all__ = [
     "average_views",
     "compare_predictions",
     "count_views",
-    "disturb_time",
     "headline_figures",
     "paired_difference",
     "plot_tables",

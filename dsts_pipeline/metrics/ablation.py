@@ -12,17 +12,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from rich.table import Table
+from rich.text import Text
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import csv_text
 from dsts_pipeline.metrics.accuracy import class_wise_accuracy, top_k_hits
 from dsts_pipeline.metrics.calibration import negative_log_likelihood
-from dsts_pipeline.metrics.heads import HeadResult
-from dsts_pipeline.metrics.intervals import Bootstrap
-from dsts_pipeline.metrics.predictions import align
-from dsts_pipeline.metrics.routing.usage import dead_neurons, neuron_usage, usage_entropy
-from dsts_pipeline.metrics.seeds import over_seeds, paired_over_clips, paired_over_seeds
-from dsts_pipeline.metrics.significance import holm
+from dsts_pipeline.metrics.intervals import (
+    Bootstrap,
+    holm,
+    over_seeds,
+    paired_over_clips,
+    paired_over_seeds,
+)
+from dsts_pipeline.metrics.predictions import HeadResult, align
+from dsts_pipeline.metrics.routing import dead_neurons, neuron_usage, usage_entropy
 
 FIGURES = ("top1", "top5", "class_wise")
 
@@ -203,3 +208,231 @@ def _adjust(variants: Mapping[str, dict[str, Any]]) -> None:
         versus["p_value_holm"] = None
     for versus, p_value in zip(known, adjusted, strict=True):
         versus["p_value_holm"] = float(p_value)
+
+
+# ---- Figures that the paper reports (its Tables 1 to 7), as context beside a run's own. ---------
+#
+# Source: Li, Foo et al., Dynamic Spatio-Temporal Specialization Learning for Fine-Grained Action
+# Recognition, ECCV 2022, arXiv 2209.01425. Percent. They were measured by its authors, on their
+# data and with full-size backbones trained end to end: never mix them into a run's own tables.
+
+CITATION = "Li, Foo et al., ECCV 2022, arXiv 2209.01425"
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """One table: what varies, column names, rows of text; `best` is the paper's own setting."""
+
+    number: int
+    about: str
+    dataset: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    best: tuple[int, ...]
+
+
+_CLASS_WISE = ("top-1", "class-wise")
+
+PAPER_TABLES = (
+    PaperTable(
+        1,
+        "methods",
+        "Something-Something V2",
+        ("method", "top-1", "top-5"),
+        (
+            ("SlowFast", "63.1", "87.6"),
+            ("TPN", "64.7", "88.1"),
+            ("ViViT-L", "65.4", "89.8"),
+            ("TSM, two streams", "66.6", "91.3"),
+            ("MViT-B", "67.7", "90.9"),
+            ("Swin-B", "69.6", "92.7"),
+            ("TPN with DSTS", "67.2", "89.2"),
+            ("Swin-B with DSTS", "71.8", "93.7"),
+        ),
+        (6, 7),
+    ),
+    PaperTable(
+        2,
+        "methods",
+        "Diving48",
+        ("method", *_CLASS_WISE),
+        (
+            ("I3D", "48.3", "33.2"),
+            ("TSM, two streams", "52.5", "32.7"),
+            ("GST", "78.9", "69.5"),
+            ("TQN", "81.8", "74.5"),
+            ("Swin-B", "80.5", "69.7"),
+            ("TPN", "86.2", "76.0"),
+            ("Swin-B with DSTS", "83.0", "71.5"),
+            ("TPN with DSTS", "88.4", "78.2"),
+        ),
+        (6, 7),
+    ),
+    PaperTable(
+        3,
+        "spatio-temporal specialization",
+        "Diving48, TPN",
+        ("variant", *_CLASS_WISE),
+        (
+            ("without STS", "87.2", "76.5"),
+            ("without gates", "87.3", "76.7"),
+            ("full", "88.4", "78.2"),
+        ),
+        (2,),
+    ),
+    PaperTable(
+        4,
+        "synapse",
+        "Diving48, TPN",
+        ("variant", *_CLASS_WISE, "parameters"),
+        (
+            ("baseline TPN", "86.2", "76.0", "63 M"),
+            ("without synapse", "86.5", "76.4", "75 M"),
+            ("full", "88.4", "78.2", "75 M"),
+        ),
+        (2,),
+    ),
+    PaperTable(
+        5,
+        "upstream-downstream learning",
+        "Diving48, TPN",
+        ("variant", *_CLASS_WISE),
+        (("without UDL", "87.4", "76.7"), ("with UDL", "88.4", "78.2")),
+        (1,),
+    ),
+    PaperTable(
+        6,
+        "neurons per layer",
+        "Diving48, TPN",
+        ("N", *_CLASS_WISE),
+        (("5", "87.3", "76.2"), ("10", "88.4", "78.2"), ("15", "88.3", "78.2")),
+        (1,),
+    ),
+    PaperTable(
+        7,
+        "layers",
+        "Diving48, TPN",
+        ("L", *_CLASS_WISE),
+        (("1", "87.5", "76.8"), ("3", "88.4", "78.2"), ("5", "88.2", "78.2")),
+        (1,),
+    ),
+)
+
+# Which row of which table a variant of configs/experiment/paper_tables.yaml stands beside.
+PAPER_ROWS = {
+    3: {"without_sts": "without STS", "without_gates": "without gates", "full": "full"},
+    4: {"baseline": "baseline TPN", "without_synapse": "without synapse", "full": "full"},
+    5: {"without_udl": "without UDL", "full": "with UDL"},
+    6: {"neurons_5": "5", "full": "10", "neurons_15": "15"},
+    7: {"layers_1": "1", "full": "3", "layers_5": "5"},
+}
+
+
+def paper_figures(table: int, variant: str) -> dict[str, float] | None:
+    """Percent, by "top1" and "class_wise", of a variant in Tables 3 to 7; None if not there."""
+    label = PAPER_ROWS.get(table, {}).get(variant)
+    if label is None:
+        return None
+    rows = next(found.rows for found in PAPER_TABLES if found.number == table)
+    row = next(row for row in rows if row[0] == label)
+    return {"top1": float(row[1]), "class_wise": float(row[2])}
+
+
+# ---- An ablation on a terminal: our figures beside the paper's, table by table. -----------------
+#
+# Enters: the dictionary of results.json. Leaves: a rich table, plain text when piped.
+
+DASH = "-"
+
+
+def ablation_table(results: Mapping[str, Any]) -> Table:
+    """Sections are the paper's Tables 3 to 7; what belongs to none of them comes last."""
+    num_seeds = f"{len(results['seeds'])} seed{'s' if len(results['seeds']) > 1 else ''}"
+    table = Table(
+        title=f"Ablation on the {results['split']} split (percent; {num_seeds}, 95 % "
+        "intervals over seeds)",
+        caption=_caption(results),
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("variant", no_wrap=True)
+    versus = f"top-1 vs {results['reference']}"
+    for heading in ("top-1", "class-wise", "parameters", versus, "p", "paper", "paper's"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    variants = sorted(results["variants"].items(), key=lambda item: item[1]["position"])
+    about = {found.number: found.about for found in PAPER_TABLES}
+    seen: set[str] = set()
+    for number in sorted({number for _, variant in variants for number in variant["table"]}):
+        own = [(name, variant) for name, variant in variants if number in variant["table"]]
+        order = list(PAPER_ROWS.get(number, {}))
+        own.sort(key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+        heading = f"Table {number}: {about.get(number, 'not the paper’s')}"
+        table.add_row(Text(heading, style="bold"))
+        for name, variant in own:
+            table.add_row(*_row(name, variant, number, results["reference"]))
+        table.add_section()
+        seen |= {name for name, _ in own}
+    rest = [(name, variant) for name, variant in variants if name not in seen]
+    if rest:
+        table.add_row(Text("In none of the paper's tables", style="bold"))
+    for name, variant in rest:
+        table.add_row(*_row(name, variant, None, results["reference"]))
+    return table
+
+
+def _row(name: str, variant: Mapping[str, Any], number: int | None, reference: str) -> list[Any]:
+    paper = None if number is None else paper_figures(number, name)
+    base = None if number is None else paper_figures(number, reference)
+    versus = variant["versus_reference"]
+    size = variant["num_parameters"]
+    row: list[Any] = [
+        Text(f"  {variant['title']}"),
+        figure_text(variant["top1"]),
+        figure_text(variant["class_wise"], with_interval=False),
+        DASH if size is None else f"{size:,}",
+        DASH if versus is None else difference_text(versus),
+        DASH if versus is None else p_text(versus["p_value_holm"]),
+        DASH if paper is None else f"{paper['top1']:.1f} / {paper['class_wise']:.1f}",
+    ]
+    differs = paper is not None and base is not None and name != reference
+    row.append(f"{paper['top1'] - base['top1']:+.1f}" if differs and paper and base else DASH)
+    return row
+
+
+def figure_text(figure: Mapping[str, float | None] | None, *, with_interval: bool = True) -> str:
+    """Such as "41.2 (39.8-42.6)"."""
+    if figure is None or figure["mean"] is None:
+        return DASH
+    text = f"{100 * figure['mean']:.1f}"
+    if not with_interval or figure["low"] is None or figure["high"] is None:
+        return text
+    return f"{text} ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
+
+
+def difference_text(versus: Mapping[str, Any]) -> str:
+    """Such as "-1.2 (-2.0 to -0.4)", in percentage points."""
+    text = _signed(versus["difference"])
+    if versus["low"] is None:
+        return text
+    return f"{text} ({_signed(versus['low'])} to {_signed(versus['high'])})"
+
+
+def p_text(p_value: float | None) -> str:
+    """Three digits, "<0.001", or a dash."""
+    if p_value is None:
+        return DASH
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def _signed(value: float) -> str:
+    return f"{round(100 * value, 1) + 0.0:+.1f}"
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+    failed = [line for v in results["variants"].values() for line in v["failures"]]
+    text = (
+        f"{results['num_clips']:,} clips. Differences in points, paired t over seeds; p by Holm "
+        "over all rows; intervals over clips are in results.json. The paper's columns: top-1 / "
+        "class-wise and its difference, Diving48 with TPN trained end to end: other data and scale."
+    )
+    return text + (f" Diverged: {'; '.join(failed)}" if failed else "")

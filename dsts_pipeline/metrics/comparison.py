@@ -21,9 +21,8 @@ from dsts_pipeline.metrics.accuracy import (
     top_k_hits,
 )
 from dsts_pipeline.metrics.calibration import negative_log_likelihood
-from dsts_pipeline.metrics.intervals import Bootstrap, Interval
+from dsts_pipeline.metrics.intervals import Bootstrap, Interval, holm, mcnemar, mcnemar_exact
 from dsts_pipeline.metrics.predictions import Predictions, align
-from dsts_pipeline.metrics.significance import holm, mcnemar, mcnemar_exact
 
 
 def compare_predictions(

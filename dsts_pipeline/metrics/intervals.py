@@ -11,8 +11,9 @@ Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -134,3 +135,147 @@ def paired_difference(
     if hits.shape != baseline_hits.shape:
         raise ValueError(f"hits {hits.shape} and {baseline_hits.shape}: expected the same clips")
     return bootstrap.interval_of_mean(hits.astype(np.float64) - baseline_hits)
+
+
+# ---- Tests on the same clips answered twice, and what many tests at once do to their p-values. --
+#
+# Enters: counts of discordant clips, or p-values. Leaves: p-values.
+# Sources: McNemar 1947; Edwards 1948 (continuity correction); Holm 1979.
+
+# Below this many discordant clips the chi-squared approximation isn't trusted (Fagerland 2013).
+FEWEST_FOR_CHI2 = 25
+
+
+def mcnemar(only_first: int, only_second: int) -> dict[str, float | int | str]:
+    """Whether two heads have different accuracy, from the clips on which just one is right.
+
+    Exact: both directions are equally likely for each of b + c discordant clips, so that
+    `p = min(1, 2 P[Binomial(b + c, 1/2) <= min(b, c)])`. Corrected: `chi2 = (|b - c| - 1)^2 /
+    (b + c)` with one degree of freedom.
+
+    Args:
+        only_first, only_second: b and c, clips that only the first (second) head has right.
+
+    Returns:
+        "discordant" (b + c), "exact_p", "chi2", "chi2_p", and "p" with its "method": "exact" below
+        25 discordant clips, "chi2" from there on. Without discordant clips p is 1.
+    """
+    discordant = only_first + only_second
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"counts {only_first} and {only_second}: expected none below zero")
+    if discordant == 0:
+        none = {"exact_p": 1.0, "chi2": 0.0, "chi2_p": 1.0}
+        return {"discordant": 0, **none, "p": 1.0, "method": "exact"}
+    exact = float(mcnemar_exact(np.array([only_first]), np.array([only_second]))[0])
+    chi2 = max(abs(only_first - only_second) - 1, 0) ** 2 / discordant
+    chi2_p = float(stats.chi2.sf(chi2, df=1))
+    large = discordant >= FEWEST_FOR_CHI2
+    return {
+        "discordant": discordant,
+        "exact_p": exact,
+        "chi2": float(chi2),
+        "chi2_p": chi2_p,
+        "p": chi2_p if large else exact,
+        "method": "chi2" if large else "exact",
+    }
+
+
+def mcnemar_exact(only_first: np.ndarray, only_second: np.ndarray) -> np.ndarray:
+    """The exact two-sided p-value of each pair of counts, float64 of their shape."""
+    fewer = np.minimum(only_first, only_second)
+    return np.minimum(1.0, 2 * stats.binom.cdf(fewer, only_first + only_second, 0.5))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """p-values such that calling those below alpha different errs with probability <= alpha.
+
+    `adjusted_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))` over the m sorted values: the chance of
+    even one false finding among all of them is bounded, whatever their dependence.
+
+    Args:
+        p_values: `[m]`, of all tests that were made, not of those that look good.
+    """
+    p_values = np.asarray(p_values, np.float64)
+    order = np.argsort(p_values, kind="stable")
+    steps = (len(p_values) - np.arange(len(p_values))) * p_values[order]
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return adjusted
+
+
+# ---- ------------------------------------------------------------------------------------------
+# How sure a figure is that was measured with a few seeds, and whether two such figures differ.
+#
+# Enters: one value per seed, or two values per seed of two variants. Leaves: means, standard
+# deviations, intervals, p-values. Sources: Student 1908; for clips, the paired bootstrap of
+# `intervals`.
+#
+# The t interval covers what another seed would give on these clips; the bootstrap covers what other
+# clips would give with these seeds. Neither covers both. With few seeds the t interval is wide (at
+# 3 seeds t = 4.30), and it assumes that values scatter normally.
+
+CONFIDENCE = 0.95
+
+
+def over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> dict[str, float | None]:
+    """`mean`, `std` (with n - 1) and the t interval `mean +- t(n - 1) std / sqrt(n)`.
+
+    With one seed nothing is known of the spread: the others are None.
+    """
+    found = np.asarray(values, np.float64)
+    mean = float(found.mean())
+    if len(found) < 2:
+        return {"mean": mean, "std": None, "low": None, "high": None}
+    std = float(found.std(ddof=1))
+    half = _t(len(found), confidence) * std / np.sqrt(len(found))
+    return {"mean": mean, "std": std, "low": float(mean - half), "high": float(mean + half)}
+
+
+def paired_over_seeds(
+    values: Sequence[float], others: Sequence[float], confidence: float = CONFIDENCE
+) -> dict[str, Any]:
+    """Mean of `values - others`, seed by seed, its t interval and the p-value of no difference.
+
+    Where all differences are equal the t statistic is not defined: p is None (and 1 where they
+    are all zero). With one pair interval and p are None.
+    """
+    if len(values) != len(others):
+        raise ValueError(f"{len(values)} and {len(others)} values; expected pairs by seed")
+    differences = np.asarray(values, np.float64) - np.asarray(others, np.float64)
+    found = over_seeds(differences.tolist(), confidence)
+    p_value: float | None = None
+    if len(differences) >= 2 and differences.std() > 1e-12:
+        p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    elif len(differences) >= 2 and not differences.any():
+        p_value = 1.0
+    return {
+        "difference": found["mean"],
+        "low": found["low"],
+        "high": found["high"],
+        "p_value": p_value,
+        "test": "paired t over seeds",
+        "num_pairs": len(differences),
+    }
+
+
+def paired_over_clips(hits: np.ndarray, others: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
+    """The same difference with its interval over clips: each clip's mean over seeds, resampled.
+
+    Args:
+        hits, others: `[seeds, clips]` of two variants, same seeds and clips in the same order.
+    """
+    if hits.shape != others.shape:
+        raise ValueError(f"hits {hits.shape} and {others.shape}: expected the same seeds and clips")
+    by_clip = (hits.astype(np.float64) - others).mean(axis=0)
+    interval = bootstrap.interval_of_mean(by_clip)
+    return {
+        "difference": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "test": "paired bootstrap over clips, mean of the seeds",
+        "num_pairs": int(hits.shape[1]),
+    }
+
+
+def _t(num_values: int, confidence: float) -> float:
+    return float(stats.t.ppf(0.5 + confidence / 2, num_values - 1))

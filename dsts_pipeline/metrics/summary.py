@@ -16,8 +16,10 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.metrics.accuracy import (
     attribute_hits,
     check_attributes,
+    class_columns,
     class_wise_accuracy,
     top_k_hits,
+    value_columns,
 )
 from dsts_pipeline.metrics.calibration import (
     brier_score,
@@ -25,12 +27,9 @@ from dsts_pipeline.metrics.calibration import (
     negative_log_likelihood,
 )
 from dsts_pipeline.metrics.comparison import compare_predictions
-from dsts_pipeline.metrics.groups import class_columns, value_columns
-from dsts_pipeline.metrics.heads import Denominators, HeadResult
-from dsts_pipeline.metrics.intervals import Bootstrap, Interval, paired_difference
-from dsts_pipeline.metrics.predictions import Predictions, align
-from dsts_pipeline.metrics.routing.usage import dead_neurons, neuron_usage, usage_entropy
-from dsts_pipeline.metrics.significance import mcnemar
+from dsts_pipeline.metrics.intervals import Bootstrap, Interval, mcnemar, paired_difference
+from dsts_pipeline.metrics.predictions import Denominators, HeadResult, Predictions, align
+from dsts_pipeline.metrics.routing import dead_neurons, neuron_usage, usage_entropy
 
 
 def assemble_metrics(

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dsts_pipeline.metrics.accuracy import per_class_accuracy
-from dsts_pipeline.metrics.confusion import confusion_matrix, hardest_pairs
-from dsts_pipeline.metrics.table import denominator_sentence
+from dsts_pipeline.metrics.accuracy import confusion_matrix, hardest_pairs, per_class_accuracy
+from dsts_pipeline.metrics.tables import denominator_sentence
 from dsts_pipeline.report.inputs import ReportInputs
 
 MINUS = "\N{MINUS SIGN}"

@@ -10,13 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dsts_pipeline.serve.bundle import (
-        BackboneSource,
-        Bundle,
-        bundle_of_run,
-        load_bundle,
-        save_bundle,
-    )
+    from dsts_pipeline.serve.bundle import bundle_of_run, load_bundle, save_bundle
+    from dsts_pipeline.serve.bundle_parts import BackboneSource, Bundle
     from dsts_pipeline.serve.predictor import Prediction, Predictor, Refusal
 
 _HOME_OF = {

@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dsts_pipeline.base.files import open_atomic
-from dsts_pipeline.clips.decode import iterate_frames, probe
-from dsts_pipeline.extract.frames.decode_job import DecodeJob
+from dsts_pipeline.clips.decode import iterate_frames
+from dsts_pipeline.clips.probe import probe
+from dsts_pipeline.extract.decode_pool import DecodeJob
 
 MAX_FRAMES = {".mp4": 1800, ".gif": 240}
 _WIDTH_PX = {".mp4": 480, ".gif": 320}

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsts_pipeline.clips.decode import Decoder, VideoInfo
+from dsts_pipeline.clips.decode import Decoder
+from dsts_pipeline.clips.probe import VideoInfo
+from dsts_pipeline.extract.decode_pool import PREFETCH_BYTES, Decoded, DecodePool
 from dsts_pipeline.extract.forward import ForwardPass
-from dsts_pipeline.extract.frames.decode_job import Decoded
-from dsts_pipeline.extract.frames.decode_pool import PREFETCH_BYTES, DecodePool
 from dsts_pipeline.head import DSTSHead, compile_head
 from dsts_pipeline.head.inspection import temporal_shares
 from dsts_pipeline.metrics import softmax
 from dsts_pipeline.serve.annotate import AnnotateJob
-from dsts_pipeline.serve.bundle import Bundle
+from dsts_pipeline.serve.bundle_parts import Bundle
 from dsts_pipeline.serve.video_jobs import InputRule, PreviewJob, SeenVideo, VideoJob, work
 
 PARTS = ("decode", "transform", "backbone", "head")

@@ -9,17 +9,23 @@ header as well.
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from dsts_pipeline.clips.decode import VideoInfo, decode_frames, probe
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.clips.annotation import VIDEO_SUFFIXES
+from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.clips.probe import VideoInfo, probe
 from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.extract.frames.decode_job import Decoded, DecodeJob, Stopwatch, decode_views
-from dsts_pipeline.extract.frames.pipelines import Pipeline
-from dsts_pipeline.extract.frames.views import ClipInput, ViewPlan, Views
+from dsts_pipeline.extract.decode_pool import Decoded, DecodeJob, Stopwatch, decode_views
+from dsts_pipeline.extract.pipelines import Pipeline
+from dsts_pipeline.extract.views import ClipInput, ViewPlan, Views
 from dsts_pipeline.serve.annotate import AnnotateJob, annotate
 
 NUM_PREVIEW_FRAMES = 16
@@ -134,3 +140,51 @@ def _preview(job: PreviewJob) -> np.ndarray:
     end = probe(job.path).num_frames if job.end is None else job.end
     numbers = job.first + uniform_frames(end - job.first, NUM_PREVIEW_FRAMES)
     return decode_frames(job.path, numbers, decoder=job.decoder, size_px=job.size_px)[None]
+
+
+# ---- Files and folders as typed -> the videos that are meant, in a fixed order. -----------------
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """Videos, each once, and how many files of folders were left out as no videos by name."""
+
+    paths: tuple[Path, ...]
+    num_left_out: int = 0
+
+
+def list_videos(sources: Sequence[Path]) -> VideoList:
+    """Files as given, whatever their names, and all videos by name below folders.
+
+    Raises:
+        DataError: There is no such file or folder, or no video in any of them.
+    """
+    paths: dict[Path, None] = {}
+    num_left_out = 0
+    for source in sources:
+        if not os.path.exists(source):  # also where the name is too long for the system
+            raise DataError(f"{source}: no such file or folder; expected videos or folders")
+        if not source.is_dir():
+            paths[source] = None
+            continue
+        files = sorted(path for path in source.rglob("*") if not path.is_dir())
+        videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+        paths |= dict.fromkeys(videos)
+        num_left_out += len(files) - len(videos)
+    if not paths:
+        raise DataError(
+            f"{', '.join(map(str, sources))}: no video in it; expected files that end in "
+            f"{', '.join(sorted(VIDEO_SUFFIXES))}"
+        )
+    return VideoList(tuple(paths), num_left_out)
+
+
+def name_outputs(paths: Sequence[Path], suffix: str) -> list[str]:
+    """A file name for each of `paths`: its stem, numbered where two have the same, and `suffix`."""
+    names: dict[str, None] = {}
+    for path in paths:
+        stem, number = path.stem, 2
+        while stem + suffix in names:
+            stem, number = f"{path.stem}-{number}", number + 1
+        names[stem + suffix] = None
+    return list(names)

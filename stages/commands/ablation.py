@@ -43,7 +43,7 @@ def ablate(
     Example: python cli.py ablate --experiment paper_tables --jobs 2
     """
     with told_plainly(debug):
-        from dsts_pipeline.base.settings.grid import overrides_of
+        from dsts_pipeline.base.params import overrides_of
 
         first = overrides_of(experiment) if experiment else []
     options = {"num_seeds": seeds, "jobs": jobs, "grid": json.dumps(grid) if grid else None}

@@ -71,4 +71,4 @@ def pretrain(
 
     Example: python cli.py pretrain
     """
-    run_stage("finetune.pretrain_embedded", params, overrides, debug)
+    run_stage("pretrain", params, overrides, debug)

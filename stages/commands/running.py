@@ -40,7 +40,7 @@ def run_stage(
         stage: "file" of stages/, whose function `run` it is, or "file.function".
     """
     with told_plainly(debug):
-        from dsts_pipeline.base.settings import load_settings
+        from dsts_pipeline.base.params import load_settings
 
         settings: Any = load_settings(params, overrides)
         file, _, function = stage.partition(".")

@@ -7,8 +7,7 @@ import json
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import load_settings
-from dsts_pipeline.base.settings.grid import list_variants, overrides_of, read_grid
+from dsts_pipeline.base.params import list_variants, load_settings, overrides_of, read_grid
 
 
 def settings_of(repository, *overrides):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsts_pipeline.base.seeding import derive_seed
+from dsts_pipeline.base.provenance import derive_seed
 
 
 def test_same_name_same_stream():

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import Settings, load_settings
-from dsts_pipeline.base.settings.tree import setting_keys
+from dsts_pipeline.base.params import load_settings, setting_keys
+from dsts_pipeline.base.settings import Settings
 
 
 def write(folder: Path, text: str) -> Path:

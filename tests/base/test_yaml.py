@@ -8,10 +8,8 @@ import pytest
 from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import load_settings
-from dsts_pipeline.base.settings.grid import overrides_of, read_grid
-from dsts_pipeline.base.settings.yaml import read_yaml
-from dsts_pipeline.learn.search.space import parse_dimension
+from dsts_pipeline.base.params import load_settings, overrides_of, read_grid, read_yaml
+from dsts_pipeline.learn.search import parse_dimension
 
 
 def laughs(levels: int = 10, each: int = 9) -> str:

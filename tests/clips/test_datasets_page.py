@@ -11,7 +11,8 @@ import pytest
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips import read_annotations
-from dsts_pipeline.clips.decode import find_refusal, probe
+from dsts_pipeline.clips.decode import find_refusal
+from dsts_pipeline.clips.probe import probe
 from tests.clips.encodings import Encoding, write_encoding
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "datasets.md").read_text()

@@ -3,14 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsts_pipeline.clips.decode import (
-    VideoError,
-    VideoInfo,
-    count_frames,
-    decode_frames,
-    name_decoder,
-    probe,
-)
+from dsts_pipeline.clips.decode import count_frames, decode_frames, name_decoder
+from dsts_pipeline.clips.probe import VideoError, VideoInfo, probe
 from tests.clips.videos import gray_of, write_audio, write_video
 
 DECODERS = ("auto", "decord", "pyav")

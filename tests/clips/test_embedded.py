@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.clips.embedded import render_embedded
+from dsts_pipeline.stick import render_embedded
 
 SIZES = {"num_train": 1, "num_test": 1, "size_px": 32, "num_frames": 4, "difficulty": 1.0}
 

@@ -18,13 +18,8 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import UserError
-from dsts_pipeline.clips.decode import (
-    VideoError,
-    decode_frames,
-    find_refusal,
-    iterate_frames,
-    probe,
-)
+from dsts_pipeline.clips.decode import decode_frames, find_refusal, iterate_frames
+from dsts_pipeline.clips.probe import VideoError, probe
 from tests.clips.encodings import Encoding, draw_encoding, read_number, write_encoding
 
 NUM_ENCODINGS, NUM_IN_SHORT_RUN = 320, 40

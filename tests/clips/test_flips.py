@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.clips.flips import FlipRule
 
 NAMES = ("Moving left", "Moving right", "Holding", "Dropping")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsts_pipeline.clips.annotation import AnnotatedClip
-from dsts_pipeline.clips.frame_ranges import decide_end_frame, frames_of
+from dsts_pipeline.clips.index import decide_end_frame, frames_of
 from dsts_pipeline.clips.probe import VideoInfo
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips import json_items
-from dsts_pipeline.clips.json_items import iterate_items
+from dsts_pipeline.clips import ssv2 as json_items
+from dsts_pipeline.clips.ssv2 import iterate_items
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -10,7 +10,7 @@ import pytest
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.prepare import prepare_clips
-from dsts_pipeline.clips.stick_diving.dataset import Recipe, render_dataset
+from dsts_pipeline.stick.diving import Recipe, render_dataset
 
 RECIPE = Recipe(num_train=8, num_test=4, size_px=32, num_frames=5, difficulty=1.0, seed=1)
 

@@ -109,7 +109,7 @@ def test_damaged_lines_are_looked_at_again_and_the_rest_is_not(root, probed, dam
 def test_another_decoder_version_looks_again(root, probed, monkeypatch):
     prepare(root)
     probed.clear()
-    monkeypatch.setattr("dsts_pipeline.clips.probe_cache.name_decoder", lambda name: f"{name} 9")
+    monkeypatch.setattr("dsts_pipeline.clips.videos.name_decoder", lambda name: f"{name} 9")
     prepare(root)
     assert len(probed) == NUM_CLIPS
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsts_pipeline.clips import sampling as dense
+from dsts_pipeline.clips import sampling as registry
+from dsts_pipeline.clips import sampling as segments
 from dsts_pipeline.clips.sampling import (
     SAMPLERS,
     build_sampler,
-    dense,
     jitter_generator,
-    registry,
-    segments,
+    sample_centres,
+    sample_dense,
 )
-from dsts_pipeline.clips.sampling.dense import sample_dense
-from dsts_pipeline.clips.sampling.segments import sample_centres
 
 NUM_RANDOM = 3000
 
@@ -26,7 +26,7 @@ NUM_RANDOM = 3000
 @pytest.fixture(scope="module")
 def loading():
     """mmaction2's module of sampling transforms."""
-    from dsts_pipeline.extract.models.mmaction_compat import import_mmaction
+    from dsts_pipeline.extract.mmaction_compat import import_mmaction
 
     import_mmaction()
     from mmaction.datasets.transforms import loading

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsts_pipeline.clips.sampling import centres, uniform_frames
+from dsts_pipeline.clips import sampling as centres
+from dsts_pipeline.clips.sampling import uniform_frames
 
 
 @given(st.integers(1, 10**6), st.integers(1, 64))

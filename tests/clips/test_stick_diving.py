@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips.rendering.encode import encode_mp4
-from dsts_pipeline.clips.stick_diving.classes import VOCABULARY, describe_class
-from dsts_pipeline.clips.stick_diving.dataset import Recipe, clip_name, render_dataset
-from dsts_pipeline.clips.stick_diving.motion import pose_at
-from dsts_pipeline.clips.stick_diving.render import clip_poses, draw_dive, render_clip
-from dsts_pipeline.clips.stick_diving.targets import MIRROR_SIGNS, TARGET_NAMES, pose_targets
+from dsts_pipeline.stick.diving import (
+    MIRROR_SIGNS,
+    TARGET_NAMES,
+    VOCABULARY,
+    Recipe,
+    clip_name,
+    describe_class,
+    pose_targets,
+    render_dataset,
+)
+from dsts_pipeline.stick.diving_render import clip_poses, draw_dive, pose_at, render_clip
+from dsts_pipeline.stick.rendering import encode_mp4
 
 SMALL = Recipe(num_train=5, num_test=3, size_px=48, num_frames=6, difficulty=1.0, seed=7)
 

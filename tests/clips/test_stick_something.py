@@ -11,22 +11,17 @@ import pytest
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.readers import read_annotations
-from dsts_pipeline.clips.rendering.encode import encode_webm
-from dsts_pipeline.clips.stick_something.classes import (
+from dsts_pipeline.stick.rendering import encode_webm
+from dsts_pipeline.stick.something import Recipe, clip_id, render_dataset
+from dsts_pipeline.stick.something_motion import (
     CLASS_NAMES,
     FLIP_PAIRS,
     TEMPLATES,
     TWINS,
     flip_label,
+    state_at,
 )
-from dsts_pipeline.clips.stick_something.dataset import Recipe, clip_id, render_dataset
-from dsts_pipeline.clips.stick_something.motion import state_at
-from dsts_pipeline.clips.stick_something.render import (
-    clip_states,
-    draw_clip,
-    plan_clip,
-    render_clip,
-)
+from dsts_pipeline.stick.something_render import clip_states, draw_clip, plan_clip, render_clip
 
 SMALL = Recipe(num_train=26, num_test=3, size_px=48, num_frames=6, difficulty=1.0, seed=7)
 NUMBER = {name: label for label, name in enumerate(CLASS_NAMES)}

@@ -10,8 +10,7 @@ import pytest
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips import videos
-from dsts_pipeline.clips.probe_cache import ProbeCache
-from dsts_pipeline.clips.videos import MISSING, OUTSIDE, look_at_videos
+from dsts_pipeline.clips.videos import MISSING, OUTSIDE, ProbeCache, look_at_videos
 from tests.clips.videos import write_video
 
 

@@ -16,7 +16,8 @@ import torch
 
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.index import Clip, ClipIndex
-from dsts_pipeline.extract.runner import ExtractionSummary, extract_features
+from dsts_pipeline.extract.progress import ExtractionSummary
+from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StorePlan, StoreWriter
 from tests.clips.videos import write_video
 

@@ -10,9 +10,9 @@ import torch
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.extract import build_backbone, build_recognizer, load_classifier
-from dsts_pipeline.extract.checkpoints.weights import read_weights, save_weights
-from dsts_pipeline.extract.models.backbones import normalize_frames
-from dsts_pipeline.extract.models.presets import get_preset, preset_names
+from dsts_pipeline.extract.backbones import normalize_frames
+from dsts_pipeline.extract.model_zoo import get_preset, preset_names
+from dsts_pipeline.extract.weights import read_weights, save_weights
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dsts_pipeline.base.files import read_json
-from dsts_pipeline.clips.decode import VideoError, decode_frames
+from dsts_pipeline.clips.decode import decode_frames
+from dsts_pipeline.clips.probe import VideoError
 from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.feature_store import open_store

@@ -20,7 +20,7 @@ RATE = 24
 DECODE = """
 import sys
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.extract.frames.decode_job import DecodeJob, FrameView, decode_clip
+from dsts_pipeline.extract.decode_pool import DecodeJob, FrameView, decode_clip
 from pathlib import Path
 path, decoder, indices = sys.argv[1], sys.argv[2], tuple(map(int, sys.argv[3].split(",")))
 job = DecodeJob(path, (FrameView(indices),), Path(path).stat().st_size, sha256_file(path),

@@ -10,9 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from dsts_pipeline.clips.decode import VideoError
-from dsts_pipeline.extract.frames.decode_job import Decoded, DecodeJob, FrameView
-from dsts_pipeline.extract.frames.decode_pool import DecodePool
+from dsts_pipeline.clips.probe import VideoError
+from dsts_pipeline.extract.decode_pool import Decoded, DecodeJob, DecodePool, FrameView
 
 
 def obey(job: DecodeJob) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.files import read_json
-from dsts_pipeline.extract.devices import choose_device
+from dsts_pipeline.extract.forward import choose_device
 from tests.extract.processes import descendants_of
 from tests.extract.small_set import index_clips, write_clips
 from tests.feature_store.small_store import read_tree

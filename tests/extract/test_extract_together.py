@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.errors import DataError, StoreError
-from dsts_pipeline.extract.forecast import Forecast, forecast_extraction
+from dsts_pipeline.extract.planning import Forecast, forecast_extraction
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.extract.small_set import (

@@ -51,7 +51,7 @@ def test_half_a_grammar_in_the_cache_of_yapf_does_no_harm(repository, tmp_path):
     assert pickles
     for path in pickles:
         path.write_bytes(path.read_bytes()[:100])
-    code = "from dsts_pipeline.extract.models.mmaction_compat import import_mmaction as f; f()"
+    code = "from dsts_pipeline.extract.mmaction_compat import import_mmaction as f; f()"
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )

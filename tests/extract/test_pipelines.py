@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.extract.frames.pipelines import read_pipeline
-from dsts_pipeline.extract.models.mmaction_compat import import_mmaction, read_config
-from dsts_pipeline.extract.models.model_zoo import find_config, read_zoo_model, zoo_names
+from dsts_pipeline.extract.mmaction_compat import import_mmaction, read_config
+from dsts_pipeline.extract.model_zoo import find_config, read_zoo_model, zoo_names
+from dsts_pipeline.extract.pipelines import read_pipeline
 
 PIXELS = {"mean": [1, 2, 3], "std": [4, 5, 6]}
 PLAIN = [

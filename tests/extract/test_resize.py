@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsts_pipeline.extract.frames import resize
-from dsts_pipeline.extract.frames.resize import resize_by_numpy, resize_frames, scaled_size
+from dsts_pipeline.extract import pipelines as resize
+from dsts_pipeline.extract.pipelines import resize_by_numpy, resize_frames, scaled_size
 
 cv2 = pytest.importorskip(
     "cv2", reason="OpenCV's system libraries are missing", exc_type=ImportError

@@ -14,8 +14,8 @@ import torch
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.extract.frames.decode_job import decode_clip
-from dsts_pipeline.extract.runner import ClipFailure, check_failures
+from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.progress import ClipFailure, check_failures
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.extract.processes import children_of, wait_until_gone
 from tests.extract.small_set import (

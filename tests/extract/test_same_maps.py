@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.clips.decode import probe
 from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.clips.probe import probe
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from tests.clips.encodings import Encoding, write_encoding
 from tests.pipeline import WEIGHTS

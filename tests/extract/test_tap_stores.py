@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from dsts_pipeline.base.files import read_json
-from dsts_pipeline.extract.runner import extract_features
-from dsts_pipeline.extract.tap_stores import TapStores
+from dsts_pipeline.extract.runner import TapStores, extract_features
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.extract.small_set import PoolingBackbone, index_clips, plan_store, write_clips
 from tests.feature_store.small_store import read_tree

@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.extract.models.mmaction_compat import build_model
-from dsts_pipeline.extract.models.recognizers import Recognizer
-from dsts_pipeline.extract.models.taps import fold, parse_tap
+from dsts_pipeline.extract.mmaction_compat import build_model
+from dsts_pipeline.extract.taps import Recognizer, fold, parse_tap
 from tests.extract.small_models import MVIT, SWIN, TPN, VIT
 
 GRID = (2, 3, 4)
@@ -149,7 +148,7 @@ def test_segments_of_a_2d_recognizer_become_time(frames, tmp_path):
     backbone = build_backbone(
         tiny_config(tmp_path, two_d=True), weights="random", taps=("backbone",)
     )
-    from dsts_pipeline.extract.models.backbones import normalize_frames
+    from dsts_pipeline.extract.backbones import normalize_frames
 
     pipeline = backbone.pipeline
     inputs = normalize_frames(frames, pipeline.mean, pipeline.std)

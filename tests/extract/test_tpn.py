@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.extract.models.mmaction_compat import build_model
-from dsts_pipeline.extract.models.tpn import keep_time
+from dsts_pipeline.extract.mmaction_compat import build_model
+from dsts_pipeline.extract.taps import keep_time
 from tests.extract.small_models import TPN
 
 

@@ -13,11 +13,10 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.extract.frames.augmentation import Augmentation, augment
-from dsts_pipeline.extract.frames.decode_job import decode_clip
-from dsts_pipeline.extract.frames.rand_augment import rand_augment
-from dsts_pipeline.extract.frames.views import ViewPlan, Views
+from dsts_pipeline.extract.augmentation import Augmentation, augment, rand_augment
+from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.clips.videos import write_video
 from tests.extract.small_set import PoolingBackbone, index_clips, plan_store, write_clips
@@ -149,7 +148,7 @@ def test_every_change_does_something_and_treats_all_frames_alike(changes):
 def test_crops_and_colours_are_mmaction2s_own():
     import random
 
-    from dsts_pipeline.extract.models.mmaction_compat import import_mmaction
+    from dsts_pipeline.extract.mmaction_compat import import_mmaction
 
     import_mmaction()
     from mmaction.datasets.transforms.processing import ColorJitter, MultiScaleCrop, Resize
@@ -268,8 +267,8 @@ def test_views_by_a_zoo_models_pipeline_are_those_of_its_own_transforms(
     tmp_path, decoder, num_crops
 ):
     """mmaction2's SampleFrames, Resize and crops on the frames of the file, pixel by pixel."""
-    from dsts_pipeline.extract.frames.pipelines import Pipeline
-    from dsts_pipeline.extract.models.mmaction_compat import import_mmaction
+    from dsts_pipeline.extract.mmaction_compat import import_mmaction
+    from dsts_pipeline.extract.pipelines import Pipeline
 
     import_mmaction()
     from mmaction.datasets.transforms.loading import SampleFrames

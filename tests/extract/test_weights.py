@@ -5,11 +5,7 @@ from __future__ import annotations
 import safetensors.torch
 import torch
 
-from dsts_pipeline.extract.checkpoints.weights import (
-    CLASSIFIER_BIAS,
-    CLASSIFIER_WEIGHT,
-    find_classifier,
-)
+from dsts_pipeline.extract.weights import CLASSIFIER_BIAS, CLASSIFIER_WEIGHT, find_classifier
 
 
 def write(path, state) -> None:

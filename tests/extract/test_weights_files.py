@@ -18,15 +18,15 @@ import torch
 from torch import nn
 
 from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.extract.checkpoints.checkpoint_files import read_state
-from dsts_pipeline.extract.checkpoints.downloads import locate_weights
-from dsts_pipeline.extract.checkpoints.key_maps import rename_keys
-from dsts_pipeline.extract.checkpoints.weights import (
+from dsts_pipeline.extract.backbones import build_backbone
+from dsts_pipeline.extract.downloads import locate_weights
+from dsts_pipeline.extract.weights import (
     find_classifier,
     load_weights,
+    read_state,
+    rename_keys,
     save_weights,
 )
-from dsts_pipeline.extract.models.backbones import build_backbone
 from tests.feature_store.servers import send_stalled, wait_for_the_other_side
 from tests.pipeline import WEIGHTS
 
@@ -323,7 +323,7 @@ def test_what_cannot_be_downloaded_says_why(server, tmp_path):
 
 @pytest.mark.parametrize("name", ["short", "slow", "silent", "slow-head"])
 def test_a_download_that_stalls_ends(server, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("dsts_pipeline.extract.checkpoints.downloads.STALL_SECONDS", 0.5)
+    monkeypatch.setattr("dsts_pipeline.extract.downloads.STALL_SECONDS", 0.5)
     began = time.monotonic()
     with pytest.raises(
         CheckpointError, match="cannot be downloaded .*(stalled|timed out)"

@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsts_pipeline.clips.decode import decode_frames, probe
+from dsts_pipeline.clips.decode import decode_frames
+from dsts_pipeline.clips.probe import probe
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.extract.models.mmaction_compat import build_model, import_mmaction, read_config
-from dsts_pipeline.extract.models.model_zoo import find_config, read_zoo_model
-from dsts_pipeline.extract.models.presets import ZOO_PRESETS
+from dsts_pipeline.extract.mmaction_compat import build_model, import_mmaction, read_config
+from dsts_pipeline.extract.model_zoo import ZOO_PRESETS, find_config, read_zoo_model
 
 SIZE_PX = 64
 # Preset, the tap that mmaction2's extract_feat gives, frames (None: the config's own).

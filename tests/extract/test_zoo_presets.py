@@ -10,11 +10,15 @@ from omegaconf import OmegaConf
 from ruamel.yaml import YAML
 
 from dsts_pipeline.base.errors import SettingsError, UserError
-from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.extract.models.mmaction_compat import accepts, build_model
-from dsts_pipeline.extract.models.model_zoo import read_zoo_model
-from dsts_pipeline.extract.models.presets import TRANSFORMERS_PRESETS, ZOO_PRESETS, preset_names
+from dsts_pipeline.extract.mmaction_compat import accepts, build_model
+from dsts_pipeline.extract.model_zoo import (
+    TRANSFORMERS_PRESETS,
+    ZOO_PRESETS,
+    preset_names,
+    read_zoo_model,
+)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

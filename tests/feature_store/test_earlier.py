@@ -14,11 +14,11 @@ from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.decode import name_decoder
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.probe import probe
-from dsts_pipeline.extract.frames.views import ViewPlan
 from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
-from dsts_pipeline.feature_store.checks import earlier as earlier_module
-from dsts_pipeline.feature_store.checks.earlier import find_earlier_maps, find_suspects
+from dsts_pipeline.feature_store import housekeeping as earlier_module
+from dsts_pipeline.feature_store.housekeeping import find_earlier_maps, find_suspects
 from tests.clips.encodings import Encoding, write_encoding
 from tests.extract.small_set import PoolingBackbone
 from tests.feature_store.small_store import read_tree
@@ -155,7 +155,7 @@ def test_suspects_alone_are_made_again_and_the_bytes_are_those_of_a_new_store(
 
 
 def _decode_suspects_alone(job):
-    from dsts_pipeline.extract.frames.decode_job import decode_clip
+    from dsts_pipeline.extract.decode_pool import decode_clip
 
     assert Path(job.path).stem in SUSPECT
     return decode_clip(job)

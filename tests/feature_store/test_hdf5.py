@@ -17,8 +17,8 @@ import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.checks.verdict import check_store
-from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.verdict import check_store
 from tests.feature_store.small_store import make_plan, write_store
 
 ATTRIBUTES = ("class_names", "attribute_names", "attributes", "map_shape", "fingerprint", "dtype")

@@ -12,15 +12,17 @@ import torch
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feature_store import StoreWriter, open_store
-from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
-from dsts_pipeline.feature_store.exchange.import_labels import read_labels
-from dsts_pipeline.feature_store.exchange.import_sources import (
+from dsts_pipeline.feature_store.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.importing import (
     Unusable,
     arrange_axes,
     doubt_layout,
     open_source,
+    plan_import,
+    read_labels,
+    survey_source,
+    write_import,
 )
-from dsts_pipeline.feature_store.exchange.importing import plan_import, survey_source, write_import
 from tests.feature_store.small_store import make_plan, read_tree, write_store
 from tests.pipeline import run_cli
 

@@ -10,7 +10,7 @@ import pytest
 
 from dsts_pipeline.base.errors import DataError, StoreError
 from dsts_pipeline.base.files import read_json, sign, write_json
-from dsts_pipeline.base.settings.features import FeedSettings
+from dsts_pipeline.base.settings import FeedSettings
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.manifest import record_store
 from dsts_pipeline.feature_store.recorded import open_features

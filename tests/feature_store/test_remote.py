@@ -14,8 +14,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from dsts_pipeline.base.errors import SettingsError, StoreError
-from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.remote import files as remote
+from dsts_pipeline.feature_store import open_store, remote
 from tests.feature_store.servers import BUCKET, http_server, s3_server, stalling_proxy, upload
 from tests.feature_store.small_store import make_plan, write_store
 

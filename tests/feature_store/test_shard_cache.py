@@ -15,8 +15,7 @@ import pytest
 
 from dsts_pipeline.base.errors import SettingsError, StoreError
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.remote.shard_cache import ShardCache
-from dsts_pipeline.feature_store.remote.sink import Sink, WrongContent
+from dsts_pipeline.feature_store.remote import ShardCache, Sink, WrongContent
 from tests.feature_store.servers import http_server
 from tests.feature_store.small_store import make_plan, write_store
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsts_pipeline.feature_store.checks.drift import MAX_KEPT, ClipMeans
-from dsts_pipeline.feature_store.checks.statistics import ChannelStatistics, describe_maps
+from dsts_pipeline.feature_store.statistics import (
+    MAX_KEPT,
+    ChannelStatistics,
+    ClipMeans,
+    describe_maps,
+)
 
 SHARD = 25
 

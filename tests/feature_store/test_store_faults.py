@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.files import sign
 from dsts_pipeline.feature_store import StoreWriter, find_damage, open_store
-from dsts_pipeline.feature_store.manifest import sign
 from tests.feature_store.small_store import (
     make_maps,
     make_plan,

@@ -9,8 +9,7 @@ import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.chunks import read_index
-from dsts_pipeline.feature_store.shards import format_nameplate
+from dsts_pipeline.feature_store.shards import format_nameplate, read_index
 from tests.feature_store.small_store import make_plan, read_tree, write_store
 
 FORMS = [

@@ -120,7 +120,7 @@ def test_damage_of_the_right_size_is_found_by_its_digest_once(tmp_path, monkeypa
     content[7] ^= 1
     shard.write_bytes(content)
     digested: list[str] = []
-    from dsts_pipeline.feature_store import sidecars
+    from dsts_pipeline.feature_store import manifest as sidecars
 
     def count(file):
         digested.append(file.name)

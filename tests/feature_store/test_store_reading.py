@@ -14,11 +14,12 @@ import pytest
 import zarr
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.feature_store import buffers, open_store
-from dsts_pipeline.feature_store.descriptors import Descriptors
-from dsts_pipeline.feature_store.exchange.hdf5_export import export_hdf5
-from dsts_pipeline.feature_store.manifest import sign
-from dsts_pipeline.feature_store.store_files import LocalFiles
+from dsts_pipeline.base.files import sign
+from dsts_pipeline.feature_store import open_store
+from dsts_pipeline.feature_store import reader as buffers
+from dsts_pipeline.feature_store.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.shards import Descriptors
+from dsts_pipeline.feature_store.verify import LocalFiles
 from tests.feature_store.small_store import make_maps, make_plan, read_tree, write_store
 
 FORMS = [

@@ -7,14 +7,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from dsts_pipeline.feature_store.codecs import (
-    compress_zstd,
-    decompress_zstd,
-    largest_frame_bytes,
-)
-from dsts_pipeline.feature_store.stored_maps import STORED_DTYPES, StoredMaps
+from dsts_pipeline.feature_store.shards import compress_zstd, decompress_zstd, largest_frame_bytes
 from dsts_pipeline.feature_store.stored_types import (
+    STORED_DTYPES,
     STORED_TYPES,
+    StoredMaps,
     UnstorableMap,
     encode_map,
     largest_finite,

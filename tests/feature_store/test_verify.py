@@ -9,14 +9,12 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from dsts_pipeline.feature_store.verify.tables import verdict_table
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.files import sha256_file, sign
 from dsts_pipeline.feature_store import StoreWriter, open_store
-from dsts_pipeline.feature_store.checks.tables import verdict_table
-from dsts_pipeline.feature_store.checks.values import check_values
-from dsts_pipeline.feature_store.checks.verdict import check_store
-from dsts_pipeline.feature_store.manifest import sign
+from dsts_pipeline.feature_store.verdict import check_store, check_values
 from tests.feature_store.small_store import make_maps, make_plan, write_store
 
 SHARD = "maps/c.2.0.0.0.0"

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
-from dsts_pipeline.feed import BatchDataset, FeatureFeed, epoch_batches, preload
+from dsts_pipeline.feed import BatchDataset, FeatureFeed, epoch_batches
+from dsts_pipeline.feed import loader as preload
 
 SHAPE = (16, 2, 4, 4)
 TYPES = ("float16", "bfloat16", "float32", "int8")

@@ -9,9 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.head.gates import sample_gates
-from dsts_pipeline.head.noise import draw_layer_noise
-from dsts_pipeline.head.synapse import balance_loss, choose
+from dsts_pipeline.head.routing import balance_loss, choose, draw_layer_noise, sample_gates
 from tests.reference.variants import VARIANTS, build, sample_input
 
 ROUTED = [n for n, c in VARIANTS.items() if c.get("synapse", True) and c.get("num_layers") != 0]

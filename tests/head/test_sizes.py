@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsts_pipeline.head import AttentiveProbe, ConvBlockHead, DSTSHead, count_parameters
-from dsts_pipeline.head.sizes import module_size, size_table
+from dsts_pipeline.head.inspection import module_size, size_table
 
 VARIANTS = [
     {},

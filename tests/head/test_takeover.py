@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.base.settings.learning import HeadSettings
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head import DSTSHead, LinearProbe, take_over_classifier
 
 

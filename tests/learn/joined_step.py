@@ -12,11 +12,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.learn.objective import Objective
-from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.precision import LossScale
+from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
 from dsts_pipeline.learn.processes import Processes
-from dsts_pipeline.learn.steps import Stepper
+from dsts_pipeline.learn.steps import Objective, Stepper
 from tests.reference.variants import VARIANTS, build, sample_input
 
 SAMPLES = 8  # of the joined batch

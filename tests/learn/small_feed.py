@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsts_pipeline.feature_store.stored_maps import StoredMaps
+from dsts_pipeline.feature_store.stored_types import StoredMaps
 from dsts_pipeline.feed import FeatureFeed
 
 

@@ -7,7 +7,7 @@ import builtins
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.learn.curves import log_curves
+from dsts_pipeline.learn.train import log_curves
 
 LAYER = {"usage": [0.5, 0.5], "entropy": 0.69, "dead": 0, "saturated_share": None}
 HISTORY = [

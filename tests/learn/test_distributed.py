@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.head.baselines import ConvBlockHead
+from dsts_pipeline.head.probes import ConvBlockHead
 from dsts_pipeline.learn.processes import ALONE, Processes
 from tests.learn.joined_step import CASES, all_cases
 from tests.reference.variants import build

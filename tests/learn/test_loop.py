@@ -12,7 +12,7 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.learn import train_head
-from dsts_pipeline.learn.heldout import evaluate_rows
+from dsts_pipeline.learn.passes import evaluate_rows
 from tests.learn.small_feed import ordered_feed
 
 HEAD = {"num_neurons": 2, "num_layers": 1, "impulse": "standardized", "impulse_spread": 5.0}

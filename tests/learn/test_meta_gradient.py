@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dsts_pipeline.learn.products import Method
-from dsts_pipeline.learn.udl import meta_gradient, meta_gradient_of_parts
+from dsts_pipeline.learn.udl import Method, meta_gradient, meta_gradient_of_parts
 
 ALPHA = 0.3
 EXACT: list[Method] = ["exact", "forward_over_reverse"]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.learn import meta_gradient
-from dsts_pipeline.learn.objective import Draw, Objective
+from dsts_pipeline.learn.steps import Draw, Objective
 from tests.reference.literal_udl import literal_meta_gradient
 from tests.reference.variants import VARIANTS, build, draw, reference_of, sample_input
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.head.noise import LayerNoise, draw_layer_noise
+from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
 from dsts_pipeline.learn import CheckpointOptions, TrainingOptions, train_head
-from dsts_pipeline.learn.ablation import Member, Together
-from dsts_pipeline.learn.heldout import evaluate_rows
+from dsts_pipeline.learn.passes import evaluate_rows
 from dsts_pipeline.learn.processes import Processes
+from dsts_pipeline.learn.together import Member, Together
 from tests.learn.ablation.variants import build, feed, options_of
 from tests.learn.small_feed import ordered_feed
 from tests.learn.train_process import COMMON, VARIANTS, ReportingFeed

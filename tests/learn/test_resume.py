@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dsts_pipeline.base.children import StopRequest
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
-from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, identity, remove_checkpoints
-from dsts_pipeline.learn.stopping import StopRequest
+from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, remove_checkpoints
+from dsts_pipeline.learn import resume as identity
 from tests.learn.train_process import VARIANTS, new_head, train_variant
 
 ALONE = [name for name in VARIANTS if name != "joined"]

@@ -6,13 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dsts_pipeline.base.settings.learning import UdlSettings
+from dsts_pipeline.base.settings import UdlSettings
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.learn.objective import Objective
-from dsts_pipeline.learn.optimizers import ScheduledOptimizer, learning_rate_factor
-from dsts_pipeline.learn.precision import LossScale
-from dsts_pipeline.learn.steps import Stepper
+from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer, learning_rate_factor
+from dsts_pipeline.learn.steps import Objective, Stepper
 from dsts_pipeline.learn.udl import meta_gradient
 from tests.reference.literal_udl import literal_meta_gradient
 from tests.reference.variants import build, reference_of, sample_input

@@ -11,7 +11,7 @@ from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LayerRecord, LinearProbe
 from dsts_pipeline.learn.processes import ALONE
 from dsts_pipeline.learn.steps import StepResult
-from dsts_pipeline.learn.tally import Tally
+from dsts_pipeline.learn.training import Tally
 
 
 def result_of(loss, choices, right):

@@ -15,12 +15,10 @@ from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.head.recalibration import recalibrate
 from dsts_pipeline.learn import TrainingOptions, train_head
-from dsts_pipeline.learn.average import WeightAverage
-from dsts_pipeline.learn.mixup import MixedBatch, mix_batch, split_batch
-from dsts_pipeline.learn.objective import Objective
 from dsts_pipeline.learn.optimizers import learning_rate_factor
 from dsts_pipeline.learn.processes import choose_device, joined_processes
-from dsts_pipeline.learn.training import Training
+from dsts_pipeline.learn.steps import MixedBatch, Objective, mix_batch, split_batch
+from dsts_pipeline.learn.training import Training, WeightAverage
 from tests.learn.small_feed import ordered_feed
 
 

@@ -11,18 +11,18 @@ import pytest
 from rich.console import Console
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.settings import load_settings
-from dsts_pipeline.base.settings.grid import overrides_of
+from dsts_pipeline.base.params import load_settings, overrides_of
 from dsts_pipeline.metrics import HeadResult, Predictions
 from dsts_pipeline.metrics.ablation import (
+    PAPER_ROWS,
     AblationRun,
     AblationVariant,
+    ablation_table,
     assemble_ablation,
+    paper_figures,
     results_csv,
 )
-from dsts_pipeline.metrics.ablation_table import ablation_table
 from dsts_pipeline.metrics.intervals import Bootstrap
-from dsts_pipeline.metrics.paper import PAPER_ROWS, paper_figures
 
 LABELS = np.arange(40) % 4
 HISTORY = (

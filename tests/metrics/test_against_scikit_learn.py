@@ -12,7 +12,12 @@ from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
 from dsts_pipeline.metrics import average_views
-from dsts_pipeline.metrics.accuracy import class_wise_accuracy, top_k_hits
+from dsts_pipeline.metrics.accuracy import (
+    class_columns,
+    class_wise_accuracy,
+    confusion_matrix,
+    top_k_hits,
+)
 from dsts_pipeline.metrics.calibration import (
     brier_score,
     equal_count_edges,
@@ -20,8 +25,6 @@ from dsts_pipeline.metrics.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from dsts_pipeline.metrics.confusion import confusion_matrix
-from dsts_pipeline.metrics.groups import class_columns
 from tests.metrics.examples import random_answers
 
 CLASSES = np.arange(7)

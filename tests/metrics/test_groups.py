@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsts_pipeline.metrics.groups import class_columns, value_columns
+from dsts_pipeline.metrics.accuracy import class_columns, value_columns
 from dsts_pipeline.metrics.intervals import Bootstrap, wilson_bounds
 
 LABELS = np.array([0, 0, 1, 3, 3, 3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsts_pipeline.metrics.confusion import confusion_matrix, hardest_pairs
+from dsts_pipeline.metrics.accuracy import confusion_matrix, hardest_pairs
 from dsts_pipeline.metrics.routing import (
     class_by_neuron,
     dead_neurons,

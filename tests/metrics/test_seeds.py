@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dsts_pipeline.metrics.intervals import Bootstrap
-from dsts_pipeline.metrics.seeds import over_seeds, paired_over_clips, paired_over_seeds
+from dsts_pipeline.metrics.intervals import (
+    Bootstrap,
+    over_seeds,
+    paired_over_clips,
+    paired_over_seeds,
+)
 
 VALUES, OTHERS = [0.41, 0.44, 0.38, 0.43], [0.40, 0.41, 0.39, 0.39]
 

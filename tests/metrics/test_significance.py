@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from dsts_pipeline.metrics.significance import holm, mcnemar, mcnemar_exact
+from dsts_pipeline.metrics.intervals import holm, mcnemar, mcnemar_exact
 
 
 def test_exact_test_by_hand():

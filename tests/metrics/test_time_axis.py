@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dsts_pipeline.head import DSTSHead, LinearProbe
-from dsts_pipeline.metrics import disturb_time
+from dsts_pipeline.metrics.scoring import disturb_time
 
 MAPS = torch.randn(6, 4, 8, 3, 3, generator=torch.Generator().manual_seed(0))
 ROWS = np.arange(6)

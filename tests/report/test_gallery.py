@@ -7,7 +7,7 @@ import numpy as np
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.metrics import Predictions
 from dsts_pipeline.report import render_report
-from dsts_pipeline.report.gallery import build_gallery, typical_rows
+from dsts_pipeline.report.examples import build_gallery, typical_rows
 from dsts_pipeline.report.previews import Previews
 from tests.report.report_example import make_frames, make_inputs
 

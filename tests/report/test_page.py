@@ -15,7 +15,7 @@ from PIL import Image
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.report import Failure, ReportInputs, render_report, write_report
-from dsts_pipeline.report.mistakes import find_mistakes
+from dsts_pipeline.report.examples import find_mistakes
 from dsts_pipeline.report.previews import Previews
 from tests.report.report_example import make_frames, make_inputs
 

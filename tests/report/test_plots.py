@@ -11,16 +11,23 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from dsts_pipeline.report.plots.bars import neuron_chart
-from dsts_pipeline.report.plots.charts import Dot, Series, curve_chart, dot_chart
-from dsts_pipeline.report.plots.matrices import (
+from dsts_pipeline.report.charts import (
+    Dot,
+    Series,
+    curve_chart,
+    dot_chart,
+    light_colours,
+    neuron_chart,
+    png_of,
+    sheet_svg,
+)
+from dsts_pipeline.report.matrices import (
     class_by_neuron_drawing,
     confusion_drawing,
+    element,
     group_starts,
+    sheet,
 )
-from dsts_pipeline.report.plots.render import png_of, sheet_svg
-from dsts_pipeline.report.plots.svg import element, sheet
-from dsts_pipeline.report.plots.theme import light_colours
 
 
 def parse(drawing):

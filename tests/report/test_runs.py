@@ -11,10 +11,9 @@ import pytest
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.metrics import Bootstrap
-from dsts_pipeline.metrics.confusion import confusion_matrix
+from dsts_pipeline.metrics.accuracy import confusion_matrix
 from dsts_pipeline.report import Run, render_comparison
-from dsts_pipeline.report.runs.figures import comparison_figures
-from dsts_pipeline.report.runs.tables import comparison_tables
+from dsts_pipeline.report.runs import comparison_figures, comparison_tables
 from tests.report.report_example import make_inputs
 from tests.report.test_page import HOSTILE, outline, without_scripts
 

@@ -6,8 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from dsts_pipeline.report.tables.paper import beside_table, paper_tables
-from dsts_pipeline.report.tables.table import Cell, Row, Table, cells, to_latex, to_markdown
+from dsts_pipeline.report.tables import (
+    Cell,
+    Row,
+    Table,
+    beside_table,
+    cells,
+    paper_tables,
+    to_latex,
+    to_markdown,
+)
 from tests.report.report_example import make_inputs
 
 SMALL = {"num_clips": 60, "num_classes": 8, "num_neurons": 3, "num_layers": 2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsts_pipeline.report.origins import flatten, join_origins
+from dsts_pipeline.report.inputs import flatten, join_origins
 from dsts_pipeline.report.wording import lead_sentences, pair_rows, signed_points
 from tests.report.report_example import make_inputs
 

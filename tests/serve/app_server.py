@@ -15,8 +15,7 @@ import aiohttp
 import numpy as np
 
 from dsts_pipeline.clips.index import Clip, ClipIndex
-from dsts_pipeline.serve.app.limits import Limits
-from dsts_pipeline.serve.app.server import build_app, make_server
+from dsts_pipeline.serve.app import Limits, build_app, make_server
 from dsts_pipeline.serve.neighbours import Neighbours
 from tests.serve.small_bundle import CLASSES
 

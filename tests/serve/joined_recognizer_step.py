@@ -12,7 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from dsts_pipeline.learn.processes import Processes
-from dsts_pipeline.serve.mmaction2.step import RecognizerBatch, RecognizerStep
+from dsts_pipeline.mmaction2.loop import RecognizerBatch, RecognizerStep
 from tests.serve.recognizers import batch_of, build
 
 

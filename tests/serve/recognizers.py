@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dsts_pipeline.serve.mmaction2.step import RecognizerBatch
+from dsts_pipeline.mmaction2.loop import RecognizerBatch
 
 CHANNELS, CLASSES = 16, 5
 HEAD = {"num_neurons": 3, "num_layers": 2, "width": 6}
@@ -49,7 +49,7 @@ def config_of(*, backbone=None, **head):
 
 def build(*, seed=0, **changes):
     """A recognizer in training mode, float64, with nothing at its initial symmetry."""
-    from dsts_pipeline.extract.models.mmaction_compat import build_model
+    from dsts_pipeline.extract.mmaction_compat import build_model
 
     torch.manual_seed(seed)
     recognizer = build_model(config_of(**changes))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dsts_pipeline.clips.decode import name_decoder
-from dsts_pipeline.extract.models.backbones import Backbone
+from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.serve import BackboneSource, Bundle
 from tests.pipeline import WEIGHTS

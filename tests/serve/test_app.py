@@ -14,7 +14,7 @@ import pytest
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.serve import Predictor, save_bundle
-from dsts_pipeline.serve.app.limits import Limits
+from dsts_pipeline.serve.app import Limits
 from dsts_pipeline.serve.neighbours import Neighbours
 from stages.predict import demo_app
 from tests.clips.videos import write_video
@@ -165,7 +165,7 @@ def test_own_origin_is_let_in(place, videos):
 
 
 def test_missing_extra_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "dsts_pipeline.serve.app.server")
+    monkeypatch.delitem(sys.modules, "dsts_pipeline.serve.app")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e \"\.\[app\]\""):
         demo_app(Settings())

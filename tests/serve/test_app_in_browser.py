@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.serve import Predictor
-from dsts_pipeline.serve.app.limits import Limits
+from dsts_pipeline.serve.app import Limits
 from tests.clips.videos import write_video
 from tests.report.browser import Tab, browser_tab, find_browser
 from tests.serve.app_server import make_neighbours, running_app

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from dsts_pipeline.serve import Predictor, Refusal
-from dsts_pipeline.serve.app.limits import Limits
+from dsts_pipeline.serve.app import Limits
 from tests.clips.videos import write_video
 from tests.serve.app_server import UPLOAD, call, post, running_app
 from tests.serve.hanging import break_on_request, sleep_for_ever
@@ -282,7 +282,7 @@ def test_work_that_takes_long_keeps_its_connection(tmp_path):
 
 
 def test_a_full_disk_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("dsts_pipeline.serve.app.uploads.os.fdopen", lambda d, *_, **__: Full(d))
+    monkeypatch.setattr("dsts_pipeline.serve.app.os.fdopen", lambda d, *_, **__: Full(d))
     with running_app(NoPredictor(), tmp_path / "u") as address:
         status, result = post(address, b"abc")
     assert status == 507 and "no room" in result["error"]

@@ -16,11 +16,11 @@ import torch
 
 from dsts_pipeline.base.errors import BundleError, CheckpointError
 from dsts_pipeline.base.files import sign, write_json
-from dsts_pipeline.extract.models.backbones import build_backbone
-from dsts_pipeline.extract.models.model_zoo import zoo_names
+from dsts_pipeline.extract.backbones import build_backbone
+from dsts_pipeline.extract.model_zoo import zoo_names
 from dsts_pipeline.head import save_head
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
-from dsts_pipeline.serve.bundle_files import write_record
+from dsts_pipeline.serve.bundle import write_record
 from dsts_pipeline.serve.bundle_parts import portable_name
 from tests.pipeline import ROOT, WEIGHTS
 from tests.serve.small_bundle import CLASSES, SOURCE, backbone, make_bundle, make_head, make_of
@@ -201,8 +201,8 @@ def test_other_input(copy):
 
 
 def test_other_weights(copy, tmp_path):
-    from dsts_pipeline.extract.checkpoints.weights import save_weights
-    from dsts_pipeline.extract.models.build import build_recognizer
+    from dsts_pipeline.extract.backbones import build_recognizer
+    from dsts_pipeline.extract.weights import save_weights
 
     other = tmp_path / "other.safetensors"
     save_weights(build_recognizer("stick_r18", seed=5), other)

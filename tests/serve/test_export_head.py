@@ -11,10 +11,16 @@ import torch
 
 from dsts_pipeline.base.errors import ExportError
 from dsts_pipeline.head import AttentiveProbe, ConvBlockHead, DSTSHead, LinearProbe, compile_head
-from dsts_pipeline.serve import exporting
-from dsts_pipeline.serve.export_check import compare, time_runs
-from dsts_pipeline.serve.exportable import as_exportable, neighbour_positions
-from dsts_pipeline.serve.exporting import onnx_runner, save_onnx, save_program, trace
+from dsts_pipeline.serve import exported_model as exporting
+from dsts_pipeline.serve.exported_model import (
+    compare,
+    onnx_runner,
+    save_onnx,
+    save_program,
+    time_runs,
+    trace,
+)
+from dsts_pipeline.serve.traced_head import as_exportable, neighbour_positions
 from tests.reference.variants import CHANNELS, CLASSES, EXTENT, VARIANTS, build, sample_input
 
 SHAPE = (CHANNELS, *EXTENT)

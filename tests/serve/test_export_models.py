@@ -14,9 +14,15 @@ from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.metrics import softmax
-from dsts_pipeline.serve import export_check, model_files
-from dsts_pipeline.serve.model_files import head_subject, whole_subject, write_model
-from dsts_pipeline.serve.real_clips import decode_some, read_some
+from dsts_pipeline.serve import exported_model as export_check
+from dsts_pipeline.serve import exported_model as model_files
+from dsts_pipeline.serve.exported_model import (
+    decode_some,
+    head_subject,
+    read_some,
+    whole_subject,
+    write_model,
+)
 from tests.extract.small_set import index_clips, write_clips
 from tests.pipeline import TINY, run_cli, tell_plainly
 from tests.serve.small_bundle import backbone, make_bundle, make_head

@@ -11,14 +11,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
-from dsts_pipeline.extract.models.mmaction_compat import build_model
+from dsts_pipeline.extract.mmaction_compat import build_model
 from dsts_pipeline.metrics import average_views, softmax
-from dsts_pipeline.serve.mmaction2.hooks import (
+from dsts_pipeline.mmaction2.hooks import (
     KeepTimeOfTPNHook,
     RecalibrateNormsHook,
     recalibrate_recognizer,
 )
-from dsts_pipeline.serve.mmaction2.loop import UDLTrainLoop, split_batch
+from dsts_pipeline.mmaction2.loop import UDLTrainLoop, split_batch
 from tests.serve.recognizers import CHANNELS, CLASSES, OPTIONS, batch_of, build, config_of
 
 

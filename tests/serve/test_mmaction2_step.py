@@ -13,11 +13,9 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.learn.objective import Objective
-from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.precision import LossScale
-from dsts_pipeline.learn.steps import Stepper
-from dsts_pipeline.serve.mmaction2.step import RecognizerStep
+from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
+from dsts_pipeline.learn.steps import Objective, Stepper
+from dsts_pipeline.mmaction2.loop import RecognizerStep
 from tests.reference.literal_udl import literal_meta_gradient
 from tests.serve.joined_recognizer_step import two_steps
 from tests.serve.recognizers import batch_of, build, labels_of

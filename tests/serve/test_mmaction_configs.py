@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import dsts_pipeline.serve.mmaction2  # noqa: F401
+import dsts_pipeline.mmaction2  # noqa: F401
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.serve.mmaction_checkpoints import split_checkpoint
+from dsts_pipeline.mmaction2.checkpoints import split_checkpoint
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "mmaction2").glob("*.py"))
 LONG = [
@@ -91,9 +91,9 @@ def test_start_with_time_is_what_extraction_taps():
     import copy
     from types import SimpleNamespace
 
-    from dsts_pipeline.extract.models.mmaction_compat import build_model
-    from dsts_pipeline.extract.models.tpn import keep_time
-    from dsts_pipeline.serve.mmaction2 import KeepTimeOfTPNHook
+    from dsts_pipeline.extract.mmaction_compat import build_model
+    from dsts_pipeline.extract.taps import keep_time
+    from dsts_pipeline.mmaction2.hooks import KeepTimeOfTPNHook
 
     config = read(next(path for path in CONFIGS if "slowonly" in path.stem)).model.neck.to_dict()
     config["aux_head_cfg"] = None

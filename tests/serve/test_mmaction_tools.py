@@ -44,7 +44,7 @@ def run_command(folder, *arguments, **settings):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder in which tools/train.py has run two epochs on 48 clips."""
-    from dsts_pipeline.extract.models.mmaction_compat import zoo_folder
+    from dsts_pipeline.extract.mmaction_compat import zoo_folder
 
     folder = tmp_path_factory.mktemp("mmaction")
     run_command(folder, "prepare")
@@ -68,7 +68,7 @@ def test_train_runs_two_epochs_and_validates(trained):
 @pytest.mark.long
 def test_tools_top1_is_that_of_evaluate(trained):
     folder, _ = trained
-    launcher = ("-m", "dsts_pipeline.serve.mmaction2", "test", CONFIG, "work/epoch_2.pth")
+    launcher = ("-m", "dsts_pipeline.mmaction2", "test", CONFIG, "work/epoch_2.pth")
     log = run_tool(folder, *launcher, "--work-dir", "tested", "--dump", "answers.pkl")
     run_command(folder, "convert-checkpoint", "work/epoch_2.pth", "ours")
     weights = {"backbone__weights": "ours/backbone.safetensors"}
@@ -96,7 +96,7 @@ def test_tools_top1_is_that_of_evaluate(trained):
 def test_training_goes_on_from_its_checkpoint(trained):
     folder, _ = trained
     options = ("--work-dir", "work", "--resume", "--cfg-options", "train_cfg.max_epochs=3")
-    log = run_tool(folder, "-m", "dsts_pipeline.serve.mmaction2", "train", CONFIG, *options)
+    log = run_tool(folder, "-m", "dsts_pipeline.mmaction2", "train", CONFIG, *options)
     assert "resumed epoch: 2" in log and "Epoch(train) [3][3/3]" in log
     assert "Epoch(train) [2]" not in log
 
@@ -111,7 +111,7 @@ def test_head_of_other_weights_is_not_made_this_stores(trained):
 
 
 def test_launcher_names_the_tools(tmp_path):
-    command = [sys.executable, "-m", "dsts_pipeline.serve.mmaction2", "tain"]
+    command = [sys.executable, "-m", "dsts_pipeline.mmaction2", "tain"]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
     )

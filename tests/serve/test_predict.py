@@ -17,18 +17,24 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import Clip, ClipIndex
-from dsts_pipeline.clips.stick_diving.dataset import Recipe, render_dataset
-from dsts_pipeline.extract.frames.decode_job import decode_clip
-from dsts_pipeline.extract.frames.pipelines import Pipeline
-from dsts_pipeline.extract.frames.views import ViewPlan, Views
+from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.head import LinearProbe
 from dsts_pipeline.metrics import softmax
 from dsts_pipeline.serve import Predictor, Refusal, save_bundle
 from dsts_pipeline.serve.annotate import compose, draw_panel
-from dsts_pipeline.serve.video_jobs import InputRule, PreviewJob, VideoJob, look_and_decode
-from dsts_pipeline.serve.video_list import list_videos, name_outputs
+from dsts_pipeline.serve.video_jobs import (
+    InputRule,
+    PreviewJob,
+    VideoJob,
+    list_videos,
+    look_and_decode,
+    name_outputs,
+)
+from dsts_pipeline.stick.diving import Recipe, render_dataset
 from stages import predict as stage
 from tests.clips.videos import write_video
 from tests.extract.bad_clips import GOOD, NUM_FRAMES, write_kinds

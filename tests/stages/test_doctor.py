@@ -11,8 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from dsts_pipeline.base.settings import load_settings
-from dsts_pipeline.clips.embedded import render_embedded
+from dsts_pipeline.base.params import load_settings
+from dsts_pipeline.stick import render_embedded
 from stages import doctor, prepare
 from tests.pipeline import WEIGHTS, run_cli
 
@@ -92,9 +92,7 @@ def test_weights_that_do_not_fit_are_named(settings_of, tmp_path):
 
 
 def test_wrong_versions_are_named(settings_of, monkeypatch):
-    monkeypatch.setattr(
-        "dsts_pipeline.base.checkup._own_requirements", lambda: ["numpy>=99", "no-such-package"]
-    )
+    monkeypatch.setattr("stages.doctor._own_requirements", lambda: ["numpy>=99", "no-such-package"])
     found = findings(settings_of())["versions"]
     assert not found.is_ok
     assert "numpy is" in found.text and "no-such-package is missing" in found.text

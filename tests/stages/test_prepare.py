@@ -7,7 +7,7 @@ import json
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.base.params import load_settings
 from stages import prepare
 
 SOMETHING = [

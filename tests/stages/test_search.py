@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.base.params import load_settings
 from stages import search
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 from tests.stages.ready_store import QUICK, damage_clips, make_ready

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import load_settings
+from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
 from dsts_pipeline.learn import TrainingOptions, check_clips, train_head
 from tests.learn.small_feed import ordered_feed

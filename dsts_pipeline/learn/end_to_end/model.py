@@ -7,19 +7,174 @@ other, but for the rounding of stored maps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.extract.models.backbones import Backbone
-from dsts_pipeline.extract.models.taps import KEEP_TIME
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.taps import KEEP_TIME, Recognizer
+from dsts_pipeline.extract.weights import CLASSIFIER_BIAS, CLASSIFIER_WEIGHT, save_weights
 from dsts_pipeline.head.neurons import widen
-from dsts_pipeline.learn.end_to_end.recompute import compute_twice, statistics_still
-from dsts_pipeline.learn.end_to_end.stages import choose_frozen, stages_of
+
+# ---- ------------------------------------------------------------------------------------------
+# The stages of a backbone in the order of the data's way: what is frozen, learns slower, or is
+#
+# computed twice to save memory.
+#
+# Enters: a backbone's root module, whose parts are `backbone` and, in some, `neck`. Leaves: named
+# modules. A stage is a child of `backbone` that has parameters (a ResNet's stem and its four
+# layers; Swin's patch embedding and final norm), or an entry of such a child that is a list (Swin's
+# layers, a transformer's blocks); a neck is one more.
+
+
+def stages_of(root: nn.Module) -> dict[str, nn.Module]:
+    """Stages by their names below `root`, the first one next to the pixels."""
+    stages: dict[str, nn.Module] = {}
+    inner = getattr(root, "backbone", None)
+    if not isinstance(inner, nn.Module):
+        _add_children("", root, stages)
+        return stages
+    _add_children("backbone.", inner, stages)
+    neck = getattr(root, "neck", None)
+    if isinstance(neck, nn.Module):
+        stages["neck"] = neck
+    return stages
+
+
+def _add_children(prefix: str, module: nn.Module, stages: dict[str, nn.Module]) -> None:
+    for name, child in module.named_children():
+        if next(child.parameters(), None) is None:
+            continue
+        entries = list(child.named_children())
+        holds_a_list = len(entries) == 1 and isinstance(entries[0][1], nn.ModuleList)
+        is_entry = isinstance(module, nn.ModuleList)
+        # Such as an encoder that is its blocks; what is in a list is a stage whatever it holds.
+        if not is_entry and (isinstance(child, nn.ModuleList) or holds_a_list):
+            _add_children(f"{prefix}{name}.", child, stages)
+        else:
+            stages[f"{prefix}{name}"] = child
+
+
+def stage_number(name: str, stages: Iterable[str]) -> int | None:
+    """Which stage the parameter `name` is in; None where in none, such as a class token."""
+    for number, stage in enumerate(stages):
+        if name.startswith(f"{stage}."):
+            return number
+    return None
+
+
+def choose_frozen(
+    names: Iterable[str],
+    stages: Mapping[str, nn.Module],
+    *,
+    num_stages: int,
+    prefixes: Iterable[str],
+) -> set[str]:
+    """Parameters that keep their values: of the first `num_stages` stages, or named.
+
+    What lies in no stage (position embeddings) counts as the first one.
+
+    Args:
+        names: Of all parameters below the root.
+        prefixes: Beginnings of names.
+
+    Raises:
+        SettingsError: There are not so many stages, or nothing begins like that.
+    """
+    if num_stages > len(stages):
+        raise SettingsError(
+            f"finetune.frozen_stages is {num_stages}, this backbone has {len(stages)}: "
+            f"{', '.join(stages)}; set it to at most that"
+        )
+    names, frozen = list(names), set()
+    for prefix in prefixes:
+        found = {name for name in names if name.startswith(prefix)}
+        if not found:
+            close = get_close_matches(prefix, stages, n=1) or list(stages)[:1]
+            raise SettingsError(
+                f"finetune.frozen: no parameter of the backbone begins with {prefix!r}; expected "
+                f"such as {close[0]!r}"
+            )
+        frozen |= found
+    return frozen | {name for name in names if (stage_number(name, stages) or 0) < num_stages}
+
+
+# ---- Activation checkpointing: a stage's activations are dropped and computed again when needed.
+#
+# Enters: modules. Leaves: the same modules, which in passes that are differentiated keep only their
+# inputs (Chen et al. 2016, arXiv 1604.06174; `torch.utils.checkpoint`, non-reentrant, which may be
+# differentiated twice).
+#
+# A stage is computed again with the parameter values of its own pass: UDL asks for gradients at
+# values that the module itself does not hold (`functional_call`), and when the recomputation comes,
+# the module has its own again. Running statistics of batch norms move in the first computation
+# only.
+
+
+@contextmanager
+def statistics_still(module: nn.Module) -> Iterator[None]:
+    """Within the block running statistics of batch norms below `module` do not move."""
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = norm.num_batches_tracked.clone()
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def compute_twice(modules: Iterable[nn.Module]) -> None:
+    """Let each of `modules` drop its activations in passes that are differentiated."""
+    for module in modules:
+        module.forward = _Recomputed(module)
+
+
+class _Recomputed:
+    """The forward of a module whose activations are not kept."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._forward: Callable[..., Any] = module.forward
+        self._is_inside = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._is_inside or not torch.is_grad_enabled():
+            return self._forward(*args, **kwargs)
+        # The values of this pass, be they the module's own or not.
+        values = dict(self._module.named_parameters())
+        return checkpoint(
+            self._run, values, args, kwargs, use_reentrant=False, context_fn=self._contexts
+        )
+
+    def _run(self, values: dict[str, Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        self._is_inside = True
+        try:
+            return functional_call(self._module, values, args, kwargs)
+        finally:
+            self._is_inside = False
+
+    def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), statistics_still(self._module)
+
+
+# ---- Backbone and head as one model: uint8 frames in, logits out. -------------------------------
+#
+# Enters: frames `[B, T, H, W, 3]`. Between: the backbone's map `[B, C, T', H', W']`. Leaves: logits
+# `[B, K]`. Before its first step it gives what the frozen backbone and the head give one after the
+# other, but for the rounding of stored maps.
 
 
 class EndToEnd(nn.Module):
@@ -147,3 +302,35 @@ class EndToEnd(nn.Module):
         if not used:
             raise SettingsError(f"{backbone.name}: the map at {backbone.taps[0]} has no parameters")
         return used
+
+
+# ---- A trained backbone as a weights file that `backbone.weights` takes. ------------------------
+#
+# Enters: an `EndToEnd` model. Leaves: one safetensors file: the recognizer's parameters and buffers
+# by mmaction2's names, float32, and as its classifier the head's own, what the head says without
+# its module.
+
+
+def check_can_be_saved(backbone: Backbone) -> None:
+    """Refuse models that are no weights file but a folder, before hours of training.
+
+    Raises:
+        SettingsError: The backbone is a model of the transformers library.
+    """
+    if not isinstance(backbone.model, Recognizer):
+        raise SettingsError(
+            f"{backbone.name} is a model of the transformers library, kept as a folder; only "
+            "recognizers of mmaction2 are trained end to end: choose another backbone.name"
+        )
+
+
+def save_backbone(model: EndToEnd, path: str | Path) -> None:
+    """Write the backbone of `model`, with the head's classifier where it fits, atomically."""
+    recognizer, classifier = model.backbone.recognizer, model.head.classifier
+    assert isinstance(classifier, nn.Linear)
+    own = dict(recognizer.named_parameters()).get(CLASSIFIER_WEIGHT)
+    extra: dict[str, Tensor] = {}
+    if own is None or own.shape == classifier.weight.shape:
+        extra = {CLASSIFIER_WEIGHT: classifier.weight, CLASSIFIER_BIAS: classifier.bias}
+    with torch.no_grad():
+        save_weights(recognizer, path, extra=extra)

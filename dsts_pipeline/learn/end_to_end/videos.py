@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.extract.failures import ClipFailure, check_failures
-from dsts_pipeline.extract.frames.decode_job import Decoded
-from dsts_pipeline.extract.frames.decode_pool import DecodePool
-from dsts_pipeline.extract.frames.views import Row, ViewPlan, Views
+from dsts_pipeline.extract.decode_pool import Decoded, DecodePool
+from dsts_pipeline.extract.progress import ClipFailure, check_failures
+from dsts_pipeline.extract.views import Row, ViewPlan, Views
 from dsts_pipeline.feed import FeatureBatch, ServesBatches
 
 

@@ -8,9 +8,17 @@ import pytest
 from rich.console import Console
 
 from dsts_pipeline.learn import TrainingOptions
-from dsts_pipeline.learn.ablation import RunPlan, Status, display
-from dsts_pipeline.learn.ablation.display import Display, describe, live_table, show_ablation
-from dsts_pipeline.learn.ablation.jobs import share_out, work_of
+from dsts_pipeline.learn import ablation as display
+from dsts_pipeline.learn.ablation import (
+    Display,
+    RunPlan,
+    describe,
+    live_table,
+    share_out,
+    show_ablation,
+    work_of,
+)
+from dsts_pipeline.learn.together import Status
 
 HEAD = {"num_neurons": 3, "num_layers": 3}
 

@@ -8,11 +8,10 @@ from collections import Counter
 import pytest
 import torch
 
+from dsts_pipeline.base.children import StopRequest
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.learn import TrainingStopped, train_head
-from dsts_pipeline.learn.ablation import Together
-from dsts_pipeline.learn.ablation.randomness import OwnRandomness
-from dsts_pipeline.learn.stopping import StopRequest
+from dsts_pipeline.learn.together import OwnRandomness, Together
 from tests.learn.ablation.variants import VARIANTS, build, feed, member, options_of
 
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ import torch
 
 from dsts_pipeline.head import AttentiveProbe, DSTSHead, LinearProbe
 from dsts_pipeline.learn import TrainingOptions
-from dsts_pipeline.learn.ablation import Member
 from dsts_pipeline.learn.processes import ALONE
 from dsts_pipeline.learn.resume import CheckpointOptions
+from dsts_pipeline.learn.together import Member
 from tests.learn.train_process import HOUSE, ReportingFeed
 
 COMMON = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.02, "data_seed": 3}

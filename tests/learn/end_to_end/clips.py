@@ -8,9 +8,9 @@ import torch
 
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.index import Clip, ClipIndex
-from dsts_pipeline.extract.frames.augmentation import Augmentation
-from dsts_pipeline.extract.frames.decode_pool import DecodePool
-from dsts_pipeline.extract.frames.views import ViewPlan, Views
+from dsts_pipeline.extract.augmentation import Augmentation
+from dsts_pipeline.extract.decode_pool import DecodePool
+from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn.end_to_end.model import EndToEnd
 from dsts_pipeline.learn.end_to_end.videos import VideoFeed

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.learn.end_to_end.steps import JointObjective
+from dsts_pipeline.learn.end_to_end.training import JointObjective
 from dsts_pipeline.learn.processes import Processes
 from tests.learn.end_to_end.tiny import new_batch, new_model, stepper_of
 

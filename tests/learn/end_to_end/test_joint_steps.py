@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dsts_pipeline.learn.end_to_end.steps import JointObjective
-from dsts_pipeline.learn.parts import downstream_of, upstream_of
+from dsts_pipeline.learn.end_to_end.training import JointObjective
+from dsts_pipeline.learn.steps import downstream_of, upstream_of
 from dsts_pipeline.learn.udl import meta_gradient
 from tests.learn.end_to_end.tiny import literal_map, new_batch, new_model, stepper_of
 from tests.reference.literal_udl import literal_meta_gradient

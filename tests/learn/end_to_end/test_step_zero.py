@@ -11,21 +11,19 @@ import torch
 
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.clips.index import Clip, ClipIndex
-from dsts_pipeline.extract.frames.decode_pool import DecodePool
-from dsts_pipeline.extract.frames.views import ViewPlan, Views
-from dsts_pipeline.extract.models.backbones import Backbone, build_backbone
-from dsts_pipeline.extract.models.mmaction_compat import build_model
-from dsts_pipeline.extract.models.recognizers import Recognizer
+from dsts_pipeline.extract.backbones import Backbone, build_backbone
+from dsts_pipeline.extract.decode_pool import DecodePool
+from dsts_pipeline.extract.mmaction_compat import build_model
 from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.taps import Recognizer
+from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.learn.end_to_end.model import EndToEnd
-from dsts_pipeline.learn.end_to_end.saving import save_backbone
-from dsts_pipeline.learn.end_to_end.scoring import answer_clips
-from dsts_pipeline.learn.end_to_end.stages import stages_of
+from dsts_pipeline.learn.end_to_end.model import EndToEnd, save_backbone, stages_of
+from dsts_pipeline.learn.end_to_end.training import answer_clips
 from dsts_pipeline.learn.end_to_end.videos import VideoFeed
-from dsts_pipeline.learn.heldout import evaluate_rows
+from dsts_pipeline.learn.passes import evaluate_rows
 from dsts_pipeline.metrics import softmax
 from tests.clips.videos import write_video
 from tests.extract.small_models import SWIN

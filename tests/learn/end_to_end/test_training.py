@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from dsts_pipeline.base.children import StopRequest
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.training_clips import hold_out
-from dsts_pipeline.extract.frames.decode_pool import DecodePool
+from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, remove_checkpoints
-from dsts_pipeline.learn.end_to_end.options import FinetuneOptions
-from dsts_pipeline.learn.end_to_end.stages import stages_of
-from dsts_pipeline.learn.end_to_end.training import finetune
-from dsts_pipeline.learn.stopping import StopRequest
+from dsts_pipeline.learn.end_to_end.model import stages_of
+from dsts_pipeline.learn.end_to_end.training import FinetuneOptions, finetune
 from tests.learn.end_to_end.clips import feed_of, float_model, index_of
 from tests.learn.end_to_end.tiny import new_backbone
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.extract.frames.decode_pool import DecodePool
+from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.feed import split_batches
 from tests.learn.end_to_end.clips import NUM_CLIPS, feed_of, index_of
 

@@ -6,14 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dsts_pipeline.extract.models.backbones import Backbone
-from dsts_pipeline.extract.models.recognizers import Recognizer
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.taps import Recognizer
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn.end_to_end.model import EndToEnd
-from dsts_pipeline.learn.end_to_end.steps import JointObjective, JointStepper
-from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.precision import LossScale
+from dsts_pipeline.learn.end_to_end.training import JointObjective, JointStepper
+from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
 from tests.reference.variants import VARIANTS
 
 CHANNELS, CLASSES, FRAMES, SIZE = 6, 4, 4, 16
@@ -84,7 +83,7 @@ def new_batch(seed: int, first_row: int = 0, samples: int = 5) -> FeatureBatch:
 
 
 def stepper_of(model: EndToEnd, rate: float = 0.1, objective=None, **options) -> JointStepper:
-    from dsts_pipeline.learn.parts import downstream_of, upstream_of
+    from dsts_pipeline.learn.steps import downstream_of, upstream_of
 
     def optimizer(parameters):
         return ScheduledOptimizer(parameters, dict.fromkeys(parameters, rate), **OPTIMIZER)

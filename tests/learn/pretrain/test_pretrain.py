@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from dsts_pipeline.clips.stick_diving.targets import TARGET_NAMES
-from dsts_pipeline.clips.stick_something import targets as scenes
-from dsts_pipeline.clips.stick_something.classes import flip_label
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.extract.checkpoints.weights import find_classifier, save_weights
-from dsts_pipeline.learn.pretrain import (
+from dsts_pipeline.extract.weights import find_classifier, save_weights
+from dsts_pipeline.stick import something as scenes
+from dsts_pipeline.stick.diving import TARGET_NAMES
+from dsts_pipeline.stick.pretrain import (
     Pool,
     PoolRecipe,
     TrainingRecipe,
+    augment_clips,
+    get_subject,
     pretrain_recognizer,
     render_pool,
+    write_card,
 )
-from dsts_pipeline.learn.pretrain.card import write_card
-from dsts_pipeline.learn.pretrain.subjects import get_subject
-from dsts_pipeline.learn.pretrain.training import augment_clips
+from dsts_pipeline.stick.something_motion import flip_label
 
 RECIPE = PoolRecipe(
     renderer="stick_diving",

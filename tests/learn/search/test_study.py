@@ -11,9 +11,15 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.learn.search import Dimension, Pruning, Study, TrialRefused, locked_study
-from dsts_pipeline.learn.search.study import import_optuna
-from dsts_pipeline.learn.search.trials import best_of
+from dsts_pipeline.learn.search import (
+    Dimension,
+    Pruning,
+    Study,
+    TrialRefused,
+    best_of,
+    import_optuna,
+    locked_study,
+)
 from tests.learn.search.search_process import PRESENT, search
 
 SCRIPT = Path(__file__).with_name("search_process.py")

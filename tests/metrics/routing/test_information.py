@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from dsts_pipeline.metrics.routing.information import (
+from dsts_pipeline.metrics.routing import (
     adjusted_mutual_information,
     count_table,
     describe_information,

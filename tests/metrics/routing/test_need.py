@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsts_pipeline.metrics.routing.need import class_need, clip_need, describe_gates
+from dsts_pipeline.metrics.routing import class_need, clip_need, describe_gates
 
 LABELS = np.array([0, 0, 1, 1])
 ORDERED = np.array([[0.9, 0.1, 0.0], [0.7, 0.3, 0.0], [0.2, 0.8, 0.0], [0.6, 0.4, 0.0]])

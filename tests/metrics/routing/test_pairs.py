@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.metrics import Bootstrap
-from dsts_pipeline.metrics.routing.pairs import describe_pairs
+from dsts_pipeline.metrics.routing import describe_pairs
 
 NAMES = ["a", "b", "c", "d"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import cosine_similarity
 
-from dsts_pipeline.metrics.routing.similarity import (
+from dsts_pipeline.metrics.routing import (
     central_clips,
     describe_similarity,
     pair_cosines,

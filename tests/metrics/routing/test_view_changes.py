@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsts_pipeline.metrics.routing.views import describe_view_changes, number_routes
+from dsts_pipeline.metrics.routing import describe_view_changes, number_routes
 
 
 def test_by_hand():

@@ -1,0 +1,376 @@
+"""An extraction spread over a Ray cluster: decoding on its CPUs, backbones on its GPUs or CPUs.
+
+Enters: how a worker makes its tools, and how many are wanted. Leaves: a store all of whose shards
+are written. The driver tells workers nothing but which frames belong to the shard that they have
+claimed themselves; what it knows can be lost with it.
+
+Elastic: machines that join the cluster get workers within seconds. A worker that is lost, alone or
+with its machine, drops its claims with its process, and another one takes its place where there is
+room; a lost decoder starts anew on what is left, and clips that it had in work are decoded again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from dsts_pipeline.base.children import exit_on_sigterm
+from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.progress import console
+from dsts_pipeline.extract.decode_pool import Decoded, DecodeJob, DecodePool
+from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker
+from dsts_pipeline.extract.progress import (
+    ClipFailure,
+    ExtractionProgress,
+    ExtractionSummary,
+    show_progress,
+)
+from dsts_pipeline.extract.runner import ShardRun, ShardWriter, TapStores
+from dsts_pipeline.extract.views import ViewPlan
+
+# ---- ------------------------------------------------------------------------------------------
+# The two kinds of workers of a Ray cluster: decoders of clips, and backbones that write shards.
+#
+# A `DecodeWorker` answers decode jobs, one at a time, under the watchdog of a pool of one process.
+# A `ShardWorker` claims shards in the store's own locks, so that several clusters, `torchrun`s and
+# single processes may share a store and no finished shard is done twice; the locks of a worker that
+# dies are free for the others. Both are plain classes: `cluster` makes Ray actors of them.
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a `ShardWorker` works with; made on the worker's own machine."""
+
+    plan: ViewPlan
+    backbone: MapMaker
+    writers: Sequence[ShardWriter]
+    computing: Computing
+    max_failed_fraction: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker did with a shard, or that it has claimed one.
+
+    Attributes:
+        claimed: The next shard that it holds now; None: no shard is free.
+        is_complete: Whether the store has all its shards, those of others included.
+    """
+
+    claimed: int | None
+    is_complete: bool
+    num_rows: int = 0
+    failures: tuple[ClipFailure, ...] = ()
+    forward_seconds: float = 0.0
+    decode_wait_seconds: float = 0.0
+
+
+class DecodeWorker:
+    """Decodes clips for others.
+
+    Args:
+        folder: Where relative paths start from.
+    """
+
+    def __init__(
+        self, folder: str, clip_timeout_seconds: float, warm_up: Callable[[], None] | None
+    ) -> None:
+        os.chdir(folder)
+        self._pool = DecodePool(1, clip_timeout_seconds=clip_timeout_seconds, warm_up=warm_up)
+
+    def decode(self, job: DecodeJob) -> Decoded:
+        """The frames of `job`, or the reason why there are none."""
+        return next(self._pool.run([job]))
+
+
+class ShardWorker:
+    """Owns a backbone and writes shards of frames that others decoded.
+
+    Args:
+        folder: Where relative paths start from.
+        make_tools: Called once, here.
+        fetch: Brings one answer here, given what `extract` was given for it.
+    """
+
+    def __init__(
+        self, folder: str, make_tools: Callable[[], Tools], fetch: Callable[[Any], Decoded]
+    ) -> None:
+        os.chdir(folder)
+        self._fetch, tools = fetch, make_tools()
+        self._stores = TapStores(tools.writers)
+        self._forward = ForwardPass(tools.backbone, tools.computing)
+        self._run = ShardRun(
+            tools.plan,
+            tools.backbone,
+            self._forward,
+            tools.computing.batch_size,
+            tools.max_failed_fraction,
+            _Silent(),
+        )
+
+    def claim(self) -> Report:
+        """Claim a shard, if one is free."""
+        return Report(*self._claim())
+
+    def _claim(self) -> tuple[int | None, bool]:
+        claimed = self._stores.claim(wait=False)
+        # Only then is it asked, since this waits for the shard handed in last.
+        return claimed, claimed is None and not self._stores.pending_shards()
+
+    def extract(self, shard: int, answers: Sequence[Any]) -> Report:
+        """Write a claimed shard and claim another one.
+
+        Raises:
+            DataError: Too many clips cannot be decoded.
+            StoreError: The shard cannot be written.
+        """
+        run, stores = self._run, self._stores
+        before = len(run.failures), self._forward.seconds, run.decode_wait_seconds
+        positions = stores.shard_clips(shard)
+        with torch.inference_mode():
+            maps, failures = run.extract_shard(positions, self._fetch_all(answers))
+        stores.write_shard(shard, maps, failures)
+        run.check(stores.failures())
+        return Report(
+            *self._claim(),
+            len(positions),
+            tuple(run.failures[before[0] :]),
+            self._forward.seconds - before[1],
+            run.decode_wait_seconds - before[2],
+        )
+
+    def _fetch_all(self, answers: Sequence[Any]) -> Iterator[Decoded]:
+        return (self._fetch(answer) for answer in answers)
+
+
+class _Silent(ExtractionProgress):
+    def advance(self, count: int, **state: float) -> None:
+        """The cluster's driver tells of all workers."""
+
+
+# ---- ------------------------------------------------------------------------------------------
+# An extraction spread over a Ray cluster: decoding on its CPUs, backbones on its GPUs or CPUs.
+#
+# Enters: how a worker makes its tools, and how many are wanted. Leaves: a store all of whose shards
+# are written. The driver tells workers nothing but which frames belong to the shard that they have
+# claimed themselves; what it knows can be lost with it.
+#
+# Elastic: machines that join the cluster get workers within seconds. A worker that is lost, alone
+# or with its machine, drops its claims with its process, and another one takes its place where
+# there is room; a lost decoder starts anew on what is left, and clips that it had in work are
+# decoded again.
+
+_SHARDS_PER_WORKER = 2  # one in work, one being decoded
+_POLL_SECONDS = 1.0
+_MAX_LOSSES = 20
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """How the work is spread.
+
+    Attributes:
+        num_workers: Backbones at work; None: one per GPU of the cluster, or as many as its CPUs
+            hold where it has none.
+        num_decoders: Decode processes per backbone, at least 1.
+    """
+
+    num_workers: int | None = None
+    num_decoders: int = 1
+    clip_timeout_seconds: float = 60.0
+    warm_up: Callable[[], None] | None = None
+
+
+@dataclass
+class _Totals:
+    num_rows: int = 0
+    num_shards: int = 0
+    num_lost: int = 0
+    forward_seconds: float = 0.0
+    decode_wait_seconds: float = 0.0
+    failures: list[ClipFailure] = field(default_factory=list)
+
+    def add(self, report: Report) -> None:
+        self.num_rows += report.num_rows
+        self.num_shards += report.num_rows > 0
+        self.forward_seconds += report.forward_seconds
+        self.decode_wait_seconds += report.decode_wait_seconds
+        self.failures += report.failures
+
+
+def extract_on_cluster(
+    make_tools: Callable[[], Tools],
+    plan: ViewPlan,
+    positions_of: Callable[[int], range],
+    num_pending: int,
+    options: ClusterOptions,
+) -> ExtractionSummary:
+    """Write all pending shards of the store by the workers of a Ray cluster.
+
+    The cluster is the one that the variable RAY_ADDRESS names, else one on this machine that ends
+    with the extraction.
+
+    Args:
+        make_tools: Called in every worker, by name: the code must be there, too.
+        positions_of: Rows of a shard.
+        num_pending: Rows that are not written yet, for the display.
+
+    Raises:
+        DataError, StoreError: Of a worker.
+        UserError: Ray is not installed, or worker after worker is lost.
+    """
+    ray = _import_ray()
+    started, totals = time.monotonic(), _Totals()
+    _connect(ray, options)
+    try:
+        with exit_on_sigterm(), show_progress("extract on Ray", num_pending) as progress:
+            cluster = _Cluster(ray, make_tools, plan, positions_of, options)
+            for report in cluster.run(totals):
+                totals.add(report)
+                num_workers = max(1, len(cluster.workers))
+                progress.advance(
+                    report.num_rows,
+                    num_failed=len(totals.failures),
+                    forward_seconds=totals.forward_seconds / num_workers,
+                    decode_wait_seconds=totals.decode_wait_seconds / num_workers,
+                )
+    finally:
+        ray.shutdown()
+    return ExtractionSummary(
+        num_clips=totals.num_rows,
+        failures=tuple(totals.failures),
+        seconds=time.monotonic() - started,
+        forward_seconds=totals.forward_seconds,
+        decode_wait_seconds=totals.decode_wait_seconds,
+        num_shards=totals.num_shards,
+    )
+
+
+class _Cluster:
+    """Workers, decoders, and which worker each awaited report comes from."""
+
+    def __init__(
+        self,
+        ray: Any,
+        make_tools: Callable[[], Tools],
+        plan: ViewPlan,
+        positions_of: Callable[[int], range],
+        options: ClusterOptions,
+    ) -> None:
+        self._ray, self._make_tools, self._plan = ray, make_tools, plan
+        self._positions_of, self._options = positions_of, options
+        self.workers: list[Any] = []
+        self._decoders: list[Any] = []
+        self._turn = itertools.count()
+        self._awaited: dict[Any, Any] = {}
+
+    def run(self, totals: _Totals) -> Any:
+        """Reports of finished shards until the store is complete."""
+        while True:
+            self._grow()
+            for worker in self.workers:
+                if not any(each is worker for each in self._awaited.values()):
+                    for _ in range(_SHARDS_PER_WORKER):
+                        self._awaited[worker.claim.remote()] = worker
+            ready, _ = self._ray.wait(list(self._awaited), timeout=_POLL_SECONDS)
+            reports = [report for ref in ready if (report := self._receive(ref, totals))]
+            yield from (report for report in reports if report.num_rows)
+            if any(report.is_complete for report in reports):
+                return
+            if reports and all(r.claimed is None and not r.num_rows for r in reports):
+                time.sleep(_POLL_SECONDS)  # others hold what is left
+
+    def _receive(self, ref: Any, totals: _Totals) -> Report | None:
+        """The report behind `ref`, its worker set to work again; None if the worker is lost."""
+        worker = self._awaited.pop(ref, None)
+        if worker is None:  # lost meanwhile
+            return None
+        try:
+            report: Report = self._ray.get(ref)
+        except UserError as error:
+            raise getattr(error, "cause", error) from None
+        except self._ray.exceptions.RayError as error:
+            self._drop(worker, error, totals)
+            return None
+        if report.claimed is not None:
+            self._start(worker, report.claimed)
+        return report
+
+    def _start(self, worker: Any, shard: int) -> None:
+        jobs = self._plan.jobs(self._positions_of(shard))
+        answers = [self._next_decoder().decode.remote(job) for job in jobs]
+        self._awaited[worker.extract.remote(shard, answers)] = worker
+
+    def _next_decoder(self) -> Any:
+        return self._decoders[next(self._turn) % len(self._decoders)]
+
+    def _drop(self, worker: Any, error: Exception, totals: _Totals) -> None:
+        totals.num_lost += 1
+        self._ray.kill(worker)  # what is left of it must not keep its claims
+        self.workers.remove(worker)
+        self._awaited = {ref: each for ref, each in self._awaited.items() if each is not worker}
+        if totals.num_lost > _MAX_LOSSES:
+            raise UserError(
+                f"{totals.num_lost} workers were lost, the last one by {_first_line(error)}; look "
+                "at Ray's logs, then run the same command, which goes on from the finished shards"
+            )
+        console.print(f"a worker was lost ({_first_line(error)}); another one takes its place")
+
+    def _grow(self) -> None:
+        """Workers and decoders for all machines that the cluster has by now."""
+        options = self._options
+        resources = self._ray.cluster_resources()
+        num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        room = num_gpus or max(1, num_cpus // (1 + options.num_decoders))
+        wanted = options.num_workers or room
+        while len(self.workers) < wanted:
+            actor = self._ray.remote(ShardWorker)
+            needs = {"num_gpus": 1, "num_cpus": 0} if num_gpus else {"num_cpus": 1}
+            self.workers.append(
+                actor.options(max_restarts=0, **needs).remote(os.getcwd(), self._make_tools, _fetch)
+            )
+        while len(self._decoders) < wanted * options.num_decoders:
+            actor = self._ray.remote(DecodeWorker)
+            # They book no CPU: those of a lost machine start again on what is left, where all CPUs
+            # may be booked. `wanted` sees to it that there is one for each.
+            lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+            actor = actor.options(scheduling_strategy="SPREAD", **lasting)
+            self._decoders.append(
+                actor.remote(os.getcwd(), options.clip_timeout_seconds, options.warm_up)
+            )
+
+
+def _fetch(answer: Any) -> Decoded:
+    import ray
+
+    return ray.get(answer)
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            f"Ray cannot be imported ({error}); install it by "
+            "`pip install -c constraints.txt -e '.[ray]'`, or extract without --engine ray"
+        ) from None
+    return ray
+
+
+def _connect(ray: Any, options: ClusterOptions) -> None:
+    quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level="error", log_to_driver=False)
+        return
+    needed = (options.num_workers or 0) * (1 + options.num_decoders)
+    ray.init(num_cpus=max(os.cpu_count() or 1, needed), **quiet)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"

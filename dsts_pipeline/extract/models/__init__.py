@@ -1,1 +1,0 @@
-"""Frozen models by name, file or registry, and the maps that are taken from them."""

@@ -1,0 +1,364 @@
+"""A recognizer's own test pipeline: which frames it sees, how they are scaled, cut and normalised.
+
+Enters: the `test_pipeline` and the data preprocessor of an mmaction2 config. Leaves: a `Pipeline`,
+plain values that a decode process can be sent, giving the views of a clip [V, T, size, size, 3] in
+mmaction2's order: crop by crop, of each crop sample by sample. What is not understood is an error:
+a transform that were left out would make other features in silence.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.clips.sampling import SAMPLERS
+
+# ---- Bilinear scaling of frames, bit for bit as OpenCV does it. ---------------------------------
+#
+# Enters: uint8 frames. Leaves: uint8 frames of another size. mmaction2 scales frames with OpenCV's
+# `INTER_LINEAR`; published weights expect that. Where OpenCV cannot be loaded, the same arithmetic
+# in numpy takes its place, so a store's bytes do not depend on which one ran. Nothing here needs
+# torch: decode processes use it.
+
+_WEIGHT_BITS = 11  # OpenCV's INTER_RESIZE_COEF_BITS
+
+
+def scaled_size(width: int, height: int, shorter_px: int) -> tuple[int, int]:
+    """Width and height once the shorter side is `shorter_px`, rounded as mmcv rounds.
+
+    >>> scaled_size(340, 256, 224)
+    (298, 224)
+    """
+    scale = shorter_px / min(width, height)
+    return int(width * scale + 0.5), int(height * scale + 0.5)
+
+
+def resize_frames(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] at `width` x `height`: uint8 [T, height, width, 3]."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    opencv = _import_opencv()
+    if opencv is None:
+        return resize_by_numpy(frames, width, height)
+    resized = [opencv.resize(frame, (width, height), interpolation=1) for frame in frames]
+    return np.stack(resized)
+
+
+def resize_by_numpy(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+    """What `resize_frames` does, in numpy: weights are whole numbers of 11 bits.
+
+    Rows are weighted across first and lose 4 bits; the two rows lose 16 bits each before they are
+    added, and the last 2 bits are rounded.
+    """
+    left, right, from_left, from_right = _weigh(frames.shape[2], width)
+    upper, lower, from_upper, from_lower = _weigh(frames.shape[1], height)
+    resized = np.empty((len(frames), height, width, frames.shape[3]), np.uint8)
+    for row, frame in zip(resized, frames.astype(np.int32), strict=True):
+        across = frame[:, left] * from_left[:, None] + frame[:, right] * from_right[:, None]
+        across >>= 4
+        above = (from_upper[:, None, None] * across[upper]) >> 16
+        below = (from_lower[:, None, None] * across[lower]) >> 16
+        row[:] = ((above + below + 2) >> 2).clip(0, 255)
+    return resized
+
+
+def _weigh(length: int, wanted: int) -> tuple[np.ndarray, ...]:
+    """For each of `wanted` pixels: its two neighbours among `length`, and their weights."""
+    place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
+    first = np.floor(place).astype(np.int64)
+    share = place - first.astype(np.float32)
+    one = 1 << _WEIGHT_BITS
+    weights = [np.rint(part * one).astype(np.int32) for part in (1 - share, share)]
+    last = length - 1
+    return first.clip(0, last), (first + 1).clip(0, last), weights[0], weights[1]
+
+
+@functools.cache
+def _import_opencv() -> Any:
+    """OpenCV, or None where its wheels' system libraries are missing."""
+    environment = dict(os.environ)
+    try:
+        opencv = importlib.import_module("cv2")
+        if not hasattr(opencv, "__file__"):  # the stand-in that mmaction2 gets
+            return None
+        opencv.setNumThreads(1)
+        return opencv
+    except ImportError:
+        return None
+    finally:  # its loader changes LD_LIBRARY_PATH, which child processes would inherit
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+# ---- ------------------------------------------------------------------------------------------
+# A recognizer's own test pipeline: which frames it sees, how they are scaled, cut and normalised.
+#
+# Enters: the `test_pipeline` and the data preprocessor of an mmaction2 config. Leaves: a
+# `Pipeline`, plain values that a decode process can be sent, giving the views of a clip [V, T,
+# size, size, 3] in mmaction2's order: crop by crop, of each crop sample by sample. What is not
+# understood is an error: a transform that were left out would make other features in silence.
+
+Crops = Literal["centre", "three", "ten"]
+_CROPS: dict[str, Crops] = {"CenterCrop": "centre", "ThreeCrop": "three", "TenCrop": "ten"}
+_CROPS_BY_NUMBER: dict[int, Crops] = {1: "centre", 3: "three"}
+_NUM_CROPS = {"centre": 1, "three": 3, "ten": 10}
+# Opening and decoding are ours; packing has no part in the pixels.
+_NOT_PIXELS = {"DecordInit", "DecordDecode", "RawFrameDecode", "PackActionInputs"}
+_NOT_PIXELS |= {"OpenCVInit", "OpenCVDecode", "PyAVInit", "PyAVDecode", "FormatShape"}
+_SAMPLERS = {"SampleFrames": "dense", "UniformSample": "mmaction_uniform"}
+_POSITIONS = "dense_positions"  # mmaction2's DenseSampleFrames
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What a recognizer is fed at test time.
+
+    Attributes:
+        sampler, options: A rule of `clips.sampling` with its options, or "dense_positions".
+        num_frames: T, frames of one view.
+        resize_px: What the shorter side is scaled to, bilinearly as OpenCV does it.
+        size_px: Side of the squares that are cut.
+        crops: "centre"; "three" along the longer side; "ten": corners, centre, and mirrored.
+        mean, std: Per channel of the recognizer's input, on the 0..255 scale.
+        is_bgr: Whether the recognizer expects blue first.
+    """
+
+    sampler: str
+    options: Mapping[str, Any] = field(hash=False)
+    num_frames: int
+    resize_px: int
+    size_px: int
+    crops: Crops
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    is_bgr: bool = False
+
+    @property
+    def num_crops(self) -> int:
+        """Squares that are cut out of each frame."""
+        return _NUM_CROPS[self.crops]
+
+    def sample(self, num_frames: int, fps: float | None = None) -> np.ndarray:
+        """Frame numbers int64 [clips, T] of a clip of `num_frames` frames, from 0.
+
+        Args:
+            fps: Of the video; only rules with `target_fps` look at it.
+        """
+        if self.sampler == _POSITIONS:
+            frames = _sample_positions(num_frames, **self.options)
+        else:
+            timed = {"fps": fps} if self.options.get("target_fps") else {}
+            frames = SAMPLERS[self.sampler](num_frames, **self.options, **timed)
+        return frames.reshape(-1, self.num_frames)
+
+    def transform(self, frames: np.ndarray) -> np.ndarray:
+        """Views uint8 [crops * clips, T, size, size, 3] of frames uint8 [clips, T, H, W, 3].
+
+        Raises:
+            ValueError: The frames are too narrow for the crop.
+        """
+        clips, length, height, width = frames.shape[:4]
+        size = scaled_size(width, height, self.resize_px)
+        flat = resize_frames(frames.reshape(-1, height, width, 3), *size)
+        cut = [_cut(flat, top, left, self.size_px) for top, left in self._corners(*size)]
+        if self.crops == "ten":
+            cut = [view for one in cut for view in (one, one[:, :, ::-1])]
+        return np.concatenate(cut).reshape(-1, length, self.size_px, self.size_px, 3)
+
+    def _corners(self, width: int, height: int) -> list[tuple[int, int]]:
+        """Top and left of each square, in mmaction2's order."""
+        free = width - self.size_px, height - self.size_px
+        if min(free) < 0:
+            raise ValueError(
+                f"frames of {width} x {height} px after scaling are too small for {self.size_px} px"
+            )
+        if self.crops == "centre":
+            return [(free[1] // 2, free[0] // 2)]
+        if self.crops == "ten":
+            x, y = free[0] // 4, free[1] // 4
+            return [(0, 0), (0, 4 * x), (4 * y, 0), (4 * y, 4 * x), (2 * y, 2 * x)]
+        x, y = free[0] // 2, free[1] // 2
+        if free[1] == 0:
+            return [(0, 0), (0, 2 * x), (0, x)]
+        if free[0] == 0:
+            return [(0, 0), (2 * y, 0), (y, 0)]
+        raise ValueError(
+            f"three crops of {self.size_px} px span no side of {width} x {height} px; expected "
+            "resize_px equal to size_px"
+        )
+
+    def resized(self, *, num_frames: int | None = None, size_px: int | None = None) -> Pipeline:
+        """The same for another input: T frames, squares of `size_px`, scaled in proportion."""
+        changed = self
+        if size_px is not None and size_px != self.size_px:
+            resize_px = round(self.resize_px * size_px / self.size_px)
+            changed = replace(changed, size_px=size_px, resize_px=resize_px)
+        if num_frames is not None and num_frames != self.num_frames:
+            name = "clip_len" if self.options["clip_len"] > 1 else "num_clips"
+            options = {**self.options, name: num_frames}
+            changed = replace(changed, num_frames=num_frames, options=options)
+        return changed
+
+    def with_views(self, num_clips: int = 1, num_crops: int = 1) -> Pipeline:
+        """The same with other views: samples of frames, and 1 (the middle) or 3 squares of each.
+
+        Raises:
+            SettingsError: The rule of sampling cannot take so many samples, or so many squares.
+        """
+        options, crops = dict(self.options), _CROPS_BY_NUMBER.get(num_crops)
+        takes_frames = self.sampler == "dense" and options["clip_len"] == 1
+        if self.sampler == _POSITIONS:
+            options["num_positions"] = num_clips
+        elif takes_frames:  # each sample is T single frames: in their segments' middles, at starts
+            options["twice_sample"] = num_clips == 2
+        else:
+            options.pop("twice_sample", None)
+            options["num_clips"] = num_clips
+        most = {"swin_uniform": 1, "segment_centres": 1}.get(
+            self.sampler, 2 if takes_frames else 99
+        )
+        if crops is None or num_clips > most:
+            raise SettingsError(
+                f"backbone.views: {num_clips} clips of {num_crops} crops; this backbone's sampling "
+                f"({self.sampler}) gives 1 to {most} clips, and crops are 1 or 3"
+            )
+        return replace(self, options=options, crops=crops)
+
+    def describe(self) -> dict[str, Any]:
+        """Which pixels are taken, as plain JSON values; the rest is in `describe_input`."""
+        return {
+            "sampling": {"rule": self.sampler, **self.options, "num_frames": self.num_frames},
+            "resize_px": self.resize_px,
+            "interpolation": "bilinear, OpenCV",
+            "crop_px": self.size_px,
+            "crops": self.crops,
+        }
+
+    def describe_input(self) -> dict[str, Any]:
+        """What a model makes of the frames it is given, as plain JSON values."""
+        return {
+            "num_frames": self.num_frames,
+            "size_px": self.size_px,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "is_bgr": self.is_bgr,
+        }
+
+
+def read_pipeline(
+    transforms: Sequence[Mapping[str, Any]], preprocessor: Mapping[str, Any], *, source: str
+) -> Pipeline:
+    """The `Pipeline` of an mmaction2 test pipeline and its `ActionDataPreprocessor`.
+
+    Args:
+        source: The config's name, for messages.
+
+    Raises:
+        SettingsError: A transform is not one that can be done here exactly.
+    """
+    values: dict[str, Any] = {}
+    for transform in transforms:
+        options = dict(transform)
+        kind = options.pop("type")
+        if kind in (*_SAMPLERS, "DenseSampleFrames"):
+            values |= _read_sampling(kind, options, source)
+        elif kind == "Resize":
+            values["resize_px"] = _read_resize(options, source)
+        elif kind in _CROPS:
+            values |= {"crops": _CROPS[kind], "size_px": _read_square(options["crop_size"], source)}
+        elif kind not in _NOT_PIXELS:
+            raise SettingsError(
+                f"{source}: its test pipeline has {kind}, which extraction cannot do; expected "
+                "frame sampling, Resize and a crop: change the config's test_pipeline"
+            )
+    missing = {"sampler", "resize_px", "size_px"} - values.keys()
+    if missing:
+        raise SettingsError(
+            f"{source}: its test pipeline gives no {', '.join(sorted(missing))}; expected frame "
+            "sampling, Resize and a crop"
+        )
+    return Pipeline(**values, **_read_pixels(preprocessor, source))
+
+
+def _read_sampling(kind: str, options: dict[str, Any], source: str) -> dict[str, Any]:
+    if not options.pop("test_mode", False):
+        raise SettingsError(f"{source}: {kind} of its test pipeline is random; set test_mode=True")
+    options = {"num_clips": 1, **options}
+    if "out_of_bound_opt" in options:
+        options["out_of_bound"] = options.pop("out_of_bound_opt")
+    if kind == "DenseSampleFrames":
+        sampler = _POSITIONS
+        options["num_positions"] = options.pop("num_sample_positions", 10)
+    else:
+        sampler = _SAMPLERS[kind]
+    length = options["clip_len"] if options["clip_len"] > 1 else options["num_clips"]
+    return {"sampler": sampler, "options": options, "num_frames": length}
+
+
+def _read_resize(options: dict[str, Any], source: str) -> int:
+    scale = options.pop("scale", None)
+    plain = {"keep_ratio": True, "interpolation": "bilinear", "lazy": False}
+    is_plain = all(plain.get(name) == value for name, value in options.items())
+    if not is_plain or not isinstance(scale, tuple | list) or min(scale) != -1:
+        raise SettingsError(
+            f"{source}: Resize(scale={scale}, {options}) is not the bilinear scaling of the "
+            "shorter side that extraction does; expected scale=(-1, pixels)"
+        )
+    return int(max(scale))
+
+
+def _read_square(crop_size: Any, source: str) -> int:
+    sides = {crop_size} if isinstance(crop_size, int) else set(crop_size)
+    if len(sides) != 1:
+        raise SettingsError(f"{source}: crops of {crop_size} px are no squares, expected squares")
+    return int(sides.pop())
+
+
+def _read_pixels(preprocessor: Mapping[str, Any], source: str) -> dict[str, Any]:
+    mean = preprocessor.get("mean") or (0.0, 0.0, 0.0)
+    std = preprocessor.get("std") or (1.0, 1.0, 1.0)
+    if len(mean) != 3:
+        raise SettingsError(
+            f"{source}: it normalises {len(mean)} channels, expected the 3 of RGB frames; optical "
+            "flow is not extracted"
+        )
+    return {
+        "mean": tuple(float(value) for value in mean),
+        "std": tuple(float(value) for value in std),
+        "is_bgr": bool(preprocessor.get("to_rgb", False)),  # mmaction2 swaps what is RGB already
+    }
+
+
+def _sample_positions(
+    num_frames: int,
+    *,
+    clip_len: int,
+    num_clips: int,
+    frame_interval: int = 1,
+    sample_range: int = 64,
+    num_positions: int = 10,
+) -> np.ndarray:
+    """mmaction2's DenseSampleFrames at test: `num_positions` starts, equally far apart.
+
+    From each start s, clip i begins at (s + i * (sample_range // num_clips)) mod n; frames beyond
+    the end start over. One position alone is the middle one (mmaction2 would take the first).
+    """
+    last = max(0, num_frames - sample_range)
+    if num_positions == 1:
+        starts = np.array([last // 2])
+    else:
+        starts = np.linspace(0, last, num=num_positions, dtype=int)
+    offsets = np.arange(num_clips) * (sample_range // num_clips)
+    begins = (starts[:, None] + offsets).ravel() % num_frames
+    return (begins[:, None] + np.arange(clip_len) * frame_interval) % num_frames
+
+
+def _cut(frames: np.ndarray, top: int, left: int, size_px: int) -> np.ndarray:
+    return frames[:, top : top + size_px, left : left + size_px]

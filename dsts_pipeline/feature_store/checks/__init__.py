@@ -1,1 +1,0 @@
-"""Is a store sound? Files against digests, what the maps hold, drift, repair, housekeeping."""

@@ -1,1 +1,0 @@
-"""Stores behind URLs: shards are fetched whole into a local cache of bounded size."""

@@ -1,0 +1,585 @@
+"""The trainings of an ablation: what is finished on disk, and how the rest is trained.
+
+Enters: plans, the feed of the training split, where to keep things. Leaves: a folder per run with
+`history.json`, `head.safetensors` and, written last, `head.json`. A run that has those is finished:
+it is never trained again, whatever variants come later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import queue
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import groupby
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.multiprocessing as multiprocessing
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from torch import Tensor, nn
+
+from dsts_pipeline.base.children import (
+    StopRequest,
+    TrainingStopped,
+    end_with_parent,
+    stop_on_sigterm,
+)
+from dsts_pipeline.base.errors import SettingsError, UserError
+from dsts_pipeline.base.files import read_signed, sha256_json, sign, write_json
+from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.provenance import derive_seed
+from dsts_pipeline.base.settings import Kind
+from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.head import (
+    AttentiveProbe,
+    ConvBlockHead,
+    DSTSHead,
+    LinearProbe,
+    count_parameters,
+    save_head,
+    take_over_classifier,
+)
+from dsts_pipeline.learn.options import TrainingOptions
+from dsts_pipeline.learn.processes import Processes
+from dsts_pipeline.learn.resume import CheckpointOptions, digest_sources
+from dsts_pipeline.learn.steps import upstream_of
+from dsts_pipeline.learn.together import Member, Status, Tell, Together
+from dsts_pipeline.learn.train import check_clips
+
+# ---- ------------------------------------------------------------------------------------------
+# One training of an ablation: all that decides it, the name of its folder, its untrained head.
+#
+# Enters: plain values. Leaves: a `RunPlan`, and from it the head that `train-head` would build with
+# the same seed and settings.
+
+Classifier = tuple[Tensor, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPlan:
+    """A head of a kind, trained with a seed.
+
+    Args:
+        name: Of the variant.
+        kind: "dsts", or an opponent on the same maps: "baseline" (the backbone's own classifier as
+            it is), "continued_classifier" (the same, trained on), "linear_probe" (from random
+            values), "attentive_probe", "conv_block" (one 3x3x3 block of as many parameters).
+        head: Arguments of `DSTSHead` beside the sizes.
+        take_over: Whether a DSTS head starts from the backbone's classifier, where there is one.
+        options: Of the training; its seed is this run's.
+    """
+
+    name: str
+    kind: Kind
+    head: dict[str, Any]
+    take_over: bool
+    options: TrainingOptions
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.options.seed
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether there is anything to train."""
+        return self.kind != "baseline"
+
+    def key(self, store: str, classifier: Classifier | None) -> str:
+        """Twelve digits of all that decides the trained head: equal keys, equal heads.
+
+        The code of feed, head and learn counts: figures of other code are other figures.
+
+        Args:
+            store: Its fingerprint.
+        """
+        decided: dict[str, Any] = {"kind": self.kind, "store": store, "torch": torch.__version__}
+        if self.is_trained:
+            decided |= {"options": dataclasses.asdict(self.options), "sources": digest_sources()}
+        if self.kind in ("dsts", "conv_block"):
+            decided["head"] = self.head
+        if self.uses_classifier:
+            decided["classifier"] = None if classifier is None else _digest(classifier)
+        return sha256_json(decided)[:12]
+
+    @property
+    def uses_classifier(self) -> bool:
+        """Whether it starts from the backbone's classifier, if there is one."""
+        if self.kind == "dsts":
+            return self.take_over
+        return self.kind in ("baseline", "continued_classifier")
+
+    def folder_name(self, store: str, classifier: Classifier | None) -> str:
+        """Name of the folder that the trained head is kept in: variants that are trained alike,
+        whatever they are called, share it."""
+        seed = f"-seed{self.seed}" if self.is_trained else ""
+        return f"{self.kind}{seed}-{self.key(store, classifier)}"
+
+    def build(self, sizes: tuple[int, int], classifier: Classifier | None) -> nn.Module:
+        """The untrained head; draws from torch's global generator, which it seeds.
+
+        Args:
+            sizes: Channels of the maps, number of classes.
+
+        Raises:
+            SettingsError: The head's arguments exclude each other, or it is the backbone's
+                classifier and there is none for these classes.
+        """
+        stream = "dsts" if self.kind == "dsts" else "linear_probe"
+        torch.manual_seed(derive_seed(self.seed, stream))
+        try:
+            head = self._new_head(sizes)
+        except ValueError as error:
+            raise SettingsError(f"variant {self.name}: {error}") from None
+        if self.uses_classifier and classifier is not None:
+            take_over_classifier(head, *classifier)
+        elif self.kind in ("baseline", "continued_classifier"):
+            raise SettingsError(
+                f"variant {self.name} is the backbone's own classifier, and no classifier of this "
+                f"backbone fits {sizes[0]} channels and {sizes[1]} classes; leave the variant out, "
+                "or name the backbone.weights that were trained on these classes"
+            )
+        return head
+
+    def _new_head(self, sizes: tuple[int, int]) -> nn.Module:
+        if self.kind == "dsts":
+            return DSTSHead(*sizes, **self.head)
+        if self.kind == "attentive_probe":
+            return AttentiveProbe(*sizes)
+        if self.kind == "conv_block":
+            same = count_parameters(DSTSHead(*sizes, **self.head))
+            return ConvBlockHead(*sizes, num_parameters=same)
+        return LinearProbe(*sizes)
+
+
+def stream_of(plan: RunPlan) -> tuple[Any, ...]:
+    """What decides which batches a training goes through: runs that agree can share them.
+
+    UDL's pairs train on the same batches, in the same order, that an ordinary epoch has, so the
+    two share them; class-balanced pairs are dealt out otherwise.
+    """
+    options = plan.options
+    balanced = options.class_balanced
+    return (
+        options.stream_seed,
+        options.batch_size,
+        options.heldout_fraction,
+        options.order,
+        options.shard_window,
+        balanced,
+        balanced and options.udl and plan.kind == "dsts",
+    )
+
+
+def _digest(classifier: Classifier) -> str:
+    values = (part.detach().cpu().contiguous().float().numpy().tobytes() for part in classifier)
+    return hashlib.sha256(b"".join(values)).hexdigest()
+
+
+# ---- The trainings of an ablation: what is finished on disk, and how the rest is trained. -------
+#
+# Enters: plans, the feed of the training split, where to keep things. Leaves: a folder per run with
+# `history.json`, `head.safetensors` and, written last, `head.json`. A run that has those is
+# finished: it is never trained again, whatever variants come later.
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Where runs are kept, and what all of them are made of.
+
+    Args:
+        root: Folder of the finished runs' folders.
+        checkpoints: Folder of the unfinished ones' checkpoints.
+        store: Fingerprint of the maps.
+        sizes: Channels of the maps, number of classes.
+        classifier: The backbone's own, where there is one.
+        made_of: What every head's file says of its making.
+        every_batches: Checkpoints after so many batches, and after every epoch.
+        num_together: Trainings in memory at a time, at most.
+    """
+
+    root: Path
+    checkpoints: Path
+    store: str
+    sizes: tuple[int, int]
+    classifier: Classifier | None
+    made_of: dict[str, Any]
+    every_batches: int | None = None
+    num_together: int = 64
+
+    def folder(self, plan: RunPlan) -> Path:
+        """The run's folder, there or not."""
+        return self.root / plan.folder_name(self.store, self.classifier)
+
+    def is_finished(self, plan: RunPlan) -> bool:
+        """Whether its trained head is there."""
+        return (self.folder(plan) / "head.json").exists()
+
+    def history(self, plan: RunPlan) -> list[dict[str, Any]]:
+        """An entry per epoch of a finished run."""
+        return read_signed(self.folder(plan) / "history.json")["epochs"]
+
+    def unfinished(self, plans: Sequence[RunPlan]) -> list[RunPlan]:
+        """Those to train, each once, those of one order of batches side by side."""
+        wanted: dict[Path, RunPlan] = {}
+        for plan in plans:
+            if not self.is_finished(plan):
+                wanted.setdefault(self.folder(plan), plan)
+        return sorted(wanted.values(), key=lambda plan: repr(stream_of(plan)))
+
+    def check(self, plans: Sequence[RunPlan], store: FeatureStore, rows: np.ndarray) -> None:
+        """Build every head and look at the clips, so that what can't train is told first.
+
+        Args:
+            rows: Those of the training split.
+
+        Raises:
+            SettingsError: A head can't be built, or there are too few clips.
+        """
+        for plan in {(plan.name, plan.kind): plan for plan in plans}.values():
+            head = plan.build(self.sizes, self.classifier)
+            paired = plan.options.udl and bool(upstream_of(head))
+            if not plan.is_trained:
+                continue
+            try:
+                check_clips(store, rows, plan.options, paired=paired)
+            except SettingsError as error:
+                raise SettingsError(f"variant {plan.name}: {error}") from None
+
+    def save(self, plan: RunPlan, head: nn.Module, history: list[dict[str, Any]]) -> None:
+        """Keep a trained head."""
+        folder = self.folder(plan)
+        write_json(folder / "history.json", sign({"epochs": history}))
+        run = {"options": dataclasses.asdict(plan.options), "head": plan.head}
+        of_run = {"variant": plan.name, "seed": plan.seed, "title": plan.name, "run": run}
+        save_head(folder, head, self.made_of | {"store": self.store} | of_run)
+
+    def train(
+        self,
+        plans: Sequence[RunPlan],
+        feed: FeatureFeed,
+        device: torch.device,
+        *,
+        tell: Tell = lambda statuses: None,
+        stop: StopRequest | None = None,
+    ) -> dict[Path, str]:
+        """Train `plans` in as few passes as their orders of batches allow.
+
+        Returns:
+            Why each that diverged did so, by its folder.
+
+        Raises:
+            TrainingStopped: A stop was asked for; all are saved.
+        """
+        for plan in plans:
+            if not plan.is_trained:
+                self.save(plan, plan.build(self.sizes, self.classifier), [])
+        told: dict[Path, str] = {}
+        trained = [plan for plan in plans if plan.is_trained]
+        for _, alike in groupby(trained, key=lambda plan: repr(stream_of(plan))):
+            of_stream = list(alike)
+            for start in range(0, len(of_stream), self.num_together):
+                part = of_stream[start : start + self.num_together]
+                members = [self._member(plan, feed, device) for plan in part]
+                on_finished = partial(self._keep, dict(zip(members, part, strict=True)))
+                Together(members, feed, device, tell=tell, on_finished=on_finished, stop=stop).run()
+                for member, plan in zip(members, part, strict=True):
+                    if member.failure is not None:
+                        told[self.folder(plan)] = member.describe_failure()
+        if self.checkpoints.is_dir() and not any(self.checkpoints.iterdir()):
+            self.checkpoints.rmdir()
+        return told
+
+    def _keep(self, plans: dict[Member, RunPlan], member: Member) -> None:
+        self.save(plans[member], member.training.head, member.training.history)
+
+    def _member(self, plan: RunPlan, feed: FeatureFeed, device: torch.device) -> Member:
+        identity = {"store": self.store}
+        checkpoints = CheckpointOptions(self.checkpoints, identity, self.every_batches)
+        build = partial(plan.build, self.sizes, self.classifier)
+        return Member(plan.name, build, feed, plan.options, Processes(device=device), checkpoints)
+
+
+# ---- An ablation by several processes, each with a share of the trainings and of the threads. ---
+#
+# Small matrices gain little from a second thread; two processes of one thread each use two cores.
+# Every process reads every batch, from maps in memory that all of them share.
+#
+# Enters: plans. Leaves: finished runs on disk. A process that ends before its time ends the others,
+# which save; SIGTERM is passed on; a process whose parent is gone leaves, too.
+
+TELL_INTERVAL_SECONDS = 0.5
+
+
+def share_out(plans: Sequence[RunPlan], num_jobs: int) -> list[list[RunPlan]]:
+    """Plans for each process, of about equal work; as many shares as there is work for."""
+    shares: list[list[RunPlan]] = [[] for _ in range(num_jobs)]
+    loads = [0.0] * num_jobs
+    for plan in sorted(plans, key=work_of, reverse=True):
+        least = loads.index(min(loads))
+        shares[least].append(plan)
+        loads[least] += work_of(plan)
+    return [share for share in shares if share]
+
+
+def work_of(plan: RunPlan) -> float:
+    """Rough cost of a training, in layers that run forward once for each clip."""
+    if plan.kind != "dsts":
+        return 0.2 * plan.options.num_epochs
+    layers = int(plan.head.get("num_layers", 3))
+    # Without synapse all neurons run; measured at 3.5 times the time of ten neurons' selected one.
+    everyone = 1.0 if plan.head.get("synapse", True) else 3.5
+    return layers * everyone * (4.0 if plan.options.udl else 1.0) * plan.options.num_epochs
+
+
+def train_in_processes(
+    runs: Runs,
+    plans: Sequence[RunPlan],
+    feed: FeatureFeed,
+    device: torch.device,
+    *,
+    num_jobs: int,
+    tell: Tell,
+    stop: StopRequest,
+) -> dict[Path, str]:
+    """`Runs.train` by `num_jobs` processes.
+
+    Raises:
+        TrainingStopped: A stop was asked for; all are saved.
+        UserError: A process met an error, which is told, or was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    told: Any = context.Queue()
+    shares = share_out(plans, num_jobs)
+    num_threads = max(1, torch.get_num_threads() // len(shares))
+    processes: list[SpawnProcess] = []
+    for share in shares:
+        arguments = (runs, share, feed, device, num_threads, stop.exit_status, told, os.getpid())
+        processes.append(context.Process(target=_work, args=arguments))
+    try:
+        for process in processes:
+            process.start()
+        return _follow(processes, told, tell, stop)
+    finally:
+        _end(processes, told)
+
+
+def _follow(
+    processes: Sequence[SpawnProcess], told: Any, tell: Tell, stop: StopRequest
+) -> dict[Path, str]:
+    failures: dict[Path, str] = {}
+    left = len(processes)
+    while left:
+        if stop.requested:
+            _end(processes, told)
+            raise _stopped(stop)
+        try:
+            kind, value = told.get(timeout=TELL_INTERVAL_SECONDS)
+        except queue.Empty:
+            killed = [p for p in processes if p.exitcode not in (None, 0)]
+            if killed:
+                raise UserError(
+                    f"a process of the ablation ended with status {killed[0].exitcode} before its "
+                    "time (out of memory?); the same command goes on from the checkpoints"
+                ) from None
+            continue
+        if kind == "status":
+            tell(value)
+        elif kind == "error":
+            raise value
+        elif kind == "stopped":  # the signal reached a process only
+            raise _stopped(stop)
+        else:
+            failures |= value
+            left -= 1
+    return failures
+
+
+def _stopped(stop: StopRequest) -> TrainingStopped:
+    text = "asked to stop: trainings saved; the same command goes on from there"
+    return TrainingStopped(text, stop.exit_status)
+
+
+def _end(processes: Sequence[SpawnProcess], told: Any) -> None:
+    """Ask those that still work to save and leave, and wait for them.
+
+    A process only ends when what it told was taken out of the queue.
+    """
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    while any(process.is_alive() for process in processes):
+        with suppress(queue.Empty):
+            told.get(timeout=0.1)
+    for process in processes:
+        if process.pid is not None:
+            process.join()
+
+
+def _work(
+    runs: Runs,
+    plans: list[RunPlan],
+    feed: FeatureFeed,
+    device: torch.device,
+    num_threads: int,
+    exit_status: int,
+    told: Any,
+    parent: int,
+) -> None:
+    """One process: train a share, and tell."""
+    console.quiet = True
+    torch.set_num_threads(num_threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks by SIGTERM
+    last = 0.0
+    with stop_on_sigterm(exit_status) as stop:
+
+        def save_and_leave() -> None:
+            told.cancel_join_thread()  # nobody takes out of the queue any more
+            stop.requested = True
+
+        end_with_parent(parent, on_loss=save_and_leave)
+
+        def tell(statuses: Sequence[Status]) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= TELL_INTERVAL_SECONDS or all(s.finished for s in statuses):
+                last = now
+                told.put(("status", list(statuses)))
+
+        try:
+            told.put(("end", runs.train(plans, feed, device, tell=tell, stop=stop)))
+        except TrainingStopped:
+            told.put(("stopped", None))
+        except UserError as error:
+            told.put(("error", error))
+
+
+# ---- How far an ablation is: on a terminal a table that moves, else a line a minute. ------------
+#
+# Enters: the status of every training. Leaves: loss and accuracy of each variant (means over its
+# seeds), the epoch, the share of the work that is done and the time left.
+
+LINE_INTERVAL_SECONDS = 60.0
+MAX_LIVE_ROWS = 40
+
+
+class Display:
+    """Keeps the last status of every training; any number of processes may tell theirs."""
+
+    def __init__(self, num_runs: int, show: Callable[[Display], None]) -> None:
+        self.num_runs, self._show = num_runs, show
+        self.statuses: dict[tuple[str, int], Status] = {}
+        self.start = time.monotonic()
+        self._done_before: dict[tuple[str, int], float] = {}
+
+    def tell(self, statuses: Sequence[Status]) -> None:
+        """Take in what trainings say of themselves."""
+        for status in statuses:
+            key = status.name, status.seed
+            self._done_before.setdefault(key, status.done)
+            self.statuses[key] = status
+        self._show(self)
+
+    @property
+    def done(self) -> float:
+        """Share of the work that is done, 0 to 1."""
+        ends = (1.0 if s.failure else s.done for s in self.statuses.values())
+        return sum(ends) / max(self.num_runs, 1)
+
+    def time_left(self) -> str:
+        """Such as "12 min left"; by the pace of this run, without what was done before."""
+        made = self.done - sum(self._done_before.values()) / max(self.num_runs, 1)
+        if made <= 0:
+            return "time left not known yet"
+        seconds = (time.monotonic() - self.start) * (1.0 - self.done) / made
+        return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
+
+    def by_variant(self) -> dict[str, list[Status]]:
+        """The statuses of each variant, in the order of their first appearance."""
+        found: dict[str, list[Status]] = {}
+        for status in self.statuses.values():
+            found.setdefault(status.name, []).append(status)
+        return found
+
+
+def describe(name: str, statuses: Sequence[Status]) -> str:
+    """One variant in a few words: means over its seeds."""
+    failed = sum(status.failure is not None for status in statuses)
+    going = [status for status in statuses if status.failure is None] or list(statuses)
+    text = f"{name} loss {_mean([s.loss for s in going]):.2f}"
+    text += f" acc {100 * _mean([s.accuracy for s in going]):.0f} %"
+    held = [s.heldout_accuracy for s in going if s.heldout_accuracy is not None]
+    if held:
+        text += f" held-out {100 * _mean(held):.0f} %"
+    return text + (f" ({failed} diverged)" if failed else "")
+
+
+def live_table(display: Display) -> Table:
+    """A row per variant."""
+    table = Table(title="Ablation: training", title_justify="left")
+    for heading in ("variant", "seeds", "epoch", "loss", "accuracy", "held-out", "state"):
+        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    for name, statuses in list(display.by_variant().items())[:MAX_LIVE_ROWS]:
+        held = [s.heldout_accuracy for s in statuses if s.heldout_accuracy is not None]
+        failed = sum(s.failure is not None for s in statuses)
+        finished = sum(s.finished for s in statuses)
+        state = f"{failed} diverged" if failed else f"{finished} done" if finished else "trains"
+        epochs = sorted({s.epoch for s in statuses})
+        table.add_row(
+            name,
+            str(len(statuses)),
+            f"{'-'.join(map(str, epochs))}/{statuses[0].num_epochs}",
+            f"{_mean([s.loss for s in statuses]):.3f}",
+            f"{100 * _mean([s.accuracy for s in statuses]):.1f} %",
+            f"{100 * _mean(held):.1f} %" if held else "-",
+            state,
+        )
+    table.add_section()
+    bar = ProgressBar(total=1.0, completed=display.done, width=20)
+    table.add_row(bar, "", "", "", "", f"{100 * display.done:.0f} %", display.time_left())
+    return table
+
+
+@contextmanager
+def show_ablation(num_runs: int) -> Iterator[Display]:
+    """Show the training of `num_runs` heads."""
+    if not console.is_terminal:
+        yield Display(num_runs, _Lines())
+        return
+    with Live(console=console, refresh_per_second=2) as live:
+        yield Display(num_runs, lambda display: live.update(live_table(display)))
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._last, self._ended = time.monotonic(), False
+
+    def __call__(self, display: Display) -> None:
+        now = time.monotonic()
+        ends = all(s.finished or s.failure for s in display.statuses.values())
+        ends = ends and len(display.statuses) == display.num_runs
+        if (now - self._last < LINE_INTERVAL_SECONDS and not ends) or self._ended:
+            return
+        self._last, self._ended = now, ends
+        known = display.by_variant()
+        console.print(
+            f"ablate: {100 * display.done:.0f} % of {display.num_runs} trainings, "
+            f"{display.time_left()}; " + "; ".join(describe(n, s) for n, s in known.items()),
+            soft_wrap=True,
+        )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

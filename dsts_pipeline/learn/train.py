@@ -1,0 +1,240 @@
+"""The training of a head on cached maps, epoch by epoch, from wherever it was stopped.
+
+Enters: a head, a `FeatureFeed` over the training split, options. Leaves: the head, trained in
+place and in evaluation mode, and a history of plain dictionaries.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.progress import console, track
+from dsts_pipeline.base.training_clips import find_shortage
+from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.learn.options import TrainingOptions
+from dsts_pipeline.learn.processes import ALONE, Processes
+from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
+from dsts_pipeline.learn.training import Training
+
+# ---- What can't train is told before a map is read. ---------------------------------------------
+#
+# Enters: what a store says of its clips, options, a head. Leaves: nothing, or an error.
+
+
+def check_clips(
+    store: FeatureStore,
+    rows: np.ndarray,
+    options: TrainingOptions,
+    *,
+    paired: bool,
+    world_size: int = 1,
+) -> None:
+    """Refuse training rows that are too few, or whose classes are not the store's.
+
+    Args:
+        rows: Those of the training split.
+        paired: Whether an iteration takes two disjoint batches, as UDL's does.
+        world_size: Processes that train together; `options.batch_size` is of each.
+
+    Raises:
+        SettingsError: They are. With early stopping also where no clip would be held out.
+    """
+    labels = store.labels[rows]
+    num_classes = len(store.class_names)
+    strange = labels[(labels < 0) | (labels >= num_classes)]
+    if len(strange):
+        raise SettingsError(
+            f"{store.location}: clip {store.video_ids[rows[labels == strange[0]][0]]} is of class "
+            f"{strange[0]}, and the store names {num_classes} classes; the annotations and their "
+            "list of classes disagree: correct them, then `python cli.py prepare` and `extract`"
+        )
+    shortage = find_shortage(
+        labels,
+        np.asarray(store.video_ids)[rows],
+        batch_size=options.batch_size,
+        heldout_fraction=options.heldout_fraction,
+        seed=options.stream_seed,
+        paired=paired,
+        world_size=world_size,
+        early_stopping_epochs=options.early_stopping_epochs,
+    )
+    if shortage:
+        raise SettingsError(shortage)
+
+
+def check_head(head: nn.Module, feed: FeatureFeed) -> None:
+    """Refuse a head that is made for other maps or classes than `feed` serves.
+
+    Raises:
+        SettingsError: Its channels or classes are other ones.
+    """
+    config = getattr(head, "config", {})
+    found = config.get("in_channels"), config.get("num_classes")
+    expected = feed.map_shape[0], feed.num_classes
+    for name, has, wants in zip(("channels", "classes"), found, expected, strict=True):
+        if has is not None and has != wants:
+            raise SettingsError(
+                f"{type(head).__name__} is made for {has} {name}, and the store's maps have "
+                f"{wants}; build the head for this store"
+            )
+
+
+# ---- The training of a head on cached maps, epoch by epoch, from wherever it was stopped. -------
+#
+# Enters: a head, a `FeatureFeed` over the training split, options. Leaves: the head, trained in
+# place and in evaluation mode, and a history of plain dictionaries.
+
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def train_head(
+    head: nn.Module,
+    feed: FeatureFeed,
+    *,
+    on_epoch: OnEpoch | None = None,
+    title: str = "train",
+    processes: Processes = ALONE,
+    checkpoints: CheckpointOptions | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Train `head` on the clips of `feed`; with a held-out part, keep the best epoch's values.
+
+    The untrained head takes part in that choice, so a head that starts at its baseline does not
+    end below it on the held-out clips.
+
+    With `checkpoints`, a training that was stopped in any way goes on from its last checkpoint and
+    ends with the same weights, bit for bit on the same machine. The checkpoint of a finished
+    training stays until `remove_checkpoints`: asked again, it comes to its end at once.
+
+    Args:
+        feed: All training rows; held-out clips are taken from them.
+        on_epoch: Called with each entry of the history, those of before a stop included.
+        title: What the progress bar says.
+        processes: Those that train together; each calls this with equal arguments.
+        checkpoints: Where and how often to save; None for never.
+        options: Those of `TrainingOptions`.
+
+    Returns:
+        Per epoch: epoch, train_loss, train_accuracy, heldout_loss and heldout_accuracy (where
+        clips are held out), best (whether it is the best so far), seconds, and for a `DSTSHead`
+        layers (see `inspection.summarize_layer`).
+
+    Raises:
+        SettingsError: The head is made for other maps or classes, too few clips for UDL's pairs of
+            batches, or the training diverged.
+        CheckpointError: The checkpoint is damaged or in use.
+        TrainingStopped: A stop was asked for; the training is saved.
+    """
+    check_head(head, feed)
+    training = Training(head, feed, TrainingOptions(**options), processes)
+    return run_training(training, checkpoints, title, on_epoch)
+
+
+def run_training(
+    training: Training,
+    checkpoints: CheckpointOptions | None,
+    title: str,
+    on_epoch: OnEpoch | None = None,
+) -> list[dict[str, Any]]:
+    """Bring `training` to its end from wherever its checkpoint is; returns its history.
+
+    Raises:
+        SettingsError, CheckpointError, TrainingStopped: See `train_head`.
+    """
+    with Keeper(training, checkpoints) as keeper:
+        if keeper.resume():
+            console.print(f"{title}: goes on from {training.watch.last_good}")
+        else:
+            training.make_passes(training.start())
+        _run_epochs(training, keeper, title, on_epoch or (lambda entry: None))
+        training.make_passes(training.finish())
+    return training.history
+
+
+def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoch) -> None:
+    """From where the training is to its last epoch."""
+    for entry in training.history:
+        on_epoch(entry)
+    num_epochs, num_clips = training.options.num_epochs, training.sampler.num_clips
+    done = len(training.history) * num_clips + training.tally.num_clips
+    with track(title, num_epochs * num_clips, done=done) as progress:
+        while not training.is_done:
+            on_epoch(training.run_epoch(progress, keeper.after_batch))
+            keeper.after_epoch()
+
+
+# ---- ------------------------------------------------------------------------------------------
+# Learning curves: DVCLive for `dvc plots show` and `dvc metrics diff`; TensorBoard on request.
+#
+# A training that goes on after a stop logs its earlier epochs again, so curves are always whole.
+
+# What takes time differs from run to run and is no result: history.json has it.
+NOT_LOGGED = ("epoch", "layers", "best", "seconds")
+Log = Callable[[dict[str, Any]], None]
+
+
+@contextmanager
+def log_curves(folder: Path, board: Path | None = None, is_first: bool = True) -> Iterator[Log]:
+    """Give a function that logs one entry of a training's history as the next step.
+
+    Args:
+        folder: DVCLive's.
+        board: TensorBoard's, emptied first; None for none.
+        is_first: Whether this process logs.
+
+    Raises:
+        SettingsError: TensorBoard is asked for and not installed.
+    """
+    if not is_first:
+        yield lambda entry: None
+        return
+    writer = None if board is None else _open_board(board)
+    os.environ.setdefault("DVC_NO_ANALYTICS", "true")
+    from dvclive import Live
+
+    with Live(str(folder), dvcyaml=False, save_dvc_exp=False) as live:
+
+        def log(entry: dict[str, Any]) -> None:
+            for name, value in figures_of(entry).items():
+                live.log_metric(name, value)
+                if writer is not None:
+                    writer.add_scalar(name, value, entry["epoch"])
+            live.next_step()
+
+        try:
+            yield log
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def figures_of(entry: dict[str, Any]) -> dict[str, float]:
+    """What of a history's entry is plotted, by name."""
+    figures = {name: value for name, value in entry.items() if name not in NOT_LOGGED}
+    for number, layer in enumerate(entry.get("layers", ()), start=1):
+        for name in ("entropy", "dead", "saturated_share"):
+            if layer[name] is not None:
+                figures[f"layer_{number}/{name}"] = layer[name]
+    return figures
+
+
+def _open_board(board: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise SettingsError(
+            "train.tensorboard is true and TensorBoard is not installed; run "
+            '`pip install -c constraints.txt -e ".[tensorboard]"` or set it to false'
+        ) from None
+    shutil.rmtree(board, ignore_errors=True)
+    return SummaryWriter(str(board))

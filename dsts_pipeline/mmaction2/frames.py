@@ -1,0 +1,108 @@
+"""A transform that loads the very frames that extraction loads for the embedded backbone.
+
+Enters: mmaction2's dict of one video. Leaves: the same with `imgs`, T frames uint8 [H, W, 3], RGB.
+Sampling and scaling are those of `extract`: centres of equal segments (in training any frame of
+each), scaled by the decoder to `size_px`, the middle square. Backbones of the model zoo need no
+such thing: extraction follows mmaction2's own test pipeline for them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmaction.registry import TRANSFORMS  # noqa: E402
+from mmcv.transforms import BaseTransform  # noqa: E402
+
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import write_atomic
+from dsts_pipeline.clips.decode import Decoder, count_frames, decode_frames
+from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.extract.mmaction_compat import import_mmaction
+from dsts_pipeline.extract.views import jitter_frames, sample_views
+
+import_mmaction()
+
+
+@TRANSFORMS.register_module()
+class DecodeSegments(BaseTransform):
+    """One frame of each of `num_frames` equal segments of a video.
+
+    Args:
+        num_frames: T.
+        size_px: The shorter side is scaled to this, the square in the middle kept.
+        num_clips: Samples of the clip at test, shifted against each other.
+        test_mode: Centres of the segments; otherwise any frame of each, by numpy's global random
+            stream, which mmengine seeds.
+        decoder: "auto", "decord" or "pyav", see `clips/decode.py`.
+    """
+
+    def __init__(
+        self,
+        num_frames: int,
+        size_px: int,
+        num_clips: int = 1,
+        test_mode: bool = False,
+        decoder: Decoder = "auto",
+    ) -> None:
+        self.num_frames, self.size_px, self.num_clips = num_frames, size_px, num_clips
+        self.test_mode, self.decoder = test_mode, decoder
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Load the frames.
+
+        Raises:
+            VideoError: A frame cannot be had exactly; no clip is replaced by another one.
+        """
+        path, total = results["filename"], count_frames(results["filename"])
+        num_clips = self.num_clips if self.test_mode else 1
+        if self.test_mode:
+            places = sample_views(total, self.num_frames, num_clips, None, None).reshape(-1)
+        else:
+            generator = np.random.default_rng(np.random.randint(2**31))
+            places = jitter_frames(total, self.num_frames, None, None, generator)
+        frames = decode_frames(path, places, decoder=self.decoder, size_px=self.size_px)
+        results |= {"imgs": list(frames), "frame_inds": places, "total_frames": total}
+        results |= {"num_clips": num_clips, "clip_len": self.num_frames, "frame_interval": None}
+        results |= {"img_shape": frames.shape[1:3], "original_shape": frames.shape[1:3]}
+        return results
+
+
+# ---- The clip index as mmaction2's annotation lists, for its `VideoDataset`. --------------------
+#
+# Enters: a clip index. Leaves: a folder with `train_list_videos.txt` and so on, "path label" a
+# line, the path relative to the data root (mmaction2's `data_prefix`), and `label_map.txt`, a class
+# a line. `clips.mmaction_list` reads the same format. Videos that cannot be decoded are in no
+# index, so in no list.
+
+
+def write_annotation_lists(index: ClipIndex, folder: str | Path) -> dict[str, int]:
+    """Write a list per split and the class names; returns the number of clips by split.
+
+    Raises:
+        DataError: A clip is a part of its video, which mmaction2's list cannot say, or its path has
+            a space, which would end it there.
+    """
+    for clip in index.clips:
+        _check(clip)
+    counts = index.count_splits()
+    for split in counts:
+        lines = "".join(f"{clip.path} {clip.label}\n" for clip in index.of_split(split))
+        write_atomic(Path(folder) / f"{split}_list_videos.txt", lines.encode())
+    names = "".join(f"{name}\n" for name in index.class_names)
+    write_atomic(Path(folder) / "label_map.txt", names.encode())
+    return counts
+
+
+def _check(clip: Clip) -> None:
+    if (clip.start_frame, clip.end_frame) != (0, clip.num_frames):
+        raise DataError(
+            f"{clip.id}: frames {clip.start_frame} to {clip.end_frame} of the {clip.num_frames} of "
+            f"{clip.path}; mmaction2's lists know whole videos only: cut the clips out first"
+        )
+    if any(character.isspace() for character in clip.path):
+        raise DataError(
+            f"{clip.id}: its path {clip.path!r} has a space, where mmaction2's lists end the path; "
+            "rename the file"
+        )

@@ -1,0 +1,403 @@
+"""Plan and scene in, RGB frames uint8 [T, H, W, 3] out.
+
+Everything is a function of (seed, split, index). A clip may be mirrored: then it was planned as the
+class whose mirror image is wanted, so that labels always say what is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dsts_pipeline.base.provenance import derive_seed
+from dsts_pipeline.stick.rendering import FINE, cut_background, develop, draw_background
+from dsts_pipeline.stick.something_motion import (
+    CLASS_NAMES,
+    FLAT,
+    LID_OPEN,
+    MOVABLE,
+    POURABLE,
+    TURNABLE,
+    Colour,
+    Piece,
+    Plan,
+    Pose,
+    State,
+    Thing,
+    draw_hand,
+    draw_plan,
+    draw_shadow,
+    draw_thing,
+    draw_thing_of,
+    ellipse,
+    flip_label,
+    limb,
+    rectangle,
+    shade,
+    state_at,
+)
+
+# ---- A plan and its state at one instant -> the pieces to fill, back to front. ------------------
+#
+# Boxes with lids, containers, covers and glasses are drawn here, since they have a part behind what
+# they hold and one in front of it; plain objects and hands have files of their own.
+
+_LIDDED, _CONTAINED, _COVERED = (0, 4), (15, 18), (1, 23)
+_POURED = (6, 7, 9, 19)
+_GLASS: Colour = (126, 142, 158)
+
+
+def draw_action(plan: Plan, state: State, table: Colour) -> list[Piece]:
+    """Everything that has a part in the action, hands last."""
+    if plan.label in _LIDDED:
+        pieces = _draw_lidded(plan.actor, state.actor, state.lid, plan.side, table)
+    elif plan.label in _CONTAINED:
+        pieces = _draw_contained(plan, state, table)
+    elif plan.label in _COVERED:
+        pieces = _draw_covered(plan, state, table)
+    elif plan.label in _POURED:
+        pieces = _draw_poured(plan, state, table)
+    else:
+        pieces = _draw_plain(plan, state, table)
+    for tip in state.tips:
+        pieces += draw_hand(tip, plan.skin, plan.sleeve)
+    return pieces
+
+
+def _stand(thing: Thing, pose: Pose) -> list[Piece]:
+    return draw_thing(thing, pose.x, pose.y, pose.angle)
+
+
+def _draw_plain(plan: Plan, state: State, table: Colour) -> list[Piece]:
+    pieces = draw_shadow(plan.actor, state.actor.x, plan.y, table)
+    if state.other is not None:
+        pieces += draw_shadow(plan.other, state.other.x, state.other.y, table)
+        pieces += _stand(plan.other, state.other)
+    return pieces + _stand(plan.actor, state.actor)
+
+
+def _draw_lidded(thing: Thing, pose: Pose, lid: float, side: int, table: Colour) -> list[Piece]:
+    """A box seen from the front; its lid is hinged at the left or right edge."""
+    half, top = 0.5 * thing.width, pose.y + thing.height
+    angle = LID_OPEN * lid
+    hinge = np.array([pose.x + side * half, top + 0.008])
+    free = hinge + thing.width * np.array([-side * np.cos(angle), np.sin(angle)])
+    inside = rectangle(pose.x - half, top - 0.012, pose.x + half, top + 0.028)
+    body = rectangle(pose.x - half, pose.y, pose.x + half, top)
+    band = rectangle(pose.x - half, pose.y + 0.1 * thing.height, pose.x + half, pose.y + 0.04)
+    return [
+        *draw_shadow(thing, pose.x, pose.y, table),
+        Piece(inside, shade(thing.colour, 0.3)),
+        Piece(body, thing.colour),
+        Piece(band, shade(thing.colour, 0.8)),
+        Piece(limb(hinge, free, 0.02, 0.02), thing.accent),
+    ]
+
+
+def _draw_contained(plan: Plan, state: State, table: Colour) -> list[Piece]:
+    """An open container: the far rim, what is in it, the near wall."""
+    assert state.other is not None
+    x, y = state.other.x, state.other.y
+    half, top = 0.5 * plan.other.width, y + plan.other.height
+    wall = np.array([[x - 0.8 * half, y], [x + 0.8 * half, y], [x + half, top], [x - half, top]])
+    return [
+        *draw_shadow(plan.other, x, y, table),
+        Piece(ellipse(x, top, half, 0.035), shade(plan.other.colour, 0.4)),
+        *_stand(plan.actor, state.actor),
+        Piece(wall, plan.other.colour),
+        Piece(limb(wall[3], wall[2], 0.008, 0.008), shade(plan.other.colour, 1.25)),
+    ]
+
+
+def _draw_covered(plan: Plan, state: State, table: Colour) -> list[Piece]:
+    """A cloth, larger than the object, that hangs from the hand or lies over the object."""
+    assert state.other is not None
+    x, y = state.other.x, state.other.y
+    half, height = 0.5 * plan.actor.width + 0.05, plan.actor.height + 0.03
+    hem = [[x + half * s, y - 0.012 * (n % 2)] for n, s in enumerate(np.linspace(1, -1, 9))]
+    crown = [[x - 0.72 * half, y + 0.9 * height], [x - 0.4 * half, y + height]]
+    crown += [[x + 0.4 * half, y + height], [x + 0.72 * half, y + 0.9 * height]]
+    folds = [
+        Piece(
+            limb(np.array([x + s * half, y]), np.array([x + 0.6 * s * half, y + 0.8 * height]),
+                 0.008, 0.004),
+            shade(plan.other.colour, 0.78),
+        )
+        for s in (-0.55, 0.05, 0.6)
+    ]  # fmt: skip
+    return [
+        *draw_shadow(plan.actor, state.actor.x, state.actor.y, table),
+        *_stand(plan.actor, state.actor),
+        Piece(np.array([*hem, *crown]), plan.other.colour),
+        *folds,
+    ]
+
+
+def _draw_poured(plan: Plan, state: State, table: Colour) -> list[Piece]:
+    """Puddles, the glass with its liquid, the falling stream, the vessel."""
+    assert state.other is not None
+    x, y = state.other.x, state.other.y
+    half, height = 0.5 * plan.other.width, plan.other.height
+    pieces = draw_shadow(plan.other, x, y, table)
+    for side, amount in zip((-1, 1), state.spill, strict=True):
+        if amount > 0:
+            centre = x + side * (half + 0.05)
+            pieces.append(
+                Piece(ellipse(centre, y - 0.005, 0.03 + 0.09 * amount, 0.035), plan.liquid)
+            )
+    surface = y + 0.012 + (height - 0.012) * state.level
+    pieces += [
+        Piece(rectangle(x - half, y, x + half, y + height), shade(_GLASS, 0.6)),
+        Piece(rectangle(x - half + 0.012, y + 0.012, x + half - 0.012, y + height), _GLASS),
+        Piece(rectangle(x - half + 0.012, y + 0.012, x + half - 0.012, surface), plan.liquid),
+    ]
+    if min(state.spill) > 0:  # over the rim, down both walls
+        for side in (-1, 1):
+            wall = x + side * half
+            pieces.append(Piece(rectangle(wall - 0.014, y, wall + 0.014, y + height), plan.liquid))
+        pieces.append(Piece(ellipse(x, y + height, half + 0.01, 0.016), plan.liquid))
+    if state.stream_x is not None:
+        inside = abs(state.stream_x - x) < half
+        bottom = surface if inside else y - 0.005
+        stream = rectangle(
+            state.stream_x - 0.011, bottom, state.stream_x + 0.011, y + height + 0.07
+        )
+        pieces.append(Piece(stream, plan.liquid))
+    return pieces + _stand(plan.actor, state.actor)
+
+
+# ---- What surrounds an action: wall, table, clutter, camera, exposure and sensor noise. ---------
+#
+# One `Scene` is drawn per clip from its generator; `difficulty` scales how much each nuisance
+# varies.
+
+
+@dataclass(frozen=True)
+class Clutter:
+    """A thing that has no part in the action, at the back of the table."""
+
+    thing: Thing
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that does not depend on the action.
+
+    Attributes:
+        background: RGB image of 2.6 x 2.6 frames.
+        table: Colour of the table.
+        table_edge: Height of its far edge, in frames.
+        clutter: Farthest first.
+        zoom: Frames of the picture per frame of the scene.
+        offset: Constant framing error [2], in frames.
+        jitter: Camera shake [num_frames, 2], in frames.
+        exposure, contrast: Affine change of all values.
+        noise: float32 [size * 2, size * 2, 3].
+    """
+
+    background: Image.Image
+    table: Colour
+    table_edge: float
+    clutter: tuple[Clutter, ...]
+    zoom: float
+    offset: np.ndarray
+    jitter: np.ndarray
+    exposure: float
+    contrast: float
+    noise: np.ndarray
+
+
+def draw_scene(
+    generator: np.random.Generator, *, size_px: int, num_frames: int, difficulty: float
+) -> Scene:
+    """Draw the nuisances of one clip.
+
+    Args:
+        generator: Source of all randomness.
+        size_px: Frame height and width.
+        num_frames: Frames that the camera's shake is drawn for.
+        difficulty: 0 plain, 1 the default, up to 3.
+    """
+    shake = generator.normal(0.0, 0.005 * difficulty, (num_frames, 2))
+    drift = np.cumsum(generator.normal(0.0, 0.004 * difficulty, (num_frames, 2)), axis=0)
+    noise_level = 2.0 + 6.0 * difficulty * generator.random()
+    noise = generator.standard_normal((size_px * 2, size_px * 2, 3), dtype=np.float32)
+    edge = float(generator.uniform(-0.1, 0.02))
+    return Scene(
+        background=draw_background(generator, size_px, difficulty),
+        table=_draw_table(generator),
+        table_edge=edge,
+        clutter=_draw_clutter(generator, edge, difficulty),
+        zoom=float(generator.uniform(1.1, 1.2 + 0.06 * difficulty)),
+        offset=generator.normal(0.0, 0.015 * difficulty, 2),
+        jitter=shake + drift,
+        exposure=float(generator.normal(0.0, 10.0 * difficulty)),
+        contrast=float(np.exp(generator.normal(0.0, 0.1 * difficulty))),
+        noise=noise * np.float32(noise_level),
+    )
+
+
+def _draw_table(generator: np.random.Generator) -> Colour:
+    base = generator.uniform(90, 205)
+    warm = generator.uniform(0, 40)
+    values = np.clip([base + warm, base + 0.3 * warm, base - 0.7 * warm], 0, 255).astype(int)
+    return int(values[0]), int(values[1]), int(values[2])
+
+
+def _draw_clutter(
+    generator: np.random.Generator, edge: float, difficulty: float
+) -> tuple[Clutter, ...]:
+    """None at difficulty 0, up to four at 2."""
+    found = []
+    for _ in range(int(generator.integers(0, 1 + int(np.ceil(2 * difficulty))))):
+        thing = draw_thing_of((*MOVABLE, "bottle", "book"), generator, difficulty)
+        x = float(generator.uniform(-0.55, 0.55))
+        found.append(Clutter(thing, x, edge - 0.04 - 0.03 * float(generator.random())))
+    return tuple(sorted(found, key=lambda clutter: -clutter.y))
+
+
+# ---- Plan and scene in, RGB frames uint8 [T, H, W, 3] out. --------------------------------------
+#
+# Everything is a function of (seed, split, index). A clip may be mirrored: then it was planned as
+# the class whose mirror image is wanted, so that labels always say what is seen.
+
+_ACTORS = {6: POURABLE, 7: POURABLE, 9: POURABLE, 19: POURABLE, 10: TURNABLE, 20: TURNABLE}
+_ACTORS |= dict.fromkeys((15, 18), ("ball", "block", "can")) | dict.fromkeys((0, 4), ("box",))
+_OTHERS = {16: FLAT, 17: FLAT}
+
+
+@dataclass(frozen=True)
+class Action:
+    """One clip before it is drawn.
+
+    Attributes:
+        label: Class that the finished picture shows.
+        plan: As drawn before mirroring; of the mirror class if `mirrored`.
+        mirrored: The picture is flipped left to right after drawing.
+    """
+
+    label: int
+    plan: Plan
+    scene: Scene
+    mirrored: bool
+    size_px: int
+    num_frames: int
+    seed: int
+
+
+def draw_clip(
+    seed: int,
+    split: str,
+    index: int,
+    *,
+    label: int | None = None,
+    size_px: int = 96,
+    num_frames: int = 24,
+    difficulty: float = 1.0,
+) -> Action:
+    """Draw the clip `index` of `split` under `seed`.
+
+    Args:
+        seed: The data set's seed.
+        split: Name of the split; splits share no random stream.
+        index: Number of the clip in its split.
+        label: Class 0 to 23; by default `index` modulo 24, so that classes are balanced.
+        size_px: Frame height and width.
+        num_frames: Frames in the clip.
+        difficulty: Strength of the nuisances, 0 to 3.
+    """
+    start = plan_clip(seed, split, index, label=label, difficulty=difficulty)
+    generator = start.generator
+    scene = draw_scene(generator, size_px=size_px, num_frames=num_frames, difficulty=difficulty)
+    own_seed = int(generator.integers(1 << 31))
+    return Action(start.label, start.plan, scene, start.mirrored, size_px, num_frames, own_seed)
+
+
+@dataclass(frozen=True)
+class PlannedClip:
+    """What is drawn first: all that annotations speak of. `generator` goes on from there."""
+
+    label: int
+    plan: Plan
+    mirrored: bool
+    generator: np.random.Generator
+
+
+def plan_clip(
+    seed: int, split: str, index: int, *, label: int | None = None, difficulty: float = 1.0
+) -> PlannedClip:
+    """The first part of `draw_clip`, a hundred times faster than the whole."""
+    generator = np.random.default_rng(derive_seed(seed, "stick_something", split, index))
+    shown = index % len(CLASS_NAMES) if label is None else label
+    mirrored = bool(generator.random() < 0.5)
+    planned = flip_label(shown) if mirrored else shown
+    plan = draw_plan(
+        planned,
+        generator,
+        actor_kinds=_ACTORS.get(planned, MOVABLE),
+        other_kinds=_OTHERS.get(planned, MOVABLE),
+        difficulty=difficulty,
+    )
+    return PlannedClip(shown, _fit(plan), mirrored, generator)
+
+
+def _fit(plan: Plan) -> Plan:
+    """What an action needs: a roomy box or bowl, a glass below a vessel, a cloth."""
+    colour = plan.other.name.split()[0]
+    if plan.label in (0, 4):
+        return replace(plan, actor=replace(plan.actor, width=0.32, height=0.19))
+    if plan.label in (15, 18):
+        width = max(0.27, 1.5 * plan.actor.width)
+        bowl = replace(plan.other, kind="bowl", name=f"{colour} bowl", width=width, height=0.17)
+        return replace(plan, other=bowl)
+    if plan.label in (6, 7, 9, 19):
+        glass = replace(plan.other, kind="glass", name="glass", width=0.15, height=0.21)
+        return replace(plan, other=glass)
+    if plan.label in (1, 23):
+        return replace(plan, other=replace(plan.other, kind="cloth", name=f"{colour} cloth"))
+    return plan
+
+
+def clip_states(action: Action) -> list[State]:
+    """The state in every frame, before mirroring, at the times that `render_clip` draws."""
+    return [state_at(action.plan, t) for t in np.linspace(0.0, 1.0, action.num_frames)]
+
+
+def render_clip(action: Action) -> np.ndarray:
+    """All frames of a clip, uint8 [T, H, W, 3], RGB."""
+    size, scene = action.size_px, action.scene
+    frames = np.empty((action.num_frames, size, size, 3), np.uint8)
+    generator = np.random.default_rng(action.seed)
+    for number, state in enumerate(clip_states(action)):
+        camera = scene.offset + scene.jitter[number] + [state.camera_x, -0.06]
+        picture = _draw_frame(action, state, camera)
+        if action.mirrored:
+            picture = picture[:, ::-1]
+        frames[number] = develop(
+            picture,
+            contrast=scene.contrast,
+            exposure=scene.exposure,
+            noise=scene.noise,
+            generator=generator,
+        )
+    return frames
+
+
+def _draw_frame(action: Action, state: State, camera: np.ndarray) -> np.ndarray:
+    scene, size = action.scene, action.size_px
+    shift = camera * np.array([1.0, -1.0]) * size * scene.zoom
+    image = cut_background(scene.background, shift, size)
+    draw = ImageDraw.Draw(image)
+    pieces = [Piece(rectangle(-3, -3, 3, scene.table_edge), scene.table)]
+    for clutter in scene.clutter:
+        pieces += draw_thing(clutter.thing, clutter.x, clutter.y)
+    pieces += draw_action(action.plan, state, scene.table)
+    scale, half = size * scene.zoom * FINE, 0.5 * size * FINE
+    for piece in pieces:
+        corners = (piece.points - camera) * np.array([scale, -scale]) + half
+        draw.polygon(corners.ravel().tolist(), fill=piece.colour)
+    return np.array(image.reduce(FINE))
