@@ -75,6 +75,17 @@ def verdict(difference: Difference) -> str:
     return "not seen"
 
 
+def verdicts_table(found: list[Figures]) -> str:
+    """`claims_table` on one screen: verdict and points, no intervals."""
+    columns = ["claim", "measured by", "paper", *(one.regime.short for one in found)]
+    rows = []
+    for comparison in COMPARISONS:
+        cells = [comparison.claim, comparison.what, _paper(comparison)]
+        cells += [_short_cell(figures, comparison) for figures in found]
+        rows.append(cells)
+    return markdown([columns, *rows])
+
+
 def claims_table(found: list[Figures]) -> str:
     """A row a comparison, a column a regime: points, interval over seeds, verdict."""
     columns = ["claim", "difference, points", "paper", *(one.regime.title for one in found)]
@@ -137,10 +148,22 @@ def _correlation(seen: list[dict]) -> str:
     return f"{found['mean']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
 
 
-def _cell(figures: Figures, comparison: Comparison) -> str:
+def _versus(figures: Figures, comparison: Comparison) -> Difference | None:
+    """The difference; None where the regime lacks one of the two variants."""
     if not {comparison.better, comparison.worse} <= set(figures.variants):
+        return None
+    return figures.versus(comparison.better, comparison.worse)
+
+
+def _short_cell(figures: Figures, comparison: Comparison) -> str:
+    one = _versus(figures, comparison)
+    return "" if one is None else f"{verdict(one)} {one.points:+.1f}"
+
+
+def _cell(figures: Figures, comparison: Comparison) -> str:
+    one = _versus(figures, comparison)
+    if one is None:
         return ""
-    one = figures.versus(comparison.better, comparison.worse)
     low, high = (one.clips_low, one.clips_high) if one.low is None else (one.low, one.high)
     return f"{one.points:+.1f} ({low:+.1f} to {high:+.1f}) {verdict(one)}"
 
