@@ -38,10 +38,8 @@ COMPARISONS = (
     ),
     Comparison("", "full - baseline", REFERENCE, "baseline"),
     Comparison("", "full - its classifier alone, trained on", REFERENCE, "continued_classifier"),
-    Comparison(
-        "It does so by specializing", "full - attentive probe", REFERENCE, "attentive_probe"
-    ),
-    Comparison("", "full - convolution block", REFERENCE, "conv_block"),
+    Comparison("It does so by specializing", "full - convolution block", REFERENCE, "conv_block"),
+    Comparison("", "full - attentive probe", REFERENCE, "attentive_probe"),
     Comparison("", "full - linear probe", REFERENCE, "linear_probe"),
     Comparison(
         "The synapse helps",
@@ -76,14 +74,13 @@ def verdict(difference: Difference) -> str:
 
 
 def verdicts_table(found: list[Figures]) -> str:
-    """`claims_table` on one screen: verdict and points, no intervals."""
-    columns = ["claim", "measured by", "paper", *(one.regime.short for one in found)]
-    rows = []
+    """A row a claim, by the first of its comparisons: verdict and points, no intervals."""
+    rows = [["claim", "paper", *(one.regime.short for one in found)]]
     for comparison in COMPARISONS:
-        cells = [comparison.claim, comparison.what, _paper(comparison)]
-        cells += [_short_cell(figures, comparison) for figures in found]
-        rows.append(cells)
-    return markdown([columns, *rows])
+        if comparison.claim:
+            cells = [_short_cell(figures, comparison) for figures in found]
+            rows.append([comparison.claim, _paper(comparison), *cells])
+    return markdown(rows)
 
 
 def claims_table(found: list[Figures]) -> str:
