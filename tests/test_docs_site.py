@@ -80,6 +80,16 @@ def test_links_that_leave_the_docs_show_paths(hooks, written, shown):
     assert hooks.on_page_markdown(f"See {written}.", page) == f"See {shown}."
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
+def test_lists_are_lists_on_the_site(page):
+    """Python-Markdown, unlike GitHub, wants a blank line between a paragraph and a list."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for block in re.split(r"\n\s*\n", text):
+        first, *rest = block.strip("\n").split("\n")
+        if not re.match(r"\s*(?:[-|>#]|\d+\.) ?", first):
+            assert not [line for line in rest if line.startswith("- ")], first
+
+
 @pytest.mark.parametrize("module", PUBLIC)
 def test_stable_names_are_importable_and_in_the_reference(module):
     for name in PUBLIC[module]:
