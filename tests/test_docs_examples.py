@@ -27,6 +27,12 @@ PAGES = {
     "python-api.md": None,
     "transformers.md": "transformers",
 }
+# What a page says is there when its blocks begin: fixtures.
+THERE = {
+    "dataloader.md": "recorded_store",
+    "lightning.md": "recorded_store",
+    "python-api.md": "videos_and_bundle",
+}
 # Others: a config of mmaction2, an address that nobody has, and blocks with tests of their own
 # (tests/metrics/test_results_format.py, tests/feature_store/test_store_format_page.py).
 ELSEWHERE = {"mmaction2.md", "remote-stores.md", "results-format.md", "store-format.md"}
@@ -47,12 +53,17 @@ def all_blocks_of(page: Path) -> list[tuple[int, str, str]]:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Four videos, a bundle, and a run's store of 96 clips: what the pages say is there."""
-    for number in range(4):
-        write_video(tmp_path / f"dive{number}.mp4", num_frames=20, seed=number)
-    save_bundle(tmp_path / "my_bundle", make_bundle())
+    """Where the blocks of a page run."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def videos_and_bundle(folder):
+    """Four short videos, and a bundle."""
+    for number in range(4):
+        write_video(folder / f"dive{number}.mp4", num_frames=20, seed=number)
+    save_bundle(folder / "my_bundle", make_bundle())
 
 
 @pytest.fixture
@@ -98,8 +109,8 @@ def run_blocks(page: Path) -> None:
 def test_examples_run(name, folder, request):
     if PAGES[name]:
         pytest.importorskip(PAGES[name], reason="the optional package is not installed")
-    if name in ("dataloader.md", "lightning.md"):
-        request.getfixturevalue("recorded_store")
+    if name in THERE:
+        request.getfixturevalue(THERE[name])
     assert blocks_of(DOCS / name)
     run_blocks(DOCS / name)
 
