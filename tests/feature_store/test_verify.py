@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from dsts_pipeline.feature_store.verify.tables import verdict_table
+from stages.stores import verdict_table
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import sha256_file, sign
