@@ -35,11 +35,11 @@ from dsts_pipeline.feature_store.importing import (
     survey_source,
     write_import,
 )
-from dsts_pipeline.feature_store.manifest import load_manifest, record_store
-from dsts_pipeline.feature_store.recorded import read_features_record, require_recorded
-from dsts_pipeline.feature_store.space import require_space, survey_store
+from dsts_pipeline.feature_store.manifest import load_manifest
+from dsts_pipeline.feature_store.opening import read_features_record, record_store, require_recorded
 from dsts_pipeline.feature_store.statistics import ChannelStatistics
-from dsts_pipeline.feature_store.verdict import ValueReport, Verdict, check_store
+from dsts_pipeline.feature_store.verify import ValueReport, Verdict, check_store
+from dsts_pipeline.feature_store.writer import require_space, survey_store
 from stages import common
 
 LIST_COLUMNS, VERDICT_COLUMNS = 170, 100  # that the tables need to be read
@@ -109,7 +109,6 @@ def _check(settings: Settings, location: str, fast: bool) -> Verdict:
     return check_store(
         location,
         fast=fast,
-        start_track=track,
         num_threads=feed.num_read_threads,
         cache_dir=feed.cache_dir,
         cache_bytes=feed.cache_bytes,

@@ -31,7 +31,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where a spreadsheet would begin to read a formula: at the start of a cell, and behind what parts
 # cells where lists are separated by semicolons. The full-width forms count in East Asian settings.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@＝＋－＠']|[\t\r\n])")
-_HELD = (errno.EACCES, errno.EAGAIN)
+HELD = (errno.EACCES, errno.EAGAIN)
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
@@ -225,7 +225,7 @@ def _lock(path: Path, folder: Path) -> int:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _HELD:
+            if error.errno in HELD:
                 holder = os.pread(descriptor, 4096, 0).decode(errors="replace")
                 os.close(descriptor)
                 raise BusyError(

@@ -31,8 +31,9 @@ from dsts_pipeline.feature_store.hdf5 import (
     find_dataset,
     list_datasets,
 )
+from dsts_pipeline.feature_store.opening import open_store
 from dsts_pipeline.feature_store.plan import StorePlan, choose_samples_per_shard
-from dsts_pipeline.feature_store.reader import FeatureStore, open_store
+from dsts_pipeline.feature_store.reader import FeatureStore
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
 from dsts_pipeline.feature_store.writer import StoreWriter
 

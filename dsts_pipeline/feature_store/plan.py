@@ -130,20 +130,13 @@ class StorePlan:
     @cached_property
     def arrays(self) -> dict[str, dict[str, Any]]:
         """The zarr v3 metadata documents of the store's arrays, by their path."""
-        documents = {
-            layout.ARRAY_NAME: layout.describe_maps(
-                self.num_clips,
-                self.map_shape,
-                self.dtype,
-                self.samples_per_shard,
-                codec=self.codec,
-                zstd_level=self.zstd_level,
-            )
-        }
-        if self.dtype == "int8":
-            documents[layout.SCALES_NAME] = layout.describe_scales(
-                self.num_clips, self.map_shape[0], self.samples_per_shard
-            )
+        documents = layout.describe_maps(
+            [self.num_clips, *self.map_shape],
+            self.dtype,
+            self.samples_per_shard,
+            codec=self.codec,
+            zstd_level=self.zstd_level,
+        )
         if self.frame_table is not None:
             documents[layout.FRAMES_NAME] = layout.describe_frames(*self.frame_table.shape)
         return documents

@@ -12,7 +12,7 @@ import torch
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feature_store import StoreWriter, open_store
-from dsts_pipeline.feature_store.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.hdf5 import export_hdf5
 from dsts_pipeline.feature_store.importing import (
     Unusable,
     arrange_axes,
