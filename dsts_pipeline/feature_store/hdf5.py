@@ -42,7 +42,7 @@ from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
 FORMAT_NAME = "dsts-feature-file"
 FORMAT_VERSION = 1
 HDF5_SUFFIXES = (".h5", ".hdf5")
-CURE = "export or copy the file again"
+HDF5_CURE = "export or copy the file again"
 # What h5py makes of damage, depending on where it lies.
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)
 _BLOCK_BYTES = 16 * 2**20  # written at a time
@@ -226,12 +226,12 @@ def open_hdf5(path: Path) -> FeatureStore:
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             for name, reason in list_datasets(file).outside.items():
-                raise StoreError(f"{path}: {name} {reason}, which no export writes; {CURE}")
+                raise StoreError(f"{path}: {name} {reason}, which no export writes; {HDF5_CURE}")
             manifest, table = _load_small(file, path)
             frames = file["frames"][()] if "frames" in file else None
             _require_maps(file, path, manifest)
     except _HDF5_ERRORS as error:
-        raise StoreError(f"{path}: not a sound HDF5 file ({error}); {CURE}") from None
+        raise StoreError(f"{path}: not a sound HDF5 file ({error}); {HDF5_CURE}") from None
     # The file has a row for each map that exists; `FeatureStore` counts failed clips too.
     num_planned = manifest["array"]["shape"][0]
     failed = {failure["position"] for failure in manifest["failures"]}
@@ -253,12 +253,12 @@ def _load_small(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, 
             f"{FORMAT_VERSION}; bring in other files with `python cli.py import-features`"
         )
     if missing := [name for name in (*_SMALL, "maps") if name not in file]:
-        raise StoreError(f"{path}: has no dataset {missing[0]}; {CURE}")
+        raise StoreError(f"{path}: has no dataset {missing[0]}; {HDF5_CURE}")
     manifest = json.loads(file["manifest"][()].tobytes())
     encoded = file["clips"][()].tobytes()
     digest = hashlib.sha256(encoded).hexdigest()
     if sign(manifest) != manifest or manifest["files"][layout.CLIPS_NAME]["sha256"] != digest:
-        raise StoreError(f"{path}: damaged, its manifest's digest does not hold; {CURE}")
+        raise StoreError(f"{path}: damaged, its manifest's digest does not hold; {HDF5_CURE}")
     return manifest, json.loads(encoded)
 
 
@@ -269,11 +269,11 @@ def _require_maps(file: h5py.File, path: Path, manifest: Mapping[str, Any]) -> N
     wanted = {"maps": maps} | ({"scales": file["scales"]} if dtype == np.int8 else {})
     if maps.shape != shape or maps.dtype != dtype:
         raise StoreError(
-            f"{path}: its maps are {maps.dtype} {maps.shape}, expected {dtype} {shape}; {CURE}"
+            f"{path}: its maps are {maps.dtype} {maps.shape}, expected {dtype} {shape}; {HDF5_CURE}"
         )
     for name, dataset in wanted.items():
         if (stored := dataset.id.get_num_chunks()) != len(maps):
-            raise StoreError(f"{path}: {stored} of {len(maps)} chunks of {name} exist; {CURE}")
+            raise StoreError(f"{path}: {stored} of {len(maps)} chunks of {name} exist; {HDF5_CURE}")
 
 
 class Hdf5Source:
@@ -322,7 +322,7 @@ class Hdf5Source:
         except _HDF5_ERRORS as error:
             where = f"rows {source.start} to {source.stop - 1}"
             raise StoreError(
-                f"{self.path}: {name} of {where} can't be read ({_shorten(error)}); {CURE}"
+                f"{self.path}: {name} of {where} can't be read ({_shorten(error)}); {HDF5_CURE}"
             ) from None
 
 

@@ -1,7 +1,7 @@
 """Float maps -> what is stored: float16, bfloat16, float32, or int8 with a scale per channel.
 
 Enters: one map `[C, T, H, W]` of any float type. Leaves: an array of `STORED_DTYPES` and, for
-int8, its scales. The way back is `stored_maps.StoredMaps.to_float`.
+int8, its scales. The way back is `StoredMaps.to_float`.
 
     bfloat16    the upper half of a float32, rounded to nearest, ties to even; kept as uint16
     int8        stored = round(x / scale), ties to even, scale = max|x| / 127 per map and channel,
@@ -22,22 +22,24 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-# ---- Maps as they lie in a store, and the numbers that they stand for. --------------------------
-#
-# Preloading and transport keep this form: int8 and bfloat16 stay a quarter and half of float32.
-
 STORED_DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(np.uint16),
     "float32": np.dtype(np.float32),
     "int8": np.dtype(np.int8),
 }
+OnOverflow = Literal["error", "fail", "saturate"]
+STORED_TYPES = tuple(STORED_DTYPES)
+INT8_LIMIT = 127
+_BFLOAT16_INFINITY = 0x7F80
+_EXPONENTS = {"float16": 0x7C00, "bfloat16": _BFLOAT16_INFINITY}
+_BFLOAT16_LARGEST = 0x7F7F
+_BLOCK = 2**14
 
 
 @dataclass(frozen=True)
 class StoredMaps:
-    """Some maps in the storage type.
+    """Some maps in the storage type, the form that preloading and transport keep.
 
     Args:
         maps: `[n, C, T, H, W]`, of `STORED_DTYPES[stored_type]`.
@@ -83,25 +85,7 @@ class StoredMaps:
         return out
 
 
-# ---- Float maps -> what is stored: float16, bfloat16, float32, or int8 with a scale per channel.
-#
-# Enters: one map `[C, T, H, W]` of any float type. Leaves: an array of `STORED_DTYPES` and, for
-# int8, its scales. The way back is `stored_maps.StoredMaps.to_float`.
-#
-#     bfloat16    the upper half of a float32, rounded to nearest, ties to even; kept as uint16
-#     int8        stored = round(x / scale), ties to even, scale = max|x| / 127 per map and channel,
-#                 both in float32; a channel of zeros (or of less than 1e-43) has scale 0
-#
-# Choice: symmetric scales, because zero (half of a ReLU map) then stays exactly zero. Every map is
-# taken as float32 first, so that one rule of rounding holds whatever the caller hands in.
-
-OnOverflow = Literal["error", "fail", "saturate"]
-STORED_TYPES = tuple(STORED_DTYPES)
-INT8_LIMIT = 127
-_BFLOAT16_INFINITY = 0x7F80
-_EXPONENTS = {"float16": 0x7C00, "bfloat16": _BFLOAT16_INFINITY}
-_BFLOAT16_LARGEST = 0x7F7F
-_BLOCK = 2**14
+# ---- one map, encoded --------------------------------------------------------------------------
 
 
 class UnstorableMap(Exception):

@@ -18,6 +18,7 @@ import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.progress import track
+from dsts_pipeline.base.settings import FeedSettings
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.files import (
     FileProblem,
@@ -159,13 +160,15 @@ class Verdict:
         }
 
 
-def check_store(location: str | Path, *, fast: bool, num_threads: int = 1, **cache: Any) -> Verdict:
+def check_store(
+    location: str | Path, feed: FeedSettings = FeedSettings(), *, fast: bool
+) -> Verdict:
     """Check a store.
 
     Args:
+        feed: how many threads read, and where shards of a remote store are kept. Checksums are
+            verified whatever it says.
         fast: presence, sizes and the small files' digests only.
-        num_threads: threads that read.
-        cache: `cache_dir`, `cache_bytes` and `stall_seconds` for a remote store.
 
     Raises:
         StoreError: there is no store, it is unfinished, of another format, or its manifest is
@@ -174,7 +177,14 @@ def check_store(location: str | Path, *, fast: bool, num_threads: int = 1, **cac
     path = Path(location)
     if "://" in str(location) or (path.is_file() and path.suffix in HDF5_SUFFIXES):
         # Opening checks a file's digests, or presence and sizes behind the URL, and raises.
-        return _check_open(open_store(location, num_threads=num_threads, **cache), fast)
+        store = open_store(
+            location,
+            num_threads=feed.num_read_threads,
+            cache_dir=feed.cache_dir,
+            cache_bytes=feed.cache_bytes,
+            stall_seconds=feed.stall_seconds,
+        )
+        return _check_open(store, fast)
     manifest = load_manifest(path)
     files = LocalFiles(path)
     listed = list_files(manifest)
@@ -197,7 +207,7 @@ def check_store(location: str | Path, *, fast: bool, num_threads: int = 1, **cac
             progress.advance(note=_tell(verdict))
     if not fast and all(problem.shard is not None for problem in verdict.problems):
         table = json.loads(files.read_bytes(layout.CLIPS_NAME))
-        source = ShardSource(files, manifest, num_threads=num_threads)
+        source = ShardSource(files, manifest, num_threads=feed.num_read_threads)
         _check_maps(verdict, FeatureStore(path, manifest, table, source))
     return verdict
 

@@ -12,6 +12,7 @@ map. The caller may gather the next shard meanwhile; handing it in waits for the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -62,96 +63,53 @@ from dsts_pipeline.feature_store.stored_types import (
     measure_quantization,
 )
 
-# ---- who writes which shard: locks that end with the process, however it ends ------------------
+# ---- who writes which shard --------------------------------------------------------------------
 
 _FINISH_BYTE = 2**40
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
-
-class ShardLocks:
-    """POSIX record locks on single bytes of one file: byte k belongs to shard k.
-
-    The kernel drops them when the process dies, decode processes do not inherit them, and on NFS
-    they also hold between hosts. They are the process's: two writers of one process do not exclude
-    each other, and closing any descriptor of the lock file in that process drops them all.
-
-    Where the file system has no locks a line says so once, and every lock is granted: shards are
-    deterministic and appear by rename, so that two writers of one only waste time.
-    """
-
-    def __init__(self, store: Path) -> None:
-        self._store = store
-        self.are_real = True
-        self._descriptor = os.open(
-            store / layout.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-        )
-
-    def try_lock(self, shard: int) -> bool:
-        """Lock a shard; False if another process holds it."""
-        return self._lock(shard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def unlock(self, shard: int) -> None:
-        """Give a shard free."""
-        if self.are_real and self._descriptor >= 0:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, shard)
-
-    @contextmanager
-    def finishing(self) -> Iterator[None]:
-        """Wait until no other process is finishing this store, and keep others from it."""
-        self._lock(_FINISH_BYTE, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            self.unlock(_FINISH_BYTE)
-
-    def close(self) -> None:
-        """Drop all locks."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _lock(self, byte: int, operation: int) -> bool:
-        if not self.are_real:
-            return True
-        try:
-            fcntl.lockf(self._descriptor, operation, 1, byte)
-        except OSError as error:
-            if error.errno in HELD:
-                return False
-            if error.errno not in _UNSUPPORTED:
-                raise
-            self.are_real = False
-            console.print(
-                f"{self._store}: no locks here ({error.strerror}); run one `extract` at a time",
-                soft_wrap=True,
-            )
-        return True
-
-
 _LONG_LOOK_BYTES = 4 * 2**30
 
 
 class ShardClaims:
     """Which shards are complete, whose the others are, and which this process takes next.
 
+    A claim is a POSIX record lock on one byte of one file, byte k for shard k. The kernel drops it
+    when the process dies, decode processes do not inherit it, and on NFS it also holds between
+    hosts. It is the process's: two writers of one process do not exclude each other, and closing
+    any descriptor of the lock file in that process drops all of them.
+
+    Where the file system has no locks a line says so once, and every claim is granted: shards are
+    deterministic and appear by rename, so that two writers of one only waste time.
+
     Attributes:
-        locks: the locks behind the claims.
         sidecars: by number, of shards known to be complete.
         claimed: numbers of shards that this process holds.
+        are_locked: whether the file system has locks.
     """
 
     def __init__(self, store: Path, plan: StorePlan) -> None:
         self._store = store
         self._plan = plan
-        self.locks = ShardLocks(store)
         self.sidecars: dict[int, dict[str, Any]] = {}
         self.claimed: set[int] = set()
+        self.are_locked = True
         self._damaged: set[int] = set()
         self._looked = False
+        self._descriptor = os.open(
+            store / layout.LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )
+
+    def close(self) -> None:
+        """Drop all claims."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     def pending(self) -> list[int]:
         """Shards not known to be complete. The first call compares all digests that are there."""
-        self._look()
+        if not self._looked:
+            self._look()
+            self._looked = True
         return [shard for shard in range(self._plan.num_shards) if shard not in self.sidecars]
 
     def take_any(self) -> int | None:
@@ -161,19 +119,22 @@ class ShardClaims:
 
     def take(self, shard: int) -> bool:
         """Claim a shard, unless another process holds it or has completed it meanwhile."""
-        if not self.locks.try_lock(shard):
+        if not self._lock(shard, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
         if self._recheck(shard):
-            self.locks.unlock(shard)
+            self._unlock(shard)
             return False
-        if self.locks.are_real:
-            self._remove_left_overs(shard)
+        if self.are_locked:  # What lies there is of a process that was killed.
+            files = layout.name_shard_files(shard, self._plan.dtype)
+            for path in (self._store / name for name in (*files, layout.name_sidecar(shard))):
+                for left_over in path.parent.glob(f".{path.name}.*.tmp"):
+                    left_over.unlink(missing_ok=True)
         self.claimed.add(shard)
         return True
 
     def retake(self, shard: int) -> bool:
         """Claim a shard even if it is complete, to write it again; False if it is another's."""
-        if shard not in self.claimed and not self.locks.try_lock(shard):
+        if shard not in self.claimed and not self._lock(shard, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
         self.claimed.add(shard)
         self.sidecars.pop(shard, None)
@@ -185,43 +146,67 @@ class ShardClaims:
             self.sidecars[shard] = sidecar
             self._damaged.discard(shard)
         self.claimed.discard(shard)
-        self.locks.unlock(shard)
+        self._unlock(shard)
 
-    def reread(self) -> list[dict[str, Any] | None]:
-        """The sidecars of all shards as they are now, whoever wrote them; None: not complete."""
-        for shard in self.pending():
-            self._recheck(shard)
-        missing = set(self.pending())
-        return [
-            None if shard in missing else self._find(shard, digests=False)
-            for shard in range(self._plan.num_shards)
-        ]
+    @contextmanager
+    def finishing(self) -> Iterator[list[dict[str, Any] | None]]:
+        """Keep other processes from finishing this store, after waiting for one that does.
+
+        Gives the sidecars of all shards as they are now, whoever wrote them; None: not complete.
+        """
+        self._lock(_FINISH_BYTE, fcntl.LOCK_EX)
+        try:
+            for shard in self.pending():
+                self._recheck(shard)
+            missing = set(self.pending())
+            yield [
+                None if shard in missing else self._find(shard, digests=False)
+                for shard in range(self._plan.num_shards)
+            ]
+        finally:
+            self._unlock(_FINISH_BYTE)
+
+    def _lock(self, byte: int, operation: int) -> bool:
+        if not self.are_locked:
+            return True
+        try:
+            fcntl.lockf(self._descriptor, operation, 1, byte)
+        except OSError as error:
+            if error.errno in HELD:
+                return False
+            if error.errno not in _UNSUPPORTED:
+                raise
+            self.are_locked = False
+            console.print(
+                f"{self._store}: no locks here ({error.strerror}); run one `extract` at a time",
+                soft_wrap=True,
+            )
+        return True
+
+    def _unlock(self, byte: int) -> None:
+        if self.are_locked and self._descriptor >= 0:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, byte)
 
     def _look(self) -> None:
-        if self._looked:
-            return
+        """Compare the digests of all shards that are there, with a bar if that takes long."""
         present = [
             shard
             for shard in range(self._plan.num_shards)
             if shard not in self.sidecars and (self._store / layout.name_sidecar(shard)).exists()
         ]
         num_bytes = len(present) * self._plan.samples_per_shard * self._plan.sample_bytes
-        if num_bytes < _LONG_LOOK_BYTES:
+        with contextlib.ExitStack() as shown:
+            progress = None
+            if num_bytes >= _LONG_LOOK_BYTES:
+                bar = track("check shards that are there", len(present), "shards")
+                progress = shown.enter_context(bar)
             for shard in present:
-                self._compare(shard)
-        else:
-            with track("check shards that are there", len(present), "shards") as progress:
-                for shard in present:
-                    self._compare(shard)
+                if (sidecar := self._find(shard, digests=True)) is None:
+                    self._damaged.add(shard)
+                else:
+                    self.sidecars[shard] = sidecar
+                if progress is not None:
                     progress.advance()
-        self._looked = True
-
-    def _compare(self, shard: int) -> None:
-        sidecar = self._find(shard, digests=True)
-        if sidecar is None:
-            self._damaged.add(shard)
-        else:
-            self.sidecars[shard] = sidecar
 
     def _recheck(self, shard: int) -> bool:
         """Whether a pending shard is complete by now. Its writer has just computed the digests,
@@ -234,13 +219,6 @@ class ShardClaims:
 
     def _find(self, shard: int, *, digests: bool) -> dict[str, Any] | None:
         return find_sidecar(self._store, self._plan, shard, digests=digests)
-
-    def _remove_left_overs(self, shard: int) -> None:
-        """Temporary files of a process that was killed while it wrote this shard."""
-        files = layout.name_shard_files(shard, self._plan.dtype)
-        for path in (self._store / name for name in (*files, layout.name_sidecar(shard))):
-            for left_over in path.parent.glob(f".{path.name}.*.tmp"):
-                left_over.unlink(missing_ok=True)
 
 
 # ---- one shard onto the disk -------------------------------------------------------------------
@@ -407,7 +385,7 @@ class StoreWriter:
     def close(self) -> None:
         """Let the shard in work be finished, and other processes have all others."""
         self._thread.shutdown(wait=True)
-        self._claims.locks.close()
+        self._claims.close()
 
     def _write_metadata(self) -> dict[str, dict[str, Any]]:
         files = {}
@@ -551,14 +529,17 @@ class StoreWriter:
             StoreError: shards are pending.
         """
         self.flush()
+        path = self.path / layout.MANIFEST_NAME
         try:
-            with self._claims.locks.finishing():
-                return self._finish(provenance)
+            with self._claims.finishing() as found:
+                self._finish(path, found, provenance)
         except OSError as error:
-            raise _explain(self.path / layout.MANIFEST_NAME, error) from error
+            raise _explain(path, error) from error
+        return path
 
-    def _finish(self, provenance: Mapping[str, Any]) -> Path:
-        found = self._claims.reread()
+    def _finish(
+        self, path: Path, found: list[dict[str, Any] | None], provenance: Mapping[str, Any]
+    ) -> None:
         sidecars = [sidecar for sidecar in found if sidecar is not None]
         if len(sidecars) < len(found):
             missing = [shard for shard, sidecar in enumerate(found) if sidecar is None]
@@ -567,15 +548,13 @@ class StoreWriter:
                 "run `python cli.py extract`, which goes on from there"
             )
         content = build_manifest(self.plan, self._files, sidecars, provenance)
-        path = self.path / layout.MANIFEST_NAME
-        if self._claims.locks.are_real:  # Nobody writes now: what is left is of killed processes.
+        if self._claims.are_locked:  # Nobody writes now: what is left is of killed processes.
             for left_over in self.path.rglob(".*.tmp"):
                 left_over.unlink(missing_ok=True)
         if not self.finished or drop_provenance(load_manifest(self.path)) != drop_provenance(
             content
         ):
             write_json(path, content)
-        return path
 
 
 def _explain(path: Path, error: OSError) -> StoreError:
