@@ -97,11 +97,8 @@ def verify(
     _print_table(verdict_table(verdict), _VERDICT_COLUMNS)
     if suspects:
         _tell_suspects(location, suspects)
-        console.print(
-            "`python cli.py verify --repair` makes a new store in which these alone are extracted "
-            "again",
-            soft_wrap=True,
-        )
+        cure = "makes a new store in which these alone are extracted again"
+        console.print(f"`python cli.py verify --repair` {cure}", soft_wrap=True)
     if json_file is not None:
         write_json(json_file, verdict.to_json() | {"suspects": list(suspects)})
     cure = _tell_cure(location, verdict, named=store is not None)
@@ -212,22 +209,6 @@ def _repair_store(
     Raises:
         StoreError: The settings describe another store; nothing is removed then.
     """
-    store = _require_same(settings, location)
-    before = None
-    if verdict is not None:
-        before = (store / layout.MANIFEST_NAME).read_bytes()
-    shards = verdict.damaged_shards if verdict else []
-    what = f"shards {', '.join(map(str, shards))}" if shards else "manifest and small files"
-    console.print(f"{store}: writing {what} again", soft_wrap=True)
-    remove_damaged(store, shards)
-    extract(settings)
-    if before is None:
-        return
-    if not keep_provenance(before, load_manifest(store), store):
-        console.print(f"{store}: the shards differ from those first recorded", soft_wrap=True)
-
-
-def _require_same(settings: Settings, location: str) -> Path:
     store = Path(location)
     if "://" in location or store.is_file():
         raise StoreError(f"{location}: only a store in a local folder can be repaired")
@@ -238,7 +219,14 @@ def _require_same(settings: Settings, location: str) -> Path:
             "settings that it was made with (--params, --set), or for imported features run "
             "`python cli.py import-features` again. Nothing was removed"
         )
-    return store
+    before = (store / layout.MANIFEST_NAME).read_bytes() if verdict else None
+    shards = verdict.damaged_shards if verdict else []
+    what = f"shards {', '.join(map(str, shards))}" if shards else "manifest and small files"
+    console.print(f"{store}: writing {what} again", soft_wrap=True)
+    remove_damaged(store, shards)
+    extract(settings)
+    if before is not None and not keep_provenance(before, load_manifest(store), store):
+        console.print(f"{store}: the shards differ from those first recorded", soft_wrap=True)
 
 
 def _planned_store(settings: Settings) -> Path:
@@ -286,8 +274,8 @@ def _find_references(settings: Settings) -> tuple[dict[Path, list[str]], str]:
     """What refers to which store, and why the settings' one is not known, if it is not."""
     referred: dict[Path, list[str]] = {}
     if common.FEATURES.exists():
-        store = str(read_json(common.FEATURES)["store"])
-        referred.setdefault(Path(store).resolve(), []).append(common.FEATURES.name)
+        store = Path(str(read_json(common.FEATURES)["store"]))
+        referred[store.resolve()] = [common.FEATURES.name]
     try:
         referred.setdefault(_planned_store(settings).resolve(), []).append("settings")
     except UserError as error:

@@ -42,7 +42,8 @@ class Pace:
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds
-        self._since, self._num_bytes = time.monotonic(), 0
+        self._since = time.monotonic()
+        self._num_bytes = 0
         self.poll_seconds = min(1.0, stall_seconds / 10)  # how often to ask
 
     def check(self, num_bytes: int) -> None:
@@ -51,9 +52,11 @@ class Pace:
         Raises:
             Stalled: Too few for too long.
         """
-        now, gained = time.monotonic(), num_bytes - self._num_bytes
+        now = time.monotonic()
+        gained = num_bytes - self._num_bytes
         if gained < 0 or gained >= self._stall_seconds * MIN_BYTES_PER_SECOND:
-            self._since, self._num_bytes = now, num_bytes
+            self._since = now
+            self._num_bytes = num_bytes
         elif now - self._since >= self._stall_seconds:
             raise Stalled(
                 f"stalled: {gained} bytes came in {now - self._since:.0f} s, after {num_bytes} in "

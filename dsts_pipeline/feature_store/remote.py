@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from dsts_pipeline.base.errors import SettingsError, StoreError, UserError
-from dsts_pipeline.base.transfers import Stalled, ask, copy_file, open_filesystem
+from dsts_pipeline.base.transfers import Stalled, Taker, ask, copy_file, open_filesystem
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.files import list_shard_files
 from dsts_pipeline.feature_store.manifest import parse_manifest
 
 CACHE_DIR = ".feature_cache"
 NUM_TRIES = 4
-FIRST_PAUSE_SECONDS = 0.25
-NUM_STALLS = 2
-_LISTING_STALLS = 10
+FIRST_PAUSE_SECONDS = 0.25  # between tries; each pause is four times the one before
+NUM_STALLS = 2  # tries of a server that stalls, each of which takes long
+_LISTING_STALLS = 10  # a large folder comes in many pages, whose number is known at the end alone
 _NUM_PARALLEL = 16
 _NO_LISTING = ("http", "https")
 
@@ -93,9 +93,8 @@ class RemoteFiles:
         """
 
         def read() -> bytes:
-            filesystem, root = self._filesystem()
             content = io.BytesIO()
-            copy_file(filesystem, f"{root}/{name}", content, self._stall_seconds)
+            self._copy(name, content)
             return content.getvalue()
 
         return _insist(read, f"{self.location}/{name}")
@@ -108,8 +107,8 @@ class RemoteFiles:
             SettingsError: a file does not fit into the cache.
         """
         self.cache.shrink()
-        find = self._ask_each if self._has_no_listing() else self._list_folders
-        found = find(names)
+        has_listing = self.location.split("://")[0] not in _NO_LISTING
+        found = self._list_folders(names) if has_listing else self._ask_each(names)
         if found:
             largest = max(found, key=lambda name: found[name])
             self.cache.require_room(found[largest], f"{self.location}/{largest}")
@@ -128,8 +127,7 @@ class RemoteFiles:
         def download(sink: Sink) -> None:
             def once() -> None:
                 sink.restart()
-                filesystem, root = self._filesystem()
-                copy_file(filesystem, f"{root}/{name}", sink, self._stall_seconds)
+                self._copy(name, sink)
                 sink.check(entry["sha256"])
 
             _insist(once, url)
@@ -157,11 +155,19 @@ class RemoteFiles:
     def _filesystem(self) -> tuple[Any, str]:
         """The fsspec file system and the store's path on it, opened anew after a fork."""
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), *_open(self.location, self._stall_seconds))
+            try:
+                filesystem, root = open_filesystem(self.location, self._stall_seconds)
+            except (ImportError, ValueError) as error:
+                raise StoreError(
+                    f"{self.location}: can't open such an address ({error}); install what it "
+                    "takes, for http and s3 by `pip install 'dsts-pipeline[remote]'`"
+                ) from None
+            self._opened = (os.getpid(), filesystem, root.rstrip("/"))
         return self._opened[1], self._opened[2]
 
-    def _has_no_listing(self) -> bool:
-        return self.location.split("://")[0] in _NO_LISTING
+    def _copy(self, name: str, taker: Taker) -> None:
+        filesystem, root = self._filesystem()
+        copy_file(filesystem, f"{root}/{name}", taker, self._stall_seconds)
 
     def _list_folders(self, names: Sequence[str]) -> dict[str, int]:
         wanted = set(names)
@@ -173,7 +179,6 @@ class RemoteFiles:
                 filesystem, root = self._filesystem()
                 filesystem.invalidate_cache()
                 path = f"{root}/{folder}".rstrip("/")
-                # A large folder comes in many pages, whose number is known at the end alone.
                 seconds = _LISTING_STALLS * self._stall_seconds
                 return ask(filesystem, "ls", path, detail=True, stall_seconds=seconds)
 
@@ -218,17 +223,6 @@ class RemoteFiles:
         return int(size)
 
 
-def _open(url: str, stall_seconds: float) -> tuple[Any, str]:
-    try:
-        filesystem, root = open_filesystem(url, stall_seconds)
-    except (ImportError, ValueError) as error:
-        raise StoreError(
-            f"{url}: can't open such an address ({error}); install what it takes, for http and s3 "
-            "by `pip install 'dsts-pipeline[remote]'`"
-        ) from None
-    return filesystem, root.rstrip("/")
-
-
 def _insist(action: Callable[[], T], url: str) -> T:
     """Do it, again after a pause where the network or the server fails.
 
@@ -238,7 +232,9 @@ def _insist(action: Callable[[], T], url: str) -> T:
         StoreError: everything else, naming `url`.
     """
     pause = FIRST_PAUSE_SECONDS
-    for attempt in range(1, NUM_TRIES + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             return action()
         except (FileNotFoundError, UserError):
@@ -247,7 +243,6 @@ def _insist(action: Callable[[], T], url: str) -> T:
             status = getattr(error, "status", None) or 0
             refused = isinstance(error, PermissionError) or status in (400, 401, 403, 405)
             is_stalled = isinstance(error, Stalled)
-            # Each try of a server that stalls takes long: it has one more.
             if refused or attempt == (NUM_STALLS if is_stalled else NUM_TRIES):
                 if isinstance(error, WrongContent):
                     raise
@@ -263,7 +258,6 @@ def _insist(action: Callable[[], T], url: str) -> T:
                 ) from None
             time.sleep(pause)
             pause *= 4
-    raise AssertionError("unreachable")
 
 
 # ---- downloads and where they are kept ---------------------------------------------------------

@@ -97,7 +97,9 @@ class UnstorableMap(Exception):
     """
 
     def __init__(self, channel: int, value: float, stored_type: str, overflows: bool) -> None:
-        self.channel, self.value, self.overflows = channel, value, overflows
+        self.channel = channel
+        self.value = value
+        self.overflows = overflows
         super().__init__(
             f"channel {channel} of its map holds {value:g}, "
             + (f"which overflows {stored_type}" if overflows else "which is no number to store")

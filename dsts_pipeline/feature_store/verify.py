@@ -257,7 +257,8 @@ def check_values(
     clip_means = ClipMeans(len(store), store.map_shape[0])
     batch_size = max(1, _BATCH_BYTES // (8 * int(np.prod(store.map_shape))))
     for shard, rows in _rows_by_shard(store):
-        kept, means = [], []
+        kept = []
+        means = []
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             sound, figures = _check_batch(store, shard, batch, report)
