@@ -90,7 +90,10 @@ def copy_file(filesystem: Any, path: str, taker: Taker, stall_seconds: float) ->
             those of http, s3 and the like).
         FileNotFoundError: There is no such file.
     """
-    if not _is_asynchronous(filesystem) or not _streams(filesystem):
+    from fsspec.asyn import AsyncFileSystem
+
+    is_asynchronous = isinstance(filesystem, AsyncFileSystem)  # its waits can be given up
+    if not is_asynchronous or type(filesystem).open_async is AsyncFileSystem.open_async:
         with filesystem.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="none") as source:
             while block := source.read(_BLOCK_BYTES):
                 taker.write(block)
@@ -115,7 +118,9 @@ def ask(filesystem: Any, method: str, *arguments: Any, stall_seconds: float, **o
     Raises:
         Stalled: No answer in time.
     """
-    if not _is_asynchronous(filesystem):
+    from fsspec.asyn import AsyncFileSystem
+
+    if not isinstance(filesystem, AsyncFileSystem):
         return getattr(filesystem, method)(*arguments, **options)
     question = getattr(filesystem, f"_{method}")
     return _run(filesystem, lambda: question(*arguments, **options), Pace(stall_seconds))
@@ -144,20 +149,6 @@ def call_within(seconds: float, action: Callable[[], T]) -> T:
     if not results:
         raise Stalled(f"stalled: no answer in {seconds:g} s")
     return results[0]
-
-
-def _is_asynchronous(filesystem: Any) -> bool:
-    """Whether what it waits for can be given up."""
-    from fsspec.asyn import AsyncFileSystem
-
-    return isinstance(filesystem, AsyncFileSystem)
-
-
-def _streams(filesystem: Any) -> bool:
-    """Whether it gives bytes out as they come."""
-    from fsspec.asyn import AsyncFileSystem
-
-    return type(filesystem).open_async is not AsyncFileSystem.open_async
 
 
 def _run(

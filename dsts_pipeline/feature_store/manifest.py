@@ -108,7 +108,16 @@ def load_manifest(store: str | Path) -> dict[str, Any]:
     if not store.is_dir():
         raise StoreError(f"{store}: no feature store here; run `python cli.py extract` to make it")
     if not path.exists():
-        raise StoreError(_tell_unfinished(store))
+        if not (store / layout.GROUP_NAME).exists():
+            raise StoreError(
+                f"{store}: not a feature store (no {layout.MANIFEST_NAME}, no "
+                f"{layout.GROUP_NAME}); run `python cli.py extract` to make one"
+            )
+        done = len(list((store / "shards").glob("*.json")))
+        raise StoreError(
+            f"{store}: unfinished store ({done} shards written, no {layout.MANIFEST_NAME}); "
+            "run `python cli.py extract`, which goes on from there"
+        )
     return parse_manifest(path.read_bytes(), str(path))
 
 
@@ -132,19 +141,6 @@ def parse_manifest(encoded: bytes, where: str) -> dict[str, Any]:
     if not is_signed(content):
         raise StoreError(f"{where}: damaged, its digest does not hold; {REWRITE}")
     return content
-
-
-def _tell_unfinished(store: Path) -> str:
-    if not (store / layout.GROUP_NAME).exists():
-        return (
-            f"{store}: not a feature store (no {layout.MANIFEST_NAME}, no {layout.GROUP_NAME}); "
-            "run `python cli.py extract` to make one"
-        )
-    done = len(list((store / "shards").glob("*.json")))
-    return (
-        f"{store}: unfinished store ({done} shards written, no {layout.MANIFEST_NAME}); "
-        "run `python cli.py extract`, which goes on from there"
-    )
 
 
 _SIDECAR_KEYS = {"fingerprint", "files", "failures", "saturated", "quantization"}
