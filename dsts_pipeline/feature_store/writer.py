@@ -12,7 +12,6 @@ map. The caller may gather the next shard meanwhile; handing it in waits for the
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import hashlib
@@ -22,7 +21,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from dsts_pipeline.base.files import (
     write_atomic,
     write_json,
 )
-from dsts_pipeline.base.progress import console, track
+from dsts_pipeline.base.progress import Track, console, track
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.manifest import (
     build_manifest,
@@ -424,11 +423,10 @@ class ShardClaims:
             if shard not in self.sidecars and (self._store / layout.name_sidecar(shard)).exists()
         ]
         num_bytes = len(present) * self._plan.samples_per_shard * self._plan.sample_bytes
-        with contextlib.ExitStack() as shown:
-            progress = None
-            if num_bytes >= _LONG_LOOK_BYTES:
-                bar = track("check shards that are there", len(present), "shards")
-                progress = shown.enter_context(bar)
+        bar: AbstractContextManager[Track | None] = nullcontext()
+        if num_bytes >= _LONG_LOOK_BYTES:
+            bar = track("check shards that are there", len(present), "shards")
+        with bar as progress:
             for shard in present:
                 if (sidecar := self._find(shard, digests=True)) is None:
                     self._damaged.add(shard)
