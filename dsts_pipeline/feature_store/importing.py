@@ -28,12 +28,7 @@ from dsts_pipeline.base.settings import StoreSettings
 from dsts_pipeline.clips.annotation import TEST, TRAIN, check_text
 from dsts_pipeline.clips.labels import number_labels, parse_whole_number
 from dsts_pipeline.clips.tables import read_split_cell, read_table
-from dsts_pipeline.feature_store.hdf5 import (
-    FORMAT_NAME,
-    Datasets,
-    find_dataset,
-    list_datasets,
-)
+from dsts_pipeline.feature_store.hdf5 import FORMAT_NAME, Datasets, find_dataset, list_datasets
 from dsts_pipeline.feature_store.opening import open_store
 from dsts_pipeline.feature_store.plan import StorePlan, storage_options
 from dsts_pipeline.feature_store.reader import FeatureStore

@@ -46,120 +46,6 @@ from dsts_pipeline.feature_store.statistics import (
 _BATCH_BYTES = 8 * 2**20
 
 
-@dataclass(frozen=True)
-class StrangeMap:
-    """One map that is not as it should be.
-
-    Attributes:
-        clip, view: whose map. row: its number in the store. shard: where it lies.
-        problem: what is wrong, a phrase.
-    """
-
-    clip: str
-    view: int
-    row: int
-    shard: int
-    problem: str
-
-    def __str__(self) -> str:
-        view = f" (view {self.view})" if self.view else ""
-        return f"clip {self.clip}{view} {self.problem}"
-
-
-@dataclass
-class ValueReport:
-    """What the maps of a store say.
-
-    Attributes:
-        damaged: maps that can't be read or are not finite. zero: maps of nothing but zeros.
-        statistics: per channel. drift: the test between shards.
-    """
-
-    statistics: ChannelStatistics
-    damaged: list[StrangeMap] = field(default_factory=list)
-    zero: list[StrangeMap] = field(default_factory=list)
-    drift: Drift | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, all maps and channels included."""
-        return {
-            "damaged_maps": [vars(strange) for strange in self.damaged],
-            "zero_maps": [vars(strange) for strange in self.zero],
-            "channels": self.statistics.to_json(),
-            "drift": None if self.drift is None else self.drift.to_json(),
-        }
-
-
-@dataclass
-class Verdict:
-    """What a check found.
-
-    Attributes:
-        location, fingerprint: the store's.
-        imported: whether its maps were made elsewhere, so that no stage can make them again.
-        fast: whether only presence, sizes and the small files' digests were looked at.
-        num_files, num_bytes, num_maps: how much was looked at.
-        problems: files that are not as recorded. values: None where no map was looked at.
-        notes: what a reader need not care about.
-    """
-
-    location: str
-    fingerprint: str
-    imported: bool
-    fast: bool
-    num_files: int
-    num_bytes: int
-    num_maps: int
-    problems: list[FileProblem] = field(default_factory=list)
-    values: ValueReport | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def damage(self) -> list[str]:
-        """A sentence per damaged file and map."""
-        maps = self.values.damaged if self.values else []
-        return [*map(str, self.problems), *map(str, maps)]
-
-    @property
-    def warnings(self) -> list[str]:
-        """What looks strange and may be right: maps of zeros, drift, sidecars."""
-        found = list(self.notes)
-        if self.values and self.values.zero:
-            found.append(
-                f"{len(self.values.zero)} maps are all zeros: {list_some(self.values.zero)}"
-            )
-        if self.values and self.values.drift:
-            found += map(str, self.values.drift.flagged)
-        return found
-
-    @property
-    def damaged_shards(self) -> list[int]:
-        """Numbers of the shards that have to be written again."""
-        maps = self.values.damaged if self.values else []
-        in_files = {problem.shard for problem in self.problems if problem.shard is not None}
-        return sorted(in_files | {strange.shard for strange in maps})
-
-    def require_sound(self, cure: str, *, strict: bool) -> None:
-        """Raise a StoreError that names the damage (and with `strict` the warnings)."""
-        found = self.damage + (self.warnings if strict else [])
-        if found:
-            raise StoreError(f"{self.location}: {list_some(found)}; {cure}")
-
-    def to_json(self) -> dict[str, Any]:
-        """All of it, as plain values."""
-        sizes = {name: getattr(self, name) for name in ("num_files", "num_bytes", "num_maps")}
-        return sizes | {
-            "location": self.location,
-            "fingerprint": self.fingerprint,
-            "mode": "fast" if self.fast else "full",
-            "sound": not self.damage,
-            "damage": [vars(problem) for problem in self.problems],
-            "damaged_shards": self.damaged_shards,
-            "warnings": self.warnings,
-            "values": None if self.values is None else self.values.to_json(),
-        }
-
-
 def check_store(
     location: str | Path, feed: FeedSettings = FeedSettings(), *, fast: bool
 ) -> Verdict:
@@ -240,6 +126,123 @@ def _check_maps(verdict: Verdict, store: FeatureStore) -> None:
 
 def _tell(verdict: Verdict) -> str:
     return f"{len(verdict.problems)} damaged" if verdict.problems else ""
+
+
+# ---- what was found ----------------------------------------------------------------------------
+
+
+@dataclass
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        location, fingerprint: the store's.
+        imported: whether its maps were made elsewhere, so that no stage can make them again.
+        fast: whether only presence, sizes and the small files' digests were looked at.
+        num_files, num_bytes, num_maps: how much was looked at.
+        problems: files that are not as recorded. values: None where no map was looked at.
+        notes: what a reader need not care about.
+    """
+
+    location: str
+    fingerprint: str
+    imported: bool
+    fast: bool
+    num_files: int
+    num_bytes: int
+    num_maps: int
+    problems: list[FileProblem] = field(default_factory=list)
+    values: ValueReport | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def damage(self) -> list[str]:
+        """A sentence per damaged file and map."""
+        maps = self.values.damaged if self.values else []
+        return [*map(str, self.problems), *map(str, maps)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What looks strange and may be right: maps of zeros, drift, sidecars."""
+        found = list(self.notes)
+        if self.values and self.values.zero:
+            found.append(
+                f"{len(self.values.zero)} maps are all zeros: {list_some(self.values.zero)}"
+            )
+        if self.values and self.values.drift:
+            found += map(str, self.values.drift.flagged)
+        return found
+
+    @property
+    def damaged_shards(self) -> list[int]:
+        """Numbers of the shards that have to be written again."""
+        maps = self.values.damaged if self.values else []
+        in_files = {problem.shard for problem in self.problems if problem.shard is not None}
+        return sorted(in_files | {strange.shard for strange in maps})
+
+    def require_sound(self, cure: str, *, strict: bool) -> None:
+        """Raise a StoreError that names the damage (and with `strict` the warnings)."""
+        found = self.damage + (self.warnings if strict else [])
+        if found:
+            raise StoreError(f"{self.location}: {list_some(found)}; {cure}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        sizes = {name: getattr(self, name) for name in ("num_files", "num_bytes", "num_maps")}
+        return sizes | {
+            "location": self.location,
+            "fingerprint": self.fingerprint,
+            "mode": "fast" if self.fast else "full",
+            "sound": not self.damage,
+            "damage": [vars(problem) for problem in self.problems],
+            "damaged_shards": self.damaged_shards,
+            "warnings": self.warnings,
+            "values": None if self.values is None else self.values.to_json(),
+        }
+
+
+@dataclass
+class ValueReport:
+    """What the maps of a store say.
+
+    Attributes:
+        damaged: maps that can't be read or are not finite. zero: maps of nothing but zeros.
+        statistics: per channel. drift: the test between shards.
+    """
+
+    statistics: ChannelStatistics
+    damaged: list[StrangeMap] = field(default_factory=list)
+    zero: list[StrangeMap] = field(default_factory=list)
+    drift: Drift | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, all maps and channels included."""
+        return {
+            "damaged_maps": [vars(strange) for strange in self.damaged],
+            "zero_maps": [vars(strange) for strange in self.zero],
+            "channels": self.statistics.to_json(),
+            "drift": None if self.drift is None else self.drift.to_json(),
+        }
+
+
+@dataclass(frozen=True)
+class StrangeMap:
+    """One map that is not as it should be.
+
+    Attributes:
+        clip, view: whose map. row: its number in the store. shard: where it lies.
+        problem: what is wrong, a phrase.
+    """
+
+    clip: str
+    view: int
+    row: int
+    shard: int
+    problem: str
+
+    def __str__(self) -> str:
+        view = f" (view {self.view})" if self.view else ""
+        return f"clip {self.clip}{view} {self.problem}"
 
 
 # ---- the maps: checksums that fail, NaN, Inf, zeros, statistics, drift -------------------------
