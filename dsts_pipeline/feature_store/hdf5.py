@@ -35,7 +35,7 @@ from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import format_bytes, fsync_directory, sign, tell_free
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.files import FileProblem
-from dsts_pipeline.feature_store.manifest import count_clips
+from dsts_pipeline.feature_store.manifest import count_clips, stored_positions
 from dsts_pipeline.feature_store.reader import FeatureStore
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
 
@@ -233,9 +233,8 @@ def open_hdf5(path: Path) -> FeatureStore:
     except _HDF5_ERRORS as error:
         raise StoreError(f"{path}: not a sound HDF5 file ({error}); {HDF5_CURE}") from None
     # The file has a row for each map that exists; `FeatureStore` counts failed clips too.
+    stored = stored_positions(manifest)
     num_planned = manifest["array"]["shape"][0]
-    failed = {failure["position"] for failure in manifest["failures"]}
-    stored = [position for position in range(num_planned) if position not in failed]
     rows = np.full(num_planned, -1, dtype=np.int64)
     rows[stored] = np.arange(len(stored))
     planned_frames = None

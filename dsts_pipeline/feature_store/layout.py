@@ -50,11 +50,6 @@ def name_sidecar(shard: int) -> str:
     return f"shards/{shard:06d}.json"
 
 
-def name_codecs(codec: str) -> list[str]:
-    """Names of a map's codecs in the order of encoding, as the manifest lists them."""
-    return ["bytes", *(["zstd"] if codec == "zstd" else []), "crc32c"]
-
-
 def describe_group(fingerprint: str) -> dict[str, Any]:
     """The zarr v3 group metadata document."""
     attributes = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "fingerprint": fingerprint}

@@ -45,7 +45,7 @@ def build_manifest(
             "shape": [plan.num_clips, *plan.map_shape],
             "stored_type": plan.dtype,
             "samples_per_shard": plan.samples_per_shard,
-            "codecs": layout.name_codecs(plan.codec),
+            "codecs": ["bytes", *(["zstd"] if plan.codec == "zstd" else []), "crc32c"],
             "on_overflow": plan.on_overflow,
         },
         "counts": count_clips(Counter(sample.split for sample in plan.samples), failures),
@@ -77,6 +77,12 @@ def count_clips(
             for split in sorted(planned)
         },
     }
+
+
+def stored_positions(manifest: Mapping[str, Any]) -> list[int]:
+    """Places in the planned order of the maps that exist, ascending."""
+    failed = {failure["position"] for failure in manifest["failures"]}
+    return [place for place in range(manifest["array"]["shape"][0]) if place not in failed]
 
 
 def _sum_quantization(shards: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:

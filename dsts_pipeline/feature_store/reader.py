@@ -18,7 +18,7 @@ import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store.files import LocalFiles, check_files, list_some
-from dsts_pipeline.feature_store.manifest import REPAIR, load_manifest
+from dsts_pipeline.feature_store.manifest import REPAIR, load_manifest, stored_positions
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES, StoredMaps
 
 _ROWS_A_READ = 32
@@ -77,8 +77,7 @@ class FeatureStore:
         self.map_shape: tuple[int, ...] = tuple(array["shape"][1:])
         self.stored_type: str = array["stored_type"]
         self.dtype = np.dtype(np.float16 if self.stored_type == "float16" else np.float32)
-        failed = {failure["position"] for failure in manifest["failures"]}
-        kept = [position for position in range(array["shape"][0]) if position not in failed]
+        kept = stored_positions(manifest)
         self.positions = np.array(kept, dtype=np.int64)
         self.labels = np.array([samples["labels"][position] for position in kept], dtype=np.int64)
         self.views = np.array([samples["views"][position] for position in kept], dtype=np.int64)
