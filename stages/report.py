@@ -18,7 +18,7 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.decode import Decoder, decode_frames
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.metrics import Bootstrap, Predictions, print_results
 from dsts_pipeline.report import (
     NUM_FRAMES,

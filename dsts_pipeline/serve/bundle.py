@@ -40,7 +40,7 @@ from dsts_pipeline.clips.decode import Decoder, name_decoder
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.downloads import digest_of_weights, is_address, locate_weights
 from dsts_pipeline.extract.weights import RANDOM
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.head import load_head, save_head
 from dsts_pipeline.serve.bundle_parts import (
     CARD,
