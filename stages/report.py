@@ -20,17 +20,11 @@ from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.metrics import Bootstrap, Predictions, print_results
-from dsts_pipeline.report import (
-    NUM_FRAMES,
-    Failure,
-    PreviewOptions,
-    ReportInputs,
-    Run,
-    render_comparison,
-    render_report,
-    write_report,
-)
+from dsts_pipeline.report.comparison import Run, render_comparison
 from dsts_pipeline.report.examples import worst_cell
+from dsts_pipeline.report.inputs import Failure, ReportInputs
+from dsts_pipeline.report.page import PreviewOptions, render_report, write_report
+from dsts_pipeline.report.previews import NUM_FRAMES
 from dsts_pipeline.report.screenshots import report_shots, take_screenshots
 from stages import common
 

@@ -1,7 +1,8 @@
 """What a report is made of, checked before a line of it is drawn.
 
-Enters: the content of metrics.json and history.json, predictions, class names, failures.
-Leaves: `ReportInputs`, which the other files of this folder only read.
+Enters: the content of metrics.json and history.json, predictions, class names, failures, and what
+each stage noted of its making (`base.provenance.collect_provenance`). Leaves: `ReportInputs`, which
+the other files of this folder only read.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.metrics.accuracy import check_attributes
+from dsts_pipeline.metrics.accuracy import check_attributes, confusion_matrix
 from dsts_pipeline.metrics.predictions import Predictions
-from dsts_pipeline.metrics.tables import ordered_heads
+from dsts_pipeline.metrics.routing import class_by_neuron
+from dsts_pipeline.metrics.summary import ordered_heads
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,17 @@ class ReportInputs:
         return (routed or names)[-1]
 
     @property
+    def main(self) -> Mapping[str, Any]:
+        """The main head's part of metrics.json."""
+        found: Mapping[str, Any] = self.metrics["heads"][self.main_head]
+        return found
+
+    @property
+    def answers(self) -> Predictions:
+        """The main head's answers."""
+        return self.predictions[self.main_head]
+
+    @property
     def routing_of_main(self) -> Mapping[str, Any] | None:
         """What routing.json says of the main head."""
         found: Mapping[str, Any] | None = (self.routing or {}).get("heads", {}).get(self.main_head)
@@ -114,11 +129,21 @@ class ReportInputs:
         """A head's position, which picks its colour and marker in all figures."""
         return [head for head, _ in self.heads].index(name)
 
+    def confusion(self, name: str) -> np.ndarray:
+        """Clips of a head by true and predicted class, `[K, K]`."""
+        answers = self.predictions[name]
+        return confusion_matrix(answers.labels, answers.predicted, answers.num_classes)
 
-# ---- Where the figures come from: what each stage noted, joined into one list without repetition.
-#
-# Enters: per part of the run ("evaluation", "features", ...) the dictionary of
-# `base.provenance.collect_provenance`. Leaves: (name, text) pairs in three groups.
+    def neuron_counts(self) -> np.ndarray | None:
+        """The main head's views by layer, class and neuron, `[L, K, N]`; None without routes."""
+        routing = self.main.get("routing")
+        if not routing or self.answers.neurons is None:
+            return None
+        num_classes = self.answers.num_classes
+        return class_by_neuron(*self.answers.routes(), num_classes, routing["num_neurons"])
+
+
+# ---- provenance: what each stage noted, joined into one list without repetition -----------------
 
 Pairs = list[tuple[str, str]]
 
