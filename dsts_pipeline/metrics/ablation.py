@@ -187,17 +187,17 @@ def _compare(
     pairs = [(run, others[run.seed]) for run in variant.runs if run.seed in others]
     if not pairs:
         return None
-    own, other = [], []
+    own = []
+    other = []
     for run, of_base in pairs:
         first = of_base.result.predictions
         own.append(align(first, run.result.predictions).hits())
         other.append(first.hits())
-    top1, by_class = [], []
-    for side in (own, other):
-        top1.append([float(hits.mean()) for hits in side])
-        by_class.append(
-            [class_wise_accuracy(hits, first.labels, first.num_classes) for hits in side]
-        )
+    top1 = [[float(hits.mean()) for hits in side] for side in (own, other)]
+    by_class = [
+        [class_wise_accuracy(hits, first.labels, first.num_classes) for hits in side]
+        for side in (own, other)
+    ]
     return paired_over_seeds(*top1) | {
         "class_wise": paired_over_seeds(*by_class),
         "by_clip": paired_over_clips(np.stack(own), np.stack(other), bootstrap),

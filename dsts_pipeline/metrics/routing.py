@@ -61,30 +61,27 @@ def assemble_routing(
         values = [row[position] for row in attributes]
         groups[name] = np.unique(values, return_inverse=True)[1].reshape(-1)
     base = next((name for name in BASELINES if name in heads), None)
+    found = {}
+    for name, head in heads.items():
+        answers = head.predictions
+        if answers.neurons is None or name == base:
+            continue
+        found[name] = _head(head, groups, options) | {"hard_pairs": None}
+        if base is not None:
+            found[name]["hard_pairs"] = describe_pairs(
+                answers.labels,
+                answers.predicted,
+                align(answers, heads[base].predictions).predicted,
+                class_names,
+                bootstrap,
+                options.num_pairs,
+            )
     return {
         "classes": list(class_names),
         "num_permutations": options.num_permutations,
         "temporal_need": options.temporal_need,
         "baseline": base,
-        "heads": {
-            name: _head(head, groups, options)
-            | {
-                "hard_pairs": (
-                    None
-                    if base is None
-                    else describe_pairs(
-                        head.predictions.labels,
-                        head.predictions.predicted,
-                        align(head.predictions, heads[base].predictions).predicted,
-                        class_names,
-                        bootstrap,
-                        options.num_pairs,
-                    )
-                )
-            }
-            for name, head in heads.items()
-            if head.predictions.neurons is not None and name != base
-        },
+        "heads": found,
     }
 
 
@@ -635,7 +632,8 @@ def describe_similarity(
     if found["within"] is None:
         return result | {"within_null": None, "within_null_high": None, "p": None}
     # The null in float32, twice as fast, and what it is compared with, too.
-    small, squares = directions.astype(np.float32), (directions**2).sum(axis=1)
+    small = directions.astype(np.float32)
+    squares = (directions**2).sum(axis=1)
     generator = np.random.default_rng(seed)
     deals = [neurons, *(generator.permutation(neurons) for _ in range(num_permutations))]
     means = [pair_cosines(small, deal, num_neurons, squares)["within"] for deal in deals]

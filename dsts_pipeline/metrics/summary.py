@@ -335,7 +335,8 @@ def plot_tables(
         (a row per head and cell that has clips), and for each head "confusion/HEAD.csv" (a row per
         clip), the form that DVC's own template wants.
     """
-    classes, heads = metrics["classes"], ordered_heads(metrics)
+    classes = metrics["classes"]
+    heads = ordered_heads(metrics)
     routed = (routing or {"heads": {}})["heads"].items()
     tables = {
         "heads.csv": csv_text(("head", "figure", "value", "low", "high"), _heads(heads)),

@@ -186,7 +186,7 @@ def _svg(vega: dict[str, Any]) -> str:
     return re.sub(r"\bclip\d+\b", lambda match: numbers.get(match[0], match[0]), drawing)
 
 
-# ---- lines over epochs, dots with intervals ------------------------------------------------------
+# ---- lines over epochs, dots with intervals -----------------------------------------------------
 
 WIDTH = 296
 HEIGHT = 170
@@ -253,23 +253,27 @@ def curve_chart(
     scale = alt.Scale(zero=False, nice=high is None, **bounds)
     own = re.sub(r"\W", "_", title)  # charts that share a sheet need names of their own
     chosen = alt.selection_point(f"chosen_{own}", fields=["name"], bind="legend")
-    base = alt.Chart(alt.InlineData(_curve_rows(drawn, unit))).encode(
+    # Without Shift the wheel goes on to scroll the page.
+    moved = alt.selection_interval(f"axes_{own}", bind="scales", zoom="wheel![event.shiftKey]")
+    rows = [
+        {"name": s.name, "epoch": x, "value": y, "tip": f"{s.name}, epoch {x:g}: {y:.4g}{unit}"}
+        for s in drawn
+        for x, y in s.points()
+    ]
+    base = alt.Chart(alt.InlineData(rows)).encode(
         x=alt.X("epoch:Q", scale=alt.Scale(zero=False, nice=False, padding=8), axis=epochs),
         y=alt.Y("value:Q", scale=scale, axis=axis),
         opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.15)),
-        **_looks_of(
-            [one.name for one in drawn],
-            [one.number for one in drawn],
-            [one.faint for one in drawn],
-        ),
+        **_looks_of([s.name for s in drawn], [s.number for s in drawn], [s.faint for s in drawn]),
     )
     marks = base.mark_point(filled=True, size=26, opacity=1, clip=True).encode(tooltip="tip:N")
-    layers: list[Any] = [
-        base.mark_line(strokeWidth=2, clip=True),
-        marks.add_params(chosen, _moved_axes(own)),
-    ]
+    lines = base.mark_line(strokeWidth=2, clip=True)
+    layers: list[Any] = [lines, marks.add_params(chosen, moved)]
     if reference:
-        layers += _reference(reference)
+        level = alt.Chart(alt.InlineData([{"value": reference[0], "note": reference[1]}]))
+        line = level.mark_rule(strokeDash=[2, 3], color=colour("rule")).encode(y="value:Q")
+        note = line.mark_text(align="right", dy=-6, color=colour("muted"), fontSize=10.5)
+        layers += [line, note.encode(x=alt.value(WIDTH), text="note:N")]
     last = "; ".join(f"{one.name} ends at {one.points()[-1][1]:.3g}{unit}" for one in drawn)
     drawing = alt.layer(*layers).properties(title=title, width=WIDTH, height=HEIGHT)
     return Chart(drawing, f"{title} over epochs: {last}.")
@@ -279,19 +283,6 @@ def _whole_epochs(series: Sequence[Series]) -> list[int]:
     last = max(int(x) for one in series for x, _ in one.points())
     step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1000, 10**9) if last / step <= 7)
     return list(range(0, last + 1, step))
-
-
-def _curve_rows(series: Sequence[Series], unit: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": one.name,
-            "epoch": x,
-            "value": y,
-            "tip": f"{one.name}, epoch {x:g}: {y:.4g}{unit}",
-        }
-        for one in series
-        for x, y in one.points()
-    ]
 
 
 def _looks_of(
@@ -311,18 +302,6 @@ def _looks_of(
     }
 
 
-def _moved_axes(own: str) -> alt.Parameter:
-    # Without Shift the wheel goes on to scroll the page.
-    return alt.selection_interval(f"axes_{own}", bind="scales", zoom="wheel![event.shiftKey]")
-
-
-def _reference(reference: tuple[float, str]) -> list[Any]:
-    rows = alt.InlineData([{"value": reference[0], "note": reference[1]}])
-    line = alt.Chart(rows).mark_rule(strokeDash=[2, 3], color=colour("rule")).encode(y="value:Q")
-    note = line.mark_text(align="right", dy=-6, color=colour("muted"), fontSize=10.5)
-    return [line, note.encode(x=alt.value(WIDTH), text="note:N")]
-
-
 def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
     """Dots with intervals, one row a dot.
 
@@ -337,7 +316,6 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
     looks = _looks_of([dot.name for dot in dots], [dot.number for dot in dots])
     del looks["strokeDash"]
     if not named:
-        looks = {key: channel.copy() for key, channel in looks.items()}
         for channel in looks.values():
             channel.legend = None
     order = list(dict.fromkeys(row["row"] for row in rows))
@@ -346,10 +324,10 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
     if named:
         offset["yOffset"] = alt.YOffset("name:N", sort=[dot.name for dot in dots])
     base = alt.Chart(alt.InlineData(rows)).encode(
-        y=alt.Y("row:N", sort=order, axis=axis.copy()), tooltip="tip:N", **offset
+        y=alt.Y("row:N", sort=order, axis=axis), tooltip="tip:N", **offset
     )
-    scale, ticks = alt.Scale(zero=False, nice=False, padding=8), alt.Axis(title="%", tickCount=5)
-    x = alt.X("low:Q", scale=scale, axis=ticks)
+    scale = alt.Scale(zero=False, nice=False, padding=8)
+    x = alt.X("low:Q", scale=scale, axis=alt.Axis(title="%", tickCount=5))
     whiskers = base.mark_rule(strokeWidth=2.4, opacity=0.55).encode(
         x=x, x2="high:Q", color=looks["color"]
     )
@@ -373,9 +351,11 @@ def _dot_row(group: str, dot: Dot) -> dict[str, Any]:
     }
 
 
-# ---- Use of each neuron beside the shares of its channels that go to space and to time. ---------
+# ---- use of each neuron beside the shares of its channels that go to space and to time ----------
 
-ROW, USE_WIDTH, GATE_WIDTH = 20, 130, 110
+ROW = 20
+USE_WIDTH = 130
+GATE_WIDTH = 110
 
 
 def neuron_chart(

@@ -123,7 +123,7 @@ def _difference(first: ReportInputs, other: ReportInputs) -> Figure:
 
 def comparison_tables(runs: Sequence[Run], bootstrap: Bootstrap) -> dict[str, Table]:
     """Tables by name; one without rows is left out."""
-    first, others = runs[0], runs[1:]
+    first, *others = runs
     apart = [
         compare_predictions(run.inputs.answers, first.inputs.answers, bootstrap) for run in others
     ]

@@ -117,7 +117,8 @@ class Mistake:
 
 def find_mistakes(inputs: ReportInputs, previews: Previews, limit: int) -> list[Mistake]:
     """The `limit` surest of the main head's wrong answers, surest first."""
-    answers, names = inputs.answers, inputs.class_names
+    answers = inputs.answers
+    names = inputs.class_names
     wrong = np.flatnonzero(answers.predicted != answers.labels)
     order = np.argsort(-answers.probabilities[wrong].max(axis=1), kind="stable")
     counts = inputs.confusion(inputs.main_head)

@@ -45,8 +45,6 @@ class ReportInputs:
         origins: provenance of earlier parts by name, such as {"features": ..., "heads": ...};
             that of the evaluation is in `metrics`.
         dataset: its name.
-        title: heading of the page.
-        num_confused_pairs: how many of the hardest pairs are listed.
         routing: content of evaluation/routing.json; None where it is missing.
         ablation: content of ablation/results.json; None where `ablate` has not run.
 
@@ -63,8 +61,6 @@ class ReportInputs:
     failures: Sequence[Failure] = ()
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dataset: str = ""
-    title: str = "Dynamic spatio-temporal specialization: a run in figures"
-    num_confused_pairs: int = 12
     ablation: Mapping[str, Any] | None = None
     routing: Mapping[str, Any] | None = None
 
@@ -78,7 +74,8 @@ class ReportInputs:
                     f"head {name!r} is in the metrics but has no predictions; "
                     "run `python cli.py evaluate` again"
                 )
-            found, expected = self.predictions[name].num_classes, len(self.class_names)
+            found = self.predictions[name].num_classes
+            expected = len(self.class_names)
             if found != expected:
                 raise DataError(
                     f"predictions of head {name!r} are for {found} classes, the clip index names "

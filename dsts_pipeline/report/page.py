@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dsts_pipeline.base.files import write_atomic
+from dsts_pipeline.base.settings import ReportSettings
 from dsts_pipeline.metrics.routing import normalised_mutual_information
 from dsts_pipeline.metrics.summary import denominator_sentence
 from dsts_pipeline.report.charts import Chart, chart_library, png_of, template_text
@@ -57,55 +58,39 @@ class Page:
         return {name: figure.as_file() for name, figure in self.figures.items()}
 
 
-@dataclass(frozen=True)
-class PreviewOptions:
-    """How many clips are shown moving, and how large.
-
-    Args:
-        num_gallery_clips: per neuron; 0: no gallery.
-        num_cell_clips: per cell of the confusion matrix.
-        num_mistakes: wrong answers that are shown one by one.
-        size_px: height and width of a preview.
-        max_bytes: of all previews as they stand in the page.
-    """
-
-    num_gallery_clips: int = 4
-    num_cell_clips: int = 6
-    num_mistakes: int = 40
-    size_px: int = 72
-    max_bytes: int = 12_000_000
-
-
 def render_report(
     inputs: ReportInputs,
+    settings: ReportSettings = ReportSettings(),
     *,
     frames_of: FramesOf | None = None,
-    options: PreviewOptions | None = None,
 ) -> Page:
     """Draw and write out the whole page.
 
     Args:
+        settings: section `report`: the title, and how much is shown.
         frames_of: yields uint8 `[T, H, W, 3]` (RGB) for a clip id; without it the page has no
             previews and no gallery.
     """
-    options = options or PreviewOptions()
     answers = inputs.answers
     figures = draw_figures(inputs)
-    tables = make_tables(inputs)
+    tables = make_tables(inputs, settings.num_confused_pairs)
     previews = Previews(
-        answers.clip_ids, frames_of, size_px=options.size_px, max_bytes=options.max_bytes
+        answers.clip_ids,
+        frames_of,
+        size_px=settings.preview_size_px,
+        max_bytes=int(settings.max_preview_mb * 1e6),
     )
     gallery = None
-    if frames_of is not None and options.num_gallery_clips and "neurons" in figures:
+    if frames_of is not None and settings.num_gallery_clips and "neurons" in figures:
         num_neurons = inputs.main["routing"]["num_neurons"]
-        num_clips = options.num_gallery_clips
+        num_clips = settings.num_gallery_clips
         gallery = build_gallery(answers, num_neurons, previews, num_clips=num_clips)
-    mistakes = find_mistakes(inputs, previews, options.num_mistakes)
-    preview_cells(answers, previews, options.num_cell_clips)
+    mistakes = find_mistakes(inputs, previews, settings.num_mistakes)
+    preview_cells(answers, previews, settings.num_cell_clips)
     provenance = inputs.metrics.get("provenance", {})
     context = {
         "inputs": inputs,
-        "title": inputs.title,
+        "title": settings.title,
         "metrics": inputs.metrics,
         "main": inputs.main,
         "answers": answers,

@@ -25,10 +25,14 @@ from dsts_pipeline.metrics.accuracy import hardest_pairs, per_class_accuracy
 from dsts_pipeline.report.inputs import ReportInputs
 
 
-def make_tables(inputs: ReportInputs) -> dict[str, Table]:
-    """Tables of the page about one run, by name; one that the run has no rows for is left out."""
-    own = [_results(inputs), _pairs(inputs), _classes(inputs), _failures(inputs)]
-    own += [_calibration(inputs), *_routing_tables(inputs)]
+def make_tables(inputs: ReportInputs, num_pairs: int) -> dict[str, Table]:
+    """Tables of the page about one run, by name; one that the run has no rows for is left out.
+
+    Args:
+        num_pairs: how many of the hardest pairs of classes are listed.
+    """
+    own = [_results(inputs), _pairs(inputs, num_pairs), _classes(inputs), _failures(inputs)]
+    own += [_calibration(inputs), *_routing_tables(inputs, num_pairs)]
     always = [beside_table(inputs), *paper_tables(inputs).values()]
     return {table.name: table for table in [*own, *always] if table.rows}
 
@@ -230,13 +234,13 @@ def _results(inputs: ReportInputs) -> Table:
     )
 
 
-def _pairs(inputs: ReportInputs) -> Table:
+def _pairs(inputs: ReportInputs, num_pairs: int) -> Table:
     """The pairs of classes that the main head confuses most, beside the baseline's count."""
     names = inputs.class_names
     beside = inputs.baseline not in (None, inputs.main_head)
     of_baseline = inputs.confusion(str(inputs.baseline)) if beside else None
     rows = []
-    for pair in hardest_pairs(inputs.confusion(inputs.main_head), inputs.num_confused_pairs):
+    for pair in hardest_pairs(inputs.confusion(inputs.main_head), num_pairs):
         i, j = pair.first, pair.second
         texts = [names[i], names[j], *((_differing(inputs, i, j),) if inputs.attributes else ())]
         texts += [str(pair.first_as_second), str(pair.second_as_first), percent(pair.share)]
@@ -345,7 +349,7 @@ def _calibration(inputs: ReportInputs) -> Table:
 # ---- routing: what neurons serve beside chance, need of time, hard pairs ------------------------
 
 
-def _routing_tables(inputs: ReportInputs) -> list[Table]:
+def _routing_tables(inputs: ReportInputs, num_pairs: int) -> list[Table]:
     """None where routing.json has nothing about the main head."""
     head = inputs.routing_of_main
     if head is None:
@@ -354,7 +358,7 @@ def _routing_tables(inputs: ReportInputs) -> list[Table]:
     tables = [_information(layers), _similarity(layers), _gates(layers), _view_changes(layers)]
     pairs = head.get("hard_pairs")
     if pairs:
-        tables += [_hard_pairs(inputs, pairs, kind) for kind in ("separated", "merged")]
+        tables += [_hard_pairs(inputs, pairs, kind, num_pairs) for kind in ("separated", "merged")]
     return tables
 
 
@@ -457,7 +461,7 @@ def _view_changes(layers: Layers) -> Table:
     )
 
 
-def _hard_pairs(inputs: ReportInputs, found: Mapping[str, Any], kind: str) -> Table:
+def _hard_pairs(inputs: ReportInputs, found: Mapping[str, Any], kind: str, num_pairs: int) -> Table:
     base = (inputs.routing or {}).get("baseline")
     name = inputs.metrics["heads"].get(base, {}).get("title", base)
     what = "apart better" if kind == "separated" else "apart worse"
@@ -476,7 +480,7 @@ def _hard_pairs(inputs: ReportInputs, found: Mapping[str, Any], kind: str) -> Ta
                 p_value(pair["p"]),
                 p_value(pair["p_holm"]),
             )
-            for pair in found[kind][: inputs.num_confused_pairs]
+            for pair in found[kind][:num_pairs]
         ],
         num_names=2,
         kind="dense",
@@ -594,7 +598,8 @@ def _measured_cells(variant: Mapping[str, Any] | None, figures: Sequence[str]) -
     if variant is None:
         return [""] * (len(figures) + 2)
     found: list[str | Cell] = [_mean(variant.get(_KEYS[name]) or {}) for name in figures]
-    count, versus = variant.get("num_parameters"), variant.get("versus_reference")
+    count = variant.get("num_parameters")
+    versus = variant.get("versus_reference")
     if versus:
         ends = {f"difference_{end}": versus[end] for end in ("low", "high")}
         versus = ends | {"difference": versus["difference"]}

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.settings import ReportSettings
 from dsts_pipeline.report.examples import find_mistakes
 from dsts_pipeline.report.inputs import Failure, ReportInputs
 from dsts_pipeline.report.page import render_report, write_report
@@ -130,9 +131,8 @@ def test_names_with_markup_in_them_do_no_harm():
         class_names=[HOSTILE + str(i) for i in range(8)],
         failures=(Failure(HOSTILE, HOSTILE, HOSTILE, HOSTILE),),
         dataset=HOSTILE,
-        title=HOSTILE,
     )
-    page = render_report(inputs, frames_of=make_frames)
+    page = render_report(inputs, ReportSettings(title=HOSTILE), frames_of=make_frames)
     found = outline(page.html)
     assert [a for tag, a in found.tags if tag == "script"] == [
         {"type": "application/json", "id": "explorer-data"},

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dsts_pipeline.base.settings import ReportSettings
 from dsts_pipeline.report.page import render_report, write_report
 from tests.report.report_example import make_frames, make_inputs
 
@@ -244,11 +245,11 @@ def test_names_with_markup_do_no_harm_in_lists_and_tips(browser, tmp_path):
         metrics=metrics,
         class_names=[f"{HOSTILE}{i}" for i in range(8)],
         predictions={n: replace(p, clip_ids=ids) for n, p in inputs.predictions.items()},
-        title=HOSTILE,
         dataset=HOSTILE,
     )
     path = tmp_path / "report.html"
-    write_report(render_report(inputs, frames_of=make_frames), path, write_plots=False)
+    page = render_report(inputs, ReportSettings(title=HOSTILE), frames_of=make_frames)
+    write_report(page, path, write_plots=False)
 
     async def steps(tab):
         for name in TABS:

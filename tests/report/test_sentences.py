@@ -36,7 +36,7 @@ def test_differences_have_signs_and_no_negative_zero():
 
 def test_pairs_say_in_what_they_differ_and_what_the_baseline_did():
     inputs = make_inputs(num_clips=600, num_classes=8, num_neurons=3, num_layers=1)
-    table = make_tables(inputs)["pairs"]
+    table = make_tables(inputs, 12)["pairs"]
     assert table.rows and table.columns[-1] == "baseline"
     for row in table.rows:
         first, second, differs, forth, back, _, baseline = (cell.text for cell in row.cells)
