@@ -33,7 +33,7 @@ def run(settings: Settings) -> None:
     """
     dataset, render = settings.dataset, settings.dataset.render
     if render is not None:
-        render_embedded(root=dataset.root, **render.model_dump())
+        render_embedded(dataset.root, render)
     findings = None
     try:
         index, findings = _prepare(settings)

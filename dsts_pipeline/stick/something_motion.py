@@ -1,7 +1,10 @@
-"""A plan as motion: where objects and fingertips are at one instant.
+"""Stick something as motion: the 24 classes, a random plan of a clip, what is where at one time.
 
-Enters: a `Plan` and a time (0 first frame, 1 last). Leaves: a `State`. Classes whose twin differs
-in order alone are the twin's motion run backwards.
+Classes are written as Something-Something v2 writes its templates, and labels follow the alphabet.
+Most classes have a twin that differs in direction, in order or in one small detail; those whose
+twin differs in order alone are the twin's motion run backwards. A mirrored picture of some shows
+another class (`FLIP_PAIRS`). Lengths are in frames (the picture is 1 wide and 1 high, its middle
+the origin, y up), times in parts of the clip (0 first frame, 1 last).
 """
 
 from __future__ import annotations
@@ -11,185 +14,62 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# ---- ------------------------------------------------------------------------------------------
-# Objects and hands as flat coloured polygons, in frame units with y up; later ones cover earlier.
-#
-# Enters: what a thing is and where it stands. Leaves: `Piece`s to be filled in order.
+from dsts_pipeline.clips.flips import FlipRule
+from dsts_pipeline.stick.rendering import ramp
+from dsts_pipeline.stick.something_things import (
+    PALETTE,
+    Colour,
+    Thing,
+    Tip,
+    draw_thing_of,
+    stray,
+)
 
-Colour = tuple[int, int, int]
+TEMPLATES: tuple[str, ...] = (
+    "Closing [something]",
+    "Covering [something] with [something]",
+    "Moving [something] and [something] away from each other",
+    "Moving [something] and [something] closer to each other",
+    "Opening [something]",
+    "Picking [something] up",
+    "Pouring [something] into [something]",
+    "Pouring [something] into [something] until it overflows",
+    "Pretending to pick [something] up",
+    "Pretending to pour [something] out of [something], but [something] is empty",
+    "Pretending to turn [something] upside down",
+    "Pulling [something] from left to right",
+    "Pulling [something] from right to left",
+    "Pushing [something] from left to right",
+    "Pushing [something] from right to left",
+    "Putting [something] into [something]",
+    "Putting [something] next to [something]",
+    "Putting [something] onto [something]",
+    "Taking [something] out of [something]",
+    "Trying to pour [something] into [something], but missing so it spills next to it",
+    "Turning [something] upside down",
+    "Turning the camera left while filming [something]",
+    "Turning the camera right while filming [something]",
+    "Uncovering [something]",
+)
+CLASS_NAMES: tuple[str, ...] = tuple(
+    template.replace("[something]", "something") for template in TEMPLATES
+)
+
+# Classes that are each other's mirror image.
+FLIP_PAIRS: tuple[tuple[int, int], ...] = ((11, 12), (13, 14), (21, 22))
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A filled polygon: corners [n, 2] (x right, y up)."""
+def flip_label(label: int) -> int:
+    """The class that the mirror image of a clip of class `label` shows.
 
-    points: np.ndarray
-    colour: Colour
-
-
-@dataclass(frozen=True)
-class Thing:
-    """An object's looks.
-
-    Attributes:
-        kind: Key of `KINDS`.
-        name: What an annotator would write, such as "red cup".
-        colour, accent: RGB 0-255 of the body, and of cap, label or stripe.
-        width, height: In frames.
+    >>> flip_label(11), flip_label(12), flip_label(0)
+    (12, 11, 0)
     """
-
-    kind: str
-    name: str
-    colour: Colour
-    accent: Colour
-    width: float
-    height: float
+    return FlipRule("label_mapped", FLIP_PAIRS).map_label(label)
 
 
-def shade(colour: Colour, factor: float) -> Colour:
-    """A darker (below 1) or lighter (above 1) colour."""
-    red, green, blue = (min(255, max(0, int(value * factor))) for value in colour)
-    return red, green, blue
+# ---- what varies between two clips of one class --------------------------------------------------
 
-
-def rectangle(left: float, bottom: float, right: float, top: float) -> np.ndarray:
-    """Corners of an upright rectangle."""
-    return np.array([[left, bottom], [right, bottom], [right, top], [left, top]])
-
-
-def ellipse(x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
-    """Corners of an ellipse drawn as a polygon."""
-    angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    return np.stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)], axis=1)
-
-
-def limb(start: np.ndarray, end: np.ndarray, start_half: float, end_half: float) -> np.ndarray:
-    """A tapering thick line between two points [2]."""
-    along = end - start
-    length = max(float(np.hypot(along[0], along[1])), 1e-6)
-    normal = np.array([-along[1], along[0]]) / length
-    corners = (start + normal * start_half, end + normal * end_half)
-    return np.array([*corners, end - normal * end_half, start - normal * start_half])
-
-
-def _cup(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    handle = ellipse(0.5 * w, 0.5 * h, 0.28 * w, 0.28 * h)
-    body = np.array([[-0.36 * w, 0], [0.36 * w, 0], [0.5 * w, h], [-0.5 * w, h]])
-    return [
-        Piece(handle, shade(thing.colour, 0.8)),
-        Piece(ellipse(0.53 * w, 0.5 * h, 0.15 * w, 0.16 * h), shade(thing.colour, 0.35)),
-        Piece(body, thing.colour),
-        Piece(rectangle(-0.46 * w, 0.66 * h, 0.46 * w, 0.8 * h), thing.accent),
-        Piece(ellipse(0, h, 0.5 * w, 0.09 * h), shade(thing.colour, 0.4)),
-    ]
-
-
-def _bottle(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    outline = [[-0.5, 0], [0.5, 0], [0.5, 0.55], [0.18, 0.76], [0.18, 0.9], [-0.18, 0.9]]
-    body = np.array([*outline, [-0.18, 0.76], [-0.5, 0.55]]) * [w, h]
-    return [
-        Piece(body, thing.colour),
-        Piece(rectangle(-0.5 * w, 0.16 * h, 0.5 * w, 0.42 * h), thing.accent),
-        Piece(rectangle(-0.22 * w, 0.88 * h, 0.22 * w, h), shade(thing.colour, 0.45)),
-    ]
-
-
-def _can(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    return [
-        Piece(rectangle(-0.5 * w, 0, 0.5 * w, h), thing.colour),
-        Piece(rectangle(-0.5 * w, 0.08 * h, 0.5 * w, 0.4 * h), thing.accent),
-        Piece(ellipse(0, h, 0.5 * w, 0.1 * h), (205, 205, 210)),
-        Piece(ellipse(0.1 * w, h, 0.14 * w, 0.04 * h), (90, 90, 95)),
-    ]
-
-
-def _box(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    return [
-        Piece(rectangle(-0.5 * w, 0, 0.5 * w, h), thing.colour),
-        Piece(rectangle(-0.09 * w, 0, 0.09 * w, h), thing.accent),
-        Piece(rectangle(-0.5 * w, 0.82 * h, 0.5 * w, h), shade(thing.colour, 1.25)),
-    ]
-
-
-def _ball(thing: Thing) -> list[Piece]:
-    r = 0.5 * thing.height
-    return [
-        Piece(ellipse(0, r, r, r), thing.colour),
-        Piece(rectangle(-0.86 * r, 0.75 * r, 0.86 * r, 1.25 * r), thing.accent),
-        Piece(ellipse(-0.3 * r, 1.5 * r, 0.2 * r, 0.15 * r), shade(thing.colour, 1.5)),
-    ]
-
-
-def _book(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    return [
-        Piece(rectangle(-0.5 * w, 0, 0.5 * w, h), thing.colour),
-        Piece(rectangle(-0.42 * w, 0.18 * h, 0.5 * w, 0.74 * h), (228, 224, 208)),
-        Piece(rectangle(-0.5 * w, 0.74 * h, 0.5 * w, h), shade(thing.colour, 1.2)),
-    ]
-
-
-def _block(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    studs = [
-        Piece(rectangle(x * w, 0.8 * h, (x + 0.24) * w, h), shade(thing.colour, 0.75))
-        for x in (-0.44, -0.12, 0.2)
-    ]
-    body = Piece(rectangle(-0.5 * w, 0, 0.5 * w, 0.82 * h), thing.colour)
-    return [*studs, body, Piece(rectangle(-0.5 * w, 0, 0.5 * w, 0.2 * h), thing.accent)]
-
-
-KINDS: dict[str, Callable[[Thing], list[Piece]]] = {
-    "cup": _cup,
-    "bottle": _bottle,
-    "can": _can,
-    "box": _box,
-    "ball": _ball,
-    "book": _book,
-    "block": _block,
-}
-
-
-def place(pieces: list[Piece], thing: Thing, x: float, y: float, angle: float) -> list[Piece]:
-    """Stand `pieces` at (x, y), the middle of the base, turned by `angle` about the centre."""
-    centre = np.array([0.0, 0.5 * thing.height])
-    c, s = np.cos(angle), np.sin(angle)
-    turn = np.array([[c, s], [-s, c]])  # for rows
-    move = centre + [x, y]
-    return [Piece((piece.points - centre) @ turn + move, piece.colour) for piece in pieces]
-
-
-def draw_thing(thing: Thing, x: float, y: float, angle: float = 0.0) -> list[Piece]:
-    """A whole object, counter-clockwise by `angle` radians about its centre."""
-    return place(KINDS[thing.kind](thing), thing, x, y, angle)
-
-
-def draw_shadow(thing: Thing, x: float, y: float, table: Colour) -> list[Piece]:
-    """The dark spot on the table below an object that stands or floats above (x, y)."""
-    return [Piece(ellipse(x, y, 0.62 * thing.width, 0.022), shade(table, 0.72))]
-
-
-# ---- Everything that varies between two clips of one class: objects, places, timing. ------------
-#
-# Lengths are in frames (the picture is 1 wide and 1 high, its middle the origin, y up), times in
-# parts of the clip.
-
-_PALETTE: dict[str, Colour] = {
-    "red": (196, 62, 56),
-    "blue": (62, 98, 190),
-    "green": (74, 150, 84),
-    "yellow": (224, 192, 72),
-    "white": (226, 224, 216),
-    "black": (52, 52, 58),
-    "orange": (224, 130, 56),
-    "purple": (132, 80, 160),
-    "brown": (134, 94, 64),
-    "pink": (226, 140, 165),
-}
 _LIQUIDS: dict[str, Colour] = {
     "water": (95, 165, 235),
     "juice": (240, 150, 40),
@@ -197,19 +77,6 @@ _LIQUIDS: dict[str, Colour] = {
     "tea": (150, 75, 25),
     "syrup": (200, 40, 70),
 }
-_SIZES = {  # kind: width, height
-    "cup": (0.17, 0.18),
-    "bottle": (0.12, 0.28),
-    "can": (0.13, 0.19),
-    "box": (0.2, 0.17),
-    "ball": (0.17, 0.17),
-    "book": (0.3, 0.075),
-    "block": (0.19, 0.13),
-}
-MOVABLE = ("cup", "can", "box", "ball", "block")
-TURNABLE = ("cup", "bottle", "can", "block")
-POURABLE = ("cup", "bottle")
-FLAT = ("book", "box")
 _SKINS: tuple[Colour, ...] = ((238, 198, 168), (214, 164, 126), (160, 112, 80), (104, 72, 54))
 
 
@@ -252,29 +119,6 @@ class Plan:
     wobble: float
 
 
-def draw_thing_of(kinds: tuple[str, ...], generator: np.random.Generator, spread: float) -> Thing:
-    """Draw an object of one of `kinds`; `spread` scales how much colours stray from their names."""
-    kind = kinds[int(generator.integers(len(kinds)))]
-    names = list(_PALETTE)
-    first, second = generator.choice(len(names), 2, replace=False)
-    width, height = _SIZES[kind]
-    scale = float(generator.uniform(0.9, 1.15))
-    return Thing(
-        kind=kind,
-        name=f"{names[first]} {kind}",
-        colour=_stray(_PALETTE[names[first]], generator, spread),
-        accent=_stray(_PALETTE[names[second]], generator, spread),
-        width=width * scale * float(generator.uniform(0.92, 1.08)),
-        height=height * scale,
-    )
-
-
-def _stray(colour: Colour, generator: np.random.Generator, spread: float) -> Colour:
-    values = np.clip(np.asarray(colour) + generator.normal(0.0, 12.0 * spread, 3), 0, 255)
-    red, green, blue = (int(value) for value in values)
-    return red, green, blue
-
-
 def draw_plan(
     label: int,
     generator: np.random.Generator,
@@ -290,7 +134,7 @@ def draw_plan(
 
     liquid = list(_LIQUIDS)[int(generator.integers(len(_LIQUIDS)))]
     skin = _SKINS[int(generator.integers(len(_SKINS)))]
-    sleeve = list(_PALETTE.values())[int(generator.integers(len(_PALETTE)))]
+    sleeve = list(PALETTE.values())[int(generator.integers(len(PALETTE)))]
     return Plan(
         label=label,
         actor=draw_thing_of(actor_kinds, generator, difficulty),
@@ -304,64 +148,15 @@ def draw_plan(
         end=between(0.68, 0.82),
         root=(1.0 if generator.random() < 0.5 else -1.0, between(0.0, 1.0)),
         level=between(0.45, 0.75),
-        liquid=_stray(_LIQUIDS[liquid], generator, difficulty),
+        liquid=stray(_LIQUIDS[liquid], generator, difficulty),
         liquid_name=liquid,
-        skin=_stray(skin, generator, difficulty),
-        sleeve=_stray(sleeve, generator, difficulty),
+        skin=stray(skin, generator, difficulty),
+        sleeve=stray(sleeve, generator, difficulty),
         wobble=between(0.0, 2 * np.pi),
     )
 
 
-# ---- A hand and forearm that reach into the picture from outside of it. -------------------------
-
-_PALM, _FINGER = 0.062, 0.016
-
-
-@dataclass(frozen=True)
-class Tip:
-    """Where the fingertips of a hand are.
-
-    Attributes:
-        x, y: In frames.
-        root: Point [2] outside of the picture where the forearm comes from.
-        grip: 0 spread fingers, 1 closed.
-    """
-
-    x: float
-    y: float
-    root: tuple[float, float]
-    grip: float = 0.0
-
-
-def draw_hand(tip: Tip, skin: Colour, sleeve: Colour) -> list[Piece]:
-    """Sleeve, forearm, palm and four fingers, the fingertips at `tip`."""
-    point, root = np.array([tip.x, tip.y]), np.array(tip.root)
-    away = root - point
-    away = away / max(float(np.hypot(away[0], away[1])), 1e-6)
-    side = np.array([-away[1], away[0]])
-    palm = point + 0.1 * away
-    wrist = point + 0.17 * away
-    cuff = point + 0.3 * away
-    pieces = [
-        Piece(limb(root, cuff, 0.085, 0.062), sleeve),
-        Piece(limb(cuff, wrist, 0.05, 0.042), skin),
-        Piece(limb(wrist, palm, 0.042, 0.05), skin),
-        Piece(ellipse(palm[0], palm[1], _PALM, _PALM), skin),
-    ]
-    spread = 0.05 * (1.0 - 0.55 * tip.grip)
-    for number, offset in enumerate((-1.15, -0.4, 0.35, 1.1)):
-        end = point + side * spread * offset - away * 0.012 * (1.0 - abs(offset))
-        start = palm + side * 0.042 * offset
-        tone = shade(skin, 0.86 if number % 2 else 0.96)
-        pieces.append(Piece(limb(start, end, _FINGER, 0.8 * _FINGER), tone))
-        pieces.append(Piece(ellipse(end[0], end[1], 0.8 * _FINGER, 0.8 * _FINGER), tone))
-    return pieces
-
-
-# ---- A plan as motion: where objects and fingertips are at one instant. -------------------------
-#
-# Enters: a `Plan` and a time (0 first frame, 1 last). Leaves: a `State`. Classes whose twin differs
-# in order alone are the twin's motion run backwards.
+# ---- motion --------------------------------------------------------------------------------------
 
 LID_OPEN = 1.9  # radians
 _OUTSIDE = 0.95
@@ -404,12 +199,6 @@ class State:
 def state_at(plan: Plan, time: float) -> State:
     """The state of the planned clip at `time` (0 first frame, 1 last)."""
     return _ACTIONS[plan.label](plan, time)
-
-
-def ramp(value: float, start: float, end: float) -> float:
-    """0 before `start`, 1 after `end`, a smooth step between."""
-    x = min(max((value - start) / (end - start), 0.0), 1.0)
-    return x * x * (3.0 - 2.0 * x)
 
 
 def _mix(first: float, second: float, share: float) -> float:
@@ -632,70 +421,3 @@ _ACTIONS: dict[int, Callable[[Plan, float], State]] = {
     22: _turn_camera(1),
     23: _backwards(_cover),
 }
-
-
-# ---- The 24 classes of stick something, written as Something-Something v2 writes its templates.
-#
-# Labels follow the alphabet. Most classes have a twin that differs in direction, in order or in one
-# small detail; a mirrored picture of some shows another class (`FLIP_PAIRS`).
-
-TEMPLATES: tuple[str, ...] = (
-    "Closing [something]",
-    "Covering [something] with [something]",
-    "Moving [something] and [something] away from each other",
-    "Moving [something] and [something] closer to each other",
-    "Opening [something]",
-    "Picking [something] up",
-    "Pouring [something] into [something]",
-    "Pouring [something] into [something] until it overflows",
-    "Pretending to pick [something] up",
-    "Pretending to pour [something] out of [something], but [something] is empty",
-    "Pretending to turn [something] upside down",
-    "Pulling [something] from left to right",
-    "Pulling [something] from right to left",
-    "Pushing [something] from left to right",
-    "Pushing [something] from right to left",
-    "Putting [something] into [something]",
-    "Putting [something] next to [something]",
-    "Putting [something] onto [something]",
-    "Taking [something] out of [something]",
-    "Trying to pour [something] into [something], but missing so it spills next to it",
-    "Turning [something] upside down",
-    "Turning the camera left while filming [something]",
-    "Turning the camera right while filming [something]",
-    "Uncovering [something]",
-)
-CLASS_NAMES: tuple[str, ...] = tuple(
-    template.replace("[something]", "something") for template in TEMPLATES
-)
-
-# Class -> class that its mirror image shows.
-FLIP_PAIRS: tuple[tuple[int, int], ...] = ((11, 12), (13, 14), (21, 22))
-
-# What differs within a pair: the look of things, the order of frames, the direction in the frame.
-TWINS: dict[str, tuple[tuple[int, int], ...]] = {
-    "direction": FLIP_PAIRS,
-    "order": ((0, 4), (1, 23), (2, 3), (15, 18)),
-    "detail": (
-        (5, 8),  # does the object come along
-        (6, 7),  # does the liquid run over the rim
-        (6, 9),  # is there any liquid
-        (6, 19),  # inside or beside
-        (11, 13),  # is the hand in front of the object or behind it, as it moves
-        (12, 14),
-        (16, 17),  # on the other or beside it
-        (10, 20),  # all the way round or back
-    ),
-}
-
-
-def flip_label(label: int) -> int:
-    """The class that the mirror image of a clip of class `label` shows.
-
-    >>> flip_label(11), flip_label(12), flip_label(0)
-    (12, 11, 0)
-    """
-    for first, second in FLIP_PAIRS:
-        if label in (first, second):
-            return second if label == first else first
-    return label
