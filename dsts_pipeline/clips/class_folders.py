@@ -33,8 +33,6 @@ from dsts_pipeline.clips.annotation import (
 from dsts_pipeline.clips.labels import Row, build_annotations, read_class_names
 from dsts_pipeline.clips.tables import find_split
 
-CLASS_FILE = "classes.txt"
-
 
 def read_folders(root: Path, sources: Sources) -> Annotations:
     """List the videos below `root`.
@@ -45,12 +43,11 @@ def read_folders(root: Path, sources: Sources) -> Annotations:
         DataError: There is none, a split or a class has none, two folders mean one split, a folder
             is a link, two videos differ in their ending alone.
     """
-    allowed = sources.allow_outside_root
-    videos = VideoPaths(root, sources.video_folder or ".", allow_outside_root=allowed)
+    videos = VideoPaths(root, sources)
     top = root / videos.folder
     if not top.is_dir():
         raise DataError(f"{top}: no such folder; correct dataset.video_folder")
-    walk = _Walk(root, top, allowed)
+    walk = _Walk(root, top, sources.allow_outside_root)
     splits: dict[str, str] = {}
     for entry in walk.scan(top):
         split = find_split(entry.name)
@@ -74,7 +71,7 @@ def read_folders(root: Path, sources: Sources) -> Annotations:
         walk.read_split(top, TRAIN)
     return build_annotations(
         walk.rows,
-        class_names=read_class_names(root, sources, CLASS_FILE),
+        class_names=read_class_names(root, sources),
         video_folders=(videos.folder,),
         unsplit=f"{top}: no folder called test with one folder per class in it",
         unusable=walk.unusable,
