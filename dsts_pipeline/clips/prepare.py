@@ -27,7 +27,7 @@ from dsts_pipeline.clips.findings import Findings, collect_findings
 from dsts_pipeline.clips.index import Clip, ClipIndex, Problem, decide_end_frame, frames_of
 from dsts_pipeline.clips.probe import INDEXED, VideoInfo
 from dsts_pipeline.clips.readers import read_annotations
-from dsts_pipeline.clips.videos import MISSING, OUTSIDE, ProbeCache, SeenVideo, look_at_videos
+from dsts_pipeline.clips.videos import MISSING, OUTSIDE, SeenVideo, look_at_videos
 
 _NUM_SHOWN = 5
 _KINDS = {MISSING: "missing", OUTSIDE: "outside"}
@@ -72,14 +72,13 @@ def prepare_clips(
         allow_outside_root=dataset.allow_outside_root,
         test_fraction=dataset.test_fraction,
     )
-    with ProbeCache(cache_path) as cache:
-        videos = look_at_videos(
-            root,
-            [clip.path for clip in annotations.clips],
-            cache=cache,
-            num_workers=dataset.num_probe_workers,
-            allow_outside=dataset.allow_outside_root,
-        )
+    videos = look_at_videos(
+        root,
+        [clip.path for clip in annotations.clips],
+        cache_path=cache_path,
+        num_workers=dataset.num_probe_workers,
+        allow_outside=dataset.allow_outside_root,
+    )
     end_frame = decide_end_frame(
         ((c, info.num_frames) for c in annotations.clips if (info := videos[c.path].info)),
         dataset.end_frame,
