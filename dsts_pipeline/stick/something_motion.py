@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -224,41 +225,29 @@ def _from_above(plan: Plan) -> tuple[float, float]:
     return plan.root[0] * _OUTSIDE, 0.15 + 0.5 * plan.root[1]
 
 
-def _backwards(action: Callable[[Plan, float], State]) -> Callable[[Plan, float], State]:
+def _backwards(plan: Plan, time: float, *, action: Callable[[Plan, float], State]) -> State:
     """The same motion from its end to its beginning."""
-
-    def run(plan: Plan, time: float) -> State:
-        return action(replace(plan, start=1.0 - plan.end, end=1.0 - plan.start), 1.0 - time)
-
-    return run
+    return action(replace(plan, start=1.0 - plan.end, end=1.0 - plan.start), 1.0 - time)
 
 
-def _drag(direction: int, hand_side: int) -> Callable[[Plan, float], State]:
+def _drag(plan: Plan, time: float, *, direction: int, hand_side: int) -> State:
     """Along the table; the hand is behind the object (pushing) or ahead of it (pulling)."""
-
-    def run(plan: Plan, time: float) -> State:
-        half_way = 0.17 + 0.1 * plan.reach
-        share = ramp(time, plan.start, plan.end)
-        x = plan.x + direction * half_way * (2 * share - 1)
-        contact = (x + hand_side * 0.5 * plan.actor.width, plan.y + 0.5 * plan.actor.height)
-        root = (contact[0] + hand_side * (0.1 + 0.4 * plan.root[1]), plan.root[0] * _OUTSIDE)
-        tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
-        return State(Pose(x, plan.y), tips=(tip,))
-
-    return run
+    half_way = 0.17 + 0.1 * plan.reach
+    share = ramp(time, plan.start, plan.end)
+    x = plan.x + direction * half_way * (2 * share - 1)
+    contact = (x + hand_side * 0.5 * plan.actor.width, plan.y + 0.5 * plan.actor.height)
+    root = (contact[0] + hand_side * (0.1 + 0.4 * plan.root[1]), plan.root[0] * _OUTSIDE)
+    tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
+    return State(Pose(x, plan.y), tips=(tip,))
 
 
-def _pick(pretend: bool) -> Callable[[Plan, float], State]:
+def _pick(plan: Plan, time: float, *, pretend: bool) -> State:
     """A hand grips from above and rises, with the object or without it."""
-
-    def run(plan: Plan, time: float) -> State:
-        rise = plan.lift * ramp(time, plan.start + 0.08, plan.end)
-        contact = (plan.x, plan.y + rise + 0.85 * plan.actor.height)
-        come = ramp(time, 0.0, plan.start)
-        tip = _tip(plan, time, contact, _from_above(plan), come)
-        return State(Pose(plan.x, plan.y + (0.0 if pretend else rise)), tips=(tip,))
-
-    return run
+    rise = plan.lift * ramp(time, plan.start + 0.08, plan.end)
+    contact = (plan.x, plan.y + rise + 0.85 * plan.actor.height)
+    come = ramp(time, 0.0, plan.start)
+    tip = _tip(plan, time, contact, _from_above(plan), come)
+    return State(Pose(plan.x, plan.y + (0.0 if pretend else rise)), tips=(tip,))
 
 
 def _carry(plan: Plan, time: float, target: Pose) -> tuple[Pose, Tip]:
@@ -273,17 +262,14 @@ def _carry(plan: Plan, time: float, target: Pose) -> tuple[Pose, Tip]:
     return Pose(x, y), _tip(plan, time, contact, root, 1.0 - leave)
 
 
-def _put(beside: bool) -> Callable[[Plan, float], State]:
-    def run(plan: Plan, time: float) -> State:
-        other = Pose(plan.x - 0.1 * plan.side, plan.y)
-        target = Pose(other.x, plan.y + plan.other.height)
-        if beside:
-            gap = 0.5 * (plan.actor.width + plan.other.width) + 0.02 + 0.06 * plan.reach
-            target = Pose(other.x + plan.side * gap, plan.y)
-        pose, tip = _carry(plan, time, target)
-        return State(pose, other, (tip,))
-
-    return run
+def _put(plan: Plan, time: float, *, beside: bool) -> State:
+    other = Pose(plan.x - 0.1 * plan.side, plan.y)
+    target = Pose(other.x, plan.y + plan.other.height)
+    if beside:
+        gap = 0.5 * (plan.actor.width + plan.other.width) + 0.02 + 0.06 * plan.reach
+        target = Pose(other.x + plan.side * gap, plan.y)
+    pose, tip = _carry(plan, time, target)
+    return State(pose, other, (tip,))
 
 
 def _put_into(plan: Plan, time: float) -> State:
@@ -325,48 +311,40 @@ def _open(plan: Plan, time: float) -> State:
     return State(Pose(plan.x, plan.y), tips=(tip,), lid=lid)
 
 
-def _turn_over(pretend: bool) -> Callable[[Plan, float], State]:
+def _turn_over(plan: Plan, time: float, *, pretend: bool) -> State:
     """Lifted a little and turned: all the way, or part of it and back."""
-
-    def run(plan: Plan, time: float) -> State:
-        share = ramp(time, plan.start, plan.end)
-        there_and_back = np.sin(np.pi * share)
-        angle = (0.5 + 0.5 * plan.reach) * there_and_back if pretend else np.pi * share
-        y = plan.y + 0.14 * there_and_back
-        contact = (plan.x + plan.side * 0.45 * plan.actor.width, y + 0.5 * plan.actor.height)
-        root = (plan.side * _OUTSIDE, -0.2 + 0.7 * plan.root[1])
-        tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
-        return State(Pose(plan.x, y, -plan.side * angle), tips=(tip,))
-
-    return run
+    share = ramp(time, plan.start, plan.end)
+    there_and_back = np.sin(np.pi * share)
+    angle = (0.5 + 0.5 * plan.reach) * there_and_back if pretend else np.pi * share
+    y = plan.y + 0.14 * there_and_back
+    contact = (plan.x + plan.side * 0.45 * plan.actor.width, y + 0.5 * plan.actor.height)
+    root = (plan.side * _OUTSIDE, -0.2 + 0.7 * plan.root[1])
+    tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
+    return State(Pose(plan.x, y, -plan.side * angle), tips=(tip,))
 
 
-def _pour(outcome: str) -> Callable[[Plan, float], State]:
+def _pour(plan: Plan, time: float, *, outcome: str) -> State:
     """A vessel is tilted over a glass: "fill", "overflow", "miss" or "empty"."""
-
-    def run(plan: Plan, time: float) -> State:
-        glass = Pose(plan.x - 0.1 * plan.side, plan.y)
-        fall_x = glass.x
-        if outcome == "miss":
-            fall_x += plan.side * (0.5 * plan.other.width + 0.045)
-        source = _pour_pose(plan, fall_x, plan.y + plan.other.height + 0.06, time)
-        done = ramp(time, plan.start + 0.1, plan.end)
-        first = 0.06 + 0.2 * plan.reach
-        flowing = outcome != "empty" and plan.start + 0.1 < time < plan.end
-        level, over = first, (0.0, 0.0)
-        if outcome == "fill":
-            level = _mix(first, plan.level, done)
-        elif outcome == "overflow":
-            level, run_over = _mix(first, 1.0, min(1.0, done / 0.55)), ramp(done, 0.5, 1.0)
-            over = (run_over, run_over)
-        elif outcome == "miss":
-            over = (0.0, done) if plan.side > 0 else (done, 0.0)
-        contact = (source.x + 0.3 * plan.side * plan.actor.width, source.y + 0.1)
-        tip = Tip(*contact, (plan.side * _OUTSIDE, 0.1 + 0.5 * plan.root[1]), grip=1.0)
-        stream_x = fall_x if flowing else None
-        return State(source, glass, (tip,), level=level, spill=over, stream_x=stream_x)
-
-    return run
+    glass = Pose(plan.x - 0.1 * plan.side, plan.y)
+    fall_x = glass.x
+    if outcome == "miss":
+        fall_x += plan.side * (0.5 * plan.other.width + 0.045)
+    source = _pour_pose(plan, fall_x, plan.y + plan.other.height + 0.06, time)
+    done = ramp(time, plan.start + 0.1, plan.end)
+    first = 0.06 + 0.2 * plan.reach
+    flowing = outcome != "empty" and plan.start + 0.1 < time < plan.end
+    level, over = first, (0.0, 0.0)
+    if outcome == "fill":
+        level = _mix(first, plan.level, done)
+    elif outcome == "overflow":
+        level, run_over = _mix(first, 1.0, min(1.0, done / 0.55)), ramp(done, 0.5, 1.0)
+        over = (run_over, run_over)
+    elif outcome == "miss":
+        over = (0.0, done) if plan.side > 0 else (done, 0.0)
+    contact = (source.x + 0.3 * plan.side * plan.actor.width, source.y + 0.1)
+    tip = Tip(*contact, (plan.side * _OUTSIDE, 0.1 + 0.5 * plan.root[1]), grip=1.0)
+    stream_x = fall_x if flowing else None
+    return State(source, glass, (tip,), level=level, spill=over, stream_x=stream_x)
 
 
 def _pour_pose(plan: Plan, lip_x: float, lip_y: float, time: float) -> Pose:
@@ -382,42 +360,38 @@ def _pour_pose(plan: Plan, lip_x: float, lip_y: float, time: float) -> Pose:
     return Pose(centre[0] + away, centre[1] - 0.5 * thing.height, plan.side * tilt)
 
 
-def _turn_camera(direction: int) -> Callable[[Plan, float], State]:
+def _turn_camera(plan: Plan, time: float, *, direction: int) -> State:
     """The camera turns to the left (-1) or right (+1): the scene moves the other way."""
-
-    def run(plan: Plan, time: float) -> State:
-        way = 0.2 + 0.12 * plan.reach
-        share = ramp(time, 0.4 * plan.start, 1.0 - 0.4 * (1.0 - plan.end))
-        neighbour = Pose(plan.x + 0.3 * plan.side, plan.y + 0.05)
-        camera_x = plan.x + direction * way * (2 * share - 1)
-        return State(Pose(plan.x, plan.y), neighbour, camera_x=camera_x)
-
-    return run
+    way = 0.2 + 0.12 * plan.reach
+    share = ramp(time, 0.4 * plan.start, 1.0 - 0.4 * (1.0 - plan.end))
+    neighbour = Pose(plan.x + 0.3 * plan.side, plan.y + 0.05)
+    camera_x = plan.x + direction * way * (2 * share - 1)
+    return State(Pose(plan.x, plan.y), neighbour, camera_x=camera_x)
 
 
 _ACTIONS: dict[int, Callable[[Plan, float], State]] = {
-    0: _backwards(_open),
+    0: partial(_backwards, action=_open),
     1: _cover,
-    2: _backwards(_approach),
+    2: partial(_backwards, action=_approach),
     3: _approach,
     4: _open,
-    5: _pick(pretend=False),
-    6: _pour("fill"),
-    7: _pour("overflow"),
-    8: _pick(pretend=True),
-    9: _pour("empty"),
-    10: _turn_over(pretend=True),
-    11: _drag(direction=1, hand_side=1),
-    12: _drag(direction=-1, hand_side=-1),
-    13: _drag(direction=1, hand_side=-1),
-    14: _drag(direction=-1, hand_side=1),
+    5: partial(_pick, pretend=False),
+    6: partial(_pour, outcome="fill"),
+    7: partial(_pour, outcome="overflow"),
+    8: partial(_pick, pretend=True),
+    9: partial(_pour, outcome="empty"),
+    10: partial(_turn_over, pretend=True),
+    11: partial(_drag, direction=1, hand_side=1),
+    12: partial(_drag, direction=-1, hand_side=-1),
+    13: partial(_drag, direction=1, hand_side=-1),
+    14: partial(_drag, direction=-1, hand_side=1),
     15: _put_into,
-    16: _put(beside=True),
-    17: _put(beside=False),
-    18: _backwards(_put_into),
-    19: _pour("miss"),
-    20: _turn_over(pretend=False),
-    21: _turn_camera(-1),
-    22: _turn_camera(1),
-    23: _backwards(_cover),
+    16: partial(_put, beside=True),
+    17: partial(_put, beside=False),
+    18: partial(_backwards, action=_put_into),
+    19: partial(_pour, outcome="miss"),
+    20: partial(_turn_over, pretend=False),
+    21: partial(_turn_camera, direction=-1),
+    22: partial(_turn_camera, direction=1),
+    23: partial(_backwards, action=_cover),
 }
