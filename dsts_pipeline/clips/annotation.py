@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.files import read_json, sha256_file
 
 TRAIN, VAL, TEST, UNLABELLED = "train", "val", "test", "unlabelled"
 NO_LABEL = -1
@@ -288,3 +288,17 @@ def check_frames(start: Any, end: Any, where: str) -> None:
             raise DataError(f"{where}: frame {bound!r}; expected a whole number >= 0")
     if start is not None and end is not None and end <= start:
         raise DataError(f"{where}: end_frame {end} is not after start_frame {start}")
+
+
+def read_items(path: Path, split: str) -> list[Any]:
+    """The list that the JSON file of a split holds.
+
+    Raises:
+        DataError: The file is no JSON, holds something else, or the list is empty.
+    """
+    items = read_json(path)
+    if not isinstance(items, list):
+        raise DataError(f"{path}: found {type(items).__name__}, expected a list of clips")
+    if not items:
+        raise DataError(f"{path}: the {split} split is empty; expected a list of clips")
+    return items

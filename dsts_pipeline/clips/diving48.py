@@ -27,6 +27,7 @@ from dsts_pipeline.clips.annotation import (
     check_frames,
     check_text,
     find_file,
+    read_items,
     refuse_repeats,
 )
 
@@ -87,11 +88,7 @@ def _read_split(
     path: Path, split: str, num_classes: int, videos: VideoPaths
 ) -> list[AnnotatedClip]:
     """The clips of one split file."""
-    items = read_json(path)
-    if not isinstance(items, list):
-        raise DataError(f"{path}: found {type(items).__name__}, expected a list of clips")
-    if not items:
-        raise DataError(f"{path}: the {split} split is empty; expected a list of clips")
+    items = read_items(path, split)
     clips = [_read_item(path, n, item, split, num_classes, videos) for n, item in enumerate(items)]
     refuse_repeats(clips, path)
     return clips
