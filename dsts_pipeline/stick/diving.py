@@ -25,9 +25,9 @@ from dsts_pipeline.stick.diving_motion import (
 )
 from dsts_pipeline.stick.rendering import (
     FINE,
+    Film,
     Renderer,
     cut_background,
-    develop,
     draw_background,
     encode_mp4,
 )
@@ -56,20 +56,10 @@ def draw_dive(
     num_frames: int = 16,
     difficulty: float = 1.0,
 ) -> Dive:
-    """Draw the clip `index` of `split` under `seed`.
-
-    Args:
-        seed: The data set's seed.
-        split: Name of the split; splits share no random stream.
-        index: Number of the clip in its split.
-        label: Class 0 to 47; by default `index` modulo 48, so that classes are balanced.
-        size_px: Frame height and width.
-        num_frames: Frames in the clip.
-        difficulty: Strength of the nuisances, 0 to 3.
-    """
+    """The dive `index` of `split`, see `Renderer.draw`."""
     generator = np.random.default_rng(derive_seed(seed, "stick_diving", split, index))
     plan = draw_plan(index % len(VOCABULARY) if label is None else label, generator)
-    scene = draw_scene(generator, size_px=size_px, num_frames=num_frames, difficulty=difficulty)
+    scene = _draw_scene(generator, size_px, num_frames, difficulty)
     return Dive(plan, scene, size_px, num_frames, int(generator.integers(1 << 31)))
 
 
@@ -88,13 +78,7 @@ def render_clip(dive: Dive) -> np.ndarray:
         placed = place(pose, scene.camera_yaw)
         target = 0.5 * (placed["pelvis"] + placed["neck"])[:2]
         follow = target if number == 0 else follow + (1 - scene.camera_lag) * (target - follow)
-        frames[number] = develop(
-            _draw_frame(dive, number, placed, follow),
-            contrast=scene.contrast,
-            exposure=scene.exposure,
-            noise=scene.noise,
-            generator=generator,
-        )
+        frames[number] = scene.film.develop(_draw_frame(dive, number, placed, follow), generator)
     return frames
 
 
@@ -108,40 +92,29 @@ class Scene:
     Attributes:
         colours: RGB 0-255 by body part, and for "board" and "water".
         background: RGB image of 2.6 x 2.6 frames; the camera wanders over it.
-        noise: float32 [size * 2, size * 2, 3], cut at a random place for each frame.
         height_scale: Body height as a share of the frame's height.
         camera_yaw: Radians.
         camera_lag: 0 follows the diver exactly, 1 not at all.
         offset: Constant framing error [2], in frames.
         jitter: Camera shake [num_steps, 2], in frames.
-        exposure, contrast: Affine change of all values.
         mirrored: The whole picture is flipped left to right.
     """
 
     colours: dict[str, tuple[int, int, int]]
     background: Image.Image
-    noise: np.ndarray
     height_scale: float
     camera_yaw: float
     camera_lag: float
     offset: np.ndarray
     jitter: np.ndarray
-    exposure: float
-    contrast: float
+    film: Film
     mirrored: bool
 
 
-def draw_scene(
-    generator: np.random.Generator, *, size_px: int, num_frames: int, difficulty: float
+def _draw_scene(
+    generator: np.random.Generator, size_px: int, num_frames: int, difficulty: float
 ) -> Scene:
-    """Draw the nuisances of one clip.
-
-    Args:
-        generator: Source of all randomness.
-        size_px: Frame height and width.
-        num_frames: Frames that the camera's shake is drawn for.
-        difficulty: 0 plain, 1 the default, up to 3.
-    """
+    """What varies of it is scaled by `difficulty`; the order of the draws decides the bytes."""
     shake = generator.normal(0.0, 0.012 * difficulty, (num_frames, 2))
     pan = np.cumsum(generator.normal(0.0, 0.008 * difficulty, (num_frames, 2)), axis=0)
     noise_level = 3.0 + 9.0 * difficulty * generator.random()
@@ -149,14 +122,16 @@ def draw_scene(
     return Scene(
         colours=_draw_colours(generator, difficulty),
         background=draw_background(generator, size_px, difficulty),
-        noise=noise * np.float32(noise_level),
         height_scale=float(generator.uniform(0.52 - 0.06 * difficulty, 0.60)),
         camera_yaw=float(generator.normal(0.0, 0.16 * difficulty)),
         camera_lag=float(generator.uniform(0.0, 0.10 * difficulty)),
         offset=generator.normal(0.0, 0.025 * difficulty, 2),
         jitter=shake + pan,
-        exposure=float(generator.normal(0.0, 14.0 * difficulty)),
-        contrast=float(np.exp(generator.normal(0.0, 0.14 * difficulty))),
+        film=Film(
+            noise * np.float32(noise_level),
+            exposure=float(generator.normal(0.0, 14.0 * difficulty)),
+            contrast=float(np.exp(generator.normal(0.0, 0.14 * difficulty))),
+        ),
         mirrored=bool(generator.random() < 0.5),
     )
 

@@ -33,7 +33,9 @@ class Renderer:
         class_names: Name by class number; clip `number` of a split is of class `number` modulo
             their count.
         draw: `(seed, split, number, label=, size_px=, num_frames=, difficulty=)` -> the clip,
-            before it is rendered.
+            before it is rendered. Splits share no random stream. `label` None: the class that
+            `number` stands for. `size_px` is the frames' height and width, `difficulty` the
+            strength of the nuisances, from 0 to 3.
         render: That clip -> frames, uint8 [T, H, W, 3], RGB.
         encode: Frames -> bytes of a video file.
         count_clips: Settings -> number of clips by split.
@@ -114,27 +116,29 @@ def cut_background(background: Image.Image, shift: np.ndarray, size_px: int) -> 
     return picture.resize((fine, fine), Image.Resampling.NEAREST)
 
 
-def develop(
-    picture: np.ndarray,
-    *,
-    contrast: float,
-    exposure: float,
-    noise: np.ndarray,
-    generator: np.random.Generator,
-) -> np.ndarray:
-    """Exposure, contrast and sensor noise: uint8 [H, W, 3] in, another one out.
+@dataclass(frozen=True)
+class Film:
+    """How a clip's pictures become frames.
 
-    Args:
-        noise: float32 [2 H, 2 W, 3], cut at a random place.
+    Attributes:
+        noise: Of the sensor, float32 [2 H, 2 W, 3], cut at a random place for each frame.
+        exposure, contrast: Affine change of all values.
     """
-    size = picture.shape[0]
-    row, column = generator.integers(0, size, 2)
-    values = picture.astype(np.float32)
-    values -= 128.0
-    values *= contrast
-    values += 128.0 + exposure
-    values += noise[row : row + size, column : column + size]
-    return np.clip(values, 0, 255).astype(np.uint8)
+
+    noise: np.ndarray
+    exposure: float
+    contrast: float
+
+    def develop(self, picture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """The frame of a picture, both uint8 [H, W, 3]."""
+        size = picture.shape[0]
+        row, column = generator.integers(0, size, 2)
+        values = picture.astype(np.float32)
+        values -= 128.0
+        values *= self.contrast
+        values += 128.0 + self.exposure
+        values += self.noise[row : row + size, column : column + size]
+        return np.clip(values, 0, 255).astype(np.uint8)
 
 
 # ---- video files ---------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import RenderSettings
 from dsts_pipeline.stick.rendering import (
     FINE,
+    Film,
     Renderer,
     cut_background,
-    develop,
     draw_background,
     encode_webm,
 )
@@ -88,20 +88,10 @@ def draw_clip(
     num_frames: int = 24,
     difficulty: float = 1.0,
 ) -> Action:
-    """Draw the clip `index` of `split` under `seed`.
-
-    Args:
-        seed: The data set's seed.
-        split: Name of the split; splits share no random stream.
-        index: Number of the clip in its split.
-        label: Class 0 to 23; by default `index` modulo 24, so that classes are balanced.
-        size_px: Frame height and width.
-        num_frames: Frames in the clip.
-        difficulty: Strength of the nuisances, 0 to 3.
-    """
+    """The clip `index` of `split`, see `Renderer.draw`."""
     start = plan_clip(seed, split, index, label=label, difficulty=difficulty)
     generator = start.generator
-    scene = draw_scene(generator, size_px=size_px, num_frames=num_frames, difficulty=difficulty)
+    scene = _draw_scene(generator, size_px, num_frames, difficulty)
     own_seed = int(generator.integers(1 << 31))
     return Action(start.label, start.plan, scene, start.mirrored, size_px, num_frames, own_seed)
 
@@ -176,13 +166,7 @@ def render_clip(action: Action) -> np.ndarray:
         picture = _draw_frame(action, state, camera)
         if action.mirrored:
             picture = picture[:, ::-1]
-        frames[number] = develop(
-            picture,
-            contrast=scene.contrast,
-            exposure=scene.exposure,
-            noise=scene.noise,
-            generator=generator,
-        )
+        frames[number] = scene.film.develop(picture, generator)
     return frames
 
 
@@ -202,8 +186,6 @@ class Scene:
         zoom: Frames of the picture per frame of the scene.
         offset: Constant framing error [2], in frames.
         jitter: Camera shake [num_frames, 2], in frames.
-        exposure, contrast: Affine change of all values.
-        noise: float32 [size * 2, size * 2, 3].
     """
 
     background: Image.Image
@@ -213,22 +195,13 @@ class Scene:
     zoom: float
     offset: np.ndarray
     jitter: np.ndarray
-    exposure: float
-    contrast: float
-    noise: np.ndarray
+    film: Film
 
 
-def draw_scene(
-    generator: np.random.Generator, *, size_px: int, num_frames: int, difficulty: float
+def _draw_scene(
+    generator: np.random.Generator, size_px: int, num_frames: int, difficulty: float
 ) -> Scene:
-    """Draw the nuisances of one clip.
-
-    Args:
-        generator: Source of all randomness.
-        size_px: Frame height and width.
-        num_frames: Frames that the camera's shake is drawn for.
-        difficulty: 0 plain, 1 the default, up to 3.
-    """
+    """What varies of it is scaled by `difficulty`; the order of the draws decides the bytes."""
     shake = generator.normal(0.0, 0.005 * difficulty, (num_frames, 2))
     drift = np.cumsum(generator.normal(0.0, 0.004 * difficulty, (num_frames, 2)), axis=0)
     noise_level = 2.0 + 6.0 * difficulty * generator.random()
@@ -242,9 +215,11 @@ def draw_scene(
         zoom=float(generator.uniform(1.1, 1.2 + 0.06 * difficulty)),
         offset=generator.normal(0.0, 0.015 * difficulty, 2),
         jitter=shake + drift,
-        exposure=float(generator.normal(0.0, 10.0 * difficulty)),
-        contrast=float(np.exp(generator.normal(0.0, 0.1 * difficulty))),
-        noise=noise * np.float32(noise_level),
+        film=Film(
+            noise * np.float32(noise_level),
+            exposure=float(generator.normal(0.0, 10.0 * difficulty)),
+            contrast=float(np.exp(generator.normal(0.0, 0.1 * difficulty))),
+        ),
     )
 
 
@@ -276,6 +251,7 @@ _GLASS: Colour = (126, 142, 158)
 
 
 def _draw_frame(action: Action, state: State, camera: np.ndarray) -> np.ndarray:
+    """A frame before it is developed or mirrored, uint8 [H, W, 3]; the camera looks at `camera`."""
     scene, size = action.scene, action.size_px
     shift = camera * np.array([1.0, -1.0]) * size * scene.zoom
     image = cut_background(scene.background, shift, size)
@@ -283,20 +259,15 @@ def _draw_frame(action: Action, state: State, camera: np.ndarray) -> np.ndarray:
     pieces = [Piece(rectangle(-3, -3, 3, scene.table_edge), scene.table)]
     for thing, x, y in scene.clutter:
         pieces += draw_thing(thing, x, y)
-    pieces += draw_action(action.plan, state, scene.table)
+    plan = action.plan
+    pieces += _DRAWN.get(plan.label, _draw_plain)(plan, state, scene.table)
+    for tip in state.tips:
+        pieces += draw_hand(tip, plan.skin, plan.sleeve)
     scale, half = size * scene.zoom * FINE, 0.5 * size * FINE
     for piece in pieces:
         corners = (piece.points - camera) * np.array([scale, -scale]) + half
         draw.polygon(corners.ravel().tolist(), fill=piece.colour)
     return np.array(image.reduce(FINE))
-
-
-def draw_action(plan: Plan, state: State, table: Colour) -> list[Piece]:
-    """Everything that has a part in the action, hands last."""
-    pieces = _DRAWN.get(plan.label, _draw_plain)(plan, state, table)
-    for tip in state.tips:
-        pieces += draw_hand(tip, plan.skin, plan.sleeve)
-    return pieces
 
 
 def _stand(thing: Thing, pose: Pose) -> list[Piece]:

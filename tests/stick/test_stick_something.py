@@ -187,7 +187,8 @@ def test_a_mirrored_clip_is_the_mirror_class_drawn_and_flipped():
     found = 0
     for number in range(8):
         clip = draw_clip(1, "check", number, label=11, size_px=48, num_frames=3)
-        quiet = replace(clip, scene=replace(clip.scene, noise=0 * clip.scene.noise))
+        film = replace(clip.scene.film, noise=0 * clip.scene.film.noise)
+        quiet = replace(clip, scene=replace(clip.scene, film=film))
         if clip.mirrored:
             found += 1
             assert (clip.label, clip.plan.label) == (11, 12)
