@@ -8,7 +8,6 @@ see `jitter_generator`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -142,82 +141,10 @@ def _rounded_bounds(num_frames: int, clip_len: int) -> tuple[np.ndarray, float]:
     return np.round(length * np.arange(clip_len + 1)).astype(np.int64), length
 
 
-# ---- segments of TSN and TSM ---------------------------------------------------------------------
-
-
-def sample_tsn_segments(
-    num_frames: int,
-    *,
-    clip_len: int = 1,
-    num_clips: int = 8,
-    twice_sample: bool = False,
-    generator: Generator | None = None,
-) -> np.ndarray:
-    """TSN's segments as TSM's code takes them: `num_clips` segments of `clip_len` frames in a row.
-
-    With n' = n - clip_len + 1 and K segments, test: floor(n' / (2 K) + i n' / K). Training:
-    i floor(n' / K) plus a random number below floor(n' / K); where that is 0, K sorted random
-    starts if n > K, else the first frame K times.
-
-    Deviation: where the clip is shorter than `clip_len`, starts stay at the first frame instead of
-    going below it, and frames behind the last one are the last one.
-
-    Args:
-        num_frames: Frames of the video, at least 1.
-        clip_len: Frames of each segment; 1 for RGB.
-        num_clips: Segments.
-        twice_sample: At test, a second set of segments from floor(i n' / K).
-        generator: Source of the jitter of training; None: test.
-
-    Returns:
-        int64 [num_clips, clip_len], or [2 * num_clips, clip_len] with `twice_sample` at test.
-
-    Source: https://arxiv.org/abs/1608.00859, section 3.1; temporal-shift-module's ops/dataset.py,
-    `_sample_indices` and `_get_test_indices`, which count frames from 1.
-
-    >>> sample_tsn_segments(100, num_clips=4).ravel().tolist()
-    [12, 37, 62, 87]
-    """
-    _check_counts(num_frames, clip_len=clip_len, num_clips=num_clips)
-    possible = num_frames - clip_len + 1
-    if generator is None:
-        length = max(possible, 0) / float(num_clips)
-        starts = (length / 2.0 + length * np.arange(num_clips)).astype(np.int64)
-        if twice_sample:
-            starts = np.concatenate([starts, (length * np.arange(num_clips)).astype(np.int64)])
-    elif possible // num_clips > 0:
-        length = possible // num_clips
-        starts = np.arange(num_clips) * length + generator.integers(length, size=num_clips)
-    elif num_frames > num_clips and possible > 0:
-        starts = np.sort(generator.integers(possible, size=num_clips))
-    else:
-        starts = np.zeros(num_clips, dtype=np.int64)
-    return np.minimum(starts[:, None] + np.arange(clip_len), num_frames - 1).astype(np.int64)
-
-
 # ---- clips of neighbouring frames: mmaction2's `SampleFrames` ------------------------------------
 #
 # With `num_clips` > 1 and `clip_len` = 1 it is segment sampling, which mmaction2 uses for TSN and
 # TSM.
-
-
-@dataclass(frozen=True)
-class _Rule:
-    clip_len: int
-    num_clips: int
-    frame_interval: int
-    twice_sample: bool
-    keep_tail_frames: bool
-    target_fps: float | None
-
-    def span(self, fps: float | None, training: bool) -> float:
-        """Frames that a clip reaches over, in frames of the video."""
-        if self.target_fps is not None:
-            ratio = fps / self.target_fps if fps else 1.0
-            return max(1.0, self.clip_len * self.frame_interval * ratio)
-        if training:
-            return self.clip_len * self.frame_interval
-        return (self.clip_len - 1) * self.frame_interval + 1
 
 
 def sample_dense(
@@ -267,13 +194,37 @@ def sample_dense(
     [[0, 4, 8, 8]]
     """
     _check_counts(num_frames, clip_len=clip_len, num_clips=num_clips, frame_interval=frame_interval)
-    rule = _Rule(clip_len, num_clips, frame_interval, twice_sample, keep_tail_frames, target_fps)
-    _check_options(rule, out_of_bound, temporal_jitter, generator is not None)
-    span = rule.span(fps, generator is not None)
-    if generator is None:
-        starts = _test_starts(rule, num_frames, span)
+    if out_of_bound not in ("loop", "repeat_last"):
+        raise ValueError(f"out_of_bound is {out_of_bound!r}, expected 'loop' or 'repeat_last'")
+    if twice_sample and clip_len > 1 and num_clips == 1 and generator is None:
+        raise ValueError("twice_sample of one clip has no distance to go by; use num_clips=2")
+    if temporal_jitter and target_fps is not None:
+        raise ValueError("temporal_jitter and target_fps exclude each other; drop one of them")
+    if target_fps is not None and target_fps <= 0:
+        raise ValueError(f"target_fps is {target_fps}, expected more than 0")
+    span: float  # frames of the video that a clip reaches over
+    if target_fps is not None:
+        span = max(1.0, clip_len * frame_interval * (fps / target_fps if fps else 1.0))
+    elif generator is not None:
+        span = clip_len * frame_interval
     else:
-        starts = _training_starts(rule, num_frames, span, generator)
+        span = (clip_len - 1) * frame_interval + 1
+    if generator is not None:
+        starts = _training_starts(num_frames, span, num_clips, keep_tail_frames, generator)
+    elif clip_len == 1:
+        length = num_frames / float(num_clips)
+        starts = np.arange(num_clips) * length
+        middles = starts + length / 2.0
+        starts = np.concatenate([middles, starts]) if twice_sample else middles
+    else:
+        last = max(num_frames - span, 0)
+        count = num_clips * (2 if twice_sample else 1)
+        if count == 1:
+            starts = np.array([last // 2])
+        elif target_fps is not None:
+            starts = np.arange(count) * np.floor(last / float(num_clips - 1))
+        else:
+            starts = np.round(np.arange(count) * (last / float(num_clips - 1)))
     if target_fps is None:
         steps = np.arange(clip_len) * frame_interval
     else:
@@ -284,26 +235,11 @@ def sample_dense(
     return _bring_inside(frames, num_frames, out_of_bound).astype(np.int64)
 
 
-def _test_starts(rule: _Rule, num_frames: int, span: float) -> np.ndarray:
-    if rule.clip_len == 1:
-        length = num_frames / float(rule.num_clips)
-        starts = np.arange(rule.num_clips) * length
-        middles = starts + length / 2.0
-        return np.concatenate([middles, starts]) if rule.twice_sample else middles
-    last = max(num_frames - span, 0)
-    count = rule.num_clips * (2 if rule.twice_sample else 1)
-    if count == 1:
-        return np.array([last // 2])
-    distance = last / float(rule.num_clips - 1)
-    if rule.target_fps is not None:
-        return np.arange(count) * np.floor(distance)
-    return np.round(np.arange(count) * distance)
-
-
-def _training_starts(rule: _Rule, num_frames: int, span: float, generator: Generator) -> np.ndarray:
-    count = rule.num_clips
+def _training_starts(
+    num_frames: int, span: float, count: int, keep_tail_frames: bool, generator: Generator
+) -> np.ndarray:
     possible = num_frames - span + 1
-    if rule.keep_tail_frames:
+    if keep_tail_frames:
         share = possible / float(count)
         if num_frames <= span - 1:
             return np.zeros(count, dtype=np.int64)
@@ -326,17 +262,6 @@ def _bring_inside(frames: np.ndarray, num_frames: int, out_of_bound: str) -> np.
     return np.where(is_inside, frames, last_reached)
 
 
-def _check_options(rule: _Rule, out_of_bound: str, temporal_jitter: bool, training: bool) -> None:
-    if out_of_bound not in ("loop", "repeat_last"):
-        raise ValueError(f"out_of_bound is {out_of_bound!r}, expected 'loop' or 'repeat_last'")
-    if rule.twice_sample and rule.clip_len > 1 and rule.num_clips == 1 and not training:
-        raise ValueError("twice_sample of one clip has no distance to go by; use num_clips=2")
-    if temporal_jitter and rule.target_fps is not None:
-        raise ValueError("temporal_jitter and target_fps exclude each other; drop one of them")
-    if rule.target_fps is not None and rule.target_fps <= 0:
-        raise ValueError(f"target_fps is {rule.target_fps}, expected more than 0")
-
-
 # ---- all rules -----------------------------------------------------------------------------------
 
 SAMPLERS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
@@ -345,7 +270,6 @@ SAMPLERS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "dense": sample_dense,
         "mmaction_uniform": sample_mmaction_uniform,
         "swin_uniform": sample_swin_uniform,
-        "tsn_segments": sample_tsn_segments,
     }
 )
 
