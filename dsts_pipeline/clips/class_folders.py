@@ -92,7 +92,7 @@ class _Walk:
 
     def read_split(self, folder: Path, split: str) -> None:
         """Add the clips of one split."""
-        before = len(self.rows) + len(self.unusable)
+        num_found = 0
         for entry in self.scan(folder):
             if not entry.is_dir():
                 if is_video(entry.name):
@@ -103,16 +103,17 @@ class _Walk:
                 continue
             if is_utf8(entry.name):  # else its clips are listed as unusable
                 check_text(entry.name, "class name", printable(entry.path))
-            found = len(self.rows) + len(self.unusable)
-            for path in self._videos(entry):
-                self._add(Path(entry.path), path, split)
-            if found == len(self.rows) + len(self.unusable):
+            paths = list(self._videos(entry))
+            if not paths:
                 raise DataError(
                     f"{printable(entry.path)}: no video in the folder of class "
                     f"{printable(entry.name)!r}; expected files that end with one of "
                     f"{' '.join(sorted(VIDEO_SUFFIXES))}, or remove it"
                 )
-        if before == len(self.rows) + len(self.unusable):
+            for path in paths:
+                self._add(Path(entry.path), path, split)
+            num_found += len(paths)
+        if not num_found:
             raise DataError(f"{folder}: no video found; expected one folder per class")
 
     def notes(self) -> list[str]:
@@ -145,7 +146,8 @@ class _Walk:
         return found
 
     def _check_link(self, entry: os.DirEntry[str]) -> None:
-        shown, target = printable(entry.path), Path(entry.path).resolve()
+        shown = printable(entry.path)
+        target = Path(entry.path).resolve()
         if not target.exists():
             raise DataError(f"{shown}: a link to nothing ({target}); remove or correct it")
         is_outside = not target.is_relative_to(self.root.resolve())

@@ -335,7 +335,8 @@ def _decode_from(video: OpenVideo, packets: Packets, entry: tuple[int, int]) -> 
 
 def _find_by_count(path: str | Path, wanted: set[int]) -> Iterator[tuple[int, Any]]:
     """The frames `wanted`, decoded from the file's start and counted."""
-    number, last = -1, max(wanted)
+    number = -1
+    last = max(wanted)
     with open_video(path) as video:
         packets = video.container.demux(video.stream)
         for number, frame in enumerate(_decode_packets(video, packets)):
@@ -369,7 +370,8 @@ class _Scaler:
     def __init__(self, size_px: int | None) -> None:
         from av.video.reformatter import VideoReformatter
 
-        self._size_px, self._reformatter = size_px, VideoReformatter()
+        self._size_px = size_px
+        self._reformatter = VideoReformatter()
 
     def to_rgb(self, frame: Any) -> np.ndarray:
         width, height = frame.width, frame.height

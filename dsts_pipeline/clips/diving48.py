@@ -100,7 +100,8 @@ def _read_item(
     where = f"{path}: item {number}"
     if not isinstance(item, dict) or not isinstance(item.get("vid_name"), str):
         raise DataError(f"{where} is {item!r}; expected an object with vid_name and label")
-    name, label = item["vid_name"], item.get("label")
+    name = item["vid_name"]
+    label = item.get("label")
     if not isinstance(label, int) or isinstance(label, bool):
         raise DataError(f"{where} ({name}): label is {label!r}; expected a whole number")
     if not 0 <= label < num_classes:

@@ -307,7 +307,8 @@ def compare_counts(annotations: Annotations, index: ClipIndex) -> tuple[CountCom
     """
     annotated = Counter(clip.split for clip in annotations.clips)
     annotated[UNLABELLED] = len(annotations.unlabelled)
-    usable, held_out = index.count_splits(), 0
+    usable = index.count_splits()
+    held_out = 0
     if not annotated["val"]:
         held_out = usable.get("val", 0)  # these were annotated as train
     comparisons = []

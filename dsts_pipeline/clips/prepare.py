@@ -225,7 +225,8 @@ def _ends_beyond(clip: AnnotatedClip, info: VideoInfo) -> bool:
 
 def _find_unusable(index: ClipIndex, splits: set[str], max_problem_fraction: float) -> str:
     """What is wrong where too many clips, or all of a split, are unusable; else nothing."""
-    num_bad, total = len(index.problems), len(index.clips) + len(index.problems)
+    num_bad = len(index.problems)
+    total = len(index.clips) + len(index.problems)
     first = "; ".join(f"{p.clip_id} ({p.reason})" for p in index.problems[:_NUM_SHOWN])
     allowed = math.floor(max_problem_fraction * total + 1e-9)  # 0.29 * 100 is 28.999...
     if num_bad > allowed:
@@ -247,7 +248,8 @@ def _find_unusable(index: ClipIndex, splits: set[str], max_problem_fraction: flo
 
 def _draw_test(index: ClipIndex, dataset: DatasetSettings) -> tuple[ClipIndex, dict[str, Any], str]:
     """Some clips of train become the split "test"; how they were drawn, and in a sentence."""
-    fraction, seed = dataset.test_fraction, dataset.heldout_seed
+    fraction = dataset.test_fraction
+    seed = dataset.heldout_seed
     held = hold_out_groups(
         [clip.label for clip in index.clips],
         [clip.group or clip.sha256 for clip in index.clips],

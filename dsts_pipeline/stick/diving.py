@@ -70,7 +70,8 @@ def clip_poses(dive: Dive) -> list[Pose]:
 
 def render_clip(dive: Dive) -> np.ndarray:
     """All frames of a dive, uint8 [T, H, W, 3], RGB."""
-    size, scene = dive.size_px, dive.scene
+    size = dive.size_px
+    scene = dive.scene
     frames = np.empty((dive.num_frames, size, size, 3), np.uint8)
     generator = np.random.default_rng(dive.seed)
     follow = np.zeros(2)
@@ -298,13 +299,15 @@ def _draw_frame(
     dive: Dive, number: int, placed: dict[str, np.ndarray], follow: np.ndarray
 ) -> np.ndarray:
     """Frame `number` before it is developed, uint8 [H, W, 3]; the camera follows `follow` [2]."""
-    scene, size = dive.scene, dive.size_px
+    scene = dive.scene
+    size = dive.size_px
     centre = follow + (scene.offset + scene.jitter[number]) / scene.height_scale
     # The distant wall moves at half the speed.
     shift = centre * np.array([0.5, -0.5]) * size * scene.height_scale
     image = cut_background(scene.background, shift, size)
     draw = ImageDraw.Draw(image)
-    scale, half = size * scene.height_scale * FINE, size * FINE / 2
+    scale = size * scene.height_scale * FINE
+    half = size * FINE / 2
 
     def to_pixels(points: np.ndarray) -> np.ndarray:
         """Body heights (y up) to drawn pixels (y down)."""
@@ -316,7 +319,8 @@ def _draw_frame(
     for shape in (_BOARD, _TOWER):
         fill(shape, scene.colours["board"])
     for part in capsules(placed):
-        colour, radius = scene.colours[part.part], part.radius * scale
+        colour = scene.colours[part.part]
+        radius = part.radius * scale
         along = part.end - part.start
         length = float(np.hypot(along[0], along[1]))
         if length > 1e-6:

@@ -110,7 +110,8 @@ def render_pool(
         with track(f"Rendering pool {recipe.stream}", count * chunk_clips) as progress:
             for _ in map_in_processes(_render_chunk, *work, num_workers=num_workers):
                 progress.advance(chunk_clips)
-    num_clips, num_frames = recipe.num_clips, recipe.num_frames
+    num_clips = recipe.num_clips
+    num_frames = recipe.num_frames
     frames = np.empty((num_clips, num_frames, recipe.input_px, recipe.input_px, 3), np.uint8)
     targets = np.empty((num_clips, num_frames, len(renderer.target_names)), np.float32)
     labels = np.empty(num_clips, np.int64)
@@ -131,7 +132,8 @@ def _render_chunk(home: Path, recipe: PoolRecipe, start: int, num_clips: int) ->
     renderer = RENDERERS[recipe.renderer]
     order = uniform_frames(recipe.video_frames, recipe.num_frames)
     numbers = range(start, start + num_clips)
-    frames, targets = [], []
+    frames = []
+    targets = []
     with tempfile.TemporaryDirectory() as scratch:
         video = Path(scratch) / "clip.video"
         for number in numbers:
@@ -310,7 +312,8 @@ def _measure(recognizer: Any, reader: TargetReader, pool: Pool) -> tuple[float, 
     """Mean absolute error of targets and top-1 on `pool`, in float32 as extraction computes."""
     recognizer.eval()
     reader.eval()
-    errors, hits = 0.0, 0
+    errors = 0.0
+    hits = 0
     for start in range(0, len(pool), 64):
         rows = slice(start, start + 64)
         maps = recognizer.backbone(normalize_frames(torch.from_numpy(pool.frames[rows])))

@@ -158,7 +158,8 @@ def clip_states(action: Action) -> list[State]:
 
 def render_clip(action: Action) -> np.ndarray:
     """All frames of a clip, uint8 [T, H, W, 3], RGB."""
-    size, scene = action.size_px, action.scene
+    size = action.size_px
+    scene = action.scene
     frames = np.empty((action.num_frames, size, size, 3), np.uint8)
     generator = np.random.default_rng(action.seed)
     for number, state in enumerate(clip_states(action)):
@@ -252,7 +253,8 @@ _GLASS: Colour = (126, 142, 158)
 
 def _draw_frame(action: Action, state: State, camera: np.ndarray) -> np.ndarray:
     """A frame before it is developed or mirrored, uint8 [H, W, 3]; the camera looks at `camera`."""
-    scene, size = action.scene, action.size_px
+    scene = action.scene
+    size = action.size_px
     shift = camera * np.array([1.0, -1.0]) * size * scene.zoom
     image = cut_background(scene.background, shift, size)
     draw = ImageDraw.Draw(image)
@@ -263,7 +265,8 @@ def _draw_frame(action: Action, state: State, camera: np.ndarray) -> np.ndarray:
     pieces += _DRAWN.get(plan.label, _draw_plain)(plan, state, scene.table)
     for tip in state.tips:
         pieces += draw_hand(tip, plan.skin, plan.sleeve)
-    scale, half = size * scene.zoom * FINE, 0.5 * size * FINE
+    scale = size * scene.zoom * FINE
+    half = 0.5 * size * FINE
     for piece in pieces:
         corners = (piece.points - camera) * np.array([scale, -scale]) + half
         draw.polygon(corners.ravel().tolist(), fill=piece.colour)
@@ -284,7 +287,8 @@ def _draw_plain(plan: Plan, state: State, table: Colour) -> list[Piece]:
 
 def _draw_lidded(plan: Plan, state: State, table: Colour) -> list[Piece]:
     """A box seen from the front; its lid is hinged at the left or right edge."""
-    thing, pose = plan.actor, state.actor
+    thing = plan.actor
+    pose = state.actor
     half, top = 0.5 * thing.width, pose.y + thing.height
     angle = LID_OPEN * state.lid
     hinge = np.array([pose.x + plan.side * half, top + 0.008])
@@ -412,7 +416,9 @@ def scene_targets(action: Action) -> np.ndarray:
 
 
 def _targets(state: State) -> list[float]:
-    actor, other, camera = state.actor, state.other, state.camera_x
+    actor = state.actor
+    other = state.other
+    camera = state.camera_x
     hand = state.tips[0] if state.tips else None
     return [
         actor.x - camera,
@@ -464,7 +470,8 @@ def _describe(settings: RenderSettings, split: str, number: int) -> dict[str, An
     if split == "test":
         return {"id": name}
     clip = plan_clip(settings.seed, split, number, difficulty=settings.difficulty)
-    template, placeholders = TEMPLATES[clip.label], _placeholders(clip.label, clip.plan)
+    template = TEMPLATES[clip.label]
+    placeholders = _placeholders(clip.label, clip.plan)
     text = template
     for placeholder in placeholders:
         text = text.replace(_SOMETHING, placeholder, 1)

@@ -300,7 +300,8 @@ def _approach(plan: Plan, time: float) -> State:
 def _open(plan: Plan, time: float) -> State:
     """A lid hinged at `side` swings up; the hand is at its free edge."""
     lid = ramp(time, plan.start, plan.end)
-    width, top = plan.actor.width, plan.y + plan.actor.height
+    width = plan.actor.width
+    top = plan.y + plan.actor.height
     angle = LID_OPEN * lid
     edge = (
         plan.x + plan.side * width * (0.5 - np.cos(angle)),
@@ -333,11 +334,13 @@ def _pour(plan: Plan, time: float, *, outcome: str) -> State:
     done = ramp(time, plan.start + 0.1, plan.end)
     first = 0.06 + 0.2 * plan.reach
     flowing = outcome != "empty" and plan.start + 0.1 < time < plan.end
-    level, over = first, (0.0, 0.0)
+    level = first
+    over = (0.0, 0.0)
     if outcome == "fill":
         level = _mix(first, plan.level, done)
     elif outcome == "overflow":
-        level, run_over = _mix(first, 1.0, min(1.0, done / 0.55)), ramp(done, 0.5, 1.0)
+        level = _mix(first, 1.0, min(1.0, done / 0.55))
+        run_over = ramp(done, 0.5, 1.0)
         over = (run_over, run_over)
     elif outcome == "miss":
         over = (0.0, done) if plan.side > 0 else (done, 0.0)
@@ -351,7 +354,8 @@ def _pour_pose(plan: Plan, lip_x: float, lip_y: float, time: float) -> Pose:
     """Pose of the vessel; once it is tilted, its lip is at (lip_x, lip_y)."""
     tilt = 1.95 * ramp(time, plan.start, plan.start + 0.1)
     tilt *= 1.0 - ramp(time, plan.end, min(plan.end + 0.12, 1.0))
-    thing, angle = plan.actor, plan.side * 1.95
+    thing = plan.actor
+    angle = plan.side * 1.95
     lip = np.array([-plan.side * (0.2 if thing.kind == "bottle" else 0.45) * thing.width, 0.0])
     lip[1] = 0.5 * thing.height
     c, s = np.cos(angle), np.sin(angle)

@@ -225,12 +225,14 @@ def draw_shadow(thing: Thing, x: float, y: float, table: Colour) -> list[Piece]:
 
 # ---- a hand and forearm that reach into the picture ----------------------------------------------
 
-_PALM, _FINGER = 0.062, 0.016
+_PALM = 0.062
+_FINGER = 0.016
 
 
 def draw_hand(tip: Tip, skin: Colour, sleeve: Colour) -> list[Piece]:
     """Sleeve, forearm, palm and four fingers, the fingertips at `tip`."""
-    point, root = np.array([tip.x, tip.y]), np.array(tip.root)
+    point = np.array([tip.x, tip.y])
+    root = np.array(tip.root)
     away = root - point
     away = away / max(float(np.hypot(away[0], away[1])), 1e-6)
     side = np.array([-away[1], away[0]])
