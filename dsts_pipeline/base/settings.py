@@ -53,13 +53,7 @@ class ViewSettings(Section):
 
 
 class RenderSettings(Section):
-    """An embedded data set: which one, how many clips, of which look.
-
-    `num_train`, `num_test` and `num_frames` make it smaller for a first look, `size_px` larger for
-    backbones of a larger input. `difficulty` scales colours, camera and noise, from 0 (plain) to 3;
-    another `seed` draws other clips, to see how much a result depends on them. `num_workers`
-    processes render.
-    """
+    """An embedded data set: which one, how many clips, of which look."""
 
     renderer: Literal["stick_diving", "stick_something"] = "stick_diving"
     num_train: int = Field(2400, ge=1)
@@ -81,11 +75,7 @@ class DatasetSettings(Section):
     split. `test_fraction` of the clips becomes the split "test" of a data set that comes without
     one, drawn with `heldout_seed`, the same share of every class, by whole groups where the clips
     have some. `allow_outside_root` takes videos that lie outside of `root`, by absolute names or
-    links. `official_counts` compares the splits with the published numbers of clips. Clips of fewer
-    than `min_frames` frames, such as those that a backbone can't take, are listed as unusable;
-    where more than `max_problem_fraction` of the clips are, `prepare` stops, so that who accepts a
-    loss has to say how much. `num_probe_workers` processes look at the videos. `flip` says what a
-    mirrored clip shows: the same class, the other one of `flip_pairs`, or none.
+    links. `official_counts` compares the splits with the published numbers of clips.
     """
 
     name: str = "stick_diving"
@@ -157,13 +147,7 @@ class BackboneSettings(Section):
 
 
 class PretrainSettings(Section):
-    """How the embedded backbone is made (`python cli.py pretrain`, not part of the default run).
-
-    For who changes the embedded data set, or the network that is trained on it: `num_clips` clips
-    to learn from and `num_heldout` to measure by are drawn with `seed` and kept in the folder
-    `pool`. `pose_epochs` regress what moves in each frame, `class_epochs` add the classes (0 makes
-    a backbone that has never been told a class); there the first loss has weight `pose_weight`.
-    """
+    """How the embedded backbone is made (`python cli.py pretrain`, not part of the default run)."""
 
     num_clips: int = Field(12000, ge=96)
     num_heldout: int = Field(1200, ge=48)
