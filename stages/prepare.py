@@ -12,14 +12,11 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.base.training_clips import find_shortage
 from dsts_pipeline.clips.annotation import printable
-from dsts_pipeline.clips.findings import Findings
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.clips.prepare import HoldOut, RefusedClipsError, prepare_clips
+from dsts_pipeline.clips.prepare import RefusedClipsError, prepare_clips
 from dsts_pipeline.stick import render_embedded
 from stages import common
-
-_FILES = ("video_folder", "train_file", "test_file", "class_file")
 
 
 def run(settings: Settings) -> None:
@@ -31,12 +28,17 @@ def run(settings: Settings) -> None:
         DataError: The data root is missing, an annotation is wrong, too many videos are unusable.
         SettingsError: dataset.flip_pairs do not fit the classes.
     """
-    dataset, render = settings.dataset, settings.dataset.render
-    if render is not None:
-        render_embedded(root=dataset.root, **render.model_dump())
+    dataset = settings.dataset
+    chosen = settings.backbone
+    if dataset.render is not None:
+        render_embedded(dataset.root, dataset.render)
     findings = None
     try:
-        index, findings = _prepare(settings)
+        index, findings = prepare_clips(
+            dataset,
+            cache_path=common.PROBE_CACHE,
+            decoders=[d for d in (chosen.decoder, chosen.decoder_fallback) if d != "none"],
+        )
         FlipRule(dataset.flip, dataset.flip_pairs).check(index.class_names)
     except UserError as error:
         if isinstance(error, RefusedClipsError):
@@ -64,26 +66,6 @@ def run(settings: Settings) -> None:
         console.print(line, soft_wrap=True, markup=False)
     if table := findings.table():
         console.print(table)
-
-
-def _prepare(settings: Settings) -> tuple[ClipIndex, Findings]:
-    dataset, chosen = settings.dataset, settings.backbone
-    return prepare_clips(
-        name=dataset.name,
-        kind=dataset.format,
-        root=dataset.root,
-        files=dataset.model_dump(include=set(_FILES)),
-        end_frame=dataset.end_frame,
-        min_frames=dataset.min_frames,
-        hold_out=HoldOut(dataset.heldout_fraction, dataset.heldout_by, dataset.heldout_seed),
-        test_fraction=dataset.test_fraction,
-        allow_outside_root=dataset.allow_outside_root,
-        official_counts=dataset.official_counts,
-        cache_path=common.PROBE_CACHE,
-        num_workers=dataset.num_probe_workers,
-        max_problem_fraction=dataset.max_problem_fraction,
-        decoders=[d for d in (chosen.decoder, chosen.decoder_fallback) if d != "none"],
-    )
 
 
 def _find_shortage(settings: Settings, index: ClipIndex) -> str:

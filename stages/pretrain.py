@@ -5,6 +5,7 @@ Not a stage of the pipeline: the weights that it once made are a part of the pac
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dsts_pipeline.base.errors import SettingsError
@@ -14,7 +15,6 @@ from dsts_pipeline.extract.model_zoo import get_preset
 from dsts_pipeline.extract.weights import save_weights
 from dsts_pipeline.stick.pretrain import (
     PoolRecipe,
-    TrainingRecipe,
     pretrain_recognizer,
     render_pool,
     write_card,
@@ -35,38 +35,25 @@ def run(settings: Settings) -> None:
             "pretrain renders its clips, but dataset.render is null; other data sets need a "
             "recognizer trained elsewhere: give its file in backbone.weights"
         )
-
     preset = get_preset(backbone.name)
-
-    def recipe(stream: str, num_clips: int) -> PoolRecipe:
-        return PoolRecipe(
-            renderer=render.renderer,
-            stream=stream,
-            num_clips=num_clips,
-            video_frames=render.num_frames,
-            num_frames=backbone.num_frames or preset.num_frames,
-            render_px=render.size_px,
-            input_px=backbone.size_px or preset.size_px,
-            difficulty=render.difficulty,
-            seed=chosen.seed,
-        )
-
-    heldout_recipe = recipe("pretrain_heldout", chosen.num_heldout)
-    train_recipe = recipe("pretrain", chosen.num_clips)
-    heldout = render_pool(chosen.pool, heldout_recipe, num_workers=chosen.num_workers)
-    train = render_pool(chosen.pool, train_recipe, num_workers=chosen.num_workers)
-    training = TrainingRecipe(
-        pose_epochs=chosen.pose_epochs,
-        class_epochs=chosen.class_epochs,
-        batch_size=chosen.batch_size,
-        learning_rate=chosen.learning_rate,
-        pose_weight=chosen.pose_weight,
+    heldout_recipe = PoolRecipe(
+        renderer=render.renderer,
+        stream="pretrain_heldout",
+        num_clips=chosen.num_heldout,
+        video_frames=render.num_frames,
+        num_frames=backbone.num_frames or preset.num_frames,
+        render_px=render.size_px,
+        input_px=backbone.size_px or preset.size_px,
+        difficulty=render.difficulty,
         seed=chosen.seed,
     )
-    recognizer, history = pretrain_recognizer(backbone.name, train, heldout, training)
+    train_recipe = replace(heldout_recipe, stream="pretrain", num_clips=chosen.num_clips)
+    heldout = render_pool(chosen.pool, heldout_recipe, num_workers=chosen.num_workers)
+    train = render_pool(chosen.pool, train_recipe, num_workers=chosen.num_workers)
+    recognizer, history = pretrain_recognizer(backbone.name, train, heldout, chosen)
     save_weights(recognizer, backbone.weights, half=True)
     card = Path(backbone.weights).with_suffix(".md")
-    write_card(card, backbone.name, recognizer, train_recipe, heldout_recipe, training, history)
+    write_card(card, backbone.name, recognizer, train_recipe, heldout_recipe, chosen, history)
     last = history[-1]
     reached = (
         f"top-1 {last.heldout_top1:.1%}"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dsts_pipeline.stick.diving import Recipe, render_dataset
+from dsts_pipeline.base.settings import RenderSettings
+from dsts_pipeline.stick import render_embedded
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 
 COMMANDS = (
@@ -21,13 +22,15 @@ COMMANDS = (
     "import-features results show predict demo-app finetune pretrain-backbone "
     "search export-annotations convert-checkpoint"
 ).split()
-RECIPE = Recipe(num_train=6, num_test=4, size_px=32, num_frames=6, difficulty=1.0, seed=3)
+RENDER = RenderSettings(
+    num_train=6, num_test=4, size_px=32, num_frames=6, difficulty=1.0, seed=3, num_workers=1
+)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A small sound data set in Diving48's layout."""
-    render_dataset(tmp_path / "data", RECIPE)
+    render_embedded(tmp_path / "data", RENDER)
     return tmp_path / "data"
 
 

@@ -8,21 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from dsts_pipeline.stick.diving import Recipe, render_dataset
+from dsts_pipeline.base.settings import RenderSettings
+from dsts_pipeline.stick import render_embedded
 from tests.pipeline import WEIGHTS, run_cli
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
 ]
-RECIPE = Recipe(num_train=24, num_test=8, size_px=64, num_frames=16, difficulty=1.0, seed=3)
+RENDER = RenderSettings(
+    num_train=24, num_test=8, size_px=64, num_frames=16, difficulty=1.0, seed=3, num_workers=1
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """A folder with 32 prepared clips: 2 shards of 16."""
     folder = tmp_path_factory.mktemp("run")
-    render_dataset(folder / "data", RECIPE)
+    render_embedded(folder / "data", RENDER)
     run = run_cli(folder, "prepare", dataset__root=folder / "data", dataset__render="null")
     assert run.returncode == 0, run.stderr
     return folder

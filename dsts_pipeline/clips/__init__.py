@@ -1,4 +1,4 @@
-"""Video list -> clips: annotation readers, decoding, frame sampling, the embedded data set."""
+"""Annotations and videos -> the checked index of clips; decoding and frame sampling."""
 
 from dsts_pipeline.clips.index import Clip, ClipIndex, Problem
 from dsts_pipeline.clips.readers import read_annotations

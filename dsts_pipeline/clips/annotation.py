@@ -10,13 +10,13 @@ import functools
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.files import read_json, sha256_file
 
 TRAIN, VAL, TEST, UNLABELLED = "train", "val", "test", "unlabelled"
 NO_LABEL = -1
@@ -162,17 +162,20 @@ class VideoPaths:
 
     Args:
         root: Data root.
-        folder: Folder of videos, relative to the root or absolute.
-        allow_outside_root: Whether names may lead out of the root: `dataset.allow_outside_root`.
+        sources: Tells the folder of videos, and whether names may lead out of the root.
+        usual_folders: Where no folder is told, the first of these that is there, else the first.
     """
 
-    def __init__(self, root: Path, folder: str = ".", *, allow_outside_root: bool = False) -> None:
-        self._root, self._allow_outside_root = root, allow_outside_root
+    def __init__(self, root: Path, sources: Sources, usual_folders: Sequence[str] = (".",)) -> None:
+        self._root = root
+        self._allow_outside_root = sources.allow_outside_root
         tops = (os.path.abspath(root), os.path.realpath(root))
         self._tops = [f"{top.rstrip('/')}/" for top in dict.fromkeys(tops)]
         self._real_folder = functools.lru_cache(maxsize=4096)(os.path.realpath)
         self._prefix = ""
         self.folder = "."
+        there = (name for name in usual_folders if (root / name).is_dir())
+        folder = sources.video_folder or next(there, usual_folders[0])
         if any(part not in ("", ".") for part in folder.split("/")):
             self.folder = self._place(folder, "dataset.video_folder")
             self._prefix = "" if self.folder == "." else f"{self.folder}/"
@@ -262,12 +265,6 @@ def find_file(root: Path, names: Iterable[str], what: str) -> Path:
     return found[0]
 
 
-def find_folder(root: Path, names: Iterable[str]) -> str:
-    """The first of `names` that is a folder below `root`, else the first of all."""
-    names = list(names)
-    return next((name for name in names if (root / name).is_dir()), names[0])
-
-
 def refuse_repeats(clips: Iterable[AnnotatedClip], path: Path) -> None:
     """Raise a DataError if one file names a clip twice."""
     seen: dict[str, int] = {}
@@ -293,12 +290,13 @@ def check_frames(start: Any, end: Any, where: str) -> None:
         raise DataError(f"{where}: end_frame {end} is not after start_frame {start}")
 
 
-def expect_list(items: Any, path: Path, split: str) -> list[Any]:
-    """`items`, if it is a list with something in it.
+def read_items(path: Path, split: str) -> list[Any]:
+    """The list that the JSON file of a split holds.
 
     Raises:
-        DataError: It is empty or of another kind.
+        DataError: The file is no JSON, holds something else, or the list is empty.
     """
+    items = read_json(path)
     if not isinstance(items, list):
         raise DataError(f"{path}: found {type(items).__name__}, expected a list of clips")
     if not items:

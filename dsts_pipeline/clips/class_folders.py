@@ -33,8 +33,6 @@ from dsts_pipeline.clips.annotation import (
 from dsts_pipeline.clips.labels import Row, build_annotations, read_class_names
 from dsts_pipeline.clips.tables import find_split
 
-CLASS_FILE = "classes.txt"
-
 
 def read_folders(root: Path, sources: Sources) -> Annotations:
     """List the videos below `root`.
@@ -45,12 +43,11 @@ def read_folders(root: Path, sources: Sources) -> Annotations:
         DataError: There is none, a split or a class has none, two folders mean one split, a folder
             is a link, two videos differ in their ending alone.
     """
-    allowed = sources.allow_outside_root
-    videos = VideoPaths(root, sources.video_folder or ".", allow_outside_root=allowed)
+    videos = VideoPaths(root, sources)
     top = root / videos.folder
     if not top.is_dir():
         raise DataError(f"{top}: no such folder; correct dataset.video_folder")
-    walk = _Walk(root, top, allowed)
+    walk = _Walk(root, top, sources.allow_outside_root)
     splits: dict[str, str] = {}
     for entry in walk.scan(top):
         split = find_split(entry.name)
@@ -74,7 +71,7 @@ def read_folders(root: Path, sources: Sources) -> Annotations:
         walk.read_split(top, TRAIN)
     return build_annotations(
         walk.rows,
-        class_names=read_class_names(root, sources, CLASS_FILE),
+        class_names=read_class_names(root, sources),
         video_folders=(videos.folder,),
         unsplit=f"{top}: no folder called test with one folder per class in it",
         unusable=walk.unusable,
@@ -95,7 +92,7 @@ class _Walk:
 
     def read_split(self, folder: Path, split: str) -> None:
         """Add the clips of one split."""
-        before = len(self.rows) + len(self.unusable)
+        num_found = 0
         for entry in self.scan(folder):
             if not entry.is_dir():
                 if is_video(entry.name):
@@ -106,16 +103,17 @@ class _Walk:
                 continue
             if is_utf8(entry.name):  # else its clips are listed as unusable
                 check_text(entry.name, "class name", printable(entry.path))
-            found = len(self.rows) + len(self.unusable)
-            for path in self._videos(entry):
-                self._add(Path(entry.path), path, split)
-            if found == len(self.rows) + len(self.unusable):
+            paths = list(self._videos(entry))
+            if not paths:
                 raise DataError(
                     f"{printable(entry.path)}: no video in the folder of class "
                     f"{printable(entry.name)!r}; expected files that end with one of "
                     f"{' '.join(sorted(VIDEO_SUFFIXES))}, or remove it"
                 )
-        if before == len(self.rows) + len(self.unusable):
+            for path in paths:
+                self._add(Path(entry.path), path, split)
+            num_found += len(paths)
+        if not num_found:
             raise DataError(f"{folder}: no video found; expected one folder per class")
 
     def notes(self) -> list[str]:
@@ -148,7 +146,8 @@ class _Walk:
         return found
 
     def _check_link(self, entry: os.DirEntry[str]) -> None:
-        shown, target = printable(entry.path), Path(entry.path).resolve()
+        shown = printable(entry.path)
+        target = Path(entry.path).resolve()
         if not target.exists():
             raise DataError(f"{shown}: a link to nothing ({target}); remove or correct it")
         is_outside = not target.is_relative_to(self.root.resolve())

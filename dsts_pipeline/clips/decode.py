@@ -46,22 +46,9 @@ from dsts_pipeline.clips.probe import (
     read_packets,
 )
 
-__all__ = [
-    "Decoder",
-    "VideoError",
-    "VideoInfo",
-    "count_frames",
-    "decode_frames",
-    "find_refusal",
-    "has_decord",
-    "iterate_frames",
-    "name_decoder",
-    "probe",
-]
-
 Decoder = Literal["auto", "decord", "pyav", "torchcodec", "torchcodec_cuda"]
 Scaling = Callable[[np.ndarray], np.ndarray]
-_FRAMES_AT_ONCE = 4  # of full size, where they are scaled afterwards
+_FRAMES_AT_ONCE = 4
 _PACKAGES = {
     "auto": ("decord", "av"),
     "decord": ("decord",),
@@ -81,9 +68,8 @@ def find_refusal(info: VideoInfo, decoder: Decoder) -> str | None:
     """Why `decoder` is not trusted to hand over exactly the frames of such a file; None: it is."""
     if decoder in ("auto", "pyav"):
         return None
-    if decoder.startswith("torchcodec"):
-        return _refuse_torchcodec(info)
-    return _refuse_decord(info)
+    doubt = _doubt_torchcodec(info) if decoder.startswith("torchcodec") else _doubt_decord(info)
+    return doubt and f"{doubt}: use the decoder auto or pyav"
 
 
 def has_decord() -> bool:
@@ -149,7 +135,10 @@ def decode_frames(
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder is {decoder!r}, expected one of {get_args(Decoder)}")
     frames = _decode(path, wanted, decoder, size_px, scale, info)
-    return frames if size_px is None or not is_cut else _cut_square(frames, size_px)
+    if size_px is None or not is_cut:
+        return frames
+    top, left = (frames.shape[1] - size_px) // 2, (frames.shape[2] - size_px) // 2
+    return np.ascontiguousarray(frames[:, top : top + size_px, left : left + size_px])
 
 
 def _decode(
@@ -174,7 +163,7 @@ def _decode(
         info = describe(video, packets)
         if packets.gop != "unknown":
             _check_reach(path, wanted, info.num_frames)
-        refusal = None if decoder == "auto" else find_refusal(info, decoder)
+        refusal = find_refusal(info, decoder)
         if refusal is not None:
             raise VideoError(path, refusal)
         if decoder.startswith("torchcodec"):
@@ -199,27 +188,26 @@ def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
 # ---- decord --------------------------------------------------------------------------------------
 
 
-def _refuse_decord(info: VideoInfo) -> str | None:
-    reason = None
+def _doubt_decord(info: VideoInfo) -> str | None:
     if info.container not in _INDEXED_CONTAINERS:
-        reason = f"decord finds no exact frames in {info.container}"
-    elif info.codec not in _DECORD_CODECS:
-        reason = f"decord finds no exact frames of {info.codec}"
-    elif info.pixel_format[-2:] in ("le", "be"):  # such as yuv420p10le
-        reason = f"decord gives other colours of {info.pixel_format}"
-    elif info.rotation_degrees:  # 180 is right, 90 and 270 come out squeezed
-        reason = "decord squeezes rotated frames"
-    elif info.gop == "unknown":
-        reason = "decord finds no exact frames where the packets don't tell how many there are"
-    elif info.gop not in ("closed", "intra"):
-        reason = "decord hands over other frames where groups of pictures are open"
-    elif info.num_hidden:
-        reason = "decord counts frames that no player shows"
-    elif not info.starts_at_zero:
-        reason = "decord loses frames at negative times"
-    elif info.num_video_streams > 1:
-        reason = "decord may read another of its video streams"
-    return reason and f"{reason}: use the decoder auto or pyav"
+        return f"decord finds no exact frames in {info.container}"
+    if info.codec not in _DECORD_CODECS:
+        return f"decord finds no exact frames of {info.codec}"
+    if info.pixel_format[-2:] in ("le", "be"):  # such as yuv420p10le
+        return f"decord gives other colours of {info.pixel_format}"
+    if info.rotation_degrees:  # 180 is right, 90 and 270 come out squeezed
+        return "decord squeezes rotated frames"
+    if info.gop == "unknown":
+        return "decord finds no exact frames where the packets don't tell how many there are"
+    if info.gop not in ("closed", "intra"):
+        return "decord hands over other frames where groups of pictures are open"
+    if info.num_hidden:
+        return "decord counts frames that no player shows"
+    if not info.starts_at_zero:
+        return "decord loses frames at negative times"
+    if info.num_video_streams > 1:
+        return "decord may read another of its video streams"
+    return None
 
 
 def _decode_decord(
@@ -253,8 +241,7 @@ def _decode_decord(
             raise VideoError(path, reason)
         if scale is None:
             return reader.get_batch(wanted).asnumpy()
-        parts = np.split(wanted, range(_FRAMES_AT_ONCE, len(wanted), _FRAMES_AT_ONCE))
-        return np.concatenate([scale(reader.get_batch(part).asnumpy()) for part in parts])
+        return np.concatenate([scale(reader.get_batch(part).asnumpy()) for part in _few(wanted)])
     except VideoError:
         raise
     except Exception as error:
@@ -348,7 +335,8 @@ def _decode_from(video: OpenVideo, packets: Packets, entry: tuple[int, int]) -> 
 
 def _find_by_count(path: str | Path, wanted: set[int]) -> Iterator[tuple[int, Any]]:
     """The frames `wanted`, decoded from the file's start and counted."""
-    number, last = -1, max(wanted)
+    number = -1
+    last = max(wanted)
     with open_video(path) as video:
         packets = video.container.demux(video.stream)
         for number, frame in enumerate(_decode_packets(video, packets)):
@@ -382,7 +370,8 @@ class _Scaler:
     def __init__(self, size_px: int | None) -> None:
         from av.video.reformatter import VideoReformatter
 
-        self._size_px, self._reformatter = size_px, VideoReformatter()
+        self._size_px = size_px
+        self._reformatter = VideoReformatter()
 
     def to_rgb(self, frame: Any) -> np.ndarray:
         width, height = frame.width, frame.height
@@ -406,17 +395,16 @@ def _turn_upright(image: np.ndarray, rotation_degrees: int) -> np.ndarray:
 # ---- torchcodec ----------------------------------------------------------------------------------
 
 
-def _refuse_torchcodec(info: VideoInfo) -> str | None:
-    reason = None
+def _doubt_torchcodec(info: VideoInfo) -> str | None:
     if info.container not in _INDEXED_CONTAINERS:
-        reason = f"torchcodec finds no exact frames in {info.container}"
-    elif info.gop not in ("closed", "intra", "open"):
-        reason = "torchcodec has to seek in it, and not every key frame can be sought"
-    elif info.num_hidden:
-        reason = "torchcodec counts frames that an edit list hides"
-    elif info.num_video_streams > 1:
-        reason = "torchcodec may read another of its video streams"
-    return reason and f"{reason}: use the decoder auto or pyav"
+        return f"torchcodec finds no exact frames in {info.container}"
+    if info.gop not in ("closed", "intra", "open"):
+        return "torchcodec has to seek in it, and not every key frame can be sought"
+    if info.num_hidden:
+        return "torchcodec counts frames that an edit list hides"
+    if info.num_video_streams > 1:
+        return "torchcodec may read another of its video streams"
+    return None
 
 
 def _decode_torchcodec(
@@ -453,9 +441,8 @@ def _decode_torchcodec(
         if found != len(times):
             reason = f"torchcodec counts {found} frames, the file holds {len(times)}"
             raise VideoError(video.path, reason)
-        parts = np.split(wanted, range(_FRAMES_AT_ONCE, len(wanted), _FRAMES_AT_ONCE))
         images = []
-        for part in parts:
+        for part in _few(wanted):
             batch = reader.get_frames_at(part.tolist())
             if np.abs(batch.pts_seconds.numpy() - times[part]).max() > _SAME_TIME_SECONDS:
                 raise VideoError(video.path, "torchcodec hands over frames of other times")
@@ -478,7 +465,12 @@ def _scale_like_pyav(images: np.ndarray, size_px: int | None) -> np.ndarray:
     return np.stack([scaler.to_rgb(frame) for frame in frames])
 
 
-# ---- sizes ---------------------------------------------------------------------------------------
+# ---- what all have in common ---------------------------------------------------------------------
+
+
+def _few(wanted: np.ndarray) -> list[np.ndarray]:
+    """A few frames at a time, so that not all are held at full size."""
+    return np.split(wanted, range(_FRAMES_AT_ONCE, len(wanted), _FRAMES_AT_ONCE))
 
 
 def _check_reach(path: str | Path, wanted: np.ndarray, num_frames: int) -> None:
@@ -490,8 +482,3 @@ def _scaled_size(width: int, height: int, size_px: int) -> tuple[int, int]:
     """Width and height after scaling the shorter side to `size_px`."""
     shorter = min(width, height)
     return round(width * size_px / shorter), round(height * size_px / shorter)
-
-
-def _cut_square(frames: np.ndarray, size_px: int) -> np.ndarray:
-    top, left = (frames.shape[1] - size_px) // 2, (frames.shape[2] - size_px) // 2
-    return np.ascontiguousarray(frames[:, top : top + size_px, left : left + size_px])

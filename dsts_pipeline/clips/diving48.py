@@ -26,9 +26,8 @@ from dsts_pipeline.clips.annotation import (
     VideoPaths,
     check_frames,
     check_text,
-    expect_list,
     find_file,
-    find_folder,
+    read_items,
     refuse_repeats,
 )
 
@@ -44,16 +43,16 @@ def read_diving48(root: Path, sources: Sources) -> Annotations:
     """Read the data set in `root`.
 
     Raises:
-        DataError: A file is missing, or an entry is wrong; the message names it.
+        DataError: A file is missing or empty, or an entry is wrong: it lacks a key, its label is
+            out of range, its name leaves the data root or stands twice. The message names it.
     """
-    vocabulary = read_vocabulary(_find(root, VOCABULARY_FILE, sources.class_file))
-    folder = sources.video_folder or find_folder(root, (VIDEO_FOLDER, "videos"))
-    videos = VideoPaths(root, folder, allow_outside_root=sources.allow_outside_root)
+    vocabulary = _read_vocabulary(_find(root, VOCABULARY_FILE, sources.class_file))
+    videos = VideoPaths(root, sources, (VIDEO_FOLDER, "videos"))
     chosen = {TRAIN: sources.train_file, TEST: sources.test_file}
     clips: list[AnnotatedClip] = []
     for split, name in SPLIT_FILES.items():
         path = _find(root, name, chosen[split])
-        clips += read_split(path, split, num_classes=len(vocabulary), videos=videos)
+        clips += _read_split(path, split, len(vocabulary), videos)
     return Annotations(
         tuple(" ".join(entry) for entry in vocabulary),
         ATTRIBUTE_NAMES,
@@ -68,12 +67,8 @@ def _find(root: Path, name: str, chosen: str | None) -> Path:
     return find_file(root, [chosen] if chosen else [f + name for f in _FILE_FOLDERS], name)
 
 
-def read_vocabulary(path: Path) -> tuple[tuple[str, ...], ...]:
-    """Class attributes by label.
-
-    Raises:
-        DataError: The file is missing or holds something else than lists of four strings.
-    """
+def _read_vocabulary(path: Path) -> tuple[tuple[str, ...], ...]:
+    """Class attributes by label."""
     entries = read_json(path)
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: expected a list of classes, found {type(entries).__name__}")
@@ -89,16 +84,11 @@ def read_vocabulary(path: Path) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(entry) for entry in entries)
 
 
-def read_split(
-    path: Path, split: str, *, num_classes: int, videos: VideoPaths
+def _read_split(
+    path: Path, split: str, num_classes: int, videos: VideoPaths
 ) -> list[AnnotatedClip]:
-    """The clips of one split file.
-
-    Raises:
-        DataError: The file is missing or empty, an item lacks a key, a label is out of range, a
-            name leaves the data root or stands twice.
-    """
-    items = expect_list(read_json(path), path, split)
+    """The clips of one split file."""
+    items = read_items(path, split)
     clips = [_read_item(path, n, item, split, num_classes, videos) for n, item in enumerate(items)]
     refuse_repeats(clips, path)
     return clips
@@ -110,7 +100,8 @@ def _read_item(
     where = f"{path}: item {number}"
     if not isinstance(item, dict) or not isinstance(item.get("vid_name"), str):
         raise DataError(f"{where} is {item!r}; expected an object with vid_name and label")
-    name, label = item["vid_name"], item.get("label")
+    name = item["vid_name"]
+    label = item.get("label")
     if not isinstance(label, int) or isinstance(label, bool):
         raise DataError(f"{where} ({name}): label is {label!r}; expected a whole number")
     if not 0 <= label < num_classes:

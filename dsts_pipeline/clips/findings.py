@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,85 +20,12 @@ from rich.table import Table
 from dsts_pipeline.clips.annotation import TEST, TRAIN, UNLABELLED, Annotations, is_video, printable
 from dsts_pipeline.clips.index import Clip, ClipIndex, EndFrameRule
 
-# ---- Published numbers of clips beside those at hand, every difference explained. ---------------
-
-
-@dataclass(frozen=True)
-class CountComparison:
-    """One split.
-
-    Attributes:
-        split: Its name in the index.
-        published: Clips as published.
-        annotated: Clips in the annotation file.
-        held_out: Of these, clips held out as the split "val".
-        unusable: Of these, clips that cannot be used, by kind of problem.
-        usable: Clips in the index; None for a split without labels, which is not indexed.
-    """
-
-    split: str
-    published: int
-    annotated: int
-    held_out: int
-    unusable: dict[str, int]
-    usable: int | None
-
-    def __str__(self) -> str:
-        parts = [f"{self.split}: {self.published:,} published"]
-        difference = self.annotated - self.published
-        if difference:
-            word = "more" if difference > 0 else "fewer"
-            parts.append(
-                f"{self.annotated:,} annotated, {abs(difference):,} {word} (another release of the "
-                "annotations, or a part of it)"
-            )
-        else:
-            parts.append("as many annotated")
-        parts += [f"{number:,} {kind}" for kind, number in sorted(self.unusable.items())]
-        if self.held_out:
-            parts.append(f"{self.held_out:,} held out as val")
-        parts.append("not indexed: no labels" if self.usable is None else f"{self.usable:,} usable")
-        return ", ".join(parts)
-
-
-def compare_counts(annotations: Annotations, index: ClipIndex) -> tuple[CountComparison, ...]:
-    """One comparison per split of `annotations.official_counts`.
-
-    The numbers add up: annotated = usable + held out + unusable.
-    """
-    annotated = Counter(clip.split for clip in annotations.clips)
-    annotated[UNLABELLED] = len(annotations.unlabelled)
-    usable, held_out = index.count_splits(), 0
-    if not annotated["val"]:
-        held_out = usable.get("val", 0)  # these were annotated as train
-    comparisons = []
-    for split, published in annotations.official_counts:
-        kinds = Counter(problem.kind for problem in index.problems if problem.split == split)
-        comparisons.append(
-            CountComparison(
-                split=split,
-                published=published,
-                annotated=annotated[split],
-                held_out=held_out if split == "train" else 0,
-                unusable=dict(kinds),
-                usable=None if split == UNLABELLED else usable.get(split, 0),
-            )
-        )
-    return tuple(comparisons)
-
-
-# ---- What a person should know of a data set before anything costly is computed on it. ----------
-#
-# Enters: the annotations, the clip index made of them, the videos that lie around. Leaves:
-# findings, as a table for the terminal and as JSON. None of them stops the pipeline: what does is
-# an error.
-
 _NUM_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Findings:
-    """See the module's first lines; clips are named "split/id".
+    """What a person should know of a data set; clips are named "split/id".
 
     Attributes:
         annotated: Annotated clips by split, unlabelled ones too.
@@ -155,9 +82,7 @@ class Findings:
     def rows(self) -> list[tuple[str, int, str]]:
         """What was found: `(finding, number, first examples)`; nothing if all is in order."""
         lists: list[tuple[str, Sequence[Any]]] = [
-            (f"unusable: {kind}", names) for kind, names in sorted(self.problems.items())
-        ]
-        lists += [
+            *((f"unusable: {kind}", names) for kind, names in sorted(self.problems.items())),
             ("same file under several names", self.copies),
             ("same frames under several ids", self.duplicates),
             ("in several splits", self.in_several_splits),
@@ -165,11 +90,7 @@ class Findings:
             ("groups in several splits", self.groups_in_several_splits),
             ("classes without any clip", self.classes_without_clips),
             ("class names that differ in case or space alone", self.similar_classes),
-        ]
-        lists += [
-            (f"classes without a {split} clip", n) for split, n in self.classes_without.items()
-        ]
-        lists += [
+            *((f"classes without a {s} clip", names) for s, names in self.classes_without.items()),
             ("videos that no annotation names", self.extra_videos),
             ("ranges cut at the video's end", self.cut_ranges),
         ]
@@ -196,6 +117,17 @@ class Findings:
         return table
 
 
+def _examples(found: Sequence[Any]) -> str:
+    """The first ones; of a group its first names, however many it has."""
+    shown = []
+    for example in found[:_NUM_SHOWN]:
+        names = example if isinstance(example, tuple) else (example,)
+        rest = len(names) - _NUM_SHOWN
+        more = f" = {rest:,} more" if rest > 0 else ""
+        shown.append(" = ".join(names[:_NUM_SHOWN]) + more)
+    return ", ".join(shown) + (", ..." if len(found) > _NUM_SHOWN else "")
+
+
 def collect_findings(
     annotations: Annotations,
     index: ClipIndex,
@@ -215,7 +147,12 @@ def collect_findings(
     annotated = Counter(clip.split for clip in annotations.clips)
     annotated += Counter(clip.split for clip in annotations.unusable)
     annotated += Counter({UNLABELLED: len(annotations.unlabelled)})
-    duplicates = _find_duplicates(index.clips)
+    duplicates = _group_names(
+        ((clip.sha256, clip.start_frame, clip.end_frame), f"{clip.split}/{clip.id}")
+        for clip in index.clips
+    )
+    same_ids = _group_names((clip.id, f"{clip.split}/{clip.id}") for clip in annotations.clips)
+    paths = dict.fromkeys((clip.sha256, clip.path) for clip in index.clips)
     by_split: dict[str, set[int]] = defaultdict(set)
     for clip in index.clips:
         by_split[clip.split].add(clip.label)
@@ -224,9 +161,13 @@ def collect_findings(
         annotated=dict(annotated),
         usable=index.count_splits(),
         problems={kind: tuple(names) for kind, names in problems.items()},
-        copies=_find_copies(index.clips),
+        copies=_group_names(paths),
         duplicates=duplicates,
-        in_several_splits=_find_crossing(annotations, duplicates),
+        in_several_splits=tuple(
+            group
+            for group in dict.fromkeys(same_ids + duplicates)
+            if len({name.split("/")[0] for name in group}) > 1
+        ),
         overlapping=_find_overlaps(index.clips),
         groups_in_several_splits=_find_shared_groups(index.clips),
         classes_without_clips=_names(index, set(range(len(index.class_names))) - named),
@@ -244,66 +185,24 @@ def collect_findings(
         frame_rates=_count(f"{clip.fps:.3f}".rstrip("0").rstrip(".") for clip in index.clips),
         total_seconds=round(sum(clip.duration_seconds or 0.0 for clip in index.clips), 3),
         reasons=reasons,
-        similar_classes=_find_similar(index.class_names),
+        similar_classes=_group_names((_fold(name), name) for name in index.class_names),
         notes=annotations.notes,
         test_split=test_split,
     )
 
 
-def list_extra_videos(annotations: Annotations, root: Path) -> list[str]:
-    """Video files in the data set's folders that no annotation names, relative to `root`.
-
-    They can be printed: a name that is no text is written with escapes.
-    """
-    named = {clip.path for clip in (*annotations.clips, *annotations.unlabelled)}
-    named |= {clip.path for clip in annotations.unusable}
-    extra: set[str] = set()
-    for folder in annotations.video_folders:
-        for directory, folders, files in os.walk(root / folder):
-            folders[:] = [name for name in folders if name[0] != "."]
-            inside = directory if os.path.isabs(folder) else os.path.relpath(directory, root)
-            prefix = "" if inside == "." else f"{inside}/"
-            extra.update(
-                printable(prefix + name) for name in files if is_video(name) and name[0] != "."
-            )
-    return sorted(extra - named)
+def _group_names(pairs: Iterable[tuple[Hashable, str]]) -> tuple[tuple[str, ...], ...]:
+    """Names of equal keys, in order, where there are several."""
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for key, name in pairs:
+        groups[key].append(name)
+    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
 
 
-def _find_duplicates(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
-    same: dict[tuple[str, int, int], list[str]] = defaultdict(list)
-    for clip in clips:
-        key = (clip.sha256, clip.start_frame, clip.end_frame)
-        same[key].append(f"{clip.split}/{clip.id}")
-    return tuple(tuple(names) for names in same.values() if len(names) > 1)
-
-
-def _find_copies(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
-    paths: dict[str, dict[str, None]] = defaultdict(dict)
-    for clip in clips:
-        paths[clip.sha256][clip.path] = None
-    return tuple(tuple(names) for names in paths.values() if len(names) > 1)
-
-
-def _find_crossing(
-    annotations: Annotations, duplicates: Iterable[tuple[str, ...]]
-) -> tuple[tuple[str, ...], ...]:
-    """Duplicates in more than one split, and ids in more than one split."""
-    by_id: dict[str, list[str]] = defaultdict(list)
-    for clip in annotations.clips:
-        by_id[clip.id].append(f"{clip.split}/{clip.id}")
-    groups = [tuple(names) for names in by_id.values() if len(names) > 1]
-    groups += duplicates
-    crossing = [group for group in groups if len({name.split("/")[0] for name in group}) > 1]
-    return tuple(dict.fromkeys(crossing))
-
-
-def _find_similar(class_names: Iterable[str]) -> tuple[tuple[str, ...], ...]:
-    """Groups of class names that a person would take for one."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for name in class_names:
-        folded = unicodedata.normalize("NFKC", name).casefold()
-        alike["".join(sign for sign in folded if sign not in " _-")].append(name)
-    return tuple(tuple(names) for names in alike.values() if len(names) > 1)
+def _fold(class_name: str) -> str:
+    """Equal for names that a person would take for one."""
+    folded = unicodedata.normalize("NFKC", class_name).casefold()
+    return "".join(sign for sign in folded if sign not in " _-")
 
 
 def _find_overlaps(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
@@ -341,15 +240,88 @@ def _count(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _examples(found: Sequence[Any]) -> str:
-    shown = [
-        _name_group(example) if isinstance(example, tuple) else str(example)
-        for example in found[:_NUM_SHOWN]
-    ]
-    return ", ".join(shown) + (", ..." if len(found) > _NUM_SHOWN else "")
+def list_extra_videos(annotations: Annotations, root: Path) -> list[str]:
+    """Video files in the data set's folders that no annotation names, relative to `root`.
+
+    They can be printed: a name that is no text is written with escapes.
+    """
+    named = {clip.path for clip in (*annotations.clips, *annotations.unlabelled)}
+    named |= {clip.path for clip in annotations.unusable}
+    extra: set[str] = set()
+    for folder in annotations.video_folders:
+        for directory, folders, files in os.walk(root / folder):
+            folders[:] = [name for name in folders if name[0] != "."]
+            inside = directory if os.path.isabs(folder) else os.path.relpath(directory, root)
+            prefix = "" if inside == "." else f"{inside}/"
+            extra.update(
+                printable(prefix + name) for name in files if is_video(name) and name[0] != "."
+            )
+    return sorted(extra - named)
 
 
-def _name_group(names: tuple[str, ...]) -> str:
-    """A group of clips by its first names, however many it has."""
-    rest = len(names) - _NUM_SHOWN
-    return " = ".join(names[:_NUM_SHOWN]) + (f" = {rest:,} more" if rest > 0 else "")
+# ---- published numbers of clips beside those at hand, every difference explained -----------------
+
+
+@dataclass(frozen=True)
+class CountComparison:
+    """One split.
+
+    Attributes:
+        split: Its name in the index.
+        published: Clips as published.
+        annotated: Clips in the annotation file.
+        held_out: Of these, clips held out as the split "val".
+        unusable: Of these, clips that cannot be used, by kind of problem.
+        usable: Clips in the index; None for a split without labels, which is not indexed.
+    """
+
+    split: str
+    published: int
+    annotated: int
+    held_out: int
+    unusable: dict[str, int]
+    usable: int | None
+
+    def __str__(self) -> str:
+        parts = [f"{self.split}: {self.published:,} published"]
+        difference = self.annotated - self.published
+        if difference:
+            word = "more" if difference > 0 else "fewer"
+            parts.append(
+                f"{self.annotated:,} annotated, {abs(difference):,} {word} (another release of the "
+                "annotations, or a part of it)"
+            )
+        else:
+            parts.append("as many annotated")
+        parts += [f"{number:,} {kind}" for kind, number in sorted(self.unusable.items())]
+        if self.held_out:
+            parts.append(f"{self.held_out:,} held out as val")
+        parts.append("not indexed: no labels" if self.usable is None else f"{self.usable:,} usable")
+        return ", ".join(parts)
+
+
+def compare_counts(annotations: Annotations, index: ClipIndex) -> tuple[CountComparison, ...]:
+    """One comparison per split of `annotations.official_counts`.
+
+    The numbers add up: annotated = usable + held out + unusable.
+    """
+    annotated = Counter(clip.split for clip in annotations.clips)
+    annotated[UNLABELLED] = len(annotations.unlabelled)
+    usable = index.count_splits()
+    held_out = 0
+    if not annotated["val"]:
+        held_out = usable.get("val", 0)  # these were annotated as train
+    comparisons = []
+    for split, published in annotations.official_counts:
+        kinds = Counter(problem.kind for problem in index.problems if problem.split == split)
+        comparisons.append(
+            CountComparison(
+                split=split,
+                published=published,
+                annotated=annotated[split],
+                held_out=held_out if split == "train" else 0,
+                unusable=dict(kinds),
+                usable=None if split == UNLABELLED else usable.get(split, 0),
+            )
+        )
+    return tuple(comparisons)

@@ -75,13 +75,10 @@ class FlipRule:
 
 def _check_names(first: str, second: str) -> None:
     """Names that speak of sides must become each other when the sides are swapped."""
-    if {"left", "right"} & set(first.split()) and _swap_sides(first) != second:
+    other = {"left": "right", "right": "left"}
+    mirrored = " ".join(other.get(word, word) for word in first.split())
+    if other.keys() & first.split() and mirrored != second:
         raise SettingsError(
             f"dataset.flip_pairs pairs {first!r} with {second!r}, which is not its mirror image; "
             "compare the numbers with the labels file"
         )
-
-
-def _swap_sides(name: str) -> str:
-    other = {"left": "right", "right": "left"}
-    return " ".join(other.get(word, word) for word in name.split())

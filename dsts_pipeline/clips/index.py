@@ -184,8 +184,7 @@ def _rebuild(kind: type, rows: Sequence[dict[str, Any]]) -> tuple:
     return tuple(kind(**{name: row[name] for name in names if name in row}) for row in rows)
 
 
-# ---- ------------------------------------------------------------------------------------------
-# Annotated ranges, in frames or seconds, and what videos hold in; half-open ranges of frames out.
+# ---- which frames belong to an annotated clip ----------------------------------------------------
 #
 # Whether an annotated `end_frame` still belongs to its clip differs between data sets, and
 # published readers of Diving48 disagree about it. Where clips fill their videos, the frame counts

@@ -1,4 +1,4 @@
-"""Labels as people write them, names or numbers, in; class numbers out.
+"""Labels as people write them, names or numbers, in; class numbers and `Annotations` out.
 
 One rule for folders, tables, lists and the labels of imported features:
 
@@ -36,6 +36,8 @@ _MAX_DIGITS = 18  # more are a mistake, and Python refuses thousands
 _WHOLE = re.compile(r"(\d+)(?:\.0*)?", re.ASCII)
 _NUMERAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _MISSING = {"nan", "<na>", "inf", "+inf", "-inf"}
+_NUMBERED_LINE = re.compile(r"(\d{1,6})[\s,;:]+(\S.*)", re.ASCII)
+_ORDER = {TRAIN: 0, VAL: 1, TEST: 2}
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,7 @@ def number_labels(
         return _look_up(places, class_names)
     for label, place in places.items():
         _refuse_no_class(label, place)
-    numbers = {label: parse_whole_number(label) for label in places}
-    if all(number is not None for number in numbers.values()):
+    if all(parse_whole_number(label) is not None for label in places):
         return _take_numbers(places, max_classes)
     return _sort_names(places)
 
@@ -145,33 +146,32 @@ def _note_start(numbers: Collection[int]) -> tuple[str, ...]:
 
 def _sort_names(places: Mapping[str, str]) -> NumberedLabels:
     """Names in sorted order; plain numbers among them are names, "1.0" is an error."""
-    names = [label for label in places if parse_whole_number(label) is None]
+    name = next(label for label in places if parse_whole_number(label) is None)
     digits = [label for label in places if parse_whole_number(label) is not None]
     for label in digits:
         if "." in label:
             raise DataError(
-                f"{places[label]}: the label {label!r} is a number, and {names[0]!r} "
-                f"({places[names[0]]}) is a name; expected all labels to be one or the other"
+                f"{places[label]}: the label {label!r} is a number, and {name!r} ({places[name]}) "
+                "is a name; expected all labels to be one or the other"
             )
-    notes: tuple[str, ...] = ()
+    notes = []
     if digits:
-        notes = (
+        notes.append(
             f"labels are names, sorted as text ('10' before '2'): {len(digits)} of {len(places)} "
-            f"are numbers, but not {names[0]!r} ({places[names[0]]})",
+            f"are numbers, but not {name!r} ({places[name]})"
         )
     spellings: dict[str, list[str]] = {}
     for label in places:
         spellings.setdefault(normalize_name(label), []).append(label)
-    notes += tuple(
+    notes += [
         f"one class of several spellings, which differ in space around them or in Unicode's form: "
         f"{', '.join(map(ascii, labels))}"
         for labels in spellings.values()
         if len(labels) > 1
-    )
+    ]
     classes = tuple(sorted(spellings))
-    by_name = {name: number for number, name in enumerate(classes)}
-    found = {label: by_name[normalize_name(label)] for label in places}
-    return NumberedLabels(classes, found, False, notes)
+    found = {label: n for n, name in enumerate(classes) for label in spellings[name]}
+    return NumberedLabels(classes, found, False, tuple(notes))
 
 
 def _look_up(places: Mapping[str, str], class_names: Sequence[str]) -> NumberedLabels:
@@ -219,12 +219,7 @@ def _unknown(
     )
 
 
-# ---- Clips with labels as people write them, names or numbers, in; `Annotations` out. -----------
-#
-# What the readers of folders, CSV files and mmaction2's lists have in common.
-
-_NUMBERED = re.compile(r"(\d{1,6})[\s,;:]+(\S.*)", re.ASCII)
-_ORDER = {TRAIN: 0, VAL: 1, TEST: 2}
+# ---- annotated clips of folders, tables and lists ------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +296,9 @@ def build_annotations(
     )
 
 
-def read_class_names(root: Path, sources: Sources, default: str = "") -> tuple[str, ...] | None:
+def read_class_names(
+    root: Path, sources: Sources, default: str = "classes.txt"
+) -> tuple[str, ...] | None:
     """Names by class number from a text file, one a line; None where there is no such file.
 
     Where every line begins with its class number, as in "0 jump", the numbers count, not the lines.
@@ -313,10 +310,10 @@ def read_class_names(root: Path, sources: Sources, default: str = "") -> tuple[s
         DataError: The file that `class_file` names is missing, a line is empty or stands twice, or
             the lines are numbered from 1.
     """
-    if not sources.class_file and not (default and (root / default).is_file()):
+    if not sources.class_file and not (root / default).is_file():
         return None
     path = root / (sources.class_file or default)
-    names = _take_numbers_of_rows(path, [normalize_name(line) for line in read_lines(path)])
+    names = _drop_numbers(path, [normalize_name(line) for line in read_lines(path)])
     if not all(names) or not names:
         where = f"line {names.index('') + 1} is" if names else "it is"
         raise DataError(f"{path}: {where} empty; expected one class name a line")
@@ -330,9 +327,9 @@ def read_class_names(root: Path, sources: Sources, default: str = "") -> tuple[s
     return tuple(names)
 
 
-def _take_numbers_of_rows(path: Path, names: list[str]) -> list[str]:
+def _drop_numbers(path: Path, names: list[str]) -> list[str]:
     """The names without the numbers before them, by number; as they are where they have none."""
-    found = [_NUMBERED.fullmatch(name) for name in names]
+    found = [_NUMBERED_LINE.fullmatch(name) for name in names]
     numbered = {int(match[1]): match[2] for match in found if match}
     if len(names) < 2 or len(numbered) < len(names):
         return names

@@ -1,7 +1,8 @@
 """Annotated clips -> checked clip index: every video is looked at before anything costly starts.
 
-Enters: a data root. Leaves: the clip index, and findings for a person to read. What is missing or
-can't be read becomes a listed problem with its reason; too many of them stop the stage.
+Enters: the data set's section of the settings. Leaves: the clip index, and findings for a person to
+read. What is missing or can't be read becomes a listed problem with its reason; too many of them
+stop the stage.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import math
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,109 +20,17 @@ import numpy as np
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.provenance import derive_seed
-from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip, Annotations
+from dsts_pipeline.base.settings import DatasetSettings
+from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip
 from dsts_pipeline.clips.decode import Decoder, find_refusal
 from dsts_pipeline.clips.findings import Findings, collect_findings
-from dsts_pipeline.clips.index import (
-    Clip,
-    ClipIndex,
-    EndFrame,
-    Problem,
-    decide_end_frame,
-    frames_of,
-)
+from dsts_pipeline.clips.index import Clip, ClipIndex, Problem, decide_end_frame, frames_of
 from dsts_pipeline.clips.probe import INDEXED, VideoInfo
 from dsts_pipeline.clips.readers import read_annotations
-from dsts_pipeline.clips.videos import MISSING, OUTSIDE, ProbeCache, SeenVideo, look_at_videos
-
-# ---- ------------------------------------------------------------------------------------------
-# A split out of train: "val", to choose settings by, or "test" where the annotations have none.
-#
-# Enters: labels and groups of the training clips. Leaves: which of them are held out.
-
-
-def hold_out_groups(
-    labels: Sequence[int],
-    groups: Sequence[str],
-    *,
-    fraction: float,
-    seed: int,
-    setting: str = "dataset.heldout_fraction",
-    cure: str = "set dataset.heldout_by to clip",
-    stream: str = "clips held out",
-) -> np.ndarray:
-    """Choose whole groups so that every class gives about `fraction` of its clips.
-
-    Groups come in random order; one is held out if that brings the classes' counts closer to
-    `fraction` of each, by the sum of squares, and leaves every class a clip to learn from. With
-    one clip per group, each class gives its share rounded to the nearest whole clip.
-
-    Args:
-        labels, groups: Of each training clip.
-        fraction: Share held out, in [0, 1).
-        seed: The same seed holds out the same clips, whatever their order.
-        setting, cure: What the share is called, and what else helps than to raise it, for errors.
-        stream: Draws of different streams have nothing to do with each other.
-
-    Returns:
-        bool [n], True where held out.
-
-    Raises:
-        DataError: No group can be held out without taking all clips of a class, or much more than
-            the share.
-    """
-    if fraction == 0.0:
-        return np.zeros(len(labels), dtype=bool)
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        counts[group][label] += 1
-    left = Counter(labels)
-    missing = {label: fraction * count for label, count in left.items()}
-    generator = np.random.default_rng(derive_seed(seed, stream))
-    names = sorted(counts)
-    held = set()
-    for position in generator.permutation(len(names)):
-        group = names[position]
-        gain = sum(n * (2 * missing[label] - n) for label, n in counts[group].items())
-        if gain > 0 and all(left[label] > n for label, n in counts[group].items()):
-            held.add(group)
-            for label, n in counts[group].items():
-                missing[label] -= n
-                left[label] -= n
-    if not held:
-        found = f"none of the {len(names):,} groups of {len(labels):,} training clips"
-        reason = f"{found} is small enough to hold out; raise the fraction or {cure}"
-        if len(names) == 1:
-            reason = f"all {len(labels):,} training clips are one group; {cure}"
-        elif max(Counter(labels).values()) == 1:
-            reason = "no class has a second clip that could be held out; add clips"
-        raise DataError(f"{setting} = {fraction:g}: {reason}")
-    return np.array([group in held for group in groups], dtype=bool)
-
-
-# ---- ------------------------------------------------------------------------------------------
-# Annotated clips -> checked clip index: every video is looked at before anything costly starts.
-#
-# Enters: a data root. Leaves: the clip index, and findings for a person to read. What is missing or
-# can't be read becomes a listed problem with its reason; too many of them stop the stage.
+from dsts_pipeline.clips.videos import MISSING, OUTSIDE, SeenVideo, look_at_videos
 
 _NUM_SHOWN = 5
 _KINDS = {MISSING: "missing", OUTSIDE: "outside"}
-
-
-@dataclass(frozen=True)
-class HoldOut:
-    """Which part of train becomes "val".
-
-    Attributes:
-        fraction: Share of each class, in [0, 1).
-        by: "clip" (videos of the same content stay together) or "group".
-        seed: Decides which.
-    """
-
-    fraction: float = 0.0
-    by: str = "clip"
-    seed: int = 0
 
 
 class RefusedClipsError(DataError):
@@ -133,37 +42,17 @@ class RefusedClipsError(DataError):
 
 
 def prepare_clips(
+    dataset: DatasetSettings,
     *,
-    name: str,
-    kind: str,
-    root: str | Path,
-    files: Mapping[str, str | None] | None = None,
-    end_frame: EndFrame = "auto",
-    min_frames: int = 1,
-    hold_out: HoldOut = HoldOut(),
-    test_fraction: float = 0.0,
-    allow_outside_root: bool = False,
-    official_counts: bool = False,
     cache_path: str | Path | None = None,
-    num_workers: int = 2,
-    max_problem_fraction: float = 0.01,
     decoders: Sequence[Decoder] = ("auto",),
 ) -> tuple[ClipIndex, Findings]:
-    """Read the annotations under `root`, look at every video, and make the clip index.
+    """Read the annotations under `dataset.root`, look at every video, and make the clip index.
 
     Args:
-        name: Name of the data set.
-        kind, files: Format of its annotations and names of its files, see `read_annotations`.
-        end_frame: Whether an annotated last frame belongs to its clip, see `decide_end_frame`.
-        min_frames: A clip of fewer frames is a problem.
-        hold_out: Which part of train becomes "val"; none by default.
-        test_fraction: Share of each class that becomes "test", whole groups where clips have some;
-            for annotations without a test split. `hold_out.seed` decides which.
-        allow_outside_root: Whether videos may lie outside of `root`.
-        official_counts: Compare the splits with the published counts.
+        dataset: Where the clips are and how they are read and split; `dataset.render` and the
+            rules of flipping are not looked at.
         cache_path: Where to remember what was found, so that a rerun goes on; None: nowhere.
-        num_workers: Videos looked at side by side.
-        max_problem_fraction: Largest share of annotated clips that may be unusable.
         decoders: The one that extraction will use, and the one that it falls back to. A clip that
             none of them reads exactly is a problem.
 
@@ -172,47 +61,65 @@ def prepare_clips(
         RefusedClipsError: A split has no usable clip, too many clips are unusable (the message
             names the first ones), or nothing can be held out.
     """
-    root = Path(root)
+    root = Path(dataset.root)
     annotations = read_annotations(
-        kind,
+        dataset.format,
         root,
-        **(files or {}),
-        allow_outside_root=allow_outside_root,
-        test_fraction=test_fraction,
+        video_folder=dataset.video_folder,
+        train_file=dataset.train_file,
+        test_file=dataset.test_file,
+        class_file=dataset.class_file,
+        allow_outside_root=dataset.allow_outside_root,
+        test_fraction=dataset.test_fraction,
     )
-    with ProbeCache(cache_path) as cache:
-        paths = [clip.path for clip in annotations.clips]
-        videos = look_at_videos(
-            root,
-            paths,
-            cache=cache,
-            num_workers=num_workers,
-            allow_outside=allow_outside_root,
-        )
-    rule = decide_end_frame(
+    videos = look_at_videos(
+        root,
+        [clip.path for clip in annotations.clips],
+        cache_path=cache_path,
+        num_workers=dataset.num_probe_workers,
+        allow_outside=dataset.allow_outside_root,
+    )
+    end_frame = decide_end_frame(
         ((c, info.num_frames) for c in annotations.clips if (info := videos[c.path].info)),
-        end_frame,
+        dataset.end_frame,
     )
-    index = _build_index(name, root, annotations, videos, rule.rule, min_frames, decoders)
-    wrong = _find_unusable(index, {clip.split for clip in annotations.clips}, max_problem_fraction)
+    checked = [
+        _check_clip(clip, videos[clip.path], end_frame.rule, dataset.min_frames, decoders)
+        for clip in annotations.clips
+    ]
+    problems = _tell_where([found for found in checked if isinstance(found, Problem)], root)
+    problems += [Problem(c.id, c.split, c.path, c.reason, "name") for c in annotations.unusable]
+    index = ClipIndex(
+        dataset=dataset.name,
+        root=str(root),
+        class_names=annotations.class_names,
+        attribute_names=annotations.attribute_names,
+        attributes=annotations.attributes,
+        clips=tuple(found for found in checked if isinstance(found, Clip)),
+        problems=tuple(problems),
+    )
+    annotated_splits = {clip.split for clip in annotations.clips}
+    wrong = _find_unusable(index, annotated_splits, dataset.max_problem_fraction)
     test_split: dict[str, Any] = {}
-    try:
-        if not wrong and test_fraction:
-            index, test_split = _draw_test(index, test_fraction, hold_out.seed)
-            annotations = replace(
-                annotations, notes=(*annotations.notes, _tell_test(test_split, index))
-            )
-        if not wrong:
-            index = replace(index, clips=tuple(_hold_out(index.clips, hold_out)))
-    except DataError as error:
-        wrong = str(error)
+    if not wrong:
+        try:
+            if dataset.test_fraction:
+                index, test_split, note = _draw_test(index, dataset)
+                annotations = replace(annotations, notes=(*annotations.notes, note))
+            index = replace(index, clips=_hold_out_val(index.clips, dataset))
+        except DataError as error:
+            wrong = str(error)
     findings = collect_findings(
         annotations,
         index,
         root=root,
-        end_frame=rule,
-        cut_ranges=_find_cut(annotations, videos),
-        official_counts=official_counts,
+        end_frame=end_frame,
+        cut_ranges=[
+            f"{clip.split}/{clip.id}"
+            for clip in annotations.clips
+            if (info := videos[clip.path].info) and _ends_beyond(clip, info)
+        ],
+        official_counts=dataset.official_counts,
         test_split=test_split,
     )
     if wrong:
@@ -220,123 +127,18 @@ def prepare_clips(
     return index, findings
 
 
-def _build_index(
-    name: str,
-    root: Path,
-    annotations: Annotations,
-    videos: Mapping[str, SeenVideo],
-    rule: str,
-    min_frames: int,
-    decoders: Sequence[Decoder],
-) -> ClipIndex:
-    checked = [
-        _check(clip, videos[clip.path], rule, min_frames, decoders) for clip in annotations.clips
-    ]
-    problems = [problem for problem in checked if isinstance(problem, Problem)]
-    problems = _tell_where(problems, root)
-    problems += [Problem(c.id, c.split, c.path, c.reason, "name") for c in annotations.unusable]
-    return ClipIndex(
-        dataset=name,
-        root=str(root),
-        class_names=annotations.class_names,
-        attribute_names=annotations.attribute_names,
-        attributes=annotations.attributes,
-        clips=tuple(clip for clip in checked if isinstance(clip, Clip)),
-        problems=tuple(problems),
-    )
+# ---- clips and problems --------------------------------------------------------------------------
 
 
-def _tell_where(problems: Sequence[Problem], root: Path) -> list[Problem]:
-    """The problems; a missing file's says which path was looked for, and what lies there instead.
-
-    Names that look the same may differ in case, or in how Unicode composes their letters.
-    """
-    folders: dict[Path, dict[str, str]] = {}
-
-    def find_similar(path: Path) -> str:
-        if path.parent not in folders:
-            names = os.listdir(path.parent) if path.parent.is_dir() else []
-            folders[path.parent] = {_fold(name): name for name in names}
-        return folders[path.parent].get(_fold(path.name), "")
-
-    told = []
-    for problem in problems:
-        if problem.kind == "missing":
-            path = root / problem.path
-            reason = f"{problem.reason}: looked for {path}"
-            if os.path.islink(path):
-                reason += ", a link to nothing"
-            elif os.path.exists(path):
-                reason += ", which is no regular file"
-            elif similar := find_similar(path):
-                reason += f"; {ascii(similar)} is there: write the name as the file has it"
-            problem = replace(problem, reason=reason)
-        told.append(problem)
-    return told
-
-
-def _fold(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _draw_test(index: ClipIndex, fraction: float, seed: int) -> tuple[ClipIndex, dict[str, Any]]:
-    """Some clips of train become the split "test"; and how they were drawn."""
-    by_group = any(clip.group for clip in index.clips)
-    held = hold_out_groups(
-        [clip.label for clip in index.clips],
-        [clip.group or clip.sha256 for clip in index.clips],
-        fraction=fraction,
-        seed=seed,
-        setting="dataset.test_fraction",
-        cure="annotate the splits yourself",
-        stream="test split",
-    )
-    clips = tuple(
-        replace(clip, split=TEST) if is_held else clip
-        for clip, is_held in zip(index.clips, held, strict=True)
-    )
-    by = "group" if by_group else "clip"
-    drawn = {"fraction": fraction, "seed": seed, "by": by, "num_clips": int(held.sum())}
-    return replace(index, clips=clips), drawn
-
-
-def _tell_test(drawn: Mapping[str, Any], index: ClipIndex) -> str:
-    """How the test split was drawn, in a sentence."""
-    whole = "whole groups" if drawn["by"] == "group" else "copies of a video together"
-    return (
-        f"test split: {drawn['num_clips']:,} of {len(index.clips):,} clips, drawn for "
-        f"dataset.test_fraction = {drawn['fraction']:g} with dataset.heldout_seed = "
-        f"{drawn['seed']}, by class, {whole}"
-    )
-
-
-def _find_cut(annotations: Annotations, videos: Mapping[str, SeenVideo]) -> list[str]:
-    """Clips whose annotated end is beyond their video's end."""
-    return [
-        f"{clip.split}/{clip.id}"
-        for clip in annotations.clips
-        if (info := videos[clip.path].info) and _ends_beyond(clip, info)
-    ]
-
-
-def _ends_beyond(clip: AnnotatedClip, info: VideoInfo) -> bool:
-    """Whether the annotated end is beyond the video's, by more than a frame where it is a time."""
-    if (clip.end_frame or 0) > info.num_frames:
-        return True
-    if clip.end_seconds is None:
-        return False
-    if info.times_seconds:
-        return clip.end_seconds > 2 * info.times_seconds[-1] - info.times_seconds[-2:][0] + 1 / 24
-    return info.fps > 0 and clip.end_seconds > (info.num_frames + 1) / info.fps
-
-
-def _check(
+def _check_clip(
     annotated: AnnotatedClip,
     seen: SeenVideo,
     rule: str,
     min_frames: int,
     decoders: Sequence[Decoder],
 ) -> Clip | Problem:
+    """The clip as the index keeps it, or why it can't be used; `rule`: see `frames_of`."""
+
     def problem(reason: str, kind: str) -> Problem:
         return Problem(annotated.id, annotated.split, annotated.path, reason, kind)
 
@@ -377,32 +179,54 @@ def _check(
     )
 
 
-def _hold_out(clips: Sequence[Clip], wanted: HoldOut) -> list[Clip]:
-    """The clips in their order, some of train in the split "val"."""
-    if wanted.fraction == 0.0:
-        return list(clips)
-    if any(clip.split == VAL for clip in clips):
-        raise DataError(
-            "the annotations have a val split of their own: set dataset.heldout_fraction to 0"
-        )
-    train = [clip for clip in clips if clip.split == TRAIN]
-    if wanted.by == "group" and not any(clip.group for clip in train):
-        raise DataError(
-            "dataset.heldout_by is group, but the annotations tell no groups: set it to clip"
-        )
-    groups = [(wanted.by == "group" and clip.group) or clip.sha256 for clip in train]
-    labels = [clip.label for clip in train]
-    held = hold_out_groups(labels, groups, fraction=wanted.fraction, seed=wanted.seed)
-    ids = {clip.id for clip, is_held in zip(train, held, strict=True) if is_held}
-    return [
-        replace(clip, split=VAL) if clip.split == TRAIN and clip.id in ids else clip
-        for clip in clips
-    ]
+def _tell_where(problems: Sequence[Problem], root: Path) -> list[Problem]:
+    """The problems; a missing file's says which path was looked for, and what lies there instead.
+
+    Names that look the same may differ in case, or in how Unicode composes their letters.
+    """
+    folders: dict[Path, dict[str, str]] = {}
+
+    def find_similar(path: Path) -> str:
+        if path.parent not in folders:
+            names = os.listdir(path.parent) if path.parent.is_dir() else []
+            folders[path.parent] = {_fold(name): name for name in names}
+        return folders[path.parent].get(_fold(path.name), "")
+
+    told = []
+    for problem in problems:
+        if problem.kind == "missing":
+            path = root / problem.path
+            reason = f"{problem.reason}: looked for {path}"
+            if os.path.islink(path):
+                reason += ", a link to nothing"
+            elif os.path.exists(path):
+                reason += ", which is no regular file"
+            elif similar := find_similar(path):
+                reason += f"; {ascii(similar)} is there: write the name as the file has it"
+            problem = replace(problem, reason=reason)
+        told.append(problem)
+    return told
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _ends_beyond(clip: AnnotatedClip, info: VideoInfo) -> bool:
+    """Whether the annotated end is beyond the video's, by more than a frame where it is a time."""
+    if (clip.end_frame or 0) > info.num_frames:
+        return True
+    if clip.end_seconds is None:
+        return False
+    if info.times_seconds:
+        return clip.end_seconds > 2 * info.times_seconds[-1] - info.times_seconds[-2:][0] + 1 / 24
+    return info.fps > 0 and clip.end_seconds > (info.num_frames + 1) / info.fps
 
 
 def _find_unusable(index: ClipIndex, splits: set[str], max_problem_fraction: float) -> str:
     """What is wrong where too many clips, or all of a split, are unusable; else nothing."""
-    num_bad, total = len(index.problems), len(index.clips) + len(index.problems)
+    num_bad = len(index.problems)
+    total = len(index.clips) + len(index.problems)
     first = "; ".join(f"{p.clip_id} ({p.reason})" for p in index.problems[:_NUM_SHOWN])
     allowed = math.floor(max_problem_fraction * total + 1e-9)  # 0.29 * 100 is 28.999...
     if num_bad > allowed:
@@ -417,3 +241,117 @@ def _find_unusable(index: ClipIndex, splits: set[str], max_problem_fraction: flo
     for split in sorted(splits - index.count_splits().keys()):
         return f"{index.root}: no clip of the {split} split is usable. First: {first}"
     return ""
+
+
+# ---- splits that are drawn: "test" where the annotations have none, "val" to choose settings by --
+
+
+def _draw_test(index: ClipIndex, dataset: DatasetSettings) -> tuple[ClipIndex, dict[str, Any], str]:
+    """Some clips of train become the split "test"; how they were drawn, and in a sentence."""
+    fraction = dataset.test_fraction
+    seed = dataset.heldout_seed
+    held = hold_out_groups(
+        [clip.label for clip in index.clips],
+        [clip.group or clip.sha256 for clip in index.clips],
+        fraction=fraction,
+        seed=seed,
+        setting="dataset.test_fraction",
+        cure="annotate the splits yourself",
+        stream="test split",
+    )
+    clips = tuple(
+        replace(clip, split=TEST) if is_held else clip
+        for clip, is_held in zip(index.clips, held, strict=True)
+    )
+    by = "group" if any(clip.group for clip in clips) else "clip"
+    drawn = {"fraction": fraction, "seed": seed, "by": by, "num_clips": int(held.sum())}
+    whole = "whole groups" if by == "group" else "copies of a video together"
+    note = (
+        f"test split: {held.sum():,} of {len(clips):,} clips, drawn for dataset.test_fraction = "
+        f"{fraction:g} with dataset.heldout_seed = {seed}, by class, {whole}"
+    )
+    return replace(index, clips=clips), drawn, note
+
+
+def _hold_out_val(clips: tuple[Clip, ...], dataset: DatasetSettings) -> tuple[Clip, ...]:
+    """The clips in their order, some of train in the split "val"."""
+    if dataset.heldout_fraction == 0.0:
+        return clips
+    if any(clip.split == VAL for clip in clips):
+        raise DataError(
+            "the annotations have a val split of their own: set dataset.heldout_fraction to 0"
+        )
+    train = [clip for clip in clips if clip.split == TRAIN]
+    by_group = dataset.heldout_by == "group"
+    if by_group and not any(clip.group for clip in train):
+        raise DataError(
+            "dataset.heldout_by is group, but the annotations tell no groups: set it to clip"
+        )
+    held = hold_out_groups(
+        [clip.label for clip in train],
+        [(by_group and clip.group) or clip.sha256 for clip in train],
+        fraction=dataset.heldout_fraction,
+        seed=dataset.heldout_seed,
+    )
+    ids = {clip.id for clip, is_held in zip(train, held, strict=True) if is_held}
+    return tuple(
+        replace(clip, split=VAL) if clip.split == TRAIN and clip.id in ids else clip
+        for clip in clips
+    )
+
+
+def hold_out_groups(
+    labels: Sequence[int],
+    groups: Sequence[str],
+    *,
+    fraction: float,
+    seed: int,
+    setting: str = "dataset.heldout_fraction",
+    cure: str = "set dataset.heldout_by to clip",
+    stream: str = "clips held out",
+) -> np.ndarray:
+    """Choose whole groups so that every class gives about `fraction` of its clips.
+
+    Groups come in random order; one is held out if that brings the classes' counts closer to
+    `fraction` of each, by the sum of squares, and leaves every class a clip to learn from. With
+    one clip per group, each class gives its share rounded to the nearest whole clip.
+
+    Args:
+        labels, groups: Of each training clip.
+        fraction: Share held out, in (0, 1).
+        seed: The same seed holds out the same clips, whatever their order.
+        setting, cure: What the share is called, and what else helps than to raise it, for errors.
+        stream: Draws of different streams have nothing to do with each other.
+
+    Returns:
+        bool [n], True where held out.
+
+    Raises:
+        DataError: No group can be held out without taking all clips of a class, or much more than
+            the share.
+    """
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][label] += 1
+    left = Counter(labels)
+    missing = {label: fraction * count for label, count in left.items()}
+    generator = np.random.default_rng(derive_seed(seed, stream))
+    names = sorted(counts)
+    held = set()
+    for position in generator.permutation(len(names)):
+        group = names[position]
+        gain = sum(n * (2 * missing[label] - n) for label, n in counts[group].items())
+        if gain > 0 and all(left[label] > n for label, n in counts[group].items()):
+            held.add(group)
+            for label, n in counts[group].items():
+                missing[label] -= n
+                left[label] -= n
+    if not held:
+        found = f"none of the {len(names):,} groups of {len(labels):,} training clips"
+        reason = f"{found} is small enough to hold out; raise the fraction or {cure}"
+        if len(names) == 1:
+            reason = f"all {len(labels):,} training clips are one group; {cure}"
+        elif max(Counter(labels).values()) == 1:
+            reason = "no class has a second clip that could be held out; add clips"
+        raise DataError(f"{setting} = {fraction:g}: {reason}")
+    return np.array([group in held for group in groups], dtype=bool)

@@ -37,7 +37,8 @@ Gop = Literal["", "intra", "closed", "open", "refresh", "unknown"]
 
 # A frame of a constant rate is shown where its number says, up to the rounding of containers that
 # count milliseconds and a hundredth of a frame.
-_ROUNDING_SECONDS, _ROUNDING_FRAMES = 0.0006, 0.01
+_ROUNDING_SECONDS = 0.0006
+_ROUNDING_FRAMES = 0.01
 _MENDED = 10  # frames that follow each other within a tenth of the usual time
 _NOT_PREDICTED = frozenset(
     "dnxhd dvvideo ffvhuff huffyuv jpeg2000 mjpeg png prores rawvideo utvideo v210".split()
@@ -205,7 +206,8 @@ def read_packets(video: OpenVideo) -> Packets:
     Raises:
         VideoError: A packet is damaged, or fewer are there than the file's index promises.
     """
-    path, stream = video.path, video.stream
+    path = video.path
+    stream = video.stream
     num_indexed = len(stream.index_entries)
     look = _choose_look(video)
     is_told = look is not None
@@ -308,7 +310,8 @@ def _check_count(video: OpenVideo, num_read: int, num_indexed: int) -> None:
     Raises:
         VideoError: Something is missing.
     """
-    name, promised = video.container_name, video.stream.frames
+    name = video.container_name
+    promised = video.stream.frames
     if num_indexed and name in ("mov", "avi"):
         promised = len(video.stream.index_entries)
     if num_read < promised:
@@ -331,8 +334,10 @@ def describe(video: OpenVideo, packets: Packets, times: Sequence[int] = ()) -> V
     Args:
         times: Of the frames, where the packets don't tell; without them `num_frames` is 0 then.
     """
-    first, times = packets.first_frame, packets.times or times
-    stream, context = video.stream, video.stream.codec_context
+    first = packets.first_frame
+    times = packets.times or times
+    stream = video.stream
+    context = video.stream.codec_context
     fps = float(stream.average_rate or 0)
     base = stream.time_base
     seconds = [(time - times[0]) * base.numerator / base.denominator for time in times]

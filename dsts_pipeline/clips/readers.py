@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips.annotation import AnnotatedClip, Annotations, Sources, check_text
+from dsts_pipeline.clips.annotation import Annotations, Sources, check_text
 from dsts_pipeline.clips.class_folders import read_folders
 from dsts_pipeline.clips.diving48 import read_diving48
 from dsts_pipeline.clips.ssv2 import read_ssv2
 from dsts_pipeline.clips.tables import read_csv, read_mmaction
-
-__all__ = ["AnnotatedClip", "Annotations", "read_annotations"]
 
 _READERS: dict[str, Callable[[Path, Sources], Annotations]] = {
     "diving48": read_diving48,

@@ -1,21 +1,22 @@
-"""Which frames of a clip a recognizer sees.
+"""Which frames of a clip a recognizer sees: the rules of published recipes, by name.
 
-Enters: the number of frames of a clip. Leaves: frame numbers, int64, ascending.
+Enters: the number of frames of a clip. Leaves: frame numbers, int64 [clips, clip_len]. Each rule
+takes a generator in training, and none at test. Randomness depends on the clip and the view alone,
+see `jitter_generator`.
 """
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.random import Generator
 
 from dsts_pipeline.base.provenance import derive_seed
+
+# ---- centres of equal segments -------------------------------------------------------------------
 
 
 def uniform_frames(num_frames: int, num_samples: int) -> np.ndarray:
@@ -46,42 +47,104 @@ def uniform_frames(num_frames: int, num_samples: int) -> np.ndarray:
     return (2 * np.arange(num_samples, dtype=np.int64) + 1) * num_frames // (2 * num_samples)
 
 
-# ---- Counts that every rule refuses. ------------------------------------------------------------
+def sample_centres(
+    num_frames: int, *, clip_len: int, num_clips: int = 1, generator: Generator | None = None
+) -> np.ndarray:
+    """Centres of equal segments, see `uniform_frames`; in training any frame of the segment.
+
+    Training draws from the frames floor(i n / k) to floor((i + 1) n / k) - 1 of segment i, and
+    takes the first where there is none. Choice: the embedded data set's own rule.
+
+    Args:
+        num_frames: Frames of the clip, at least 1.
+        clip_len: Frames wanted.
+        num_clips: 1.
+        generator: Source of the jitter of training; None: test.
+
+    Returns:
+        int64 [1, clip_len].
+    """
+    _check_counts(num_frames, clip_len=clip_len)
+    _expect_one_clip(num_clips, "segment_centres")
+    if generator is None:
+        return uniform_frames(num_frames, clip_len)[None]
+    bounds = np.arange(clip_len + 1) * num_frames // clip_len
+    lengths = np.maximum(np.diff(bounds), 1)
+    return (bounds[:-1] + generator.integers(lengths))[None].astype(np.int64)
 
 
-def check_counts(num_frames: int, **counts: int) -> None:
-    """Raise a ValueError unless all are at least 1."""
-    for name, count in {"num_frames": num_frames, **counts}.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}, expected at least 1")
+# ---- one frame out of each segment, as two code bases have it ------------------------------------
 
 
-# ---- Clips of neighbouring frames, as mmaction2's `SampleFrames` takes them. --------------------
+def sample_mmaction_uniform(
+    num_frames: int, *, clip_len: int, num_clips: int = 1, generator: Generator | None = None
+) -> np.ndarray:
+    """One frame of each segment; at test, clip k of K lies k / (K + 1) into the segments.
+
+    With s = (n - 1) / clip_len, segment i goes from round(s i) to round(s (i + 1)), both ends
+    included, halves rounded to even. Test: round(s i) + floor(s k / (K + 1)), k from 1.
+
+    Args:
+        num_frames: Frames of the clip, at least 1.
+        clip_len, num_clips: Frames per clip, and clips at test.
+        generator: Source of the jitter of training, which takes one clip; None: test.
+
+    Returns:
+        int64 [num_clips, clip_len]; [1, clip_len] in training.
+
+    Source: mmaction2 1.2.0, mmaction/datasets/transforms/loading.py, class UniformSample.
+
+    >>> sample_mmaction_uniform(33, clip_len=4, num_clips=2).tolist()
+    [[2, 10, 18, 26], [5, 13, 21, 29]]
+    """
+    _check_counts(num_frames, clip_len=clip_len, num_clips=num_clips)
+    bounds, length = _rounded_bounds(num_frames, clip_len)
+    if generator is not None:
+        return generator.integers(bounds[:-1], bounds[1:], endpoint=True)[None]
+    part = length / (num_clips + 1)
+    return np.stack([bounds[:-1] + int(part * (k + 1)) for k in range(num_clips)])
+
+
+def sample_swin_uniform(
+    num_frames: int, *, clip_len: int, num_clips: int = 1, generator: Generator | None = None
+) -> np.ndarray:
+    """The middle of each segment; in training any of its frames: `frame_uniform` of Video Swin.
+
+    Segments as in `sample_mmaction_uniform`. Test: floor((start + end) / 2).
+
+    Args:
+        num_frames: Frames of the clip, at least 1.
+        clip_len: Frames wanted.
+        num_clips: 1: the source takes one clip, whatever is asked for.
+        generator: Source of the jitter of training; None: test.
+
+    Returns:
+        int64 [1, clip_len].
+
+    Source: Video Swin Transformer's mmaction/datasets/pipelines/loading.py,
+    `SampleFrames.get_seq_frames`, after SlowFast's datasets/ssv2.py.
+
+    >>> sample_swin_uniform(33, clip_len=4).tolist()
+    [[4, 12, 20, 28]]
+    """
+    _check_counts(num_frames, clip_len=clip_len)
+    _expect_one_clip(num_clips, "swin_uniform")
+    if generator is not None:
+        return sample_mmaction_uniform(num_frames, clip_len=clip_len, generator=generator)
+    bounds, _ = _rounded_bounds(num_frames, clip_len)
+    return ((bounds[:-1] + bounds[1:]) // 2)[None]
+
+
+def _rounded_bounds(num_frames: int, clip_len: int) -> tuple[np.ndarray, float]:
+    """Bounds of the segments, int64 [clip_len + 1], and their length before rounding."""
+    length = float(num_frames - 1) / clip_len
+    return np.round(length * np.arange(clip_len + 1)).astype(np.int64), length
+
+
+# ---- clips of neighbouring frames: mmaction2's `SampleFrames` ------------------------------------
 #
-# Enters: a number of frames. Leaves: frame numbers [clips, clip_len]. With `num_clips` > 1 and
-# `clip_len` = 1 it is segment sampling, which mmaction2 uses for TSN and TSM.
-#
-# Source: mmaction2 1.2.0, mmaction/datasets/transforms/loading.py, class SampleFrames; equal to it
-# number by number, rounding and all.
-
-
-@dataclass(frozen=True)
-class _Rule:
-    clip_len: int
-    num_clips: int
-    frame_interval: int
-    twice_sample: bool
-    keep_tail_frames: bool
-    target_fps: float | None
-
-    def span(self, fps: float | None, training: bool) -> float:
-        """Frames that a clip reaches over, in frames of the video."""
-        if self.target_fps is not None:
-            ratio = fps / self.target_fps if fps else 1.0
-            return max(1.0, self.clip_len * self.frame_interval * ratio)
-        if training:
-            return self.clip_len * self.frame_interval
-        return (self.clip_len - 1) * self.frame_interval + 1
+# With `num_clips` > 1 and `clip_len` = 1 it is segment sampling, which mmaction2 uses for TSN and
+# TSM.
 
 
 def sample_dense(
@@ -122,19 +185,46 @@ def sample_dense(
     Raises:
         ValueError: A count is below 1, or options exclude each other.
 
+    Source: mmaction2 1.2.0, mmaction/datasets/transforms/loading.py, class SampleFrames; equal to
+    it number by number, rounding and all.
+
     >>> sample_dense(100, clip_len=4, frame_interval=8).tolist()
     [[37, 45, 53, 61]]
     >>> sample_dense(10, clip_len=4, frame_interval=4, out_of_bound="repeat_last").tolist()
     [[0, 4, 8, 8]]
     """
-    check_counts(num_frames, clip_len=clip_len, num_clips=num_clips, frame_interval=frame_interval)
-    rule = _Rule(clip_len, num_clips, frame_interval, twice_sample, keep_tail_frames, target_fps)
-    _check_options(rule, out_of_bound, temporal_jitter, generator is not None)
-    span = rule.span(fps, generator is not None)
-    if generator is None:
-        starts = _test_starts(rule, num_frames, span)
+    _check_counts(num_frames, clip_len=clip_len, num_clips=num_clips, frame_interval=frame_interval)
+    if out_of_bound not in ("loop", "repeat_last"):
+        raise ValueError(f"out_of_bound is {out_of_bound!r}, expected 'loop' or 'repeat_last'")
+    if twice_sample and clip_len > 1 and num_clips == 1 and generator is None:
+        raise ValueError("twice_sample of one clip has no distance to go by; use num_clips=2")
+    if temporal_jitter and target_fps is not None:
+        raise ValueError("temporal_jitter and target_fps exclude each other; drop one of them")
+    if target_fps is not None and target_fps <= 0:
+        raise ValueError(f"target_fps is {target_fps}, expected more than 0")
+    span: float  # frames of the video that a clip reaches over
+    if target_fps is not None:
+        span = max(1.0, clip_len * frame_interval * (fps / target_fps if fps else 1.0))
+    elif generator is not None:
+        span = clip_len * frame_interval
     else:
-        starts = _training_starts(rule, num_frames, span, generator)
+        span = (clip_len - 1) * frame_interval + 1
+    if generator is not None:
+        starts = _training_starts(num_frames, span, num_clips, keep_tail_frames, generator)
+    elif clip_len == 1:
+        length = num_frames / float(num_clips)
+        starts = np.arange(num_clips) * length
+        middles = starts + length / 2.0
+        starts = np.concatenate([middles, starts]) if twice_sample else middles
+    else:
+        last = max(num_frames - span, 0)
+        count = num_clips * (2 if twice_sample else 1)
+        if count == 1:
+            starts = np.array([last // 2])
+        elif target_fps is not None:
+            starts = np.arange(count) * np.floor(last / float(num_clips - 1))
+        else:
+            starts = np.round(np.arange(count) * (last / float(num_clips - 1)))
     if target_fps is None:
         steps = np.arange(clip_len) * frame_interval
     else:
@@ -145,26 +235,11 @@ def sample_dense(
     return _bring_inside(frames, num_frames, out_of_bound).astype(np.int64)
 
 
-def _test_starts(rule: _Rule, num_frames: int, span: float) -> np.ndarray:
-    if rule.clip_len == 1:
-        length = num_frames / float(rule.num_clips)
-        starts = np.arange(rule.num_clips) * length
-        middles = starts + length / 2.0
-        return np.concatenate([middles, starts]) if rule.twice_sample else middles
-    last = max(num_frames - span, 0)
-    count = rule.num_clips * (2 if rule.twice_sample else 1)
-    if count == 1:
-        return np.array([last // 2])
-    distance = last / float(rule.num_clips - 1)
-    if rule.target_fps is not None:
-        return np.arange(count) * np.floor(distance)
-    return np.round(np.arange(count) * distance)
-
-
-def _training_starts(rule: _Rule, num_frames: int, span: float, generator: Generator) -> np.ndarray:
-    count = rule.num_clips
+def _training_starts(
+    num_frames: int, span: float, count: int, keep_tail_frames: bool, generator: Generator
+) -> np.ndarray:
     possible = num_frames - span + 1
-    if rule.keep_tail_frames:
+    if keep_tail_frames:
         share = possible / float(count)
         if num_frames <= span - 1:
             return np.zeros(count, dtype=np.int64)
@@ -187,171 +262,7 @@ def _bring_inside(frames: np.ndarray, num_frames: int, out_of_bound: str) -> np.
     return np.where(is_inside, frames, last_reached)
 
 
-def _check_options(rule: _Rule, out_of_bound: str, temporal_jitter: bool, training: bool) -> None:
-    if out_of_bound not in ("loop", "repeat_last"):
-        raise ValueError(f"out_of_bound is {out_of_bound!r}, expected 'loop' or 'repeat_last'")
-    if rule.twice_sample and rule.clip_len > 1 and rule.num_clips == 1 and not training:
-        raise ValueError("twice_sample of one clip has no distance to go by; use num_clips=2")
-    if temporal_jitter and rule.target_fps is not None:
-        raise ValueError("temporal_jitter and target_fps exclude each other; drop one of them")
-    if rule.target_fps is not None and rule.target_fps <= 0:
-        raise ValueError(f"target_fps is {rule.target_fps}, expected more than 0")
-
-
-# ---- One frame out of each of a clip's equal segments, in the ways of three published recipes. --
-#
-# Enters: a number of frames. Leaves: frame numbers [clips, clip_len], ascending in each clip.
-
-
-def sample_centres(
-    num_frames: int, *, clip_len: int, num_clips: int = 1, generator: Generator | None = None
-) -> np.ndarray:
-    """Centres of equal segments, see `uniform_frames`; in training any frame of the segment.
-
-    Training draws from the frames floor(i n / k) to floor((i + 1) n / k) - 1 of segment i, and
-    takes the first where there is none. Choice: the embedded data set's own rule.
-
-    Args:
-        num_frames: Frames of the clip, at least 1.
-        clip_len: Frames wanted.
-        num_clips: 1.
-        generator: Source of the jitter of training; None: test.
-
-    Returns:
-        int64 [1, clip_len].
-    """
-    check_counts(num_frames, clip_len=clip_len)
-    _expect_one_clip(num_clips, "segment_centres")
-    if generator is None:
-        return uniform_frames(num_frames, clip_len)[None]
-    bounds = np.arange(clip_len + 1) * num_frames // clip_len
-    lengths = np.maximum(np.diff(bounds), 1)
-    return (bounds[:-1] + generator.integers(lengths))[None].astype(np.int64)
-
-
-def sample_mmaction_uniform(
-    num_frames: int, *, clip_len: int, num_clips: int = 1, generator: Generator | None = None
-) -> np.ndarray:
-    """One frame of each segment; at test, clip k of K lies k / (K + 1) into the segments.
-
-    With s = (n - 1) / clip_len, segment i goes from round(s i) to round(s (i + 1)), both ends
-    included, halves rounded to even. Test: round(s i) + floor(s k / (K + 1)), k from 1.
-
-    Args:
-        num_frames: Frames of the clip, at least 1.
-        clip_len, num_clips: Frames per clip, and clips at test.
-        generator: Source of the jitter of training, which takes one clip; None: test.
-
-    Returns:
-        int64 [num_clips, clip_len]; [1, clip_len] in training.
-
-    Source: mmaction2 1.2.0, mmaction/datasets/transforms/loading.py, class UniformSample.
-
-    >>> sample_mmaction_uniform(33, clip_len=4, num_clips=2).tolist()
-    [[2, 10, 18, 26], [5, 13, 21, 29]]
-    """
-    check_counts(num_frames, clip_len=clip_len, num_clips=num_clips)
-    bounds, length = _rounded_bounds(num_frames, clip_len)
-    if generator is not None:
-        return generator.integers(bounds[:-1], bounds[1:], endpoint=True)[None]
-    part = length / (num_clips + 1)
-    return np.stack([bounds[:-1] + int(part * (k + 1)) for k in range(num_clips)])
-
-
-def sample_swin_uniform(
-    num_frames: int, *, clip_len: int, num_clips: int = 1, generator: Generator | None = None
-) -> np.ndarray:
-    """The middle of each segment; in training any of its frames: `frame_uniform` of Video Swin.
-
-    Segments as in `sample_mmaction_uniform`. Test: floor((start + end) / 2).
-
-    Args:
-        num_frames: Frames of the clip, at least 1.
-        clip_len: Frames wanted.
-        num_clips: 1: the source takes one clip, whatever is asked for.
-        generator: Source of the jitter of training; None: test.
-
-    Returns:
-        int64 [1, clip_len].
-
-    Source: Video Swin Transformer's mmaction/datasets/pipelines/loading.py,
-    `SampleFrames.get_seq_frames`, after SlowFast's datasets/ssv2.py.
-
-    >>> sample_swin_uniform(33, clip_len=4).tolist()
-    [[4, 12, 20, 28]]
-    """
-    check_counts(num_frames, clip_len=clip_len)
-    _expect_one_clip(num_clips, "swin_uniform")
-    bounds, _ = _rounded_bounds(num_frames, clip_len)
-    if generator is not None:
-        return generator.integers(bounds[:-1], bounds[1:], endpoint=True)[None]
-    return ((bounds[:-1] + bounds[1:]) // 2)[None]
-
-
-def sample_tsn_segments(
-    num_frames: int,
-    *,
-    clip_len: int = 1,
-    num_clips: int = 8,
-    twice_sample: bool = False,
-    generator: Generator | None = None,
-) -> np.ndarray:
-    """TSN's segments as TSM's code takes them: `num_clips` segments of `clip_len` frames in a row.
-
-    With n' = n - clip_len + 1 and K segments, test: floor(n' / (2 K) + i n' / K). Training:
-    i floor(n' / K) plus a random number below floor(n' / K); where that is 0, K sorted random
-    starts if n > K, else the first frame K times.
-
-    Deviation: where the clip is shorter than `clip_len`, starts stay at the first frame instead of
-    going below it, and frames behind the last one are the last one.
-
-    Args:
-        num_frames: Frames of the video, at least 1.
-        clip_len: Frames of each segment; 1 for RGB.
-        num_clips: Segments.
-        twice_sample: At test, a second set of segments from floor(i n' / K).
-        generator: Source of the jitter of training; None: test.
-
-    Returns:
-        int64 [num_clips, clip_len], or [2 * num_clips, clip_len] with `twice_sample` at test.
-
-    Source: https://arxiv.org/abs/1608.00859, section 3.1; temporal-shift-module's ops/dataset.py,
-    `_sample_indices` and `_get_test_indices`, which count frames from 1.
-
-    >>> sample_tsn_segments(100, num_clips=4).ravel().tolist()
-    [12, 37, 62, 87]
-    """
-    check_counts(num_frames, clip_len=clip_len, num_clips=num_clips)
-    possible = num_frames - clip_len + 1
-    if generator is None:
-        length = max(possible, 0) / float(num_clips)
-        starts = (length / 2.0 + length * np.arange(num_clips)).astype(np.int64)
-        if twice_sample:
-            starts = np.concatenate([starts, (length * np.arange(num_clips)).astype(np.int64)])
-    elif possible // num_clips > 0:
-        length = possible // num_clips
-        starts = np.arange(num_clips) * length + generator.integers(length, size=num_clips)
-    elif num_frames > num_clips and possible > 0:
-        starts = np.sort(generator.integers(possible, size=num_clips))
-    else:
-        starts = np.zeros(num_clips, dtype=np.int64)
-    return np.minimum(starts[:, None] + np.arange(clip_len), num_frames - 1).astype(np.int64)
-
-
-def _rounded_bounds(num_frames: int, clip_len: int) -> tuple[np.ndarray, float]:
-    """Bounds of the segments, int64 [clip_len + 1], and their length before rounding."""
-    length = float(num_frames - 1) / clip_len
-    return np.round(length * np.arange(clip_len + 1)).astype(np.int64), length
-
-
-def _expect_one_clip(num_clips: int, name: str) -> None:
-    if num_clips != 1:
-        raise ValueError(f"num_clips is {num_clips}, expected 1: {name} takes one clip")
-
-
-# ---- Rules by name, with their options checked once and their randomness made repeatable. -------
-#
-# Enters: a name and options. Leaves: a function of the number of frames.
+# ---- all rules -----------------------------------------------------------------------------------
 
 SAMPLERS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
     {
@@ -359,40 +270,8 @@ SAMPLERS: Mapping[str, Callable[..., np.ndarray]] = MappingProxyType(
         "dense": sample_dense,
         "mmaction_uniform": sample_mmaction_uniform,
         "swin_uniform": sample_swin_uniform,
-        "tsn_segments": sample_tsn_segments,
     }
 )
-
-
-class Sampler(Protocol):
-    """Frame numbers int64 [clips, clip_len] of a clip of `num_frames`; no generator: test."""
-
-    def __call__(self, num_frames: int, generator: Generator | None = None) -> np.ndarray: ...
-
-
-def build_sampler(name: str, **options: Any) -> Sampler:
-    """The rule `name` with its options, such as `clip_len`, `num_clips`, `frame_interval`.
-
-    Raises:
-        ValueError: The rule or an option is unknown (the message names the closest one), or an
-            option has a value that the rule refuses.
-
-    >>> build_sampler("dense", clip_len=4, frame_interval=8)(100).tolist()
-    [[37, 45, 53, 61]]
-    """
-    if name not in SAMPLERS:
-        raise ValueError(f"sampling is {name!r}; {_closest(name, SAMPLERS)}")
-    rule = SAMPLERS[name]
-    known = inspect.signature(rule).parameters.keys() - {"num_frames", "generator"}
-    for option in options:
-        if option not in known:
-            raise ValueError(f"{name} has no option {option!r}; {_closest(option, known)}")
-
-    def sample(num_frames: int, generator: Generator | None = None) -> np.ndarray:
-        return rule(num_frames, generator=generator, **options)
-
-    sample(1)  # refuses bad values at once
-    return sample
 
 
 def jitter_generator(seed: int, clip_id: str, view: int) -> Generator:
@@ -400,7 +279,13 @@ def jitter_generator(seed: int, clip_id: str, view: int) -> Generator:
     return np.random.default_rng(derive_seed(seed, "frame jitter", clip_id, view))
 
 
-def _closest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.4)
-    names = ", ".join(sorted(known))
-    return f"did you mean {close[0]}? Known: {names}" if close else f"known: {names}"
+def _check_counts(num_frames: int, **counts: int) -> None:
+    """Raise a ValueError unless all are at least 1."""
+    for name, count in {"num_frames": num_frames, **counts}.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}, expected at least 1")
+
+
+def _expect_one_clip(num_clips: int, name: str) -> None:
+    if num_clips != 1:
+        raise ValueError(f"num_clips is {num_clips}, expected 1: {name} takes one clip")

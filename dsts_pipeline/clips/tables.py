@@ -1,9 +1,7 @@
-"""A table of one's own clips.
+"""Tables and lists of one's own clips.
 
-Enters: CSV files (comma, semicolon or tab; first line names the columns), either one
-`annotations.csv` with a column `split`, or `train.csv`, perhaps `val.csv`, and `test.csv`. A file
-without names of columns, "path label" a line, is read as a list (`mmaction_list`), as VideoMAE,
-V-JEPA and SlowFast write it. Leaves: `Annotations`.
+`read_csv` reads CSV files (comma, semicolon or tab; first line names the columns), either one
+`annotations.csv` with a column `split`, or `train.csv`, perhaps `val.csv`, and `test.csv`:
 
 | column | what it holds |
 |---|---|
@@ -16,6 +14,13 @@ V-JEPA and SlowFast write it. Leaves: `Annotations`.
 | group | what clips of one origin share: source video, performer |
 
 A column whose name starts with an underscore is left alone; any other is an error.
+
+A list has no names of columns, but "path label" a line: the path relative to the folder of videos
+(mmaction2's `data_prefix`) or absolute, a space, tab, comma or semicolon, a class number. Such are
+mmaction2's lists for `VideoDataset`, which `read_mmaction` reads, and those that VideoMAE, V-JEPA
+and SlowFast write into files called .csv, which `read_csv` takes, too. Lists for folders of frames
+("frame_dir total_frames label", as of mmaction2's `RawframeDataset`, TSM, UniFormer) are refused: a
+folder of frames is no video.
 """
 
 from __future__ import annotations
@@ -39,7 +44,6 @@ from dsts_pipeline.clips.annotation import (
     VideoPaths,
     check_frames,
     check_text,
-    find_folder,
     is_video,
 )
 from dsts_pipeline.clips.labels import (
@@ -51,235 +55,7 @@ from dsts_pipeline.clips.labels import (
     read_lines,
 )
 
-# ---- Lists of videos: "path label" a line, without a first line of names. -----------------------
-#
-# Enters: text files as mmaction2's `VideoDataset` takes them, and as VideoMAE, V-JEPA and SlowFast
-# write them into files called .csv: the path relative to the folder of videos (mmaction2's
-# `data_prefix`) or absolute, a space, tab, comma or semicolon, a class number. Leaves:
-# `Annotations`.
-#
-# Lists for folders of frames ("frame_dir total_frames label", as of mmaction2's `RawframeDataset`,
-# TSM, UniFormer) are refused: a folder of frames is no video.
-
-CLASS_FILE_OF_MMACTION_LIST = "label_map.txt"
-_ENDINGS = ("_list_videos.txt", "_list.txt", ".txt")
-_LINE = re.compile(r"(.*?)[\s,;]+([^\s,;]+)")
-_FRAMES_AND_LABEL = re.compile(r"[^\s,;]+[\s,;]+\d+[\s,;]+\d+", re.ASCII)
-
-
-def read_mmaction(root: Path, sources: Sources) -> Annotations:
-    """Read the lists in `root`.
-
-    Where the settings name none, the lists are `train_list_videos.txt`, `train_list.txt` or
-    `train.txt`, possibly with something before it, such as `diving48_`; likewise `val` and `test`.
-    Class names are in `label_map.txt`, one a line, or else the numbers.
-
-    Raises:
-        DataError: A list is missing, or a line is wrong; the message names it.
-    """
-    folder = sources.video_folder or find_folder(root, ("videos", "."))
-    videos = VideoPaths(root, folder, allow_outside_root=sources.allow_outside_root)
-    files = {TRAIN: _find_list(root, TRAIN, sources.train_file)}
-    if sources.test_file:
-        files[TEST] = root / sources.test_file
-    else:
-        files |= {split: _find_list(root, split) for split in (VAL, TEST)}
-    if files[TRAIN] is None:
-        raise DataError(f"{root}: no train list; expected train{_ENDINGS[0]} or dataset.train_file")
-    rows: list[Row] = []
-    for split, path in files.items():
-        rows += read_list(path, split, videos) if path else []
-    return build_annotations(
-        rows,
-        class_names=read_class_names(root, sources, CLASS_FILE_OF_MMACTION_LIST),
-        video_folders=(videos.folder,),
-        unsplit=f"{root}: no test list; expected test{_ENDINGS[0]} or dataset.test_file",
-    )
-
-
-def _find_list(root: Path, split: str, chosen: str | None = None) -> Path | None:
-    if chosen:
-        return root / chosen
-    for ending in _ENDINGS:
-        found = sorted({*root.glob(f"{split}{ending}"), *root.glob(f"*_{split}{ending}")})
-        if len(found) > 1:
-            names = " and ".join(path.name for path in found[:2])
-            raise DataError(f"{root}: {names} may both be the {split} list; set dataset.train_file "
-                            "and dataset.test_file")  # fmt: skip
-        if found:
-            return found[0]
-    return None
-
-
-def is_list(line: str) -> bool:
-    """Whether a file whose first line this is seems to be a list, not a table with columns."""
-    found = _LINE.fullmatch(line.strip())
-    if found is None or not is_numeral(found[2]):
-        return False
-    return is_video(_unquote(found[1])) or _FRAMES_AND_LABEL.fullmatch(line.strip()) is not None
-
-
-def read_list(path: Path, split: str, videos: VideoPaths) -> list[Row]:
-    """The clips of one list.
-
-    Raises:
-        DataError: The list is missing or empty, or a line is wrong; the message names it.
-    """
-    rows = [
-        _read_line(line, split, videos, f"{path}: line {number}")
-        for number, line in enumerate(read_lines(path), 1)
-    ]
-    if not rows:
-        raise DataError(f"{path}: the {split} split is empty; expected 'path label' a line")
-    return rows
-
-
-def _read_line(line: str, split: str, videos: VideoPaths, place: str) -> Row:
-    found = _LINE.fullmatch(line)
-    name, label = (_unquote(found[1]), found[2]) if found else (line, "")
-    if not name or not is_numeral(label):
-        raise DataError(f"{place} is {line!r}; expected 'path label', the label a class number")
-    before = _LINE.fullmatch(name)
-    if before and is_numeral(before[2]) and not is_video(name):
-        if is_video(_unquote(before[1])):
-            raise DataError(f"{place} is {line!r}: several labels; expected one class a clip")
-        raise DataError(
-            f"{place} is {line!r}, as in lists of raw frames ('frame_dir total_frames label'); "
-            "folders of frames are not read: give the list of videos ('path label')"
-        )
-    video, clip_id = videos.find(name, place)
-    return Row(AnnotatedClip(clip_id, video, 0, split), label, place)
-
-
-def _unquote(name: str) -> str:
-    """A name without the quotes that pandas puts around one with spaces."""
-    return name[1:-1].replace('""', '"') if len(name) > 1 and name[0] == name[-1] == '"' else name
-
-
-# ---- Tables as people write them: one reader for clips and for the labels of imported features.
-#
-# Enters: a CSV file in UTF-8, with or without byte-order mark, cells parted by comma, semicolon or
-# tab, whichever the first line has most of; that line names the columns. Leaves: a row at a time.
-
-SPLIT_WORDS = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "val": VAL,
-    "valid": VAL,
-    "validation": VAL,
-    "test": TEST,
-    "testing": TEST,
-}
-_DELIMITERS = ",;\t"
-
-
-def find_split(word: str) -> str | None:
-    """The split that `word` means, in any case; None if it means none.
-
-    >>> find_split("Training"), find_split("eval")
-    ('train', None)
-    """
-    return SPLIT_WORDS.get(word.strip().lower())
-
-
-def read_split_cell(word: str, place: str) -> str:
-    """The split that a cell names.
-
-    Raises:
-        DataError: It names none.
-    """
-    split = find_split(word)
-    if split is None:
-        raise DataError(
-            f"{place}: split is {word!r}; expected train, val or test (or training, valid, "
-            "validation, testing, in any case)"
-        )
-    return split
-
-
-def read_table(
-    path: Path, check_columns: Callable[[list[str]], None], *, missing: str
-) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a table: where each stands, for errors, and its cells by column.
-
-    Args:
-        check_columns: Called with the columns' names; raises where they won't do.
-        missing: What was expected, if there is no file.
-
-    Raises:
-        DataError: There is no such file, it is no CSV file in UTF-8, a column stands twice or has
-            no name, a row has more or fewer cells than there are columns.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-            delimiter = max(_DELIMITERS, key=header.count)
-            columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-            _check_names(columns, path)
-            check_columns(columns)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            for cells in reader:
-                place = f"{path}: line {reader.line_num + 1}"
-                if len(cells) != len(columns):
-                    if not cells:
-                        continue  # an empty line
-                    raise DataError(
-                        f"{place}: {len(cells)} cells; expected {len(columns)}, as the first line "
-                        "has; quote cells that hold the delimiter"
-                    )
-                for name, cell in zip(columns, cells, strict=True):
-                    if name[:1] != "_" and ("\n" in cell or "\r" in cell):
-                        raise DataError(
-                            f"{place}: the cell of {name} goes over several lines; close the quote "
-                            "that opens it"
-                        )
-                cells = [cell.strip() for cell in cells]
-                if cells == columns:
-                    raise DataError(f"{place}: the names of the columns again; remove the line")
-                yield place, dict(zip(columns, cells, strict=True))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; expected {missing}") from None
-    except csv.Error as error:
-        raise DataError(
-            f"{path}: the table can't be taken apart ({error}); a quote that opens a cell has to "
-            "be closed behind it, and one within a cell is written twice"
-        ) from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise DataError(f"{path}: not a file in UTF-8 ({error}); save it as one") from None
-
-
-def _check_names(columns: list[str], path: Path) -> None:
-    for number, name in enumerate(columns, 1):
-        if columns.count(name) > 1 and name:
-            raise DataError(f"{path}: column {name!r} stands twice; remove one")
-        if not name and len(columns) > 1:
-            raise DataError(
-                f"{path}: column {number} has no name; name it, or write the table without it "
-                "(pandas: to_csv(..., index=False))"
-            )
-
-
-# ---- A table of one's own clips. ----------------------------------------------------------------
-#
-# Enters: CSV files (comma, semicolon or tab; first line names the columns), either one
-# `annotations.csv` with a column `split`, or `train.csv`, perhaps `val.csv`, and `test.csv`. A file
-# without names of columns, "path label" a line, is read as a list (`mmaction_list`), as VideoMAE,
-# V-JEPA and SlowFast write it. Leaves: `Annotations`.
-#
-# | column | what it holds |
-# |---|---|
-# | path | video file, relative to the folder of videos; needed |
-# | label | class name, or class number from 0; needed |
-# | split | train, val or test; else each split has its file, or `dataset.test_fraction` is set |
-# | id | name of the clip; else the path without its ending, and the range of frames or seconds |
-# | start_frame, end_frame | whole numbers from 0; is the last one part? `dataset.end_frame` |
-# | start_seconds, end_seconds | the same as times, half-open; not together with frames |
-# | group | what clips of one origin share: source video, performer |
-#
-# A column whose name starts with an underscore is left alone; any other is an error.
-
 TABLE_FILE = "annotations.csv"
-CLASS_FILE = "classes.txt"
 COLUMNS = (
     "path label split id start_frame end_frame start_seconds end_seconds group".split()
 )  # in the order of the table above
@@ -294,9 +70,7 @@ def read_csv(root: Path, sources: Sources) -> Annotations:
         DataError: A table or a column is missing or unknown, or a row is wrong; the message names
             its line.
     """
-    videos = VideoPaths(
-        root, sources.video_folder or ".", allow_outside_root=sources.allow_outside_root
-    )
+    videos = VideoPaths(root, sources)
     rows: list[Row] = []
     notes: list[str] = []
     files = _find_tables(root, sources)
@@ -305,9 +79,9 @@ def read_csv(root: Path, sources: Sources) -> Annotations:
         notes.append(f"{TABLE_FILE} was read; left alone: {', '.join(others)} beside it")
     for name, split in files.items():
         path = root / name
-        if is_list(_first_line(path)):
+        if _is_list(_first_line(path)):
             notes.append(f"{path}: read as a list ('path label' a line, no names of columns)")
-            found = read_list(path, split or TRAIN, videos)
+            found = _read_list(path, split or TRAIN, videos)
         else:
             check = functools.partial(_check_columns, path=path)
             table = read_table(path, check, missing=_EXPECTED)
@@ -317,7 +91,7 @@ def read_csv(root: Path, sources: Sources) -> Annotations:
         rows += found
     return build_annotations(
         rows,
-        class_names=read_class_names(root, sources, CLASS_FILE),
+        class_names=read_class_names(root, sources),
         video_folders=(videos.folder,),
         unsplit=f"{root / next(iter(files))}: no column 'split' in which a clip is of test, and no "
         "test.csv",
@@ -428,3 +202,197 @@ def _seconds(values: Mapping[str, str], column: str, place: str) -> float | None
     if not (math.isfinite(seconds) and seconds >= 0):
         raise DataError(f"{place}: {column} is {text!r}; expected seconds, at least 0")
     return seconds
+
+
+# ---- any table: one reader for clips and for the labels of imported features ---------------------
+
+SPLIT_WORDS = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": VAL,
+    "valid": VAL,
+    "validation": VAL,
+    "test": TEST,
+    "testing": TEST,
+}
+_DELIMITERS = ",;\t"
+
+
+def find_split(word: str) -> str | None:
+    """The split that `word` means, in any case; None if it means none.
+
+    >>> find_split("Training"), find_split("eval")
+    ('train', None)
+    """
+    return SPLIT_WORDS.get(word.strip().lower())
+
+
+def read_split_cell(word: str, place: str) -> str:
+    """The split that a cell names.
+
+    Raises:
+        DataError: It names none.
+    """
+    split = find_split(word)
+    if split is None:
+        raise DataError(
+            f"{place}: split is {word!r}; expected train, val or test (or training, valid, "
+            "validation, testing, in any case)"
+        )
+    return split
+
+
+def read_table(
+    path: Path, check_columns: Callable[[list[str]], None], *, missing: str
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a table: where each stands, for errors, and its cells by column.
+
+    The file is UTF-8, with or without byte-order mark; cells are parted by comma, semicolon or tab,
+    whichever the first line has most of; that line names the columns.
+
+    Args:
+        check_columns: Called with the columns' names; raises where they won't do.
+        missing: What was expected, if there is no file.
+
+    Raises:
+        DataError: There is no such file, it is no CSV file in UTF-8, a column stands twice or has
+            no name, a row has more or fewer cells than there are columns.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+            delimiter = max(_DELIMITERS, key=header.count)
+            columns = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            _check_names(columns, path)
+            check_columns(columns)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for cells in reader:
+                place = f"{path}: line {reader.line_num + 1}"
+                if len(cells) != len(columns):
+                    if not cells:
+                        continue  # an empty line
+                    raise DataError(
+                        f"{place}: {len(cells)} cells; expected {len(columns)}, as the first line "
+                        "has; quote cells that hold the delimiter"
+                    )
+                for name, cell in zip(columns, cells, strict=True):
+                    if name[:1] != "_" and ("\n" in cell or "\r" in cell):
+                        raise DataError(
+                            f"{place}: the cell of {name} goes over several lines; close the quote "
+                            "that opens it"
+                        )
+                cells = [cell.strip() for cell in cells]
+                if cells == columns:
+                    raise DataError(f"{place}: the names of the columns again; remove the line")
+                yield place, dict(zip(columns, cells, strict=True))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; expected {missing}") from None
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: the table can't be taken apart ({error}); a quote that opens a cell has to "
+            "be closed behind it, and one within a cell is written twice"
+        ) from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise DataError(f"{path}: not a file in UTF-8 ({error}); save it as one") from None
+
+
+def _check_names(columns: list[str], path: Path) -> None:
+    for number, name in enumerate(columns, 1):
+        if columns.count(name) > 1 and name:
+            raise DataError(f"{path}: column {name!r} stands twice; remove one")
+        if not name and len(columns) > 1:
+            raise DataError(
+                f"{path}: column {number} has no name; name it, or write the table without it "
+                "(pandas: to_csv(..., index=False))"
+            )
+
+
+# ---- lists: "path label" a line ------------------------------------------------------------------
+
+_ENDINGS = ("_list_videos.txt", "_list.txt", ".txt")
+_LINE = re.compile(r"(.*?)[\s,;]+([^\s,;]+)")
+_FRAMES_AND_LABEL = re.compile(r"[^\s,;]+[\s,;]+\d+[\s,;]+\d+", re.ASCII)
+
+
+def read_mmaction(root: Path, sources: Sources) -> Annotations:
+    """Read the lists in `root`.
+
+    Where the settings name none, the lists are `train_list_videos.txt`, `train_list.txt` or
+    `train.txt`, possibly with something before it, such as `diving48_`; likewise `val` and `test`.
+    Class names are in `label_map.txt`, one a line, or else the numbers.
+
+    Raises:
+        DataError: A list is missing, or a line is wrong; the message names it.
+    """
+    videos = VideoPaths(root, sources, ("videos", "."))
+    files = {TRAIN: _find_list(root, TRAIN, sources.train_file)}
+    if sources.test_file:
+        files[TEST] = root / sources.test_file
+    else:
+        files |= {split: _find_list(root, split) for split in (VAL, TEST)}
+    if files[TRAIN] is None:
+        raise DataError(f"{root}: no train list; expected train{_ENDINGS[0]} or dataset.train_file")
+    rows: list[Row] = []
+    for split, path in files.items():
+        rows += _read_list(path, split, videos) if path else []
+    return build_annotations(
+        rows,
+        class_names=read_class_names(root, sources, "label_map.txt"),
+        video_folders=(videos.folder,),
+        unsplit=f"{root}: no test list; expected test{_ENDINGS[0]} or dataset.test_file",
+    )
+
+
+def _find_list(root: Path, split: str, chosen: str | None = None) -> Path | None:
+    if chosen:
+        return root / chosen
+    for ending in _ENDINGS:
+        found = sorted({*root.glob(f"{split}{ending}"), *root.glob(f"*_{split}{ending}")})
+        if len(found) > 1:
+            names = " and ".join(path.name for path in found[:2])
+            raise DataError(f"{root}: {names} may both be the {split} list; set dataset.train_file "
+                            "and dataset.test_file")  # fmt: skip
+        if found:
+            return found[0]
+    return None
+
+
+def _is_list(line: str) -> bool:
+    """Whether a file whose first line this is seems to be a list, not a table with columns."""
+    found = _LINE.fullmatch(line.strip())
+    if found is None or not is_numeral(found[2]):
+        return False
+    return is_video(_unquote(found[1])) or _FRAMES_AND_LABEL.fullmatch(line.strip()) is not None
+
+
+def _read_list(path: Path, split: str, videos: VideoPaths) -> list[Row]:
+    """The clips of one list."""
+    rows = [
+        _read_line(line, split, videos, f"{path}: line {number}")
+        for number, line in enumerate(read_lines(path), 1)
+    ]
+    if not rows:
+        raise DataError(f"{path}: the {split} split is empty; expected 'path label' a line")
+    return rows
+
+
+def _read_line(line: str, split: str, videos: VideoPaths, place: str) -> Row:
+    found = _LINE.fullmatch(line)
+    name, label = (_unquote(found[1]), found[2]) if found else (line, "")
+    if not name or not is_numeral(label):
+        raise DataError(f"{place} is {line!r}; expected 'path label', the label a class number")
+    before = _LINE.fullmatch(name)
+    if before and is_numeral(before[2]) and not is_video(name):
+        if is_video(_unquote(before[1])):
+            raise DataError(f"{place} is {line!r}: several labels; expected one class a clip")
+        raise DataError(
+            f"{place} is {line!r}, as in lists of raw frames ('frame_dir total_frames label'); "
+            "folders of frames are not read: give the list of videos ('path label')"
+        )
+    video, clip_id = videos.find(name, place)
+    return Row(AnnotatedClip(clip_id, video, 0, split), label, place)
+
+
+def _unquote(name: str) -> str:
+    """A name without the quotes that pandas puts around one with spaces."""
+    return name[1:-1].replace('""', '"') if len(name) > 1 and name[0] == name[-1] == '"' else name

@@ -1,120 +1,347 @@
-"""Rendered dives -> video files and annotation files, exactly as Diving48 V2 lays them out.
+"""Stick diving: drawn dives as frames, their targets for pretraining, and the data set's files.
 
-A clip's bytes depend on its settings, seed, split and number alone; files that are there already
-are kept, so that an interrupted rendering goes on where it stopped.
+Enters: seed, split and number of a clip. Leaves: RGB frames uint8 [T, H, W, 3], the pose of every
+frame, and files exactly as Diving48 V2 lays them out. A frame takes about a millisecond.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
-from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.provenance import derive_seed
+from dsts_pipeline.base.settings import RenderSettings
 from dsts_pipeline.clips.diving48 import SPLIT_FILES, VIDEO_FOLDER, VOCABULARY_FILE
-from dsts_pipeline.stick.diving_render import (
+from dsts_pipeline.stick.diving_motion import (
     VOCABULARY,
-    Dive,
+    WATER_LEVEL,
+    DivePlan,
     Pose,
-    clip_poses,
-    draw_dive,
-    place,
-    render_clip,
+    draw_plan,
+    pose_at,
 )
-from dsts_pipeline.stick.rendering import Key, encode_mp4, render_folder, stack_strips
+from dsts_pipeline.stick.rendering import (
+    FINE,
+    Film,
+    Renderer,
+    cut_background,
+    draw_background,
+    encode_mp4,
+)
 
-# ---- Rendered dives -> video files and annotation files, exactly as Diving48 V2 lays them out. --
-#
-# A clip's bytes depend on its settings, seed, split and number alone; files that are there already
-# are kept, so that an interrupted rendering goes on where it stopped.
-
-RECIPE_FILE = "stick_diving.json"
-RENDERER_VERSION = 1
+# ---- one clip ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What decides every byte of a rendered data set."""
+class Dive:
+    """One clip before it is drawn."""
 
-    num_train: int
-    num_test: int
+    plan: DivePlan
+    scene: Scene
     size_px: int
     num_frames: int
-    difficulty: float
     seed: int
-    renderer_version: int = RENDERER_VERSION
-
-    def count(self, split: str) -> int:
-        """Clips in `split`."""
-        return self.num_train if split == "train" else self.num_test
 
 
-def clip_name(split: str, index: int) -> str:
-    """The vid_name of clip `index` of `split`, such as `stick_test_00042`."""
-    return f"stick_{split}_{index:05d}"
+def draw_dive(
+    seed: int,
+    split: str,
+    index: int,
+    *,
+    label: int | None = None,
+    size_px: int = 96,
+    num_frames: int = 16,
+    difficulty: float = 1.0,
+) -> Dive:
+    """The dive `index` of `split`, see `Renderer.draw`."""
+    generator = np.random.default_rng(derive_seed(seed, "stick_diving", split, index))
+    plan = draw_plan(index % len(VOCABULARY) if label is None else label, generator)
+    scene = _draw_scene(generator, size_px, num_frames, difficulty)
+    return Dive(plan, scene, size_px, num_frames, int(generator.integers(1 << 31)))
 
 
-def render_dataset(root: str | Path, recipe: Recipe, *, num_workers: int = 1) -> int:
-    """Write the data set of `recipe` under `root`; return how many clips were rendered anew.
+def clip_poses(dive: Dive) -> list[Pose]:
+    """The pose in every frame, at the times that `render_clip` draws."""
+    return [pose_at(dive.plan, t) for t in np.linspace(0.0, 1.0, dive.num_frames)]
 
-    Raises:
-        DataError: `root` holds something that this recipe did not make.
+
+def render_clip(dive: Dive) -> np.ndarray:
+    """All frames of a dive, uint8 [T, H, W, 3], RGB."""
+    size = dive.size_px
+    scene = dive.scene
+    frames = np.empty((dive.num_frames, size, size, 3), np.uint8)
+    generator = np.random.default_rng(dive.seed)
+    follow = np.zeros(2)
+    for number, pose in enumerate(clip_poses(dive)):
+        placed = place(pose, scene.camera_yaw)
+        target = 0.5 * (placed["pelvis"] + placed["neck"])[:2]
+        follow = target if number == 0 else follow + (1 - scene.camera_lag) * (target - follow)
+        frames[number] = scene.film.develop(_draw_frame(dive, number, placed, follow), generator)
+    return frames
+
+
+# ---- what surrounds the dive ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that does not depend on the pose.
+
+    Attributes:
+        colours: RGB 0-255 by body part, and for "board" and "water".
+        background: RGB image of 2.6 x 2.6 frames; the camera wanders over it.
+        height_scale: Body height as a share of the frame's height.
+        camera_yaw: Radians.
+        camera_lag: 0 follows the diver exactly, 1 not at all.
+        offset: Constant framing error [2], in frames.
+        jitter: Camera shake [num_steps, 2], in frames.
+        mirrored: The whole picture is flipped left to right.
     """
-    root = Path(root)
-    num_rendered = render_folder(
-        root,
-        title="stick diving",
-        recipe_file=RECIPE_FILE,
-        recipe=asdict(recipe),
-        videos={
-            f"{VIDEO_FOLDER}/{clip_name(split, number)}.mp4": (split, number)
-            for split in SPLIT_FILES
-            for number in range(recipe.count(split))
-        },
-        render=partial(_render_video, recipe),
-        stale=(f"{VIDEO_FOLDER}/stick_*.mp4", *SPLIT_FILES.values(), VOCABULARY_FILE),
-        num_workers=num_workers,
+
+    colours: dict[str, tuple[int, int, int]]
+    background: Image.Image
+    height_scale: float
+    camera_yaw: float
+    camera_lag: float
+    offset: np.ndarray
+    jitter: np.ndarray
+    film: Film
+    mirrored: bool
+
+
+def _draw_scene(
+    generator: np.random.Generator, size_px: int, num_frames: int, difficulty: float
+) -> Scene:
+    """What varies of it is scaled by `difficulty`; the order of the draws decides the bytes."""
+    shake = generator.normal(0.0, 0.012 * difficulty, (num_frames, 2))
+    pan = np.cumsum(generator.normal(0.0, 0.008 * difficulty, (num_frames, 2)), axis=0)
+    noise_level = 3.0 + 9.0 * difficulty * generator.random()
+    noise = generator.standard_normal((size_px * 2, size_px * 2, 3), dtype=np.float32)
+    return Scene(
+        colours=_draw_colours(generator, difficulty),
+        background=draw_background(generator, size_px, difficulty),
+        height_scale=float(generator.uniform(0.52 - 0.06 * difficulty, 0.60)),
+        camera_yaw=float(generator.normal(0.0, 0.16 * difficulty)),
+        camera_lag=float(generator.uniform(0.0, 0.10 * difficulty)),
+        offset=generator.normal(0.0, 0.025 * difficulty, 2),
+        jitter=shake + pan,
+        film=Film(
+            noise * np.float32(noise_level),
+            exposure=float(generator.normal(0.0, 14.0 * difficulty)),
+            contrast=float(np.exp(generator.normal(0.0, 0.14 * difficulty))),
+        ),
+        mirrored=bool(generator.random() < 0.5),
     )
-    _write_annotations(root, recipe)
-    return num_rendered
 
 
-def _render_video(recipe: Recipe, key: Key) -> bytes:
-    split, number = key
-    dive = draw_dive(
-        recipe.seed,
-        split,
-        number,
-        size_px=recipe.size_px,
-        num_frames=recipe.num_frames,
-        difficulty=recipe.difficulty,
-    )
-    return encode_mp4(render_clip(dive))
+def _draw_colours(
+    generator: np.random.Generator, difficulty: float
+) -> dict[str, tuple[int, int, int]]:
+    base = {
+        "face": (240, 205, 170),
+        "hair": (50, 32, 26),
+        "chest": (225, 60, 60),
+        "back": (212, 165, 125),
+        "suit": (40, 50, 150),
+        "left_arm": (214, 168, 128),
+        "right_arm": (238, 200, 60),
+        "left_thigh": (206, 160, 122),
+        "left_leg": (206, 160, 122),
+        "right_thigh": (86, 190, 110),
+        "right_leg": (86, 190, 110),
+        "board": (150, 150, 158),
+        "water": (60, 125, 175),
+    }
+    light = generator.normal(0.0, 16.0 * difficulty)
+    drawn = {}
+    for name, colour in base.items():
+        own = generator.normal(0.0, 14.0 * difficulty, 3)
+        values = np.clip(np.asarray(colour) + light + own, 0, 255).astype(int)
+        drawn[name] = (int(values[0]), int(values[1]), int(values[2]))
+    return drawn
 
 
-def _write_annotations(root: Path, recipe: Recipe) -> None:
-    write_json(root / VOCABULARY_FILE, [list(entry) for entry in VOCABULARY])
-    for split, name in SPLIT_FILES.items():
-        items = [
-            {
-                "vid_name": clip_name(split, number),
-                "label": number % len(VOCABULARY),
-                "start_frame": 0,
-                "end_frame": recipe.num_frames,
-            }
-            for number in range(recipe.count(split))
-        ]
-        write_json(root / name, items)
-
-
-# ---- Pose of every frame as regression targets, for pretraining only: stage two never sees them.
+# ---- the figure ----------------------------------------------------------------------------------
 #
-# All are in the picture's frame (after mirroring), so that each can be told from the pixels.
+# It is asymmetric on purpose, so that facing and twist can be seen in a still: face and chest panel
+# in front, hair and bare back behind, one arm and leg of another colour than the other.
+
+# Lengths in body heights.
+_TRUNK, _THIGH, _SHIN, _FOOT = 0.30, 0.24, 0.22, 0.08
+_UPPER_ARM, _FOREARM, _NECK = 0.16, 0.16, 0.10
+_SHOULDER, _HIP, _CHEST = 0.105, 0.062, 0.055
+
+
+@dataclass(frozen=True)
+class Capsule:
+    """A thick line: a body part between two projected points.
+
+    Attributes:
+        start, end: Points [2] (x, y) in body heights, y up.
+        radius: In body heights.
+        part: Name of the colour.
+        depth: Larger is nearer to the camera.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    radius: float
+    part: str
+    depth: float
+
+
+def _turn_y(angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+
+
+def _turn_z(angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def _direction(angle: float) -> np.ndarray:
+    """Unit vector in the body's plane x (front) y (up), `angle` from down towards the front."""
+    return np.array([np.sin(angle), -np.cos(angle), 0.0])
+
+
+def joints(pose: Pose) -> dict[str, np.ndarray]:
+    """Joint positions [3] in the body's frame: x front, y up along the trunk, z to its right."""
+    curl = 0.25 * min(pose.hip, 2.0)
+    up = np.array([np.sin(curl), np.cos(curl), 0.0])
+    front = np.array([up[1], -up[0], 0.0])
+    side = np.array([0.0, 0.0, 1.0])
+    pelvis = np.zeros(3)
+    neck = pelvis + _TRUNK * up
+    points = {"pelvis": pelvis, "neck": neck}
+    points["head"] = neck + _NECK * up
+    points["face"] = points["head"] + 0.038 * front
+    thigh = _direction(pose.hip)
+    shin = _direction(pose.hip - pose.knee)
+    arm = _direction(pose.arm - curl)
+    fore = _direction(pose.arm - curl + (0.9 if 0.3 < pose.arm < 1.2 else 0.15))
+    for name, sign in (("left", -1.0), ("right", 1.0)):
+        hip = pelvis + sign * _HIP * side
+        knee = hip + _THIGH * thigh
+        ankle = knee + _SHIN * shin
+        shoulder = neck + sign * _SHOULDER * side - 0.02 * up
+        elbow = shoulder + _UPPER_ARM * arm
+        points |= {
+            f"{name}_hip": hip,
+            f"{name}_knee": knee,
+            f"{name}_ankle": ankle,
+            f"{name}_toe": ankle + _FOOT * _direction(pose.hip - pose.knee + 0.5),
+            f"{name}_shoulder": shoulder,
+            f"{name}_elbow": elbow,
+            f"{name}_hand": elbow + _FOREARM * fore,
+        }
+    points["chest_top"] = neck - 0.06 * up + _CHEST * front
+    points["chest_low"] = pelvis + 0.04 * up + _CHEST * front
+    return points
+
+
+def place(pose: Pose, camera_yaw: float) -> dict[str, np.ndarray]:
+    """Joints [3] in the camera's frame (x right, y up, z towards the viewer)."""
+    # The body's x axis is its front: facing +1 looks along world +x, -1 along -x.
+    facing = 0.0 if pose.facing > 0 else np.pi
+    turn = _turn_y(camera_yaw) @ _turn_z(pose.somersault) @ _turn_y(facing + pose.twist)
+    body = joints(pose)
+    middle = (
+        0.4 * body["pelvis"]
+        + 0.25 * body["neck"]
+        + 0.1 * body["head"]
+        + 0.125 * (body["left_knee"] + body["right_knee"])
+    )
+    centre = _turn_y(camera_yaw) @ pose.centre
+    return {name: turn @ (point - middle) + centre for name, point in body.items()}
+
+
+_LIMBS = (
+    ("{0}_hip", "{0}_knee", 0.045, "{0}_thigh"),
+    ("{0}_knee", "{0}_ankle", 0.035, "{0}_leg"),
+    ("{0}_ankle", "{0}_toe", 0.025, "{0}_leg"),
+    ("{0}_shoulder", "{0}_elbow", 0.032, "{0}_arm"),
+    ("{0}_elbow", "{0}_hand", 0.028, "{0}_arm"),
+)
+
+
+def capsules(placed: dict[str, np.ndarray]) -> list[Capsule]:
+    """The visible parts, farthest first."""
+    parts: list[Capsule] = []
+
+    def add(start: str, end: str, radius: float, part: str, nearer: float = 0.0) -> None:
+        a, b = placed[start], placed[end]
+        depth = 0.5 * float(a[2] + b[2]) + nearer
+        parts.append(Capsule(a[:2], b[:2], radius, part, depth))
+
+    for side in ("left", "right"):
+        for start, end, radius, part in _LIMBS:
+            add(start.format(side), end.format(side), radius, part.format(side))
+        add(f"{side}_shoulder", f"{side}_hip", 0.055, "back")
+    add("pelvis", "neck", 0.075, "back")
+    add("left_hip", "right_hip", 0.055, "suit")
+    add("chest_top", "chest_low", 0.05, "chest", nearer=0.01)
+    add("head", "head", 0.075, "hair")
+    add("face", "face", 0.055, "face", nearer=0.02)
+    return sorted(parts, key=lambda part: part.depth)
+
+
+# ---- a frame -------------------------------------------------------------------------------------
+
+_BOARD = np.array([[-3.0, 0.0], [0.2, 0.0], [0.2, -0.06], [-3.0, -0.06]])
+_TOWER = np.array([[-3.0, -0.06], [-0.75, -0.06], [-0.75, -4.0], [-3.0, -4.0]])
+
+
+def _draw_frame(
+    dive: Dive, number: int, placed: dict[str, np.ndarray], follow: np.ndarray
+) -> np.ndarray:
+    """Frame `number` before it is developed, uint8 [H, W, 3]; the camera follows `follow` [2]."""
+    scene = dive.scene
+    size = dive.size_px
+    centre = follow + (scene.offset + scene.jitter[number]) / scene.height_scale
+    # The distant wall moves at half the speed.
+    shift = centre * np.array([0.5, -0.5]) * size * scene.height_scale
+    image = cut_background(scene.background, shift, size)
+    draw = ImageDraw.Draw(image)
+    scale = size * scene.height_scale * FINE
+    half = size * FINE / 2
+
+    def to_pixels(points: np.ndarray) -> np.ndarray:
+        """Body heights (y up) to drawn pixels (y down)."""
+        return (points - centre) * np.array([scale, -scale]) + half
+
+    def fill(points: np.ndarray, colour: tuple[int, int, int]) -> None:
+        draw.polygon(to_pixels(points).ravel().tolist(), fill=colour)
+
+    for shape in (_BOARD, _TOWER):
+        fill(shape, scene.colours["board"])
+    for part in capsules(placed):
+        colour = scene.colours[part.part]
+        radius = part.radius * scale
+        along = part.end - part.start
+        length = float(np.hypot(along[0], along[1]))
+        if length > 1e-6:
+            normal = np.array([-along[1], along[0]]) * (part.radius / length)
+            a, b = part.start, part.end
+            fill(np.array([a + normal, b + normal, b - normal, a - normal]), colour)
+        for x, y in to_pixels(np.array([part.start, part.end])).tolist():
+            draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
+    picture = np.array(image.reduce(FINE))
+    # Water hides what is below its surface, all but a faint shadow.
+    row = max(round((centre[1] - WATER_LEVEL) * size * scene.height_scale + size / 2), 0)
+    if row < size:
+        water = np.array(scene.colours["water"], np.float32)
+        picture[row:] = (0.22 * picture[row:] + 0.78 * water).astype(np.uint8)
+    return picture[:, ::-1] if scene.mirrored else picture
+
+
+# ---- targets of pretraining ----------------------------------------------------------------------
+#
+# All are in the picture's frame (after mirroring), so that each can be told from the pixels. Stage
+# two never sees them.
 
 TARGET_NAMES = (
     "axis_x",  # unit vector pelvis to neck
@@ -155,30 +382,53 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-# ---- Contact sheets: the frames of some classes as one picture, to check by eye what is visible.
-#
-# `python -m dsts_pipeline.stick.diving OUT.png --difficulty 1` draws the twelve dives
-# of one takeoff and one dive of each other takeoff.
+# ---- the data set --------------------------------------------------------------------------------
 
 
-def draw_sheet(labels: Sequence[int], *, difficulty: float, seed: int = 0) -> Image.Image:
-    """One row of all frames per label, its class name above."""
-    rows = []
-    for number, label in enumerate(labels):
-        dive = draw_dive(seed, "sheet", number, label=label, difficulty=difficulty)
-        rows.append((f"{label}: {' '.join(VOCABULARY[label])}", render_clip(dive)))
-    return stack_strips(rows)
+def count_clips(settings: RenderSettings) -> dict[str, int]:
+    """Number of clips by split."""
+    return {"train": settings.num_train, "test": settings.num_test}
 
 
-def main() -> None:
-    """Write the sheet that docs/ shows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("path")
-    parser.add_argument("--difficulty", type=float, default=1.0)
-    arguments = parser.parse_args()
-    labels = [*range(12), 16, 28, 40]
-    draw_sheet(labels, difficulty=arguments.difficulty).save(arguments.path, quality=85)
+def clip_name(split: str, number: int) -> str:
+    """The vid_name of clip `number` of `split`, such as `stick_test_00042`."""
+    return f"stick_{split}_{number:05d}"
 
 
-if __name__ == "__main__":
-    main()
+def annotate(settings: RenderSettings) -> dict[str, Any]:
+    """Content of the annotation files by path, as `Renderer.annotate`."""
+    content: dict[str, Any] = {VOCABULARY_FILE: [list(entry) for entry in VOCABULARY]}
+    for split, count in count_clips(settings).items():
+        content[SPLIT_FILES[split]] = [
+            {
+                "vid_name": clip_name(split, number),
+                "label": number % len(VOCABULARY),
+                "start_frame": 0,
+                "end_frame": settings.num_frames,
+            }
+            for number in range(count)
+        ]
+    return content
+
+
+def _name_video(split: str, number: int) -> str:
+    return f"{VIDEO_FOLDER}/{clip_name(split, number)}.mp4"
+
+
+RENDERER = Renderer(
+    title="stick diving",
+    clip_title="stick dives",
+    version=1,
+    class_names=tuple(" ".join(entry) for entry in VOCABULARY),
+    draw=draw_dive,
+    render=render_clip,
+    encode=encode_mp4,
+    count_clips=count_clips,
+    name_video=_name_video,
+    annotate=annotate,
+    stale=(f"{VIDEO_FOLDER}/stick_*.mp4", *SPLIT_FILES.values(), VOCABULARY_FILE),
+    target_names=TARGET_NAMES,
+    targets=pose_targets,
+    mirror_signs=MIRROR_SIGNS,
+    flipped=np.arange(len(VOCABULARY)),  # a mirrored dive is the same dive
+)

@@ -1,195 +1,76 @@
-"""A plan as motion: where objects and fingertips are at one instant.
+"""Stick something as motion: the 24 classes, a random plan of a clip, what is where at one time.
 
-Enters: a `Plan` and a time (0 first frame, 1 last). Leaves: a `State`. Classes whose twin differs
-in order alone are the twin's motion run backwards.
+Classes are written as Something-Something v2 writes its templates, and labels follow the alphabet.
+Most classes have a twin that differs in direction, in order or in one small detail; those whose
+twin differs in order alone are the twin's motion run backwards. A mirrored picture of some shows
+another class (`FLIP_PAIRS`). Lengths are in frames (the picture is 1 wide and 1 high, its middle
+the origin, y up), times in parts of the clip (0 first frame, 1 last).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-# ---- ------------------------------------------------------------------------------------------
-# Objects and hands as flat coloured polygons, in frame units with y up; later ones cover earlier.
-#
-# Enters: what a thing is and where it stands. Leaves: `Piece`s to be filled in order.
+from dsts_pipeline.clips.flips import FlipRule
+from dsts_pipeline.stick.rendering import ramp
+from dsts_pipeline.stick.something_things import (
+    PALETTE,
+    Colour,
+    Thing,
+    Tip,
+    draw_thing_of,
+    stray,
+)
 
-Colour = tuple[int, int, int]
+TEMPLATES: tuple[str, ...] = (
+    "Closing [something]",
+    "Covering [something] with [something]",
+    "Moving [something] and [something] away from each other",
+    "Moving [something] and [something] closer to each other",
+    "Opening [something]",
+    "Picking [something] up",
+    "Pouring [something] into [something]",
+    "Pouring [something] into [something] until it overflows",
+    "Pretending to pick [something] up",
+    "Pretending to pour [something] out of [something], but [something] is empty",
+    "Pretending to turn [something] upside down",
+    "Pulling [something] from left to right",
+    "Pulling [something] from right to left",
+    "Pushing [something] from left to right",
+    "Pushing [something] from right to left",
+    "Putting [something] into [something]",
+    "Putting [something] next to [something]",
+    "Putting [something] onto [something]",
+    "Taking [something] out of [something]",
+    "Trying to pour [something] into [something], but missing so it spills next to it",
+    "Turning [something] upside down",
+    "Turning the camera left while filming [something]",
+    "Turning the camera right while filming [something]",
+    "Uncovering [something]",
+)
+CLASS_NAMES: tuple[str, ...] = tuple(
+    template.replace("[something]", "something") for template in TEMPLATES
+)
+
+# Classes that are each other's mirror image.
+FLIP_PAIRS: tuple[tuple[int, int], ...] = ((11, 12), (13, 14), (21, 22))
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A filled polygon: corners [n, 2] (x right, y up)."""
+def flip_label(label: int) -> int:
+    """The class that the mirror image of a clip of class `label` shows.
 
-    points: np.ndarray
-    colour: Colour
-
-
-@dataclass(frozen=True)
-class Thing:
-    """An object's looks.
-
-    Attributes:
-        kind: Key of `KINDS`.
-        name: What an annotator would write, such as "red cup".
-        colour, accent: RGB 0-255 of the body, and of cap, label or stripe.
-        width, height: In frames.
+    >>> flip_label(11), flip_label(12), flip_label(0)
+    (12, 11, 0)
     """
-
-    kind: str
-    name: str
-    colour: Colour
-    accent: Colour
-    width: float
-    height: float
+    return FlipRule("label_mapped", FLIP_PAIRS).map_label(label)
 
 
-def shade(colour: Colour, factor: float) -> Colour:
-    """A darker (below 1) or lighter (above 1) colour."""
-    red, green, blue = (min(255, max(0, int(value * factor))) for value in colour)
-    return red, green, blue
+# ---- what varies between two clips of one class --------------------------------------------------
 
-
-def rectangle(left: float, bottom: float, right: float, top: float) -> np.ndarray:
-    """Corners of an upright rectangle."""
-    return np.array([[left, bottom], [right, bottom], [right, top], [left, top]])
-
-
-def ellipse(x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
-    """Corners of an ellipse drawn as a polygon."""
-    angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    return np.stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)], axis=1)
-
-
-def limb(start: np.ndarray, end: np.ndarray, start_half: float, end_half: float) -> np.ndarray:
-    """A tapering thick line between two points [2]."""
-    along = end - start
-    length = max(float(np.hypot(along[0], along[1])), 1e-6)
-    normal = np.array([-along[1], along[0]]) / length
-    corners = (start + normal * start_half, end + normal * end_half)
-    return np.array([*corners, end - normal * end_half, start - normal * start_half])
-
-
-def _cup(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    handle = ellipse(0.5 * w, 0.5 * h, 0.28 * w, 0.28 * h)
-    body = np.array([[-0.36 * w, 0], [0.36 * w, 0], [0.5 * w, h], [-0.5 * w, h]])
-    return [
-        Piece(handle, shade(thing.colour, 0.8)),
-        Piece(ellipse(0.53 * w, 0.5 * h, 0.15 * w, 0.16 * h), shade(thing.colour, 0.35)),
-        Piece(body, thing.colour),
-        Piece(rectangle(-0.46 * w, 0.66 * h, 0.46 * w, 0.8 * h), thing.accent),
-        Piece(ellipse(0, h, 0.5 * w, 0.09 * h), shade(thing.colour, 0.4)),
-    ]
-
-
-def _bottle(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    outline = [[-0.5, 0], [0.5, 0], [0.5, 0.55], [0.18, 0.76], [0.18, 0.9], [-0.18, 0.9]]
-    body = np.array([*outline, [-0.18, 0.76], [-0.5, 0.55]]) * [w, h]
-    return [
-        Piece(body, thing.colour),
-        Piece(rectangle(-0.5 * w, 0.16 * h, 0.5 * w, 0.42 * h), thing.accent),
-        Piece(rectangle(-0.22 * w, 0.88 * h, 0.22 * w, h), shade(thing.colour, 0.45)),
-    ]
-
-
-def _can(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    return [
-        Piece(rectangle(-0.5 * w, 0, 0.5 * w, h), thing.colour),
-        Piece(rectangle(-0.5 * w, 0.08 * h, 0.5 * w, 0.4 * h), thing.accent),
-        Piece(ellipse(0, h, 0.5 * w, 0.1 * h), (205, 205, 210)),
-        Piece(ellipse(0.1 * w, h, 0.14 * w, 0.04 * h), (90, 90, 95)),
-    ]
-
-
-def _box(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    return [
-        Piece(rectangle(-0.5 * w, 0, 0.5 * w, h), thing.colour),
-        Piece(rectangle(-0.09 * w, 0, 0.09 * w, h), thing.accent),
-        Piece(rectangle(-0.5 * w, 0.82 * h, 0.5 * w, h), shade(thing.colour, 1.25)),
-    ]
-
-
-def _ball(thing: Thing) -> list[Piece]:
-    r = 0.5 * thing.height
-    return [
-        Piece(ellipse(0, r, r, r), thing.colour),
-        Piece(rectangle(-0.86 * r, 0.75 * r, 0.86 * r, 1.25 * r), thing.accent),
-        Piece(ellipse(-0.3 * r, 1.5 * r, 0.2 * r, 0.15 * r), shade(thing.colour, 1.5)),
-    ]
-
-
-def _book(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    return [
-        Piece(rectangle(-0.5 * w, 0, 0.5 * w, h), thing.colour),
-        Piece(rectangle(-0.42 * w, 0.18 * h, 0.5 * w, 0.74 * h), (228, 224, 208)),
-        Piece(rectangle(-0.5 * w, 0.74 * h, 0.5 * w, h), shade(thing.colour, 1.2)),
-    ]
-
-
-def _block(thing: Thing) -> list[Piece]:
-    w, h = thing.width, thing.height
-    studs = [
-        Piece(rectangle(x * w, 0.8 * h, (x + 0.24) * w, h), shade(thing.colour, 0.75))
-        for x in (-0.44, -0.12, 0.2)
-    ]
-    body = Piece(rectangle(-0.5 * w, 0, 0.5 * w, 0.82 * h), thing.colour)
-    return [*studs, body, Piece(rectangle(-0.5 * w, 0, 0.5 * w, 0.2 * h), thing.accent)]
-
-
-KINDS: dict[str, Callable[[Thing], list[Piece]]] = {
-    "cup": _cup,
-    "bottle": _bottle,
-    "can": _can,
-    "box": _box,
-    "ball": _ball,
-    "book": _book,
-    "block": _block,
-}
-
-
-def place(pieces: list[Piece], thing: Thing, x: float, y: float, angle: float) -> list[Piece]:
-    """Stand `pieces` at (x, y), the middle of the base, turned by `angle` about the centre."""
-    centre = np.array([0.0, 0.5 * thing.height])
-    c, s = np.cos(angle), np.sin(angle)
-    turn = np.array([[c, s], [-s, c]])  # for rows
-    move = centre + [x, y]
-    return [Piece((piece.points - centre) @ turn + move, piece.colour) for piece in pieces]
-
-
-def draw_thing(thing: Thing, x: float, y: float, angle: float = 0.0) -> list[Piece]:
-    """A whole object, counter-clockwise by `angle` radians about its centre."""
-    return place(KINDS[thing.kind](thing), thing, x, y, angle)
-
-
-def draw_shadow(thing: Thing, x: float, y: float, table: Colour) -> list[Piece]:
-    """The dark spot on the table below an object that stands or floats above (x, y)."""
-    return [Piece(ellipse(x, y, 0.62 * thing.width, 0.022), shade(table, 0.72))]
-
-
-# ---- Everything that varies between two clips of one class: objects, places, timing. ------------
-#
-# Lengths are in frames (the picture is 1 wide and 1 high, its middle the origin, y up), times in
-# parts of the clip.
-
-_PALETTE: dict[str, Colour] = {
-    "red": (196, 62, 56),
-    "blue": (62, 98, 190),
-    "green": (74, 150, 84),
-    "yellow": (224, 192, 72),
-    "white": (226, 224, 216),
-    "black": (52, 52, 58),
-    "orange": (224, 130, 56),
-    "purple": (132, 80, 160),
-    "brown": (134, 94, 64),
-    "pink": (226, 140, 165),
-}
 _LIQUIDS: dict[str, Colour] = {
     "water": (95, 165, 235),
     "juice": (240, 150, 40),
@@ -197,19 +78,6 @@ _LIQUIDS: dict[str, Colour] = {
     "tea": (150, 75, 25),
     "syrup": (200, 40, 70),
 }
-_SIZES = {  # kind: width, height
-    "cup": (0.17, 0.18),
-    "bottle": (0.12, 0.28),
-    "can": (0.13, 0.19),
-    "box": (0.2, 0.17),
-    "ball": (0.17, 0.17),
-    "book": (0.3, 0.075),
-    "block": (0.19, 0.13),
-}
-MOVABLE = ("cup", "can", "box", "ball", "block")
-TURNABLE = ("cup", "bottle", "can", "block")
-POURABLE = ("cup", "bottle")
-FLAT = ("book", "box")
 _SKINS: tuple[Colour, ...] = ((238, 198, 168), (214, 164, 126), (160, 112, 80), (104, 72, 54))
 
 
@@ -252,29 +120,6 @@ class Plan:
     wobble: float
 
 
-def draw_thing_of(kinds: tuple[str, ...], generator: np.random.Generator, spread: float) -> Thing:
-    """Draw an object of one of `kinds`; `spread` scales how much colours stray from their names."""
-    kind = kinds[int(generator.integers(len(kinds)))]
-    names = list(_PALETTE)
-    first, second = generator.choice(len(names), 2, replace=False)
-    width, height = _SIZES[kind]
-    scale = float(generator.uniform(0.9, 1.15))
-    return Thing(
-        kind=kind,
-        name=f"{names[first]} {kind}",
-        colour=_stray(_PALETTE[names[first]], generator, spread),
-        accent=_stray(_PALETTE[names[second]], generator, spread),
-        width=width * scale * float(generator.uniform(0.92, 1.08)),
-        height=height * scale,
-    )
-
-
-def _stray(colour: Colour, generator: np.random.Generator, spread: float) -> Colour:
-    values = np.clip(np.asarray(colour) + generator.normal(0.0, 12.0 * spread, 3), 0, 255)
-    red, green, blue = (int(value) for value in values)
-    return red, green, blue
-
-
 def draw_plan(
     label: int,
     generator: np.random.Generator,
@@ -290,7 +135,7 @@ def draw_plan(
 
     liquid = list(_LIQUIDS)[int(generator.integers(len(_LIQUIDS)))]
     skin = _SKINS[int(generator.integers(len(_SKINS)))]
-    sleeve = list(_PALETTE.values())[int(generator.integers(len(_PALETTE)))]
+    sleeve = list(PALETTE.values())[int(generator.integers(len(PALETTE)))]
     return Plan(
         label=label,
         actor=draw_thing_of(actor_kinds, generator, difficulty),
@@ -304,64 +149,15 @@ def draw_plan(
         end=between(0.68, 0.82),
         root=(1.0 if generator.random() < 0.5 else -1.0, between(0.0, 1.0)),
         level=between(0.45, 0.75),
-        liquid=_stray(_LIQUIDS[liquid], generator, difficulty),
+        liquid=stray(_LIQUIDS[liquid], generator, difficulty),
         liquid_name=liquid,
-        skin=_stray(skin, generator, difficulty),
-        sleeve=_stray(sleeve, generator, difficulty),
+        skin=stray(skin, generator, difficulty),
+        sleeve=stray(sleeve, generator, difficulty),
         wobble=between(0.0, 2 * np.pi),
     )
 
 
-# ---- A hand and forearm that reach into the picture from outside of it. -------------------------
-
-_PALM, _FINGER = 0.062, 0.016
-
-
-@dataclass(frozen=True)
-class Tip:
-    """Where the fingertips of a hand are.
-
-    Attributes:
-        x, y: In frames.
-        root: Point [2] outside of the picture where the forearm comes from.
-        grip: 0 spread fingers, 1 closed.
-    """
-
-    x: float
-    y: float
-    root: tuple[float, float]
-    grip: float = 0.0
-
-
-def draw_hand(tip: Tip, skin: Colour, sleeve: Colour) -> list[Piece]:
-    """Sleeve, forearm, palm and four fingers, the fingertips at `tip`."""
-    point, root = np.array([tip.x, tip.y]), np.array(tip.root)
-    away = root - point
-    away = away / max(float(np.hypot(away[0], away[1])), 1e-6)
-    side = np.array([-away[1], away[0]])
-    palm = point + 0.1 * away
-    wrist = point + 0.17 * away
-    cuff = point + 0.3 * away
-    pieces = [
-        Piece(limb(root, cuff, 0.085, 0.062), sleeve),
-        Piece(limb(cuff, wrist, 0.05, 0.042), skin),
-        Piece(limb(wrist, palm, 0.042, 0.05), skin),
-        Piece(ellipse(palm[0], palm[1], _PALM, _PALM), skin),
-    ]
-    spread = 0.05 * (1.0 - 0.55 * tip.grip)
-    for number, offset in enumerate((-1.15, -0.4, 0.35, 1.1)):
-        end = point + side * spread * offset - away * 0.012 * (1.0 - abs(offset))
-        start = palm + side * 0.042 * offset
-        tone = shade(skin, 0.86 if number % 2 else 0.96)
-        pieces.append(Piece(limb(start, end, _FINGER, 0.8 * _FINGER), tone))
-        pieces.append(Piece(ellipse(end[0], end[1], 0.8 * _FINGER, 0.8 * _FINGER), tone))
-    return pieces
-
-
-# ---- A plan as motion: where objects and fingertips are at one instant. -------------------------
-#
-# Enters: a `Plan` and a time (0 first frame, 1 last). Leaves: a `State`. Classes whose twin differs
-# in order alone are the twin's motion run backwards.
+# ---- motion --------------------------------------------------------------------------------------
 
 LID_OPEN = 1.9  # radians
 _OUTSIDE = 0.95
@@ -406,12 +202,6 @@ def state_at(plan: Plan, time: float) -> State:
     return _ACTIONS[plan.label](plan, time)
 
 
-def ramp(value: float, start: float, end: float) -> float:
-    """0 before `start`, 1 after `end`, a smooth step between."""
-    x = min(max((value - start) / (end - start), 0.0), 1.0)
-    return x * x * (3.0 - 2.0 * x)
-
-
 def _mix(first: float, second: float, share: float) -> float:
     return first + (second - first) * share
 
@@ -435,41 +225,29 @@ def _from_above(plan: Plan) -> tuple[float, float]:
     return plan.root[0] * _OUTSIDE, 0.15 + 0.5 * plan.root[1]
 
 
-def _backwards(action: Callable[[Plan, float], State]) -> Callable[[Plan, float], State]:
+def _backwards(plan: Plan, time: float, *, action: Callable[[Plan, float], State]) -> State:
     """The same motion from its end to its beginning."""
-
-    def run(plan: Plan, time: float) -> State:
-        return action(replace(plan, start=1.0 - plan.end, end=1.0 - plan.start), 1.0 - time)
-
-    return run
+    return action(replace(plan, start=1.0 - plan.end, end=1.0 - plan.start), 1.0 - time)
 
 
-def _drag(direction: int, hand_side: int) -> Callable[[Plan, float], State]:
+def _drag(plan: Plan, time: float, *, direction: int, hand_side: int) -> State:
     """Along the table; the hand is behind the object (pushing) or ahead of it (pulling)."""
-
-    def run(plan: Plan, time: float) -> State:
-        half_way = 0.17 + 0.1 * plan.reach
-        share = ramp(time, plan.start, plan.end)
-        x = plan.x + direction * half_way * (2 * share - 1)
-        contact = (x + hand_side * 0.5 * plan.actor.width, plan.y + 0.5 * plan.actor.height)
-        root = (contact[0] + hand_side * (0.1 + 0.4 * plan.root[1]), plan.root[0] * _OUTSIDE)
-        tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
-        return State(Pose(x, plan.y), tips=(tip,))
-
-    return run
+    half_way = 0.17 + 0.1 * plan.reach
+    share = ramp(time, plan.start, plan.end)
+    x = plan.x + direction * half_way * (2 * share - 1)
+    contact = (x + hand_side * 0.5 * plan.actor.width, plan.y + 0.5 * plan.actor.height)
+    root = (contact[0] + hand_side * (0.1 + 0.4 * plan.root[1]), plan.root[0] * _OUTSIDE)
+    tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
+    return State(Pose(x, plan.y), tips=(tip,))
 
 
-def _pick(pretend: bool) -> Callable[[Plan, float], State]:
+def _pick(plan: Plan, time: float, *, pretend: bool) -> State:
     """A hand grips from above and rises, with the object or without it."""
-
-    def run(plan: Plan, time: float) -> State:
-        rise = plan.lift * ramp(time, plan.start + 0.08, plan.end)
-        contact = (plan.x, plan.y + rise + 0.85 * plan.actor.height)
-        come = ramp(time, 0.0, plan.start)
-        tip = _tip(plan, time, contact, _from_above(plan), come)
-        return State(Pose(plan.x, plan.y + (0.0 if pretend else rise)), tips=(tip,))
-
-    return run
+    rise = plan.lift * ramp(time, plan.start + 0.08, plan.end)
+    contact = (plan.x, plan.y + rise + 0.85 * plan.actor.height)
+    come = ramp(time, 0.0, plan.start)
+    tip = _tip(plan, time, contact, _from_above(plan), come)
+    return State(Pose(plan.x, plan.y + (0.0 if pretend else rise)), tips=(tip,))
 
 
 def _carry(plan: Plan, time: float, target: Pose) -> tuple[Pose, Tip]:
@@ -484,17 +262,14 @@ def _carry(plan: Plan, time: float, target: Pose) -> tuple[Pose, Tip]:
     return Pose(x, y), _tip(plan, time, contact, root, 1.0 - leave)
 
 
-def _put(beside: bool) -> Callable[[Plan, float], State]:
-    def run(plan: Plan, time: float) -> State:
-        other = Pose(plan.x - 0.1 * plan.side, plan.y)
-        target = Pose(other.x, plan.y + plan.other.height)
-        if beside:
-            gap = 0.5 * (plan.actor.width + plan.other.width) + 0.02 + 0.06 * plan.reach
-            target = Pose(other.x + plan.side * gap, plan.y)
-        pose, tip = _carry(plan, time, target)
-        return State(pose, other, (tip,))
-
-    return run
+def _put(plan: Plan, time: float, *, beside: bool) -> State:
+    other = Pose(plan.x - 0.1 * plan.side, plan.y)
+    target = Pose(other.x, plan.y + plan.other.height)
+    if beside:
+        gap = 0.5 * (plan.actor.width + plan.other.width) + 0.02 + 0.06 * plan.reach
+        target = Pose(other.x + plan.side * gap, plan.y)
+    pose, tip = _carry(plan, time, target)
+    return State(pose, other, (tip,))
 
 
 def _put_into(plan: Plan, time: float) -> State:
@@ -525,7 +300,8 @@ def _approach(plan: Plan, time: float) -> State:
 def _open(plan: Plan, time: float) -> State:
     """A lid hinged at `side` swings up; the hand is at its free edge."""
     lid = ramp(time, plan.start, plan.end)
-    width, top = plan.actor.width, plan.y + plan.actor.height
+    width = plan.actor.width
+    top = plan.y + plan.actor.height
     angle = LID_OPEN * lid
     edge = (
         plan.x + plan.side * width * (0.5 - np.cos(angle)),
@@ -536,55 +312,50 @@ def _open(plan: Plan, time: float) -> State:
     return State(Pose(plan.x, plan.y), tips=(tip,), lid=lid)
 
 
-def _turn_over(pretend: bool) -> Callable[[Plan, float], State]:
+def _turn_over(plan: Plan, time: float, *, pretend: bool) -> State:
     """Lifted a little and turned: all the way, or part of it and back."""
-
-    def run(plan: Plan, time: float) -> State:
-        share = ramp(time, plan.start, plan.end)
-        there_and_back = np.sin(np.pi * share)
-        angle = (0.5 + 0.5 * plan.reach) * there_and_back if pretend else np.pi * share
-        y = plan.y + 0.14 * there_and_back
-        contact = (plan.x + plan.side * 0.45 * plan.actor.width, y + 0.5 * plan.actor.height)
-        root = (plan.side * _OUTSIDE, -0.2 + 0.7 * plan.root[1])
-        tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
-        return State(Pose(plan.x, y, -plan.side * angle), tips=(tip,))
-
-    return run
+    share = ramp(time, plan.start, plan.end)
+    there_and_back = np.sin(np.pi * share)
+    angle = (0.5 + 0.5 * plan.reach) * there_and_back if pretend else np.pi * share
+    y = plan.y + 0.14 * there_and_back
+    contact = (plan.x + plan.side * 0.45 * plan.actor.width, y + 0.5 * plan.actor.height)
+    root = (plan.side * _OUTSIDE, -0.2 + 0.7 * plan.root[1])
+    tip = _tip(plan, time, contact, root, _come_and_go(plan, time))
+    return State(Pose(plan.x, y, -plan.side * angle), tips=(tip,))
 
 
-def _pour(outcome: str) -> Callable[[Plan, float], State]:
+def _pour(plan: Plan, time: float, *, outcome: str) -> State:
     """A vessel is tilted over a glass: "fill", "overflow", "miss" or "empty"."""
-
-    def run(plan: Plan, time: float) -> State:
-        glass = Pose(plan.x - 0.1 * plan.side, plan.y)
-        fall_x = glass.x
-        if outcome == "miss":
-            fall_x += plan.side * (0.5 * plan.other.width + 0.045)
-        source = _pour_pose(plan, fall_x, plan.y + plan.other.height + 0.06, time)
-        done = ramp(time, plan.start + 0.1, plan.end)
-        first = 0.06 + 0.2 * plan.reach
-        flowing = outcome != "empty" and plan.start + 0.1 < time < plan.end
-        level, over = first, (0.0, 0.0)
-        if outcome == "fill":
-            level = _mix(first, plan.level, done)
-        elif outcome == "overflow":
-            level, run_over = _mix(first, 1.0, min(1.0, done / 0.55)), ramp(done, 0.5, 1.0)
-            over = (run_over, run_over)
-        elif outcome == "miss":
-            over = (0.0, done) if plan.side > 0 else (done, 0.0)
-        contact = (source.x + 0.3 * plan.side * plan.actor.width, source.y + 0.1)
-        tip = Tip(*contact, (plan.side * _OUTSIDE, 0.1 + 0.5 * plan.root[1]), grip=1.0)
-        stream_x = fall_x if flowing else None
-        return State(source, glass, (tip,), level=level, spill=over, stream_x=stream_x)
-
-    return run
+    glass = Pose(plan.x - 0.1 * plan.side, plan.y)
+    fall_x = glass.x
+    if outcome == "miss":
+        fall_x += plan.side * (0.5 * plan.other.width + 0.045)
+    source = _pour_pose(plan, fall_x, plan.y + plan.other.height + 0.06, time)
+    done = ramp(time, plan.start + 0.1, plan.end)
+    first = 0.06 + 0.2 * plan.reach
+    flowing = outcome != "empty" and plan.start + 0.1 < time < plan.end
+    level = first
+    over = (0.0, 0.0)
+    if outcome == "fill":
+        level = _mix(first, plan.level, done)
+    elif outcome == "overflow":
+        level = _mix(first, 1.0, min(1.0, done / 0.55))
+        run_over = ramp(done, 0.5, 1.0)
+        over = (run_over, run_over)
+    elif outcome == "miss":
+        over = (0.0, done) if plan.side > 0 else (done, 0.0)
+    contact = (source.x + 0.3 * plan.side * plan.actor.width, source.y + 0.1)
+    tip = Tip(*contact, (plan.side * _OUTSIDE, 0.1 + 0.5 * plan.root[1]), grip=1.0)
+    stream_x = fall_x if flowing else None
+    return State(source, glass, (tip,), level=level, spill=over, stream_x=stream_x)
 
 
 def _pour_pose(plan: Plan, lip_x: float, lip_y: float, time: float) -> Pose:
     """Pose of the vessel; once it is tilted, its lip is at (lip_x, lip_y)."""
     tilt = 1.95 * ramp(time, plan.start, plan.start + 0.1)
     tilt *= 1.0 - ramp(time, plan.end, min(plan.end + 0.12, 1.0))
-    thing, angle = plan.actor, plan.side * 1.95
+    thing = plan.actor
+    angle = plan.side * 1.95
     lip = np.array([-plan.side * (0.2 if thing.kind == "bottle" else 0.45) * thing.width, 0.0])
     lip[1] = 0.5 * thing.height
     c, s = np.cos(angle), np.sin(angle)
@@ -593,109 +364,38 @@ def _pour_pose(plan: Plan, lip_x: float, lip_y: float, time: float) -> Pose:
     return Pose(centre[0] + away, centre[1] - 0.5 * thing.height, plan.side * tilt)
 
 
-def _turn_camera(direction: int) -> Callable[[Plan, float], State]:
+def _turn_camera(plan: Plan, time: float, *, direction: int) -> State:
     """The camera turns to the left (-1) or right (+1): the scene moves the other way."""
-
-    def run(plan: Plan, time: float) -> State:
-        way = 0.2 + 0.12 * plan.reach
-        share = ramp(time, 0.4 * plan.start, 1.0 - 0.4 * (1.0 - plan.end))
-        neighbour = Pose(plan.x + 0.3 * plan.side, plan.y + 0.05)
-        camera_x = plan.x + direction * way * (2 * share - 1)
-        return State(Pose(plan.x, plan.y), neighbour, camera_x=camera_x)
-
-    return run
+    way = 0.2 + 0.12 * plan.reach
+    share = ramp(time, 0.4 * plan.start, 1.0 - 0.4 * (1.0 - plan.end))
+    neighbour = Pose(plan.x + 0.3 * plan.side, plan.y + 0.05)
+    camera_x = plan.x + direction * way * (2 * share - 1)
+    return State(Pose(plan.x, plan.y), neighbour, camera_x=camera_x)
 
 
 _ACTIONS: dict[int, Callable[[Plan, float], State]] = {
-    0: _backwards(_open),
+    0: partial(_backwards, action=_open),
     1: _cover,
-    2: _backwards(_approach),
+    2: partial(_backwards, action=_approach),
     3: _approach,
     4: _open,
-    5: _pick(pretend=False),
-    6: _pour("fill"),
-    7: _pour("overflow"),
-    8: _pick(pretend=True),
-    9: _pour("empty"),
-    10: _turn_over(pretend=True),
-    11: _drag(direction=1, hand_side=1),
-    12: _drag(direction=-1, hand_side=-1),
-    13: _drag(direction=1, hand_side=-1),
-    14: _drag(direction=-1, hand_side=1),
+    5: partial(_pick, pretend=False),
+    6: partial(_pour, outcome="fill"),
+    7: partial(_pour, outcome="overflow"),
+    8: partial(_pick, pretend=True),
+    9: partial(_pour, outcome="empty"),
+    10: partial(_turn_over, pretend=True),
+    11: partial(_drag, direction=1, hand_side=1),
+    12: partial(_drag, direction=-1, hand_side=-1),
+    13: partial(_drag, direction=1, hand_side=-1),
+    14: partial(_drag, direction=-1, hand_side=1),
     15: _put_into,
-    16: _put(beside=True),
-    17: _put(beside=False),
-    18: _backwards(_put_into),
-    19: _pour("miss"),
-    20: _turn_over(pretend=False),
-    21: _turn_camera(-1),
-    22: _turn_camera(1),
-    23: _backwards(_cover),
+    16: partial(_put, beside=True),
+    17: partial(_put, beside=False),
+    18: partial(_backwards, action=_put_into),
+    19: partial(_pour, outcome="miss"),
+    20: partial(_turn_over, pretend=False),
+    21: partial(_turn_camera, direction=-1),
+    22: partial(_turn_camera, direction=1),
+    23: partial(_backwards, action=_cover),
 }
-
-
-# ---- The 24 classes of stick something, written as Something-Something v2 writes its templates.
-#
-# Labels follow the alphabet. Most classes have a twin that differs in direction, in order or in one
-# small detail; a mirrored picture of some shows another class (`FLIP_PAIRS`).
-
-TEMPLATES: tuple[str, ...] = (
-    "Closing [something]",
-    "Covering [something] with [something]",
-    "Moving [something] and [something] away from each other",
-    "Moving [something] and [something] closer to each other",
-    "Opening [something]",
-    "Picking [something] up",
-    "Pouring [something] into [something]",
-    "Pouring [something] into [something] until it overflows",
-    "Pretending to pick [something] up",
-    "Pretending to pour [something] out of [something], but [something] is empty",
-    "Pretending to turn [something] upside down",
-    "Pulling [something] from left to right",
-    "Pulling [something] from right to left",
-    "Pushing [something] from left to right",
-    "Pushing [something] from right to left",
-    "Putting [something] into [something]",
-    "Putting [something] next to [something]",
-    "Putting [something] onto [something]",
-    "Taking [something] out of [something]",
-    "Trying to pour [something] into [something], but missing so it spills next to it",
-    "Turning [something] upside down",
-    "Turning the camera left while filming [something]",
-    "Turning the camera right while filming [something]",
-    "Uncovering [something]",
-)
-CLASS_NAMES: tuple[str, ...] = tuple(
-    template.replace("[something]", "something") for template in TEMPLATES
-)
-
-# Class -> class that its mirror image shows.
-FLIP_PAIRS: tuple[tuple[int, int], ...] = ((11, 12), (13, 14), (21, 22))
-
-# What differs within a pair: the look of things, the order of frames, the direction in the frame.
-TWINS: dict[str, tuple[tuple[int, int], ...]] = {
-    "direction": FLIP_PAIRS,
-    "order": ((0, 4), (1, 23), (2, 3), (15, 18)),
-    "detail": (
-        (5, 8),  # does the object come along
-        (6, 7),  # does the liquid run over the rim
-        (6, 9),  # is there any liquid
-        (6, 19),  # inside or beside
-        (11, 13),  # is the hand in front of the object or behind it, as it moves
-        (12, 14),
-        (16, 17),  # on the other or beside it
-        (10, 20),  # all the way round or back
-    ),
-}
-
-
-def flip_label(label: int) -> int:
-    """The class that the mirror image of a clip of class `label` shows.
-
-    >>> flip_label(11), flip_label(12), flip_label(0)
-    (12, 11, 0)
-    """
-    for first, second in FLIP_PAIRS:
-        if label in (first, second):
-            return second if label == first else first
-    return label

@@ -19,7 +19,6 @@ SINGLE = [f"clip {n}" for n in range(200)]
 def test_single_clips_give_each_class_its_rounded_share():
     held = hold_out_groups(LABELS, SINGLE, fraction=0.1, seed=0)
     assert Counter(np.array(LABELS)[held].tolist()) == {0: 5, 1: 5, 2: 5, 3: 5}
-    assert not hold_out_groups(LABELS, SINGLE, fraction=0.0, seed=0).any()
 
 
 def test_the_seed_decides_and_the_order_does_not():

@@ -10,16 +10,16 @@ from rich.console import Console
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.settings import DatasetSettings
 from dsts_pipeline.clips.index import Clip, ClipIndex, Problem
-from dsts_pipeline.clips.prepare import HoldOut, RefusedClipsError, _find_unusable, prepare_clips
+from dsts_pipeline.clips.prepare import RefusedClipsError, _find_unusable, prepare_clips
 from tests.clips.test_ssv2 import LABELS, MOVE, PRETEND, PUT, write_root
 from tests.clips.videos import write_video
 
 
 def prepare(root, kind="csv", **changes):
-    return prepare_clips(
-        name="mine", kind=kind, root=root, **({"max_problem_fraction": 1.0} | changes)
-    )
+    changes = {"max_problem_fraction": 1.0} | changes
+    return prepare_clips(DatasetSettings(name="mine", format=kind, root=str(root), **changes))
 
 
 def write_table(root, *lines, header="path,label,split"):
@@ -153,7 +153,7 @@ def test_equal_counts_are_said_to_be_equal_and_held_out_clips_are_named(root, mo
     write_json(root / "Diving48_V2_test.json", items[4:])
     write_json(root / "Diving48_vocab.json", [["Back", "1", "1", str(n)] for n in range(2)])
     _, findings = prepare(
-        root, "diving48", official_counts=True, hold_out=HoldOut(fraction=0.5, seed=3)
+        root, "diving48", official_counts=True, heldout_fraction=0.5, heldout_seed=3
     )
     train, test = findings.lines()
     assert train.endswith("train: 4 published, as many annotated, 2 held out as val, 2 usable")
@@ -166,11 +166,11 @@ def test_equal_counts_are_said_to_be_equal_and_held_out_clips_are_named(root, mo
 def test_val_comes_out_of_train_alone_and_order_stays(root):
     write_table(root, *(f"{n}.mp4,a,{'train' if n < 4 else 'test'}" for n in range(6)))
     plain, _ = prepare(root)
-    index, findings = prepare(root, hold_out=HoldOut(fraction=0.5, seed=1))
+    index, findings = prepare(root, heldout_fraction=0.5, heldout_seed=1)
     assert [clip.id for clip in index.clips] == [clip.id for clip in plain.clips]
     assert index.count_splits() == {"train": 2, "val": 2, "test": 2}
     assert [c.split for c in index.clips[4:]] == ["test", "test"]
-    again, _ = prepare(root, hold_out=HoldOut(fraction=0.5, seed=1))
+    again, _ = prepare(root, heldout_fraction=0.5, heldout_seed=1)
     assert again.digest == index.digest != plain.digest
 
 
@@ -180,7 +180,7 @@ def test_copies_of_one_video_are_held_out_together(root):
     names = [f"{n}{ending}" for n in range(3) for ending in ("", "_again")]
     write_table(root, *(f"{name}.mp4,a,train" for name in names), "5.mp4,a,test")
     for seed in range(5):
-        index, findings = prepare(root, hold_out=HoldOut(fraction=0.4, seed=seed))
+        index, findings = prepare(root, heldout_fraction=0.4, heldout_seed=seed)
         assert index.count_splits()["val"] == 2 and findings.in_several_splits == ()
 
 
@@ -188,7 +188,7 @@ def test_groups_are_held_out_whole(root):
     groups = "anna anna bo bo".split()
     rows = [f"{n}.mp4,a,train,{group}" for n, group in enumerate(groups)]
     write_table(root, *rows, "5.mp4,a,test,cy", header="path,label,split,group")
-    index, _ = prepare(root, hold_out=HoldOut(fraction=0.5, by="group"))
+    index, _ = prepare(root, heldout_fraction=0.5, heldout_by="group")
     assert {clip.group for clip in index.of_split("val")} in ({"anna"}, {"bo"})
     assert len(index.of_split("val")) == 2
 
@@ -203,7 +203,7 @@ def test_groups_are_held_out_whole(root):
 def test_what_cannot_be_held_out_is_explained(root, split, by, message):
     write_table(root, "0.mp4,a,train", f"1.mp4,a,{split}", "2.mp4,a,test")
     with pytest.raises(DataError, match=message):
-        prepare(root, hold_out=HoldOut(fraction=0.5, by=by))
+        prepare(root, heldout_fraction=0.5, heldout_by=by)
 
 
 # ---- a test split that is drawn -----------------------------------------------------------------
@@ -221,9 +221,7 @@ def test_a_test_split_is_drawn_by_class_told_and_recorded(root):
         "test split: 2 of 6 clips, drawn for dataset.test_fraction = 0.34 with "
         "dataset.heldout_seed = 0, by class, copies of a video together"
     ]
-    seeds = {
-        prepare(root, test_fraction=0.34, hold_out=HoldOut(seed=n))[0].digest for n in range(9)
-    }
+    seeds = {prepare(root, test_fraction=0.34, heldout_seed=n)[0].digest for n in range(9)}
     assert len(seeds) > 1 and index.digest == prepare(root, test_fraction=0.34)[0].digest
 
 
@@ -235,7 +233,7 @@ def test_groups_are_drawn_whole_and_val_comes_out_of_the_rest(root):
     for video in root.glob("*.mp4"):
         video.unlink()
     index, findings = prepare(
-        root, "folder", test_fraction=0.34, hold_out=HoldOut(fraction=0.25, by="group")
+        root, "folder", test_fraction=0.34, heldout_fraction=0.25, heldout_by="group"
     )
     groups = {split: {c.group for c in index.of_split(split)} for split in ("train", "val", "test")}
     assert {split: len(names) for split, names in groups.items()} == {

@@ -8,21 +8,24 @@ import os
 import pytest
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.settings import DatasetSettings, RenderSettings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.prepare import prepare_clips
-from dsts_pipeline.stick.diving import Recipe, render_dataset
+from dsts_pipeline.stick import render_embedded
 
-RECIPE = Recipe(num_train=8, num_test=4, size_px=32, num_frames=5, difficulty=1.0, seed=1)
+RENDER = RenderSettings(
+    num_train=8, num_test=4, size_px=32, num_frames=5, difficulty=1.0, seed=1, num_workers=1
+)
 
 
 @pytest.fixture
 def root(tmp_path):
-    render_dataset(tmp_path / "data", RECIPE)
+    render_embedded(tmp_path / "data", RENDER)
     return tmp_path / "data"
 
 
 def prepare(root, **changes) -> ClipIndex:
-    return prepare_clips(name="stick", kind="diving48", root=root, **changes)[0]
+    return prepare_clips(DatasetSettings(root=str(root), **changes))[0]
 
 
 def test_every_good_clip_is_indexed_in_order(root):

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.settings import DatasetSettings
 from dsts_pipeline.clips import videos
 from dsts_pipeline.clips.prepare import prepare_clips
 from tests.clips import test_diving48, test_ssv2
@@ -174,6 +175,6 @@ def test_a_link_out_of_the_root_is_never_opened(tmp_path, kind, through, monkeyp
     opened, real = [], videos.probe
     monkeypatch.setattr(videos, "probe", lambda path: opened.append(path) or real(path))
     with pytest.raises(DataError, match="no clip of the train split is usable") as caught:
-        prepare_clips(name="x", kind=kind, root=root, max_problem_fraction=1.0)
+        prepare_clips(DatasetSettings(format=kind, root=str(root), max_problem_fraction=1.0))
     assert f"{name} (a link that leads out of the data root)" in str(caught.value)
     assert [path.name for path in opened] == [sound.split("/")[-1]]

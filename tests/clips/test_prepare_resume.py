@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dsts_pipeline.base.settings import DatasetSettings
 from dsts_pipeline.clips import videos as videos_module
 from dsts_pipeline.clips.prepare import prepare_clips
 from tests.clips.videos import write_video
@@ -45,9 +46,10 @@ def probed(monkeypatch):
 
 def prepare(root, **changes):
     cache = root.parent / "cache.jsonl"
-    index, _ = prepare_clips(
-        name="mine", kind="csv", root=root, cache_path=cache, max_problem_fraction=0.5, **changes
+    dataset = DatasetSettings(
+        name="mine", format="csv", root=str(root), max_problem_fraction=0.5, **changes
     )
+    index, _ = prepare_clips(dataset, cache_path=cache)
     return index
 
 
@@ -116,6 +118,7 @@ def test_another_decoder_version_looks_again(root, probed, monkeypatch):
 
 SLOWLY = """
 import sys, time
+from dsts_pipeline.base.settings import DatasetSettings
 from dsts_pipeline.clips import videos
 from dsts_pipeline.clips.prepare import prepare_clips
 real = videos.probe
@@ -123,7 +126,8 @@ def slow(path):
     time.sleep(0.2)
     return real(path)
 videos.probe = slow
-prepare_clips(name="mine", kind="csv", root=sys.argv[1], cache_path=sys.argv[2], num_workers=1)
+dataset = DatasetSettings(name="mine", format="csv", root=sys.argv[1], num_probe_workers=1)
+prepare_clips(dataset, cache_path=sys.argv[2])
 """
 
 
@@ -147,9 +151,9 @@ def test_a_stopped_run_goes_on(root, probed, how):
 
 
 def test_what_is_remembered_does_not_depend_on_workers(root):
-    first = prepare(root, num_workers=4)
+    first = prepare(root, num_probe_workers=4)
     lines = (root.parent / "cache.jsonl").read_text().splitlines()
     (root.parent / "cache.jsonl").unlink()
-    assert prepare(root, num_workers=1) == first
+    assert prepare(root, num_probe_workers=1) == first
     assert (root.parent / "cache.jsonl").read_text().splitlines() == lines
     assert json.loads(lines[0].partition(" ")[2])[1] == str(root / "00.mp4")

@@ -9,18 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsts_pipeline.clips import sampling as dense
-from dsts_pipeline.clips import sampling as registry
-from dsts_pipeline.clips import sampling as segments
+from dsts_pipeline.clips import sampling
 from dsts_pipeline.clips.sampling import (
     SAMPLERS,
-    build_sampler,
     jitter_generator,
     sample_centres,
     sample_dense,
 )
 
 NUM_RANDOM = 3000
+
+
+def build_sampler(name, **options):
+    """The rule `name` with these options, as a function of the number of frames."""
+    return lambda num_frames, generator=None: SAMPLERS[name](
+        num_frames, generator=generator, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +112,6 @@ def test_uniform_equals_mmactions_uniform_sample(loading, monkeypatch, training)
         assert found.ravel().tolist() == expected.tolist(), (num_frames, options)
 
 
-def test_tsn_segments_at_test_are_those_of_mmaction_with_single_frames(loading):
-    rng = np.random.default_rng(8)
-    for n in range(NUM_RANDOM):
-        twice, num_clips = bool(n % 3 == 0), int(rng.integers(1, 33))
-        num_frames = int(rng.integers(1, 400 if n % 2 else 40))
-        transform = loading.SampleFrames(
-            clip_len=1, num_clips=num_clips, twice_sample=twice, test_mode=True
-        )
-        found = build_sampler("tsn_segments", num_clips=num_clips, twice_sample=twice)(num_frames)
-        assert found.ravel().tolist() == theirs(transform, num_frames).tolist()
-
-
 # ---- the rules by hand, where their source cannot be imported ----------------------------------
 
 
@@ -156,12 +148,6 @@ def test_training_takes_every_frame_of_a_segment_equally_often(name):
 @pytest.mark.parametrize(
     ("name", "options", "num_frames", "expected"),
     [
-        # 100 / 8 = 12.5 frames a segment: centres at 6.25, 18.75, ...
-        ("tsn_segments", {"num_clips": 8}, 100, [6, 18, 31, 43, 56, 68, 81, 93]),
-        ("tsn_segments", {"num_clips": 4}, 2, [0, 0, 1, 1]),
-        ("tsn_segments", {"num_clips": 2, "clip_len": 3}, 12, [2, 3, 4, 7, 8, 9]),
-        ("tsn_segments", {"num_clips": 2, "clip_len": 5}, 3, [0, 1, 2, 2, 2, 0, 1, 2, 2, 2]),
-        ("tsn_segments", {"num_clips": 2, "twice_sample": True}, 10, [2, 7, 0, 5]),
         # 9 frames, 8 segments of length 1: start and end are next to each other.
         ("swin_uniform", {"clip_len": 8}, 9, [0, 1, 2, 3, 4, 5, 6, 7]),
         ("swin_uniform", {"clip_len": 4}, 1, [0, 0, 0, 0]),
@@ -178,26 +164,6 @@ def test_training_takes_every_frame_of_a_segment_equally_often(name):
 )
 def test_cases_computed_by_hand(name, options, num_frames, expected):
     assert build_sampler(name, **options)(num_frames).ravel().tolist() == expected
-
-
-def test_tsn_training_draws_one_frame_of_each_segment():
-    sample = build_sampler("tsn_segments", num_clips=4)
-    generator = np.random.default_rng(0)
-    drawn = np.stack([sample(43, generator).ravel() for _ in range(2000)])
-    for segment, column in enumerate(drawn.T):  # 43 // 4 = 10 frames each; the last 3 are left out
-        frames, counts = np.unique(column, return_counts=True)
-        assert frames.tolist() == list(range(10 * segment, 10 * segment + 10))
-        assert counts.min() > 130 and counts.max() < 270  # 200 expected, 5 deviations of 13.4
-
-
-def test_tsn_training_with_less_than_a_frame_for_each_segment():
-    generator = np.random.default_rng(0)
-    sample = build_sampler("tsn_segments", num_clips=8, clip_len=3)  # 9 - 3 + 1 = 7 starts
-    starts = np.stack([sample(9, generator)[:, 0] for _ in range(200)])
-    assert (np.diff(starts, axis=1) >= 0).all()
-    assert np.unique(starts).tolist() == list(range(7))
-    assert sample(8, generator)[:, 0].tolist() == [0] * 8
-    assert build_sampler("tsn_segments", num_clips=9)(8, generator).ravel().tolist() == [0] * 9
 
 
 # ---- what holds for every rule -----------------------------------------------------------------
@@ -222,7 +188,7 @@ def test_frames_are_in_range_in_order_and_as_many_as_asked_for(name, num_frames,
     assert found.shape == (rows, k) and found.dtype == np.int64
     assert found.min() >= 0 and found.max() < num_frames
     assert (np.diff(found, axis=1) >= 0).all()
-    if name in ("dense", "tsn_segments"):
+    if name == "dense":
         assert (np.diff(found[:, 0]) >= 0).all()
 
 
@@ -264,8 +230,6 @@ def test_centres_in_training_stay_in_their_segments():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("dens", {}, "sampling is 'dens'; did you mean dense"),
-        ("dense", {"clip_len": 4, "interval": 2}, "no option 'interval'; did you mean frame_inter"),
         ("dense", {"clip_len": 0}, "clip_len is 0, expected at least 1"),
         ("dense", {"clip_len": 4, "out_of_bound": "stop"}, "out_of_bound is 'stop'"),
         ("dense", {"clip_len": 4, "twice_sample": True}, "use num_clips=2"),
@@ -273,12 +237,11 @@ def test_centres_in_training_stay_in_their_segments():
         ("dense", {"clip_len": 4, "target_fps": 0}, "target_fps is 0"),
         ("swin_uniform", {"clip_len": 4, "num_clips": 2}, "num_clips is 2, expected 1"),
         ("segment_centres", {"clip_len": 4, "num_clips": 2}, "num_clips is 2, expected 1"),
-        ("tsn_segments", {"num_clips": 0}, "num_clips is 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused_when_it_is_chosen(name, options, message):
+def test_what_makes_no_sense_is_refused(name, options, message):
     with pytest.raises(ValueError, match=message):
-        build_sampler(name, **options)
+        SAMPLERS[name](1, **options)
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
@@ -287,7 +250,6 @@ def test_a_clip_without_frames_is_refused(name):
         build_sampler(name, clip_len=1)(0)
 
 
-@pytest.mark.parametrize("module", [dense, segments, registry], ids=lambda m: m.__name__)
-def test_examples_in_the_docstrings_hold(module):
-    result = doctest.testmod(module)
+def test_examples_in_the_docstrings_hold():
+    result = doctest.testmod(sampling)
     assert result.attempted and not result.failed

@@ -1,6 +1,7 @@
+"""Centres of equal segments are exact, in range and in order."""
+
 from __future__ import annotations
 
-import doctest
 from fractions import Fraction
 from math import floor
 
@@ -9,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsts_pipeline.clips import sampling as centres
 from dsts_pipeline.clips.sampling import uniform_frames
 
 
@@ -32,7 +32,3 @@ def test_as_many_samples_as_frames_takes_each_once_and_short_clips_repeat():
 def test_counts_below_one_are_refused(counts):
     with pytest.raises(ValueError, match="expected at least 1"):
         uniform_frames(*counts)
-
-
-def test_examples_in_the_docstrings_hold():
-    assert doctest.testmod(centres).failed == 0

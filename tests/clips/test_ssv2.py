@@ -159,6 +159,15 @@ def test_wrong_annotations_are_explained(tmp_path, change, message):
         read_annotations("ssv2", write_root(tmp_path, **change))
 
 
+@pytest.mark.parametrize("content", [b"[1, 2", b"[1 2]", b"[1] 2", b"", b"[\xff]"])
+def test_what_is_no_json_is_named(tmp_path, content):
+    write_root(tmp_path)
+    (path,) = tmp_path.rglob("train.json")
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="train.json: not a JSON file"):
+        read_annotations("ssv2", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -27,9 +27,8 @@ def root(tmp_path):
 NAMES = [*(f"{number}.mp4" for number in range(5)), "text.mp4", "link.mp4", "gone.mp4"]
 
 
-def look(root, names, num_workers=1, path=None, **options):
-    with ProbeCache(path) as cache:
-        return look_at_videos(root, names, cache=cache, num_workers=num_workers, **options)
+def look(root, names, path=None, **options):
+    return look_at_videos(root, names, cache_path=path, **options)
 
 
 def test_each_file_is_found_as_it_is(root):

@@ -15,7 +15,7 @@ import torch
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.base.settings import RenderSettings, Settings
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.pipelines import Pipeline
@@ -34,7 +34,7 @@ from dsts_pipeline.serve.video_jobs import (
     look_and_decode,
     name_outputs,
 )
-from dsts_pipeline.stick.diving import Recipe, render_dataset
+from dsts_pipeline.stick import render_embedded
 from stages import predict as stage
 from tests.clips.videos import write_video
 from tests.extract.bad_clips import GOOD, NUM_FRAMES, write_kinds
@@ -49,7 +49,10 @@ VIEWS = Views(test_clips=2, test_crops=1)
 def clips(tmp_path_factory) -> list[Path]:
     """Four clips of the embedded data set."""
     root = tmp_path_factory.mktemp("data") / "stick"
-    render_dataset(root, Recipe(2, 4, size_px=64, num_frames=16, difficulty=1.0, seed=3))
+    recipe = RenderSettings(
+        num_train=2, num_test=4, size_px=64, num_frames=16, difficulty=1.0, seed=3, num_workers=1
+    )
+    render_embedded(root, recipe)
     return sorted((root / "rgb").glob("stick_test_*.mp4"))
 
 

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from dsts_pipeline.base.params import load_settings
+from dsts_pipeline.base.settings import RenderSettings
 from dsts_pipeline.stick import render_embedded
 from stages import doctor, prepare
 from tests.pipeline import WEIGHTS, run_cli
@@ -24,7 +25,7 @@ SIZES = {"num_train": 6, "num_test": 4, "size_px": 64, "num_frames": 6, "difficu
 def settings_of(repository, tmp_path, monkeypatch):
     """A function of overrides; the data set is a rendered one that is used as it lies there."""
     monkeypatch.chdir(tmp_path)
-    render_embedded("stick_diving", tmp_path / "data", seed=1, **SIZES)
+    render_embedded(tmp_path / "data", RenderSettings(seed=1, num_workers=1, **SIZES))
 
     def load(*overrides: str):
         own = ["dataset.root=data", "dataset.render=null", f"backbone.weights={WEIGHTS}"]

@@ -9,20 +9,23 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.settings import RenderSettings
+from dsts_pipeline.stick import render_embedded
 from dsts_pipeline.stick.diving import (
     MIRROR_SIGNS,
     TARGET_NAMES,
-    VOCABULARY,
-    Recipe,
     clip_name,
-    describe_class,
+    clip_poses,
+    draw_dive,
     pose_targets,
-    render_dataset,
+    render_clip,
 )
-from dsts_pipeline.stick.diving_render import clip_poses, draw_dive, pose_at, render_clip
+from dsts_pipeline.stick.diving_motion import VOCABULARY, describe_class, pose_at
 from dsts_pipeline.stick.rendering import encode_mp4
 
-SMALL = Recipe(num_train=5, num_test=3, size_px=48, num_frames=6, difficulty=1.0, seed=7)
+SMALL = RenderSettings(
+    num_train=5, num_test=3, size_px=48, num_frames=6, difficulty=1.0, seed=7, num_workers=1
+)
 
 
 def test_vocabulary_has_48_different_dives_of_four_attributes():
@@ -100,8 +103,8 @@ def test_targets_are_unit_vectors_and_mirroring_flips_their_x():
     ]
 
 
-def test_render_dataset_writes_diving48_layout(tmp_path):
-    assert render_dataset(tmp_path, SMALL) == 8
+def test_rendering_writes_diving48_layout(tmp_path):
+    assert render_embedded(tmp_path, SMALL) == 8
     vocabulary = json.loads((tmp_path / "Diving48_vocab.json").read_text())
     assert [tuple(entry) for entry in vocabulary] == list(VOCABULARY)
     train = json.loads((tmp_path / "Diving48_V2_train.json").read_text())
@@ -121,26 +124,26 @@ def test_render_dataset_writes_diving48_layout(tmp_path):
 
 
 def test_a_second_rendering_adds_only_what_is_missing_with_the_same_bytes(tmp_path):
-    render_dataset(tmp_path, SMALL)
+    render_embedded(tmp_path, SMALL)
     lost = tmp_path / "rgb" / f"{clip_name('train', 3)}.mp4"
     content, kept = lost.read_bytes(), (tmp_path / "rgb" / f"{clip_name('train', 2)}.mp4").stat()
     lost.unlink()
-    assert render_dataset(tmp_path, SMALL, num_workers=2) == 1
+    assert render_embedded(tmp_path, SMALL.model_copy(update={"num_workers": 2})) == 1
     assert lost.read_bytes() == content
     assert (tmp_path / "rgb" / f"{clip_name('train', 2)}.mp4").stat().st_mtime == kept.st_mtime
 
 
 def test_another_recipe_replaces_all_clips(tmp_path):
-    render_dataset(tmp_path, SMALL)
-    other = Recipe(num_train=2, num_test=1, size_px=48, num_frames=6, difficulty=1.0, seed=8)
-    assert render_dataset(tmp_path, other) == 3
+    render_embedded(tmp_path, SMALL)
+    other = SMALL.model_copy(update={"num_train": 2, "num_test": 1, "seed": 8})
+    assert render_embedded(tmp_path, other) == 3
     assert len(list((tmp_path / "rgb").iterdir())) == 3
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(DataError, match="is not empty and holds no stick_diving.json"):
-        render_dataset(tmp_path, SMALL)
+        render_embedded(tmp_path, SMALL)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 

@@ -10,22 +10,53 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips.readers import read_annotations
+from dsts_pipeline.base.settings import RenderSettings
+from dsts_pipeline.clips import read_annotations
+from dsts_pipeline.stick import render_embedded
 from dsts_pipeline.stick.rendering import encode_webm
-from dsts_pipeline.stick.something import Recipe, clip_id, render_dataset
+from dsts_pipeline.stick.something import (
+    clip_id,
+    clip_states,
+    draw_clip,
+    plan_clip,
+    render_clip,
+)
 from dsts_pipeline.stick.something_motion import (
     CLASS_NAMES,
     FLIP_PAIRS,
     TEMPLATES,
-    TWINS,
     flip_label,
     state_at,
 )
-from dsts_pipeline.stick.something_render import clip_states, draw_clip, plan_clip, render_clip
 
-SMALL = Recipe(num_train=26, num_test=3, size_px=48, num_frames=6, difficulty=1.0, seed=7)
+SMALL = RenderSettings(
+    renderer="stick_something",
+    num_train=26,
+    num_test=3,
+    size_px=48,
+    num_frames=6,
+    difficulty=1.0,
+    seed=7,
+    num_workers=1,
+)
 NUMBER = {name: label for label, name in enumerate(CLASS_NAMES)}
 VIDEOS = "20bn-something-something-v2"
+
+# What differs within a pair: the look of things, the order of frames, the direction in the frame.
+TWINS: dict[str, tuple[tuple[int, int], ...]] = {
+    "direction": FLIP_PAIRS,
+    "order": ((0, 4), (1, 23), (2, 3), (15, 18)),
+    "detail": (
+        (5, 8),  # does the object come along
+        (6, 7),  # does the liquid run over the rim
+        (6, 9),  # is there any liquid
+        (6, 19),  # inside or beside
+        (11, 13),  # is the hand in front of the object or behind it, as it moves
+        (12, 14),
+        (16, 17),  # on the other or beside it
+        (10, 20),  # all the way round or back
+    ),
+}
 
 
 def clips_of(name: str, count: int = 8):
@@ -156,7 +187,8 @@ def test_a_mirrored_clip_is_the_mirror_class_drawn_and_flipped():
     found = 0
     for number in range(8):
         clip = draw_clip(1, "check", number, label=11, size_px=48, num_frames=3)
-        quiet = replace(clip, scene=replace(clip.scene, noise=0 * clip.scene.noise))
+        film = replace(clip.scene.film, noise=0 * clip.scene.film.noise)
+        quiet = replace(clip, scene=replace(clip.scene, film=film))
         if clip.mirrored:
             found += 1
             assert (clip.label, clip.plan.label) == (11, 12)
@@ -197,7 +229,7 @@ def test_webm_encoding_is_deterministic():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("something")
-    assert render_dataset(root, SMALL) == 26 + 3 + 24
+    assert render_embedded(root, SMALL) == 26 + 3 + 24
     return root
 
 
@@ -240,18 +272,19 @@ def test_a_second_rendering_adds_only_what_is_missing_with_the_same_bytes(root):
     lost = root / VIDEOS / f"{clip_id('train', 3)}.webm"
     content = lost.read_bytes()
     lost.unlink()
-    assert render_dataset(root, SMALL, num_workers=2) == 1
+    assert render_embedded(root, SMALL.model_copy(update={"num_workers": 2})) == 1
     assert lost.read_bytes() == content
 
 
 def test_another_recipe_replaces_all_clips(tmp_path):
-    render_dataset(tmp_path, replace(SMALL, num_train=2, num_test=1))
-    assert render_dataset(tmp_path, replace(SMALL, num_train=1, num_test=1, seed=8)) == 26
+    render_embedded(tmp_path, SMALL.model_copy(update={"num_train": 2, "num_test": 1}))
+    other = SMALL.model_copy(update={"num_train": 1, "num_test": 1, "seed": 8})
+    assert render_embedded(tmp_path, other) == 26
     assert len(list((tmp_path / VIDEOS).iterdir())) == 26
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(DataError, match=r"is not empty and holds no stick_something\.json"):
-        render_dataset(tmp_path, SMALL)
+        render_embedded(tmp_path, SMALL)
     assert (tmp_path / "thesis.txt").read_text() == "precious"

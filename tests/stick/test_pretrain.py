@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from dsts_pipeline.extract import build_backbone
+from dsts_pipeline.base.settings import PretrainSettings
+from dsts_pipeline.extract.backbones import build_backbone
 from dsts_pipeline.extract.weights import find_classifier, save_weights
-from dsts_pipeline.stick import something as scenes
+from dsts_pipeline.stick import RENDERERS, something
 from dsts_pipeline.stick.diving import TARGET_NAMES
 from dsts_pipeline.stick.pretrain import (
     Pool,
     PoolRecipe,
-    TrainingRecipe,
     augment_clips,
-    get_subject,
     pretrain_recognizer,
     render_pool,
     write_card,
@@ -68,23 +67,23 @@ def test_a_split_of_the_data_set_is_never_pretrained_on(home, stream):
         render_pool(home, PoolRecipe(**{**vars(RECIPE), "stream": stream}))
 
 
-@pytest.mark.parametrize("renderer", ["stick_diving", "stick_something"])
-def test_augmentation_mirrors_pixels_targets_and_labels_alike(renderer):
-    subject = get_subject(renderer)
+@pytest.mark.parametrize("name", ["stick_diving", "stick_something"])
+def test_augmentation_mirrors_pixels_targets_and_labels_alike(name):
+    renderer = RENDERERS[name]
     frames = torch.zeros(64, 2, 16, 16, 3, dtype=torch.uint8)
     frames[:, :, :, 12:] = 200  # bright on the right
-    targets = torch.ones(64, 2, len(subject.target_names))
-    labels = torch.arange(64) % subject.num_classes
+    targets = torch.ones(64, 2, len(renderer.target_names))
+    labels = torch.arange(64) % len(renderer.class_names)
     generator = torch.Generator().manual_seed(0)
-    out, turned, shown = augment_clips(frames, targets, labels, subject, generator)
+    out, turned, shown = augment_clips(frames, targets, labels, renderer, generator)
     bright_left = out[:, 0, 8, 0, 0] > 100
     assert 16 < bright_left.sum() < 48
-    signs = torch.from_numpy(subject.mirror_signs)
+    signs = torch.from_numpy(renderer.mirror_signs)
     assert torch.equal(turned[bright_left], signs.expand_as(turned[bright_left]))
     assert (turned[~bright_left] == 1).all()
     assert torch.equal(shown[~bright_left], labels[~bright_left])
     mirrored = labels[bright_left].tolist()
-    if renderer == "stick_something":
+    if name == "stick_something":
         mirrored = [flip_label(label) for label in mirrored]
     assert shown[bright_left].tolist() == mirrored
 
@@ -101,25 +100,25 @@ def test_the_other_set_has_its_own_frames_labels_targets_and_classes(home):
     )
     pool = render_pool(home, recipe)
     assert pool.frames.shape == (4, 16, 64, 64, 3)
-    assert pool.targets.shape == (4, 16, len(scenes.TARGET_NAMES))
+    assert pool.targets.shape == (4, 16, len(something.TARGET_NAMES))
     assert pool.labels.tolist() == [0, 1, 2, 3]
-    recipe = TrainingRecipe(
+    recipe = PretrainSettings(
         pose_epochs=0, class_epochs=1, batch_size=4, learning_rate=2e-3, pose_weight=0.5, seed=3
     )
     recognizer, _ = pretrain_recognizer("stick_r18", pool, pool, recipe)
     backbone = saved_and_built(recognizer, home / "something.safetensors")
     with torch.inference_mode():
         assert backbone.classify(backbone(torch.from_numpy(pool.frames))).shape == (4, 24)
-    lid = pool.targets[0, :, scenes.TARGET_NAMES.index("lid")]
+    lid = pool.targets[0, :, something.TARGET_NAMES.index("lid")]
     assert lid[0] > 0.9 and lid[-1] < 0.1  # class 0 closes something
 
 
 @pytest.mark.slow
 def test_training_lowers_the_loss_and_its_weights_build_a_backbone(pool, tmp_path):
-    recipe = TrainingRecipe(
+    recipe = PretrainSettings(
         pose_epochs=1, class_epochs=2, batch_size=4, learning_rate=2e-3, pose_weight=0.5, seed=3
     )
-    small = Pool(pool.frames[:12], pool.targets[:12], pool.labels[:12], pool.subject)
+    small = Pool(pool.frames[:12], pool.targets[:12], pool.labels[:12], pool.renderer)
     recognizer, history = pretrain_recognizer("stick_r18", small, pool, recipe)
     assert [row.phase for row in history] == ["targets", "classes", "classes"]
     assert history[2].train_loss < history[1].train_loss
@@ -134,7 +133,7 @@ def test_training_lowers_the_loss_and_its_weights_build_a_backbone(pool, tmp_pat
 
 @pytest.mark.slow
 def test_a_backbone_without_classes_has_no_classifier(pool, tmp_path):
-    recipe = TrainingRecipe(
+    recipe = PretrainSettings(
         pose_epochs=1, class_epochs=0, batch_size=4, learning_rate=2e-3, pose_weight=0.5, seed=3
     )
     recognizer, history = pretrain_recognizer("stick_r18", pool, pool, recipe)
