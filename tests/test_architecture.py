@@ -192,10 +192,8 @@ def sections_read_in(node: ast.AST) -> set[str]:
 
 def stages_run_by(command: str) -> set[str]:
     """What a command names in its calls of `run_stage`."""
-    known = {}
-    for path in (ROOT / "stages" / "commands").glob("*.py"):
-        known |= definitions_of(path)
-    calls = [node for node in ast.walk(known[command]) if isinstance(node, ast.Call)]
+    definition = definitions_of(ROOT / "cli.py")[command]
+    calls = [node for node in ast.walk(definition) if isinstance(node, ast.Call)]
     return {
         call.args[0].value  # type: ignore[attr-defined]
         for call in calls
