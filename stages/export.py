@@ -21,8 +21,6 @@ from dsts_pipeline.feature_store import FeatureStore, open_store
 from dsts_pipeline.feature_store.hdf5_export import export_hdf5
 from dsts_pipeline.feature_store.recorded import open_features, read_features_record
 from dsts_pipeline.head import load_head
-from dsts_pipeline.mmaction2.checkpoints import join_checkpoint, split_checkpoint
-from dsts_pipeline.mmaction2.frames import write_annotation_lists
 from dsts_pipeline.serve import Bundle, bundle_of_run, save_bundle
 from dsts_pipeline.serve.exported_model import (
     Exported,
@@ -34,6 +32,11 @@ from dsts_pipeline.serve.exported_model import (
     times_table,
     whole_subject,
     write_model,
+)
+from dsts_pipeline.serve.mmaction_files import (
+    join_checkpoint,
+    split_checkpoint,
+    write_annotation_lists,
 )
 from stages import common
 
