@@ -105,7 +105,7 @@ def test_imports_make_no_circle():
     try:
         TopologicalSorter({path: edges_of(path) for path in SOURCES}).prepare()
     except CycleError as error:
-        pytest.fail(f"{' imports '.join(map(shown, reversed(error.args[1])))}")
+        pytest.fail(" imports ".join(map(shown, reversed(error.args[1]))))
 
 
 def test_nothing_but_the_command_line_imports_stages():

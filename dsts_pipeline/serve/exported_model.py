@@ -40,7 +40,7 @@ from dsts_pipeline.extract.decode_pool import answer, decode_clip
 from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.head import DSTSHead, compile_head
-from dsts_pipeline.serve.bundle_parts import Bundle
+from dsts_pipeline.serve.bundle import Bundle
 from dsts_pipeline.serve.traced_head import ExportableHead, PlainHead, WholeModel, as_exportable
 
 # ---- Exported models: a torch.export program (.pt2) or an ONNX file, with any batch size. -------
