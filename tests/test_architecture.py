@@ -137,6 +137,12 @@ def test_base_is_free_of_torch():
     assert run_python(f"import sys, {base}; print('torch' in sys.modules)") == "False\n"
 
 
+def test_page_takes_of_the_report_its_strips_alone():
+    code = "import sys, dsts_pipeline.serve.app; print(*sorted(sys.modules))"
+    loaded = {name for name in run_python(code).split() if name.startswith("dsts_pipeline.report.")}
+    assert loaded == {"dsts_pipeline.report.previews"}
+
+
 def test_help_answers_in_half_a_second():
     def measure(*arguments: str) -> float:
         start = time.perf_counter()

@@ -91,7 +91,8 @@ class DSTSHead(BaseHead):
             average_clips=average_clips,
             init_cfg=init_cfg,
         )
-        self.num_segments, self.balance_weight = num_segments, balance_weight
+        self.num_segments = num_segments
+        self.balance_weight = balance_weight
         self.head = Head(in_channels, num_classes, **options)
         self.sum_across: SumAcross | None = None
         self._pass = HeadPass()
@@ -118,7 +119,8 @@ class DSTSHead(BaseHead):
     @contextmanager
     def passing(self, how: HeadPass) -> Iterator[None]:
         """Let the passes inside run like `how`."""
-        before, self._pass = self._pass, how
+        before = self._pass
+        self._pass = how
         try:
             yield
         finally:
@@ -176,7 +178,8 @@ class DSTSHead(BaseHead):
         Raises:
             CheckpointError: An option differs; shapes alone would not tell.
         """
-        found, own = decode_options(state), json.loads(json.dumps(self.head.config))
+        found = decode_options(state)
+        own = json.loads(json.dumps(self.head.config))
         differing = sorted(k for k in found | own if found.get(k) != own.get(k))
         if differing:
             told = ", ".join(f"{k}={found.get(k)!r}" for k in differing)
@@ -269,7 +272,8 @@ def recalibrate_recognizer(recognizer: Any, batches: Any, num_clips: int) -> Non
     Args:
         batches: Collated batches as a data loader gives them.
     """
-    head, was_training = recognizer.cls_head, recognizer.training
+    head = recognizer.cls_head
+    was_training = recognizer.training
     device = next(recognizer.parameters()).device
     recognizer.eval()
     try:

@@ -84,7 +84,8 @@ class Bundle:
 
     def __post_init__(self) -> None:
         check_extracted(self.made_of)
-        trained_on, fingerprint = self.head_record.get("store"), self.store["fingerprint"]
+        trained_on = self.head_record.get("store")
+        fingerprint = self.store["fingerprint"]
         if trained_on != fingerprint:
             raise BundleError(
                 f"head: trained on store {trained_on}, the bundle is of store {fingerprint}; run "

@@ -212,7 +212,8 @@ def _read_source(
     """How the backbone is built, its weights where they are now, and their digest."""
     values = dict(record["backbone"])
     del values["map_shape"]
-    file, sha256 = values.pop("file"), values.pop("sha256")
+    file = values.pop("file")
+    sha256 = values.pop("sha256")
     source = BackboneSource(**values)
     _require_portable(source)
     if file and not any(name == file or name.startswith(f"{file}/") for name in record["files"]):
@@ -243,7 +244,8 @@ def _require_safe_reference(weights: str, sha256: str | None) -> None:
 
 def _tell_versions(made_of: Mapping[str, Any], backbone: Backbone) -> tuple[str, ...]:
     """What differs from where the maps were made and may change last digits."""
-    before, now = made_of["backbone"].get("versions", {}), backbone.describe().get("versions", {})
+    before = made_of["backbone"].get("versions", {})
+    now = backbone.describe().get("versions", {})
     pairs = [(f"{name} {before[name]}", f"{name} {now.get(name)}") for name in sorted(before)]
     decoders = [made_of[key] for key in ("decoder", "decoder_fallback") if key in made_of]
     for named in decoders:
