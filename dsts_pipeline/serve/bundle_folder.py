@@ -317,24 +317,22 @@ def _list_plain_files(folder: Path) -> set[str]:
     Raises:
         BundleError: There is a link, or something that is neither file nor folder.
     """
+
+    def fail(error: OSError) -> None:  # os.walk would pass over what can't be listed
+        raise error
+
     found: set[str] = set()
-    waiting = [folder]
-    while waiting:
-        with os.scandir(current := waiting.pop()) as entries:
-            names = list(entries)
-        if not names and current != folder:
-            found.add(Path(current).relative_to(folder).as_posix())
-        for entry in names:
-            name = Path(entry.path).relative_to(folder).as_posix()
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(Path(entry.path))
-            elif entry.is_file(follow_symlinks=False):
-                found.add(name)
-            else:
-                kind = "a link" if entry.is_symlink() else "no plain file"
+    for place, folders, files in os.walk(folder, onerror=fail):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            shown = path.relative_to(folder).as_posix()
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                kind = "a link" if path.is_symlink() else "no plain file"
                 raise BundleError(
-                    f"{folder}: {name} is {kind}; a bundle holds plain files only: {_AGAIN}"
+                    f"{folder}: {shown} is {kind}; a bundle holds plain files only: {_AGAIN}"
                 )
+            if path.is_file() or not any(path.iterdir()):
+                found.add(shown)
     return found
 
 
