@@ -12,24 +12,29 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# What a reader wants first; pages that are not named here follow under MORE.
+# In the order of a first project; pages that are not named here follow under MORE.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "Data and features": (
-        "datasets.md",
-        "stick-diving.md",
-        "stick-something.md",
+    "First steps": ("first-run.md", "commands.md", "own-videos.md"),
+    "Data": ("datasets.md", "stick-diving.md", "stick-something.md"),
+    "Features": (
+        "backbones.md",
+        "transformers.md",
+        "import-features.md",
         "extraction-on-clusters.md",
+        "cache.md",
+        "remote-stores.md",
         "store-format.md",
         "store-benchmark.md",
-        "remote-stores.md",
     ),
     "Training": ("training.md", "ablations.md", "search.md", "finetuning.md", "mmaction2.md"),
     "Results and use": ("results-format.md", "report.md", "predict.md", "export.md"),
-    "Python": ("python-api.md",),
+    "Findings": ("claims.md", "paper.md"),
+    "Python": ("python-api.md", "dataloader.md", "lightning.md"),
+    "Development": ("layout.md", "dev/contributing.md", "dev/log.md"),
 }
 API = "Reference"
 MORE = "More"
-_LINK = re.compile(r"(!?)\[([^\]\n]*)\]\((\.\./[^)\s]+)\)")
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\((\.\./[^)\s]+)\)")
 
 
 def on_config(config: Any) -> Any:

@@ -17,7 +17,7 @@ from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import EvaluateSettings, Settings
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head.building import classifier_of
 from dsts_pipeline.learn import TrainingOptions, stop_on_sigterm

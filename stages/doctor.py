@@ -301,8 +301,8 @@ def _judge_space(settings: Settings, map_shape: tuple[int, ...], num_clips: int)
     Raises:
         UserError: Too little is free.
     """
-    from dsts_pipeline.feature_store.space import survey_store
     from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
+    from dsts_pipeline.feature_store.writer import survey_store
 
     work = _plan_work(settings)
     if work is None:
@@ -336,7 +336,7 @@ def check_space(folder: str | Path, needed_bytes: int) -> str:
 def _describe_time(settings: Settings) -> str:
     """Time of the extraction, measured on four pending clips; unknown before `prepare`."""
     from dsts_pipeline.extract.planning import choose_views, forecast_extraction
-    from dsts_pipeline.feature_store.space import survey_store
+    from dsts_pipeline.feature_store.writer import survey_store
 
     work = _plan_work(settings)
     if work is None:

@@ -19,8 +19,8 @@ from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.hdf5_export import export_hdf5
-from dsts_pipeline.feature_store.recorded import open_features, read_features_record
+from dsts_pipeline.feature_store.hdf5 import export_hdf5
+from dsts_pipeline.feature_store.opening import open_features, read_features_record
 from dsts_pipeline.head import load_head
 from dsts_pipeline.serve import Bundle, bundle_of_run, save_bundle
 from dsts_pipeline.serve.exported_model import (

@@ -28,9 +28,9 @@ from dsts_pipeline.extract.progress import ClipFailure, ExtractionSummary, check
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feature_store.housekeeping import find_earlier_maps
-from dsts_pipeline.feature_store.manifest import record_store
+from dsts_pipeline.feature_store.opening import record_store
 from dsts_pipeline.feature_store.planning import ExtractionWork, prepare_work
-from dsts_pipeline.feature_store.space import StoreSurvey, require_space, survey_store
+from dsts_pipeline.feature_store.writer import StoreSurvey, require_space, survey_store
 from stages import common
 
 

@@ -27,8 +27,8 @@ from dsts_pipeline.extract.planning import choose_backbone, choose_fallback, cho
 from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feature_store.planning import prepare_work
-from dsts_pipeline.feature_store.recorded import open_features
 from dsts_pipeline.feed import FeatureFeed, split_batches
 from dsts_pipeline.head import LinearProbe, load_head, save_head, take_over_classifier
 from dsts_pipeline.learn import (

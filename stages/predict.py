@@ -16,7 +16,7 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.forward import choose_device
 from dsts_pipeline.extract.planning import choose_fallback
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.serve import Bundle, Prediction, Predictor, bundle_of_run, load_bundle
 from dsts_pipeline.serve.answers import Outputs, answers_table, table_row, tell_latency
 from dsts_pipeline.serve.video_jobs import list_videos

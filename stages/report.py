@@ -18,19 +18,13 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.decode import Decoder, decode_frames
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.metrics import Bootstrap, Predictions, print_results
-from dsts_pipeline.report import (
-    NUM_FRAMES,
-    Failure,
-    PreviewOptions,
-    ReportInputs,
-    Run,
-    render_comparison,
-    render_report,
-    write_report,
-)
+from dsts_pipeline.report.comparison import Run, render_comparison
 from dsts_pipeline.report.examples import worst_cell
+from dsts_pipeline.report.inputs import Failure, ReportInputs
+from dsts_pipeline.report.page import render_report, write_report
+from dsts_pipeline.report.previews import NUM_FRAMES
 from dsts_pipeline.report.screenshots import report_shots, take_screenshots
 from stages import common
 
@@ -52,7 +46,6 @@ def run(settings: Settings, *, screenshots: Path | None = None) -> None:
 
 
 def _report(settings: Settings, screenshots: Path | None) -> None:
-    chosen = settings.report
     index = ClipIndex.load(common.CLIP_INDEX)
     features = open_features(common.FEATURES, settings.feed).manifest
     names = list(read_signed(common.METRICS)["heads"])
@@ -62,24 +55,10 @@ def _report(settings: Settings, screenshots: Path | None) -> None:
     }
     read = read_run(common.OUTPUTS, index, origins)
     lost = [Failure(c["id"], c["split"], "extract", c["reason"]) for c in features["failures"]]
-    inputs = replace(
-        read,
-        failures=[*read.failures, *lost],
-        title=chosen.title,
-        num_confused_pairs=chosen.num_confused_pairs,
-    )
-    page = render_report(
-        inputs,
-        frames_of=_frame_reader(index, settings.backbone.decoder),
-        options=PreviewOptions(
-            num_gallery_clips=chosen.num_gallery_clips,
-            num_cell_clips=chosen.num_cell_clips,
-            num_mistakes=chosen.num_mistakes,
-            size_px=chosen.preview_size_px,
-            max_bytes=int(chosen.max_preview_mb * 1e6),
-        ),
-    )
-    write_report(page, common.REPORT, write_plots=chosen.write_plots)
+    inputs = replace(read, failures=[*read.failures, *lost])
+    frames_of = _frame_reader(index, settings.backbone.decoder)
+    page = render_report(inputs, settings.report, frames_of=frames_of)
+    write_report(page, common.REPORT, write_plots=settings.report.write_plots)
     console.print(f"report: {common.REPORT.resolve()}", soft_wrap=True)
     if screenshots is not None:
         shots = report_shots(worst_cell(inputs))

@@ -13,7 +13,7 @@ from dsts_pipeline.base.params import with_values
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head.building import Classifier, build_dsts, classifier_of
 from dsts_pipeline.learn import (

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from dsts_pipeline.base.errors import StoreError, UserError
 from dsts_pipeline.base.files import format_bytes, read_json, write_json
-from dsts_pipeline.base.progress import console, track
+from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feature_store import StoreWriter, layout, open_store
+from dsts_pipeline.feature_store.hdf5 import HDF5_CURE, HDF5_SUFFIXES
 from dsts_pipeline.feature_store.housekeeping import (
     StoreEntry,
     find_suspects,
@@ -35,15 +36,17 @@ from dsts_pipeline.feature_store.importing import (
     survey_source,
     write_import,
 )
-from dsts_pipeline.feature_store.manifest import load_manifest, record_store
-from dsts_pipeline.feature_store.recorded import read_features_record, require_recorded
-from dsts_pipeline.feature_store.space import require_space, survey_store
+from dsts_pipeline.feature_store.manifest import load_manifest
+from dsts_pipeline.feature_store.opening import read_features_record, record_store, require_recorded
 from dsts_pipeline.feature_store.statistics import ChannelStatistics
-from dsts_pipeline.feature_store.verdict import ValueReport, Verdict, check_store
+from dsts_pipeline.feature_store.verify import ValueReport, Verdict, check_store
+from dsts_pipeline.feature_store.writer import require_space, survey_store
 from stages import common
 
-LIST_COLUMNS, VERDICT_COLUMNS = 170, 100  # that the tables need to be read
-Extract = Callable[..., None]
+Extract = Callable[..., None]  # the stage, which `verify --repair` runs
+_LIST_COLUMNS = 170  # that the tables need to be read
+_VERDICT_COLUMNS = 100
+_NUM_LISTED = 20  # of damage and of warnings
 
 
 # ---- verify: check a store, tell what was found, have damaged shards extracted again -----------
@@ -71,56 +74,37 @@ def verify(
     record = read_features_record(common.FEATURES) if store is None else None
     location = str(record["store"] if record else store)
     try:
-        verdict = _check(settings, location, fast)
+        verdict = check_store(location, settings.feed, fast=fast)
     except StoreError:
         if not repair:
             raise
         _repair_store(settings, location, None, extract)
-        verdict = _check(settings, location, fast)
+        verdict = check_store(location, settings.feed, fast=fast)
     if repair and verdict.damage:
-        _print_verdict(verdict)
+        _print_table(verdict_table(verdict), _VERDICT_COLUMNS)
         _repair_store(settings, location, verdict, extract)
-        verdict = _check(settings, location, fast)
+        verdict = check_store(location, settings.feed, fast=fast)
     suspects = () if verdict.damage else _find_suspects(location)
     if repair and suspects:
         _tell_suspects(location, suspects)
-        location = _renew_store(settings, location, extract)
+        # A new store, in which the suspect maps alone are extracted again; the former one stays.
+        planned = _planned_store(settings)
+        extract(settings, earlier=location)
+        location = str(planned)
         suspects = ()
-        verdict = _check(settings, location, fast)
+        verdict = check_store(location, settings.feed, fast=fast)
         record = read_features_record(common.FEATURES)
-    _print_verdict(verdict)
+    _print_table(verdict_table(verdict), _VERDICT_COLUMNS)
     if suspects:
         _tell_suspects(location, suspects)
-        console.print(
-            "`python cli.py verify --repair` makes a new store in which these alone are extracted "
-            "again",
-            soft_wrap=True,
-        )
+        cure = "makes a new store in which these alone are extracted again"
+        console.print(f"`python cli.py verify --repair` {cure}", soft_wrap=True)
     if json_file is not None:
         write_json(json_file, verdict.to_json() | {"suspects": list(suspects)})
     cure = _tell_cure(location, verdict, named=store is not None)
     verdict.require_sound(cure, strict=strict)
     if record and Path(location).is_dir():  # sound in itself, and yet another one
         require_recorded(common.FEATURES, record, load_manifest(location), location)
-
-
-def _check(settings: Settings, location: str, fast: bool) -> Verdict:
-    feed = settings.feed
-    return check_store(
-        location,
-        fast=fast,
-        start_track=track,
-        num_threads=feed.num_read_threads,
-        cache_dir=feed.cache_dir,
-        cache_bytes=feed.cache_bytes,
-        stall_seconds=feed.stall_seconds,
-    )
-
-
-def _print_verdict(verdict: Verdict) -> None:
-    """Print what was found, wide enough to be read."""
-    wide = Console(width=max(VERDICT_COLUMNS, Console().width), highlight=False)
-    wide.print(verdict_table(verdict))
 
 
 def _find_suspects(location: str) -> tuple[str, ...]:
@@ -145,207 +129,11 @@ def _tell_suspects(location: str, suspects: Sequence[str]) -> None:
 
 def _tell_cure(location: str, verdict: Verdict, *, named: bool) -> str:
     """What to run when a store is damaged; `named`: its place was given on the command line."""
-    if location.endswith((".h5", ".hdf5")):
-        return "export or copy the file again"
+    if location.endswith(HDF5_SUFFIXES):
+        return HDF5_CURE
     if verdict.imported:
         return "run `python cli.py import-features` again, which writes the damaged shards"
     return f"run `python cli.py verify{' ' + location if named else ''} --repair`"
-
-
-# ---- verify --repair: damaged shards written again, from the clips that the settings name ------
-
-
-def _repair_store(
-    settings: Settings, location: str, verdict: Verdict | None, extract: Extract
-) -> None:
-    """Remove exactly the damaged shards and run the extract stage, which writes them again.
-
-    Args:
-        verdict: what is damaged; None if the manifest itself is: then every shard that its
-            sidecar vouches for is kept.
-
-    Raises:
-        StoreError: The settings describe another store; nothing is removed then.
-    """
-    store = _require_same(settings, location)
-    before = None
-    if verdict is not None:
-        before = (store / layout.MANIFEST_NAME).read_bytes()
-    shards = verdict.damaged_shards if verdict else []
-    what = f"shards {', '.join(map(str, shards))}" if shards else "manifest and small files"
-    console.print(f"{store}: writing {what} again", soft_wrap=True)
-    remove_damaged(store, shards)
-    extract(settings)
-    if before is None:
-        return
-    if not keep_provenance(before, load_manifest(store), store):
-        console.print(f"{store}: the shards differ from those first recorded", soft_wrap=True)
-
-
-def _require_same(settings: Settings, location: str) -> Path:
-    store = Path(location)
-    if "://" in location or store.is_file():
-        raise StoreError(f"{location}: only a store in a local folder can be repaired")
-    planned = _planned_store(settings)
-    if planned.resolve() != store.resolve():
-        raise StoreError(
-            f"{store}: can't be repaired with these settings: they describe {planned}; give the "
-            "settings that it was made with (--params, --set), or for imported features run "
-            "`python cli.py import-features` again. Nothing was removed"
-        )
-    return store
-
-
-def _renew_store(settings: Settings, location: str, extract: Extract) -> str:
-    """Make the store of these settings out of one that was made under the former rule of frames.
-
-    Only maps that are suspect are extracted again. The former store is left as it is.
-
-    Returns:
-        Where the new store is.
-
-    Raises:
-        StoreError: Nothing of it can be taken over; the message says why.
-    """
-    planned = _planned_store(settings)
-    extract(settings, earlier=location)
-    return str(planned)
-
-
-def _planned_store(settings: Settings) -> Path:
-    """Directory of the store that `python cli.py extract` would write or go on with.
-
-    Raises:
-        CheckpointError, DataError: There is no clip index or no weights, so there is no plan.
-    """
-    index = ClipIndex.load(common.CLIP_INDEX)  # Without one the answer is quick.
-    from dsts_pipeline.feature_store.planning import prepare_work  # Imports torch: a few seconds.
-
-    work = prepare_work(index, settings.backbone, settings.dataset, settings.store)
-    return Path(settings.store.root) / work.plan.fingerprint
-
-
-# ---- stores: list those below store.root, remove those that nothing refers to ------------------
-
-
-def show_stores(settings: Settings, *, prune: bool = False, yes: bool = False) -> None:
-    """Print the table; with `prune` remove what nothing refers to, after asking unless `yes`.
-
-    Raises:
-        StoreError: Nothing says which stores are in use, or one to be removed is being written.
-    """
-    root = Path(settings.store.root)
-    entries = list_stores(root)
-    if not entries:
-        console.print(f"{root}: no stores", soft_wrap=True)
-        return
-    referred, unknown = _find_references(settings)
-    out = Console(width=max(LIST_COLUMNS, Console().width), highlight=False)
-    out.print(stores_table(entries, referred))
-    if unknown:
-        console.print(f"the store that the settings describe is not known: {unknown}")
-    if not prune:
-        return
-    if not referred:
-        raise StoreError(
-            f"{root}: not pruned: neither {common.FEATURES} nor the settings tell which store is "
-            "in use; run `python cli.py prepare` first, or delete stores by hand"
-        )
-    _prune(root, [e for e in entries if e.removable and e.path.resolve() not in referred], yes)
-
-
-def _find_references(settings: Settings) -> tuple[dict[Path, list[str]], str]:
-    """What refers to which store, and why the settings' one is not known, if it is not."""
-    referred: dict[Path, list[str]] = {}
-    if common.FEATURES.exists():
-        store = str(read_json(common.FEATURES)["store"])
-        referred.setdefault(Path(store).resolve(), []).append(common.FEATURES.name)
-    try:
-        referred.setdefault(_planned_store(settings).resolve(), []).append("settings")
-    except UserError as error:
-        return referred, str(error)
-    return referred, ""
-
-
-def _prune(root: Path, unused: list[StoreEntry], yes: bool) -> None:
-    if not unused:
-        console.print("nothing to remove")
-        return
-    size = format_bytes(sum(entry.num_bytes for entry in unused))
-    names = ", ".join(str(entry.path) for entry in unused)
-    if not yes and not typer.confirm(f"remove {len(unused)} stores ({size}): {names}?"):
-        console.print("nothing removed")
-        return
-    for entry in unused:
-        remove_store(root, entry)
-        console.print(f"{entry.path}: removed, {format_bytes(entry.num_bytes)}", soft_wrap=True)
-
-
-# ---- import-features: made elsewhere, into a store that train-head and evaluate read -----------
-
-
-def import_features(
-    settings: Settings,
-    *,
-    source: Path,
-    labels: Path,
-    name: str | None = None,
-    axes: str | None = None,
-    dataset: str | None = None,
-    ids_dataset: str | None = None,
-) -> None:
-    """Write the store and, as `extract` does, its manifest to outputs/features.json.
-
-    Raises:
-        DataError: The source or the labels can't be used; see the parts.
-        StoreError: The store can't be written; the finished shards stay.
-    """
-    table = read_labels(labels)
-    features = open_source(source, axes=axes, dataset=dataset, ids_dataset=ids_dataset)
-    with track("check features", len(table.rows), "maps") as progress:
-        survey = survey_source(
-            features,
-            table.rows,
-            max_failed_fraction=settings.backbone.max_failed_fraction,
-            on_maps=progress.advance,
-        )
-    doubt = "" if isinstance(features, StoreSource) else doubt_layout(survey.map_shape, axes)
-    for note in filter(None, (*table.notes, doubt)):
-        console.print(note, soft_wrap=True, markup=False)
-    store = settings.store.model_dump(exclude={"root"})
-    plan = plan_import(features, table, survey, name=name or source.stem, **store)
-    require_space(survey_store(settings.store.root, plan))
-    origin = {"source": source.name, "labels": labels.name, "layout": axes}
-    with (
-        StoreWriter(settings.store.root, plan) as writer,
-        track("import features", len(table.rows), "maps") as progress,
-    ):
-        provenance = collect_provenance({"import": origin})
-        manifest = read_json(
-            write_import(
-                features,
-                table.rows,
-                survey,
-                writer,
-                provenance=provenance,
-                on_maps=progress.advance,
-            )
-        )
-    write_json(common.FEATURES, record_store(manifest, writer.path))
-    for failure in manifest["failures"][:5]:
-        console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
-    counts = manifest["counts"]
-    unlisted = features.num_items - counts["stored"]
-    console.print(
-        f"{writer.path}: {counts['stored']:,} maps of {'x'.join(map(str, plan.map_shape))}, "
-        f"{counts['failed']:,} clips failed; {max(0, unlisted):,} items of the source not used",
-        soft_wrap=True,
-    )
-
-
-# ---- What checks and housekeeping found, as tables for a terminal. ------------------------------
-
-_NUM_LISTED = 20
 
 
 def verdict_table(verdict: Verdict) -> Table:
@@ -401,6 +189,114 @@ def _describe_channels(statistics: ChannelStatistics) -> str:
     return f"{', '.join(parts)}, {share:.1%} zeros, {len(statistics.dead)} dead"
 
 
+def _print_table(table: Table, num_columns: int) -> None:
+    """Print it, wide enough to be read."""
+    Console(width=max(num_columns, Console().width), highlight=False).print(table)
+
+
+# ---- verify --repair: damaged shards written again, from the clips that the settings name ------
+
+
+def _repair_store(
+    settings: Settings, location: str, verdict: Verdict | None, extract: Extract
+) -> None:
+    """Remove exactly the damaged shards and run the extract stage, which writes them again.
+
+    Args:
+        verdict: what is damaged; None if the manifest itself is: then every shard that its
+            sidecar vouches for is kept.
+
+    Raises:
+        StoreError: The settings describe another store; nothing is removed then.
+    """
+    store = Path(location)
+    if "://" in location or store.is_file():
+        raise StoreError(f"{location}: only a store in a local folder can be repaired")
+    planned = _planned_store(settings)
+    if planned.resolve() != store.resolve():
+        raise StoreError(
+            f"{store}: can't be repaired with these settings: they describe {planned}; give the "
+            "settings that it was made with (--params, --set), or for imported features run "
+            "`python cli.py import-features` again. Nothing was removed"
+        )
+    before = (store / layout.MANIFEST_NAME).read_bytes() if verdict else None
+    shards = verdict.damaged_shards if verdict else []
+    what = f"shards {', '.join(map(str, shards))}" if shards else "manifest and small files"
+    console.print(f"{store}: writing {what} again", soft_wrap=True)
+    remove_damaged(store, shards)
+    extract(settings)
+    if before is not None and not keep_provenance(before, load_manifest(store), store):
+        console.print(f"{store}: the shards differ from those first recorded", soft_wrap=True)
+
+
+def _planned_store(settings: Settings) -> Path:
+    """Directory of the store that `python cli.py extract` would write or go on with.
+
+    Raises:
+        CheckpointError, DataError: There is no clip index or no weights, so there is no plan.
+    """
+    index = ClipIndex.load(common.CLIP_INDEX)  # Without one the answer is quick.
+    from dsts_pipeline.feature_store.planning import prepare_work  # Imports torch: a few seconds.
+
+    work = prepare_work(index, settings.backbone, settings.dataset, settings.store)
+    return Path(settings.store.root) / work.plan.fingerprint
+
+
+# ---- stores: list those below store.root, remove those that nothing refers to ------------------
+
+
+def show_stores(settings: Settings, *, prune: bool = False, yes: bool = False) -> None:
+    """Print the table; with `prune` remove what nothing refers to, after asking unless `yes`.
+
+    Raises:
+        StoreError: Nothing says which stores are in use, or one to be removed is being written.
+    """
+    root = Path(settings.store.root)
+    entries = list_stores(root)
+    if not entries:
+        console.print(f"{root}: no stores", soft_wrap=True)
+        return
+    referred, unknown = _find_references(settings)
+    _print_table(stores_table(entries, referred), _LIST_COLUMNS)
+    if unknown:
+        console.print(f"the store that the settings describe is not known: {unknown}")
+    if not prune:
+        return
+    if not referred:
+        raise StoreError(
+            f"{root}: not pruned: neither {common.FEATURES} nor the settings tell which store is "
+            "in use; run `python cli.py prepare` first, or delete stores by hand"
+        )
+    _prune(root, [e for e in entries if e.removable and e.path.resolve() not in referred], yes)
+
+
+def _find_references(settings: Settings) -> tuple[dict[Path, list[str]], str]:
+    """What refers to which store, and why the settings' one is not known, if it is not."""
+    referred: dict[Path, list[str]] = {}
+    if common.FEATURES.exists():
+        store = Path(str(read_json(common.FEATURES)["store"]))
+        referred[store.resolve()] = [common.FEATURES.name]
+    try:
+        referred.setdefault(_planned_store(settings).resolve(), []).append("settings")
+    except UserError as error:
+        return referred, str(error)
+    return referred, ""
+
+
+def _prune(root: Path, unused: list[StoreEntry], yes: bool) -> None:
+    if not unused:
+        console.print("nothing to remove")
+        return
+    size = format_bytes(sum(entry.num_bytes for entry in unused))
+    names = ", ".join(str(entry.path) for entry in unused)
+    if not yes and not typer.confirm(f"remove {len(unused)} stores ({size}): {names}?"):
+        console.print("nothing removed")
+        return
+    for entry in unused:
+        remove_store(root, entry)
+        console.print(f"{entry.path}: removed, {format_bytes(entry.num_bytes)}", soft_wrap=True)
+
+
 def stores_table(entries: Sequence[StoreEntry], referred_by: Mapping[Path, Sequence[str]]) -> Table:
     """One row per folder below the store root."""
     table = Table()
@@ -419,3 +315,50 @@ def stores_table(entries: Sequence[StoreEntry], referred_by: Mapping[Path, Seque
         )
         table.add_row(*map(Text, cells))
     return table
+
+
+# ---- import-features: made elsewhere, into a store that train-head and evaluate read -----------
+
+
+def import_features(
+    settings: Settings,
+    *,
+    source: Path,
+    labels: Path,
+    name: str | None = None,
+    axes: str | None = None,
+    dataset: str | None = None,
+    ids_dataset: str | None = None,
+) -> None:
+    """Write the store and, as `extract` does, its manifest to outputs/features.json.
+
+    Raises:
+        DataError: The source or the labels can't be used; see the parts.
+        StoreError: The store can't be written; the finished shards stay.
+    """
+    table = read_labels(labels)
+    features = open_source(source, axes=axes, dataset=dataset, ids_dataset=ids_dataset)
+    survey = survey_source(
+        features, table.rows, max_failed_fraction=settings.backbone.max_failed_fraction
+    )
+    doubt = "" if isinstance(features, StoreSource) else doubt_layout(survey.map_shape, axes)
+    for note in filter(None, (*table.notes, doubt)):
+        console.print(note, soft_wrap=True, markup=False)
+    plan = plan_import(features, table, survey, name=name or source.stem, how=settings.store)
+    require_space(survey_store(settings.store.root, plan))
+    with StoreWriter(settings.store.root, plan) as writer:
+        provenance = collect_provenance(
+            {"import": {"source": source.name, "labels": labels.name, "layout": axes}}
+        )
+        path = write_import(features, table.rows, survey, writer, provenance=provenance)
+    manifest = read_json(path)
+    write_json(common.FEATURES, record_store(manifest, writer.path))
+    for failure in manifest["failures"][:5]:
+        console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
+    counts = manifest["counts"]
+    unlisted = features.num_items - counts["stored"]
+    console.print(
+        f"{writer.path}: {counts['stored']:,} maps of {'x'.join(map(str, plan.map_shape))}, "
+        f"{counts['failed']:,} clips failed; {max(0, unlisted):,} items of the source not used",
+        soft_wrap=True,
+    )

@@ -14,7 +14,7 @@ from dsts_pipeline.base.files import sign, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
 from dsts_pipeline.base.settings import Settings, TrainSettings
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import LinearProbe, save_head, take_over_classifier
 from dsts_pipeline.head.building import build_dsts, classifier_of

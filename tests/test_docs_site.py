@@ -44,13 +44,19 @@ def test_every_page_has_one_place(hooks):
     assert placed[0] == "index.md"
 
 
+def test_the_order_names_pages_that_are_there(hooks):
+    named = [name for names in hooks.SECTIONS.values() for name in names]
+    assert [name for name in named if not (DOCS / name).is_file()] == []
+    assert hooks.MORE not in {title for part in hooks.navigation(DOCS) for title in part}
+
+
 def test_a_new_page_needs_no_line(hooks, tmp_path):
     for name in ("index.md", "datasets.md", "api/head.md", "unheard-of.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("# A page")
     assert hooks.navigation(tmp_path) == [
         {"Start": "index.md"},
-        {"Data and features": ["datasets.md"]},
+        {"Data": ["datasets.md"]},
         {"Python": [{"Reference": ["api/head.md"]}]},
         {"More": ["unheard-of.md"]},
     ]
@@ -62,6 +68,7 @@ def test_a_new_page_needs_no_line(hooks, tmp_path):
         ("[settings](../params.yaml)", "settings (`params.yaml`)"),
         ("[`params.yaml`](../params.yaml)", "`params.yaml`"),
         ("[cli.py](../cli.py#L3)", "`cli.py`"),
+        ("[the\nsettings](../params.yaml)", "the\nsettings (`params.yaml`)"),
         ("[gone](../gone.yaml)", "[gone](../gone.yaml)"),
         ("[a page](datasets.md)", "[a page](datasets.md)"),
         ("![picture](../docs/report.png)", "![picture](../docs/report.png)"),
@@ -71,6 +78,16 @@ def test_a_new_page_needs_no_line(hooks, tmp_path):
 def test_links_that_leave_the_docs_show_paths(hooks, written, shown):
     page = SimpleNamespace(file=SimpleNamespace(abs_src_path=str(DOCS / "training.md")))
     assert hooks.on_page_markdown(f"See {written}.", page) == f"See {shown}."
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.name)
+def test_lists_are_lists_on_the_site(page):
+    """Python-Markdown, unlike GitHub, wants a blank line between a paragraph and a list."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for block in re.split(r"\n\s*\n", text):
+        first, *rest = block.strip("\n").split("\n")
+        if not re.match(r"\s*(?:[-|>#]|\d+\.) ?", first):
+            assert not [line for line in rest if line.startswith("- ")], first
 
 
 @pytest.mark.parametrize("module", PUBLIC)

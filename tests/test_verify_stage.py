@@ -21,7 +21,7 @@ from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StoreWriter, open_store
-from dsts_pipeline.feature_store.manifest import record_store
+from dsts_pipeline.feature_store.opening import record_store
 from dsts_pipeline.feature_store.planning import prepare_work
 from stages import extract, prepare, stores
 from tests.clips.encodings import Encoding, write_encoding

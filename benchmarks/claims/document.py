@@ -26,6 +26,7 @@ from benchmarks.claims.verdicts import (
     order_table,
     routes_table,
     verdict,
+    verdicts_table,
 )
 from dsts_pipeline.metrics.ablation import PAPER_ROWS, paper_figures
 
@@ -60,6 +61,7 @@ def render(results: Path = RESULTS) -> str:
         best=best,
         hours=training_hours(results),
         table=regime_table,
+        verdicts_table=verdicts_table,
         claims_table=claims_table,
         routes_table=routes_table,
         order_table=order_table,

@@ -45,6 +45,12 @@ class Regime:
         return "diving" if self.name.startswith("diving") else "something"
 
     @property
+    def short(self) -> str:
+        """Its title for a narrow column, such as "dives, known"."""
+        data = "dives" if self.data == "diving" else "something"
+        return f"{data}, {'new' if 'generic' in self.name else 'known'}"
+
+    @property
     def settings(self) -> dict[str, str]:
         """Where data, weights and stores are, and the learning rate, as overrides."""
         weights = str(EMBEDDED) if self.weights is None else f"../weights/{self.weights}"

@@ -15,10 +15,10 @@ import numpy as np
 from dsts_pipeline.base.files import read_json
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.metrics.accuracy import count_table
 from dsts_pipeline.metrics.routing import (
     adjusted_mutual_information,
     clip_need,
-    count_table,
     dead_neurons,
     describe_gates,
 )

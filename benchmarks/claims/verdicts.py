@@ -38,10 +38,8 @@ COMPARISONS = (
     ),
     Comparison("", "full - baseline", REFERENCE, "baseline"),
     Comparison("", "full - its classifier alone, trained on", REFERENCE, "continued_classifier"),
-    Comparison(
-        "It does so by specializing", "full - attentive probe", REFERENCE, "attentive_probe"
-    ),
-    Comparison("", "full - convolution block", REFERENCE, "conv_block"),
+    Comparison("It does so by specializing", "full - convolution block", REFERENCE, "conv_block"),
+    Comparison("", "full - attentive probe", REFERENCE, "attentive_probe"),
     Comparison("", "full - linear probe", REFERENCE, "linear_probe"),
     Comparison(
         "The synapse helps",
@@ -73,6 +71,16 @@ def verdict(difference: Difference) -> str:
     if difference.low is None:
         return "one seed"
     return "not seen"
+
+
+def verdicts_table(found: list[Figures]) -> str:
+    """A row a claim, by the first of its comparisons: verdict and points, no intervals."""
+    rows = [["claim", "paper", *(one.regime.short for one in found)]]
+    for comparison in COMPARISONS:
+        if comparison.claim:
+            cells = [_short_cell(figures, comparison) for figures in found]
+            rows.append([comparison.claim, _paper(comparison), *cells])
+    return markdown(rows)
 
 
 def claims_table(found: list[Figures]) -> str:
@@ -137,10 +145,22 @@ def _correlation(seen: list[dict]) -> str:
     return f"{found['mean']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f})"
 
 
-def _cell(figures: Figures, comparison: Comparison) -> str:
+def _versus(figures: Figures, comparison: Comparison) -> Difference | None:
+    """The difference; None where the regime lacks one of the two variants."""
     if not {comparison.better, comparison.worse} <= set(figures.variants):
+        return None
+    return figures.versus(comparison.better, comparison.worse)
+
+
+def _short_cell(figures: Figures, comparison: Comparison) -> str:
+    one = _versus(figures, comparison)
+    return "" if one is None else f"{verdict(one)} {one.points:+.1f}"
+
+
+def _cell(figures: Figures, comparison: Comparison) -> str:
+    one = _versus(figures, comparison)
+    if one is None:
         return ""
-    one = figures.versus(comparison.better, comparison.worse)
     low, high = (one.clips_low, one.clips_high) if one.low is None else (one.low, one.high)
     return f"{one.points:+.1f} ({low:+.1f} to {high:+.1f}) {verdict(one)}"
 

@@ -25,13 +25,12 @@ from typing import IO, Any
 from dsts_pipeline.base.errors import BusyError, DataError
 from dsts_pipeline.base.progress import console
 
-_BLOCK_BYTES = 1 << 20
 # No room on the disk, in the user's share of it, or in the largest file that is allowed.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Where a spreadsheet would begin to read a formula: at the start of a cell, and behind what parts
 # cells where lists are separated by semicolons. The full-width forms count in East Asian settings.
 _FORMULA = re.compile(r"(?:^|(?<=[;\t\r\n]))(?=\s*[=+\-@＝＋－＠']|[\t\r\n])")
-_HELD = (errno.EACCES, errno.EAGAIN)
+HELD = (errno.EACCES, errno.EAGAIN)  # of a lock that another process has
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
@@ -59,7 +58,8 @@ def open_atomic(path: str | Path, *, num_bytes: int | None = None) -> Iterator[I
     Raises:
         OSError: As `write_atomic`, always with `path` as its file name.
     """
-    path, name = Path(path), None
+    path = Path(path)
+    name = None
     num_written = 0
     try:
         try:
@@ -80,43 +80,10 @@ def open_atomic(path: str | Path, *, num_bytes: int | None = None) -> Iterator[I
         is_ours = name is None or error.filename == name
         if not is_ours and (error.filename is not None or error.errno not in NO_ROOM):
             raise  # of something else that the block was about
-        more = f"more than {format_bytes(num_written)}"
-        wanted = more if num_bytes is None else num_bytes
-        raise explain_refusal(error, path, wanted) from None
+        if num_bytes is None:
+            raise explain_refusal(error, path, f"more than {format_bytes(num_written)}") from None
+        raise explain_refusal(error, path, num_bytes) from None
     fsync_directory(path.parent)
-
-
-def explain_refusal(error: OSError, path: str | Path, wanted: int | str | None = None) -> OSError:
-    """`error` as one of the file `path`; of a full disk with the bytes wanted and free.
-
-    Args:
-        wanted: Bytes, or words for them.
-    """
-    if error.errno is None:
-        return error
-    reason = error.strerror or os.strerror(error.errno)
-    if error.errno in NO_ROOM and " are free" not in reason:
-        told = format_bytes(wanted) if isinstance(wanted, int) else wanted
-        reason += f" ({f'{told} wanted, ' if told else ''}{tell_free(path)})"
-    return OSError(error.errno, reason, str(path))
-
-
-def tell_free(path: str | Path) -> str:
-    """Such as "1.5 GB are free": on the disk of `path`, which need not exist, for this user."""
-    place = Path(os.path.abspath(path))
-    found = os.statvfs(next(one for one in (place, *place.parents) if one.exists()))
-    text = f"{format_bytes(found.f_bavail * found.f_frsize)} are free"
-    return f"{text}, but no more files" if found.f_files and not found.f_favail else text
-
-
-def format_bytes(num_bytes: int) -> str:
-    """Such as "1.5 GB"; powers of 1,000, as disks are sold and `df -H` counts."""
-    size = float(num_bytes)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
-        size /= 1000
-    return f"{size:,.1f} TB"
 
 
 @contextmanager
@@ -185,6 +152,54 @@ def _is_still(path: str | Path, descriptor: int) -> bool:
         return False
 
 
+def fsync_directory(path: str | Path) -> None:
+    """Make a rename inside directory `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- what a full disk is told as ---------------------------------------------------------------
+
+
+def explain_refusal(error: OSError, path: str | Path, wanted: int | str | None = None) -> OSError:
+    """`error` as one of the file `path`; of a full disk with the bytes wanted and free.
+
+    Args:
+        wanted: Bytes, or words for them.
+    """
+    if error.errno is None:
+        return error
+    reason = error.strerror or os.strerror(error.errno)
+    if error.errno in NO_ROOM and " are free" not in reason:
+        told = format_bytes(wanted) if isinstance(wanted, int) else wanted
+        reason += f" ({f'{told} wanted, ' if told else ''}{tell_free(path)})"
+    return OSError(error.errno, reason, str(path))
+
+
+def tell_free(path: str | Path) -> str:
+    """Such as "1.5 GB are free": on the disk of `path`, which need not exist, for this user."""
+    place = Path(os.path.abspath(path))
+    found = os.statvfs(next(one for one in (place, *place.parents) if one.exists()))
+    text = f"{format_bytes(found.f_bavail * found.f_frsize)} are free"
+    return f"{text}, but no more files" if found.f_files and not found.f_favail else text
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Such as "1.5 GB"; powers of 1,000, as disks are sold and `df -H` counts."""
+    size = float(num_bytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
+        size /= 1000
+    return f"{size:,.1f} TB"
+
+
+# ---- a folder that one process has to itself ---------------------------------------------------
+
+
 @contextmanager
 def hold_alone(folder: str | Path, work: str) -> Iterator[None]:
     """Keep other processes from the same while this one writes into `folder`.
@@ -225,7 +240,7 @@ def _lock(path: Path, folder: Path) -> int:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _HELD:
+            if error.errno in HELD:
                 holder = os.pread(descriptor, 4096, 0).decode(errors="replace")
                 os.close(descriptor)
                 raise BusyError(
@@ -240,39 +255,13 @@ def _lock(path: Path, folder: Path) -> int:
         os.close(descriptor)  # the one before deleted it as it ended
 
 
-def fsync_directory(path: str | Path) -> None:
-    """Make a rename inside directory `path` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+# ---- JSON, digests and tables ------------------------------------------------------------------
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON with sorted keys, atomically: same value, same bytes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_atomic(path, (text + "\n").encode())
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as CSV that no spreadsheet runs: names come from files of others.
-
-    A text that would begin a formula (with =, +, -, @, a tab or a line's end, also behind blanks or
-    a semicolon) gets an apostrophe before that place, and so does one that begins with an
-    apostrophe. Taking the first apostrophe at each such place away gives the text back. Numbers
-    stay as they are.
-
-    Source: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    text = io.StringIO(newline="")
-    for row in (columns, *rows):
-        line = io.StringIO(newline="")
-        cells = [_FORMULA.sub("'", cell) if isinstance(cell, str) else cell for cell in row]
-        # Only what is in the terminator is quoted inside a cell: a lone \r, too, has to be.
-        csv.writer(line, lineterminator="\r\n").writerow(cells)
-        text.write(line.getvalue().removesuffix("\r\n") + "\n")
-    return text.getvalue()
 
 
 def read_json(path: str | Path) -> Any:
@@ -322,14 +311,31 @@ def read_signed(path: str | Path) -> Any:
 
 def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
     """Hexadecimal SHA-256 of `value` in canonical JSON (sorted keys, no spaces)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV that no spreadsheet runs: names come from files of others.
+
+    A text that would begin a formula (with =, +, -, @, a tab or a line's end, also behind blanks or
+    a semicolon) gets an apostrophe before that place, and so does one that begins with an
+    apostrophe. Taking the first apostrophe at each such place away gives the text back. Numbers
+    stay as they are.
+
+    Source: https://owasp.org/www-community/attacks/CSV_Injection
+    """
+    text = io.StringIO(newline="")
+    for row in (columns, *rows):
+        line = io.StringIO(newline="")
+        cells = [_FORMULA.sub("'", cell) if isinstance(cell, str) else cell for cell in row]
+        # Only what is in the terminator is quoted inside a cell: a lone \r, too, has to be.
+        csv.writer(line, lineterminator="\r\n").writerow(cells)
+        text.write(line.getvalue().removesuffix("\r\n") + "\n")
+    return text.getvalue()

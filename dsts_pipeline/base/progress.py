@@ -31,7 +31,9 @@ class Track(Protocol):
 
 class _BarTrack:
     def __init__(self, progress: Progress, task: TaskID, unit: str) -> None:
-        self._progress, self._task, self._unit = progress, task, unit
+        self._progress = progress
+        self._task = task
+        self._unit = unit
         self._done = 0  # in this run
         self._start = time.monotonic()
 
@@ -45,7 +47,9 @@ class _BarTrack:
 
 class _LineTrack:
     def __init__(self, title: str, total: int, unit: str, done: int) -> None:
-        self._title, self._total, self._unit = title, total, unit
+        self._title = title
+        self._total = total
+        self._unit = unit
         self._done = self._before = done
         self._start = self._last = time.monotonic()
 

@@ -167,6 +167,7 @@ class PretrainSettings(Section):
 class StoreSettings(Section):
     """Where feature maps are kept and how they are stored.
 
+    `codec` zstd is for those with little disk space; `zstd_level` 1 is fast, 19 small.
     `shard_bytes` is the size a shard aims at; a small data set gets smaller shards, so that there
     are at least `min_shards` of them and a stopped extraction resumes from most of its work.
     `on_overflow` says what becomes of a map that the storage type can't hold: the extraction stops,

@@ -42,7 +42,8 @@ class Pace:
 
     def __init__(self, stall_seconds: float) -> None:
         self._stall_seconds = stall_seconds
-        self._since, self._num_bytes = time.monotonic(), 0
+        self._since = time.monotonic()
+        self._num_bytes = 0
         self.poll_seconds = min(1.0, stall_seconds / 10)  # how often to ask
 
     def check(self, num_bytes: int) -> None:
@@ -51,9 +52,11 @@ class Pace:
         Raises:
             Stalled: Too few for too long.
         """
-        now, gained = time.monotonic(), num_bytes - self._num_bytes
+        now = time.monotonic()
+        gained = num_bytes - self._num_bytes
         if gained < 0 or gained >= self._stall_seconds * MIN_BYTES_PER_SECOND:
-            self._since, self._num_bytes = now, num_bytes
+            self._since = now
+            self._num_bytes = num_bytes
         elif now - self._since >= self._stall_seconds:
             raise Stalled(
                 f"stalled: {gained} bytes came in {now - self._since:.0f} s, after {num_bytes} in "
@@ -87,7 +90,10 @@ def copy_file(filesystem: Any, path: str, taker: Taker, stall_seconds: float) ->
             those of http, s3 and the like).
         FileNotFoundError: There is no such file.
     """
-    if not _is_asynchronous(filesystem) or not _streams(filesystem):
+    from fsspec.asyn import AsyncFileSystem
+
+    is_asynchronous = isinstance(filesystem, AsyncFileSystem)  # its waits can be given up
+    if not is_asynchronous or type(filesystem).open_async is AsyncFileSystem.open_async:
         with filesystem.open(path, "rb", block_size=_BLOCK_BYTES, cache_type="none") as source:
             while block := source.read(_BLOCK_BYTES):
                 taker.write(block)
@@ -112,7 +118,9 @@ def ask(filesystem: Any, method: str, *arguments: Any, stall_seconds: float, **o
     Raises:
         Stalled: No answer in time.
     """
-    if not _is_asynchronous(filesystem):
+    from fsspec.asyn import AsyncFileSystem
+
+    if not isinstance(filesystem, AsyncFileSystem):
         return getattr(filesystem, method)(*arguments, **options)
     question = getattr(filesystem, f"_{method}")
     return _run(filesystem, lambda: question(*arguments, **options), Pace(stall_seconds))
@@ -141,20 +149,6 @@ def call_within(seconds: float, action: Callable[[], T]) -> T:
     if not results:
         raise Stalled(f"stalled: no answer in {seconds:g} s")
     return results[0]
-
-
-def _is_asynchronous(filesystem: Any) -> bool:
-    """Whether what it waits for can be given up."""
-    from fsspec.asyn import AsyncFileSystem
-
-    return isinstance(filesystem, AsyncFileSystem)
-
-
-def _streams(filesystem: Any) -> bool:
-    """Whether it gives bytes out as they come."""
-    from fsspec.asyn import AsyncFileSystem
-
-    return type(filesystem).open_async is not AsyncFileSystem.open_async
 
 
 def _run(

@@ -5,9 +5,10 @@ Write with `StorePlan` and `StoreWriter`, read with `open_store`. Format: docs/s
 
 from __future__ import annotations
 
+from dsts_pipeline.feature_store.files import find_damage
+from dsts_pipeline.feature_store.opening import open_store
 from dsts_pipeline.feature_store.plan import Sample, StorePlan, choose_samples_per_shard
-from dsts_pipeline.feature_store.reader import FeatureStore, open_store
-from dsts_pipeline.feature_store.verify import find_damage
+from dsts_pipeline.feature_store.reader import FeatureStore
 from dsts_pipeline.feature_store.writer import StoreWriter
 
 __all__ = [

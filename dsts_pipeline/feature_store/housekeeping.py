@@ -1,12 +1,12 @@
-"""What lies below a store root, and removing what nothing needs any more.
+"""The care of stores that are there: listing and removing, repairs, what former ones are worth.
 
-Enters: a root folder and the stores that something refers to. Leaves: an entry per folder. Links
-are listed, never followed; a folder is removed only if it is a store down to its last file name.
+Links are listed, never followed; a folder is removed only if it is a store down to its last file
+name. A store without a manifest is unfinished, so whatever is done here may be stopped at any
+instant: the manifest goes first, and the writer makes what is not there.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import fsync_directory, sign, write_json
+from dsts_pipeline.base.files import HELD, fsync_directory, sign, write_json
 from dsts_pipeline.clips.decode import find_refusal
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.extract.views import ViewPlan
@@ -29,82 +29,7 @@ from dsts_pipeline.feature_store.manifest import load_manifest
 from dsts_pipeline.feature_store.plan import FINGERPRINT_LENGTH, StorePlan
 from dsts_pipeline.feature_store.reader import FeatureStore
 
-# ---- ------------------------------------------------------------------------------------------
-# Making room for a repair: damaged shards go, the manifest before them; the writer does the rest.
-#
-# A store without a manifest is unfinished, so a repair may be stopped at any instant: whoever goes
-# on writes the shards that are not there.
-
-
-@contextmanager
-def keep_writers_out(store: Path) -> Iterator[None]:
-    """Hold the lock of every shard at once (byte k of the lock file: shard k).
-
-    Raises:
-        StoreError: another process is writing the store.
-    """
-    path = store / layout.LOCK_NAME
-    if not path.exists():  # No writer was ever here.
-        yield
-        return
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            raise
-        raise StoreError(
-            f"{store}: another process is writing this store; wait for it or stop it"
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def remove_damaged(store: str | Path, shards: Iterable[int]) -> None:
-    """Take away the manifest, then every file of these shards, so that a writer makes them anew.
-
-    Raises:
-        StoreError: another process is writing the store.
-    """
-    store = Path(store)
-    with keep_writers_out(store):
-        (store / layout.MANIFEST_NAME).unlink(missing_ok=True)
-        fsync_directory(store)
-        for shard in shards:
-            # The sidecar first: without it no writer trusts what is left of the shard.
-            names = [layout.name_sidecar(shard), *layout.name_shard_files(shard, "int8")]
-            for name in names:
-                (store / name).unlink(missing_ok=True)
-        for folder in ("shards", "maps"):
-            if (store / folder).is_dir():
-                fsync_directory(store / folder)
-
-
-def keep_provenance(before: bytes, repaired: Mapping[str, Any], store: str | Path) -> bool:
-    """Put the old provenance back if the repaired store has the very files of the old manifest.
-
-    Args:
-        before: the sound manifest of the store before the repair, as it was in its file.
-        repaired: the manifest that the repair ended with.
-
-    Returns:
-        Whether all shards came out with their recorded digests.
-    """
-    old = json.loads(before)
-    same = all(old[key] == repaired[key] for key in ("fingerprint", "files", "shards", "failures"))
-    if same:  # the rest follows from these, and is what the repair found it to be
-        kept = {**repaired, "provenance": old["provenance"]}
-        write_json(Path(store) / layout.MANIFEST_NAME, sign(kept))
-    return same
-
-
-# ---- What lies below a store root, and removing what nothing needs any more. --------------------
-#
-# Enters: a root folder and the stores that something refers to. Leaves: an entry per folder. Links
-# are listed, never followed; a folder is removed only if it is a store down to its last file name.
+# ---- listing and removing ----------------------------------------------------------------------
 
 _NAME = re.compile(f"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _FOLDERS = ("", "maps", "scales", "frames", "shards")
@@ -151,32 +76,31 @@ def _describe(path: Path) -> StoreEntry:
     if path.is_symlink():
         return StoreEntry(path, "not a store (a link, not followed)", False, 0)
     names, strange, num_bytes = _list_names(path)
-    if not _NAME.fullmatch(path.name) or not _is_group(path):
+    group = _read(path / layout.GROUP_NAME).get("attributes", {})
+    if not _NAME.fullmatch(path.name) or group.get("format") != layout.FORMAT_NAME:
         return StoreEntry(path, "not a store", False, num_bytes)
-    removable = not strange
-    about = _read_about(path)
-    if layout.MANIFEST_NAME not in names:
-        done = sum(name.startswith("shards/") and name.endswith(".json") for name in names)
-        planned = about.pop("num_shards")
-        state = f"unfinished, {done} of {planned or '?'} shards"
+    about, num_shards = _read_about(path)
+    if layout.MANIFEST_NAME in names:
+        state = _tell_state(path, group.get("version"))
     else:
-        state = _tell_state(path)
-        about.pop("num_shards")
+        done = sum(name.startswith("shards/") and name.endswith(".json") for name in names)
+        state = f"unfinished, {done} of {num_shards or '?'} shards"
     if strange:
         state += f"; holds {strange}, which is no part of a store"
-    return StoreEntry(path, state, removable, num_bytes, **about)
+    return StoreEntry(path, state, not strange, num_bytes, **about)
 
 
 def _list_names(store: Path) -> tuple[set[str], str, int]:
     """Names of all files, the first one that is no store's, and how many bytes they take."""
-    names, strange, num_bytes = set(), [], 0
+    names: set[str] = set()
+    strange: list[str] = []
+    num_bytes = 0
     for folder, subfolders, files in os.walk(store):
         inside = Path(folder).relative_to(store)
         for name in [*files, *subfolders]:
             path = Path(folder) / name
             relative = (inside / name).as_posix()
-            is_folder = name in subfolders and not path.is_symlink()
-            if is_folder:
+            if name in subfolders and not path.is_symlink():
                 strange += [] if relative in _FOLDERS else [relative]
                 continue
             names.add(relative)
@@ -184,11 +108,6 @@ def _list_names(store: Path) -> tuple[set[str], str, int]:
             if path.is_symlink() or not _FILE.fullmatch(relative):
                 strange.append(relative)
     return names, min(strange, default=""), num_bytes
-
-
-def _is_group(path: Path) -> bool:
-    group = _read(path / layout.GROUP_NAME)
-    return group.get("attributes", {}).get("format") == layout.FORMAT_NAME
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -199,23 +118,25 @@ def _read(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    """What the manifest and the array's metadata say, as far as there is anything."""
-    manifest, array = _read(path / layout.MANIFEST_NAME), _read(path / layout.ARRAY_NAME)
+def _read_about(path: Path) -> tuple[dict[str, Any], int | None]:
+    """What the metadata say of a store's entry, as far as there are any, and how many shards."""
+    manifest = _read(path / layout.MANIFEST_NAME)
+    array = _read(path / layout.ARRAY_NAME)
     made_of = manifest.get("made_of", {})
-    about: dict[str, Any] = {"num_shards": None, "num_maps": None, "stored_type": ""}
+    about: dict[str, Any] = {
+        "backbone": _name(made_of, "backbone", "name"),
+        "dataset": _name(made_of, "clips", "dataset"),
+    }
+    num_shards = None
     try:
-        num_maps = array["shape"][0]
         per_shard = array["chunk_grid"]["configuration"]["chunk_shape"][0]
-        about["num_shards"] = -(-num_maps // per_shard)
+        num_shards = -(-array["shape"][0] // per_shard)
         stored_type = array["attributes"].get("stored_type", array["data_type"])
         about["stored_type"] = str(stored_type)
         about["num_maps"] = manifest["counts"]["stored"] if manifest else None
     except (KeyError, TypeError, IndexError, AttributeError):
         pass
-    about["backbone"] = _name(made_of, "backbone", "name")
-    about["dataset"] = _name(made_of, "clips", "dataset")
-    return about
+    return about, num_shards
 
 
 def _name(made_of: Any, section: str, key: str) -> str:
@@ -223,8 +144,7 @@ def _name(made_of: Any, section: str, key: str) -> str:
     return str(found.get(key, "")) if isinstance(found, dict) else ""
 
 
-def _tell_state(path: Path) -> str:
-    version = _read(path / layout.GROUP_NAME).get("attributes", {}).get("version")
+def _tell_state(path: Path, version: Any) -> str:
     if version != layout.FORMAT_VERSION:
         return f"older format (version {version}, now {layout.FORMAT_VERSION})"
     try:
@@ -261,12 +181,78 @@ def remove_store(root: str | Path, entry: StoreEntry) -> None:
     fsync_directory(path.parent)
 
 
-# ---- What a store that was made under the former rule of frames still is worth. -----------------
+@contextmanager
+def keep_writers_out(store: Path) -> Iterator[None]:
+    """Hold the lock of every shard at once (byte k of the lock file: shard k).
+
+    Raises:
+        StoreError: another process is writing the store.
+    """
+    path = store / layout.LOCK_NAME
+    if not path.exists():  # No writer was ever here.
+        yield
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in HELD:
+            raise
+        raise StoreError(
+            f"{store}: another process is writing this store; wait for it or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+# ---- making room for a repair: damaged shards go, the writer does the rest ---------------------
+
+
+def remove_damaged(store: str | Path, shards: Iterable[int]) -> None:
+    """Take away the manifest, then every file of these shards, so that a writer makes them anew.
+
+    Raises:
+        StoreError: another process is writing the store.
+    """
+    store = Path(store)
+    with keep_writers_out(store):
+        (store / layout.MANIFEST_NAME).unlink(missing_ok=True)
+        fsync_directory(store)
+        for shard in shards:
+            # The sidecar first: without it no writer trusts what is left of the shard.
+            names = [layout.name_sidecar(shard), *layout.name_shard_files(shard, "int8")]
+            for name in names:
+                (store / name).unlink(missing_ok=True)
+        for folder in ("shards", "maps"):
+            if (store / folder).is_dir():
+                fsync_directory(store / folder)
+
+
+def keep_provenance(before: bytes, repaired: Mapping[str, Any], store: str | Path) -> bool:
+    """Put the old provenance back if the repaired store has the very files of the old manifest.
+
+    Args:
+        before: the sound manifest of the store before the repair, as it was in its file.
+        repaired: the manifest that the repair ended with.
+
+    Returns:
+        Whether all shards came out with their recorded digests.
+    """
+    old = json.loads(before)
+    same = all(old[key] == repaired[key] for key in ("fingerprint", "files", "shards", "failures"))
+    if same:  # the rest follows from these, and is what the repair found it to be
+        kept = {**repaired, "provenance": old["provenance"]}
+        write_json(Path(store) / layout.MANIFEST_NAME, sign(kept))
+    return same
+
+
+# ---- what a store that was made under the former rule of frames still is worth -----------------
 #
-# Until 0.2 decord was asked for the frames of every file, and packets were counted as frames.
-# Enters: such a store, and the clip index that says what each file is. Leaves: the clips whose maps
-# are suspect, and the maps that a new store can take over, so that only the suspect ones are made
-# again.
+# Until 0.2 decord was asked for the frames of every file, and packets were counted as frames. Some
+# maps of such a store are suspect; a new store takes the others over.
 
 # What of `made_of` the rule of frames decides.
 _OF_FRAMES = ("clips", "decoder", "decoder_fallback")
@@ -275,8 +261,8 @@ _OF_FRAMES = ("clips", "decoder", "decoder_fallback")
 def find_suspects(store: FeatureStore, index: ClipIndex) -> tuple[str, ...]:
     """Ids of the clips in `store` whose maps may be of other frames than a player shows.
 
-    Suspect are the clips of a store that decord made by the former rule whose files decord does not
-    read exactly, or whose packets are more than their frames. A store of another origin has none.
+    They are those whose files decord does not read exactly, or whose packets are more than their
+    frames, in a store that decord made by the former rule. A store of another origin has none.
     """
     if not _is_of_former_rule(store):
         return ()
@@ -312,7 +298,8 @@ def find_earlier_maps(store: FeatureStore, views: ViewPlan, plan: StorePlan) -> 
     Raises:
         StoreError: `store` was made of something else; the message says of what.
     """
-    made_of, wanted = store.manifest["made_of"], dict(plan.fingerprint_parts)
+    made_of = store.manifest["made_of"]
+    wanted = dict(plan.fingerprint_parts)
     if not _is_of_former_rule(store):
         raise _refuse(store, "it was not made by decord under the former rule of frames")
     for key in sorted((made_of.keys() | wanted.keys()) - set(_OF_FRAMES)):

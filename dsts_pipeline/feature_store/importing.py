@@ -1,9 +1,10 @@
 """Features made elsewhere into a store: checked, fingerprinted by their content, resumable.
 
-Enters: a source and the rows of labels.csv. Leaves: a finished store like any other. The source is
-read twice: once to check every map and to name the store by what they hold, once to write them. In
-between nothing but a digest per map is kept. A clip without a usable map is listed in the manifest
-with its reason, and counted.
+Enters: labels.csv, and a source: an HDF5 file, or a folder of .npy, .npz and .pt files. Leaves: a
+finished store like any other. The source is read twice: once to check every map and to name the
+store by what they hold, once to write them. In between nothing but a digest per map is kept. A
+clip without a usable map is listed in the manifest with its reason, and counted. Nothing that is
+loaded can run code: arrays without pickle, `.pt` with `weights_only`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -22,25 +23,18 @@ import numpy as np
 
 from dsts_pipeline.base.errors import DataError, StoreError
 from dsts_pipeline.base.files import sha256_json
+from dsts_pipeline.base.progress import track
+from dsts_pipeline.base.settings import StoreSettings
 from dsts_pipeline.clips.annotation import TEST, TRAIN, check_text
 from dsts_pipeline.clips.labels import number_labels, parse_whole_number
 from dsts_pipeline.clips.tables import read_split_cell, read_table
-from dsts_pipeline.feature_store.hdf5 import (
-    FORMAT_NAME,
-    Datasets,
-    find_dataset,
-    list_datasets,
-)
-from dsts_pipeline.feature_store.plan import StorePlan, choose_samples_per_shard
-from dsts_pipeline.feature_store.reader import FeatureStore, open_store
-from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
+from dsts_pipeline.feature_store.hdf5 import FORMAT_NAME, Datasets, find_dataset, list_datasets
+from dsts_pipeline.feature_store.opening import open_store
+from dsts_pipeline.feature_store.plan import StorePlan, storage_options
+from dsts_pipeline.feature_store.reader import FeatureStore
 from dsts_pipeline.feature_store.writer import StoreWriter
 
-# ---- labels.csv of features made elsewhere: which clip has which class and split. ---------------
-#
-# Enters: a CSV file (see `clips.tables`) with the columns `id` (or `path`), `label`, `split` and
-# perhaps `view`; others are left alone. Leaves: a `LabelTable`. Labels and splits are read as those
-# of clips are (see `clips.labels`).
+# ---- labels.csv: which clip has which class and split ------------------------------------------
 
 MAX_CLASSES = 2**16
 SUFFIXES = (".npy", ".npz", ".pt", ".pth")
@@ -76,7 +70,8 @@ class LabelTable:
 
 
 def read_labels(path: str | Path) -> LabelTable:
-    """Read and check a labels file.
+    """Read and check a labels file: a table with the columns `id` (or `path`), `label`, `split` and
+    perhaps `view`; others are left alone. Labels and splits are read as those of clips are.
 
     Raises:
         DataError: missing, without a needed column, empty, or a row that is wrong; names its line.
@@ -102,13 +97,9 @@ def read_labels(path: str | Path) -> LabelTable:
             )
         seen[key] = place.removeprefix(f"{path}: ")
         rows.append(row)
-    notes = [*labels.notes]
-    notes += [
-        f"no clip is of the split {split}"
-        for split in (TRAIN, TEST)
-        if all(row.split != split for row in rows)
-    ]
-    return LabelTable(tuple(rows), labels.class_names, labels.are_numbers, tuple(notes))
+    absent = [split for split in (TRAIN, TEST) if all(row.split != split for row in rows)]
+    notes = (*labels.notes, *(f"no clip is of the split {split}" for split in absent))
+    return LabelTable(tuple(rows), labels.class_names, labels.are_numbers, notes)
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -123,8 +114,11 @@ def _check_header(path: Path, header: list[str]) -> None:
 
 
 def _parse(where: str, values: dict[str, str], label: int) -> LabelRow:
-    path, view = values.get("path") or None, values.get("view") or "0"
-    clip = values.get("id") or (path and _drop_suffix(path)) or ""
+    path = values.get("path") or None
+    view = values.get("view") or "0"
+    clip = values.get("id") or ""
+    if path and not clip:
+        clip = str(PurePosixPath(path).with_suffix("")) if path.endswith(SUFFIXES) else path
     if not clip:
         raise DataError(f"{where}: neither id nor path")
     check_text(clip, "id", where)
@@ -136,23 +130,11 @@ def _parse(where: str, values: dict[str, str], label: int) -> LabelRow:
     return LabelRow(clip, path, label, read_split_cell(values["split"], where), number)
 
 
-def _drop_suffix(path: str) -> str:
-    return str(PurePosixPath(path).with_suffix("")) if path.endswith(SUFFIXES) else path
+# ---- the source, clip by clip ------------------------------------------------------------------
 
-
-# ---- ------------------------------------------------------------------------------------------
-# Features made elsewhere, clip by clip: an HDF5 file, or a folder of .npy, .npz and .pt files.
-#
-# Enters: a source and a row of labels.csv. Leaves: that clip's map `[C, T, H, W]` in a float type,
-# or an `Unusable` with the reason. Nothing that is loaded can run code: arrays without pickle,
-# `.pt` with `weights_only`.
-#
-# Layouts name the axes of one clip in a file: CTHW (default for four axes), TCHW, THWC, TC (default
-# for two: one vector per time step, map [C, T, 1, 1]), CT (the same, channels first), C (default
-# for one: map [C, 1, 1, 1]). One leading axis of length 1 more than that is dropped.
-
+# Axes of one clip in a file; a vector per time step (TC) becomes a map [C, T, 1, 1].
 LAYOUTS = ("CTHW", "TCHW", "THWC", "TC", "CT", "C")
-_DEFAULTS = {4: "CTHW", 2: "TC", 1: "C"}
+_DEFAULT_LAYOUTS = {4: "CTHW", 2: "TC", 1: "C"}  # by the number of axes
 _ID_NAMES = ("ids", "clip_ids", "video_ids", "names")
 _MAP_NAMES = ("maps", "features")
 
@@ -208,17 +190,22 @@ def open_source(
 
 
 def arrange_axes(features: np.ndarray, axes: str | None) -> np.ndarray:
-    """Features of one clip as `[C, T, H, W]`; see the module for the rule.
+    """Features of one clip as `[C, T, H, W]`, absent axes of length 1.
+
+    One leading axis of length 1 more than the layout has is dropped.
+
+    Args:
+        axes: one of `LAYOUTS`; None: by the number of axes.
 
     Raises:
         Unusable: not a float type, or another number of axes.
     """
     if features.dtype.kind != "f":
         raise Unusable(f"holds {features.dtype}, expected floats")
-    length = len(axes) if axes else None
-    if features.ndim > 1 and features.shape[0] == 1 and features.ndim - 1 in (length, 4):
+    num_axes = len(axes) if axes else None
+    if features.ndim > 1 and features.shape[0] == 1 and features.ndim - 1 in (num_axes, 4):
         features = features[0]
-    axes = axes or _DEFAULTS.get(features.ndim)
+    axes = axes or _DEFAULT_LAYOUTS.get(features.ndim)
     if axes is None or features.ndim != len(axes) or features.size == 0:
         expected = f"the axes {axes}" if axes else "4, 2 or 1 axes (or give --layout)"
         raise Unusable(f"has shape {tuple(features.shape)}, expected {expected}")
@@ -254,21 +241,23 @@ class FolderSource:
     """One file per clip (or view) below a folder; links are not followed out of it."""
 
     def __init__(self, root: Path, axes: str | None, key: str | None) -> None:
-        self.root, self._axes, self._key = root, axes, key
+        self.root = root
+        self._axes = axes
+        self._key = key
         self._files: dict[str, list[str]] = {}
         for folder, _, names in os.walk(root):
             for name in names:
                 if name.endswith(SUFFIXES):
                     path = (Path(folder) / name).relative_to(root)
                     stem = path.with_suffix("")
-                    for key_ in {stem.as_posix(), stem.name}:
-                        self._files.setdefault(key_, []).append(path.as_posix())
+                    for clip in {stem.as_posix(), stem.name}:
+                        self._files.setdefault(clip, []).append(path.as_posix())
         self.num_items = len({path for paths in self._files.values() for path in paths})
         if not self.num_items:
             raise DataError(f"{root}: no {', '.join(SUFFIXES)} file in it; nothing to import")
 
     def load(self, row: LabelRow) -> np.ndarray:
-        """See `FeatureSource`."""
+        """As in `FeatureSource`."""
         path = self.root / self._find(row)
         if not path.resolve().is_relative_to(self.root.resolve()):
             raise Unusable(f"{path} leads out of the source folder")
@@ -334,7 +323,8 @@ class Hdf5Rows:
     def __init__(
         self, path: Path, axes: str | None, dataset: str | None, ids_dataset: str | None
     ) -> None:
-        self._path, self._axes = path, axes
+        self._path = path
+        self._axes = axes
         self._file = h5py.File(path, "r", locking="best-effort")
         found = list_datasets(self._file)
         wanted = 1 + len(axes or "CTHW")
@@ -431,7 +421,7 @@ class Hdf5Rows:
         )
 
     def load(self, row: LabelRow) -> np.ndarray:
-        """See `FeatureSource`."""
+        """As in `FeatureSource`."""
         place = self._rows.get((row.id, row.view))
         if place is None:
             raise Unusable(f"no such id{f' and view {row.view}' if row.view else ''} in the file")
@@ -457,12 +447,13 @@ class StoreSource:
     """A file that `export` wrote: read with all its checks, views and storage types."""
 
     def __init__(self, store: FeatureStore) -> None:
-        self.store, self.num_items = store, len(store)
+        self.store = store
+        self.num_items = len(store)
         keys = zip(store.video_ids, store.views.tolist(), strict=True)
         self._rows = {key: row for row, key in enumerate(keys)}
 
     def load(self, row: LabelRow) -> np.ndarray:
-        """See `FeatureSource`."""
+        """As in `FeatureSource`."""
         place = self._rows.get((row.id, row.view))
         if place is None:
             raise Unusable("no such id in the file")
@@ -472,15 +463,9 @@ class StoreSource:
             raise Unusable(str(error)) from None
 
 
-# ---- Features made elsewhere into a store: checked, fingerprinted by their content, resumable. --
-#
-# Enters: a source and the rows of labels.csv. Leaves: a finished store like any other. The source
-# is read twice: once to check every map and to name the store by what they hold, once to write
-# them. In between nothing but a digest per map is kept. A clip without a usable map is listed in
-# the manifest with its reason, and counted.
+# ---- from the source into a store --------------------------------------------------------------
 
 _NUM_LISTED = 3
-OnMaps = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -499,11 +484,7 @@ class SourceSurvey:
 
 
 def survey_source(
-    source: FeatureSource,
-    rows: Sequence[LabelRow],
-    *,
-    max_failed_fraction: float,
-    on_maps: OnMaps = lambda count: None,
+    source: FeatureSource, rows: Sequence[LabelRow], *, max_failed_fraction: float
 ) -> SourceSurvey:
     """Read the map of every row once and check it.
 
@@ -513,14 +494,16 @@ def survey_source(
     shapes: dict[int, tuple[int, ...]] = {}
     digests: list[str | None] = []
     failures: dict[int, str] = {}
-    for number, row in enumerate(rows):
-        digests.append(None)
-        try:
-            features = _load_finite(source, row)
-            shapes[number], digests[-1] = features.shape, _digest(features)
-        except Unusable as error:
-            failures[number] = str(error)
-        on_maps(1)
+    with track("check features", len(rows), "maps") as progress:
+        for number, row in enumerate(rows):
+            digests.append(None)
+            try:
+                features = _load_finite(source, row)
+                shapes[number] = features.shape
+                digests[number] = _digest(features)
+            except Unusable as error:
+                failures[number] = str(error)
+            progress.advance()
     if not shapes:
         raise DataError(f"no clip has a usable map, such as {_list(rows, failures)}")
     map_shape = Counter(shapes.values()).most_common(1)[0][0]
@@ -564,19 +547,12 @@ def _list(rows: Sequence[LabelRow], failures: Mapping[int, str]) -> str:
 
 
 def plan_import(
-    source: FeatureSource,
-    table: LabelTable,
-    survey: SourceSurvey,
-    *,
-    name: str,
-    shard_bytes: int,
-    min_shards: int,
-    **storage: Any,
+    source: FeatureSource, table: LabelTable, survey: SourceSurvey, *, name: str, how: StoreSettings
 ) -> StorePlan:
     """The store of an import.
 
     Args:
-        name: of the data set. storage: `dtype`, `codec`, ... of `StorePlan`.
+        name: of the data set. how: how maps are stored.
     """
     rows = table.rows
     content = [[row.id, row.view, digest] for row, digest in zip(rows, survey.digests, strict=True)]
@@ -597,17 +573,13 @@ def plan_import(
                 "attribute_names": store.attribute_names,
                 "attributes": store.attributes,
             }
-    sample_bytes = int(np.prod(survey.map_shape)) * STORED_DTYPES[storage["dtype"]].itemsize
     return StorePlan(
         made_of,
         clips=[(row.id, row.label, row.split, row.view) for row in rows],
         class_names=class_names,
         map_shape=survey.map_shape,
-        samples_per_shard=choose_samples_per_shard(
-            len(rows), sample_bytes, shard_bytes=shard_bytes, min_shards=min_shards
-        ),
         **attributes,
-        **storage,
+        **storage_options(how, len(rows), [survey.map_shape]),
     )
 
 
@@ -618,7 +590,6 @@ def write_import(
     writer: StoreWriter,
     *,
     provenance: Mapping[str, Any],
-    on_maps: OnMaps = lambda count: None,
 ) -> Path:
     """Write every shard that is not there yet, and the manifest; returns its path.
 
@@ -626,35 +597,27 @@ def write_import(
         DataError: a map is no longer what it was at the first reading.
         StoreError: a value overflows the storage type, or the disk is full.
     """
-    for shard in writer.claims():
-        positions = writer.shard_clips(shard)
-        maps = np.zeros((len(positions), *survey.map_shape), np.float32)
-        for target, features in zip(
-            maps, _read_again(source, rows, survey, positions), strict=True
-        ):
-            if features is not None:
-                target[...] = features
-        failed = {n: reason for n, reason in survey.failures.items() if n in positions}
-        writer.write_shard(shard, maps, failed)
-        on_maps(len(positions))
+    with track("import features", len(rows), "maps") as progress:
+        for shard in writer.claims():
+            positions = writer.shard_clips(shard)
+            maps = np.zeros((len(positions), *survey.map_shape), np.float32)
+            failed = {n: reason for n, reason in survey.failures.items() if n in positions}
+            for target, number in zip(maps, positions, strict=True):
+                if number not in failed:
+                    target[...] = _load_same(source, rows[number], survey.digests[number])
+            writer.write_shard(shard, maps, failed)
+            progress.advance(len(positions))
     return writer.finish(provenance)
 
 
-def _read_again(
-    source: FeatureSource, rows: Sequence[LabelRow], survey: SourceSurvey, positions: range
-) -> Iterator[np.ndarray | None]:
-    for number in positions:
-        if number in survey.failures:
-            yield None
-            continue
-        try:
-            features = source.load(rows[number])
-            same = _digest(features) == survey.digests[number]
-        except Unusable:
-            same = False
-        if not same:
-            raise DataError(
-                f"clip {rows[number].id}: its map changed while it was being imported; run "
-                "`python cli.py import-features` again when nothing writes the source"
-            )
-        yield features
+def _load_same(source: FeatureSource, row: LabelRow, digest: str | None) -> np.ndarray:
+    try:
+        features = source.load(row)
+        if _digest(features) == digest:
+            return features
+    except Unusable:
+        pass
+    raise DataError(
+        f"clip {row.id}: its map changed while it was being imported; run "
+        "`python cli.py import-features` again when nothing writes the source"
+    )

@@ -22,8 +22,8 @@ SCALES_NAME = "scales/zarr.json"
 FRAMES_NAME = "frames/zarr.json"
 FRAMES_CHUNK_NAME = "frames/c.0.0"
 LOCK_NAME = ".writer.lock"
-DIMENSION_NAMES = ("clip", "C", "T", "H", "W")
 
+_DIMENSION_NAMES = ("clip", "C", "T", "H", "W")
 _CRC32C = {"name": "crc32c"}
 _LITTLE_ENDIAN = {"name": "bytes", "configuration": {"endian": "little"}}
 _ZARR_TYPES = {"bfloat16": "uint16"}  # Its bit patterns: few readers know a bfloat16.
@@ -50,11 +50,6 @@ def name_sidecar(shard: int) -> str:
     return f"shards/{shard:06d}.json"
 
 
-def name_codecs(codec: str) -> list[str]:
-    """Names of a map's codecs in the order of encoding, as the manifest lists them."""
-    return ["bytes", *(["zstd"] if codec == "zstd" else []), "crc32c"]
-
-
 def describe_group(fingerprint: str) -> dict[str, Any]:
     """The zarr v3 group metadata document."""
     attributes = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "fingerprint": fingerprint}
@@ -62,44 +57,47 @@ def describe_group(fingerprint: str) -> dict[str, Any]:
 
 
 def describe_maps(
-    num_clips: int,
-    map_shape: Sequence[int],
+    shape: Sequence[int],
     stored_type: str,
     samples_per_shard: int,
     *,
     codec: str = "none",
     zstd_level: int = 1,
-) -> dict[str, Any]:
-    """The zarr v3 metadata document of `maps`: one inner chunk a clip, `samples_per_shard` a shard.
+) -> dict[str, dict[str, Any]]:
+    """The zarr v3 metadata documents of `maps` and, for int8, of its float32 `scales`, by path.
 
-    The fill value of float maps is NaN: what is not there can't be taken for a map of zeros.
+    One inner chunk a clip, `samples_per_shard` a shard. The fill value of float maps is NaN: what
+    is not there can't be taken for a map of zeros.
+
+    Args:
+        shape: `[clips, C, T, H, W]`; that of `scales` is `[clips, C]`.
     """
     codecs: list[dict[str, Any]] = [{"name": "bytes"} if stored_type == "int8" else _LITTLE_ENDIAN]
     if codec == "zstd":
         configuration = {"level": zstd_level, "checksum": False}
         codecs.append({"name": "zstd", "configuration": configuration})
-    return _describe_array(
+    num_clips, *map_shape = shape
+    maps = _describe_array(
         [num_clips, *map_shape],
         _ZARR_TYPES.get(stored_type, stored_type),
         _FILL_VALUES.get(stored_type, "NaN"),
         [samples_per_shard, *map_shape],
         _shard([1, *map_shape], [*codecs, _CRC32C]),
         {"stored_type": stored_type},
-        DIMENSION_NAMES,
+        _DIMENSION_NAMES,
     )
-
-
-def describe_scales(num_clips: int, num_channels: int, samples_per_shard: int) -> dict[str, Any]:
-    """The metadata document of `scales`: float32 `[clips, C]`, sharded as the maps are."""
-    return _describe_array(
-        [num_clips, num_channels],
+    if stored_type != "int8":
+        return {ARRAY_NAME: maps}
+    scales = _describe_array(
+        [num_clips, map_shape[0]],
         "float32",
         "NaN",
-        [samples_per_shard, num_channels],
-        _shard([1, num_channels], [_LITTLE_ENDIAN, _CRC32C]),
+        [samples_per_shard, map_shape[0]],
+        _shard([1, map_shape[0]], [_LITTLE_ENDIAN, _CRC32C]),
         {},
-        DIMENSION_NAMES[:2],
+        _DIMENSION_NAMES[:2],
     )
+    return {ARRAY_NAME: maps, SCALES_NAME: scales}
 
 
 def describe_frames(num_clips: int, num_frames: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The manifest: written last, it says that a store is complete and what its files' digests are.
 
-Enters: a plan and the sidecars of all shards. Leaves: the JSON document of docs/store-format.md.
+Enters: a plan and the sidecars of all shards, the small files that vouch for a complete shard each.
+Leaves: the JSON document of docs/store-format.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import DataError, StoreError
-from dsts_pipeline.base.files import is_signed, read_json, sha256_file, sha256_json, sign
+from dsts_pipeline.base.files import is_signed, read_json, sha256_file, sign
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.plan import StorePlan
 
@@ -36,12 +37,6 @@ def build_manifest(
             second extraction would not give the same bytes.
     """
     failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
-    planned = Counter(sample.split for sample in plan.samples)
-    failed = Counter(failure["split"] for failure in failures)
-    splits = {
-        split: {"planned": planned[split], "stored": planned[split] - failed[split]}
-        for split in sorted(planned)
-    }
     content = {
         "format": {"name": layout.FORMAT_NAME, "version": layout.FORMAT_VERSION},
         "fingerprint": plan.fingerprint,
@@ -50,15 +45,10 @@ def build_manifest(
             "shape": [plan.num_clips, *plan.map_shape],
             "stored_type": plan.dtype,
             "samples_per_shard": plan.samples_per_shard,
-            "codecs": layout.name_codecs(plan.codec),
+            "codecs": ["bytes", *(["zstd"] if plan.codec == "zstd" else []), "crc32c"],
             "on_overflow": plan.on_overflow,
         },
-        "counts": {
-            "planned": plan.num_clips,
-            "stored": plan.num_clips - len(failures),
-            "failed": len(failures),
-            "splits": splits,
-        },
+        "counts": count_clips(Counter(sample.split for sample in plan.samples), failures),
         "files": dict(files),
         "shards": [{"files": sidecar["files"]} for sidecar in sidecars],
         "failures": failures,
@@ -70,6 +60,29 @@ def build_manifest(
         "provenance": dict(provenance),
     }
     return sign(content)
+
+
+def count_clips(
+    planned: Mapping[str, int], failures: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The manifest's "counts", from the number of planned maps by split and what failed."""
+    num_planned = sum(planned.values())
+    failed = Counter(failure["split"] for failure in failures)
+    return {
+        "planned": num_planned,
+        "stored": num_planned - len(failures),
+        "failed": len(failures),
+        "splits": {
+            split: {"planned": planned[split], "stored": planned[split] - failed[split]}
+            for split in sorted(planned)
+        },
+    }
+
+
+def stored_positions(manifest: Mapping[str, Any]) -> list[int]:
+    """Places in the planned order of the maps that exist, ascending."""
+    failed = {failure["position"] for failure in manifest["failures"]}
+    return [place for place in range(manifest["array"]["shape"][0]) if place not in failed]
 
 
 def _sum_quantization(shards: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
@@ -90,46 +103,6 @@ def drop_provenance(content: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in ("provenance", "digest")}
 
 
-_OWN_OF_RECORD = ("store", "stores_of_other_taps", "manifest_sha256")
-
-
-def record_store(
-    manifest: Mapping[str, Any], store: Path, other_taps: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """What outputs/features.json says of a finished store: all of its manifest but provenance.
-
-    Two extractions of the same bytes give the same record. `manifest_sha256` is the digest of what
-    is recorded of the manifest; the store's place may be changed by hand when it is moved.
-
-    Args:
-        other_taps: Where the stores of a run's other taps are, by tap.
-    """
-    content = drop_provenance(manifest)
-    own: dict[str, Any] = {"store": str(store), "manifest_sha256": sha256_json(content)}
-    if other_taps:
-        own["stores_of_other_taps"] = dict(other_taps)
-    return content | own
-
-
-def is_sound_record(record: Mapping[str, Any]) -> bool:
-    """Whether a record's digest holds; one of an earlier release has none."""
-    content = {key: value for key, value in record.items() if key not in _OWN_OF_RECORD}
-    return record.get("manifest_sha256") in (None, sha256_json(content))
-
-
-def find_difference(record: Mapping[str, Any], manifest: Mapping[str, Any]) -> str | None:
-    """The first part of a manifest that is not what `record_store` recorded; None: it is the same.
-
-    A record of an earlier release has no digest; what it holds of the manifest is compared.
-    """
-    content = drop_provenance(manifest)
-    names = content.keys() & record.keys()
-    if differing := sorted(name for name in names if content[name] != record[name]):
-        return differing[0]
-    expected = record.get("manifest_sha256")
-    return "manifest" if expected not in (None, sha256_json(content)) else None
-
-
 def load_manifest(store: str | Path) -> dict[str, Any]:
     """Read a store's manifest and check that it is whole and of a known format.
 
@@ -141,7 +114,16 @@ def load_manifest(store: str | Path) -> dict[str, Any]:
     if not store.is_dir():
         raise StoreError(f"{store}: no feature store here; run `python cli.py extract` to make it")
     if not path.exists():
-        raise StoreError(_tell_unfinished(store))
+        if not (store / layout.GROUP_NAME).exists():
+            raise StoreError(
+                f"{store}: not a feature store (no {layout.MANIFEST_NAME}, no "
+                f"{layout.GROUP_NAME}); run `python cli.py extract` to make one"
+            )
+        done = len(list((store / "shards").glob("*.json")))
+        raise StoreError(
+            f"{store}: unfinished store ({done} shards written, no {layout.MANIFEST_NAME}); "
+            "run `python cli.py extract`, which goes on from there"
+        )
     return parse_manifest(path.read_bytes(), str(path))
 
 
@@ -167,22 +149,7 @@ def parse_manifest(encoded: bytes, where: str) -> dict[str, Any]:
     return content
 
 
-def _tell_unfinished(store: Path) -> str:
-    if not (store / layout.GROUP_NAME).exists():
-        return (
-            f"{store}: not a feature store (no {layout.MANIFEST_NAME}, no {layout.GROUP_NAME}); "
-            "run `python cli.py extract` to make one"
-        )
-    done = len(list((store / "shards").glob("*.json")))
-    return (
-        f"{store}: unfinished store ({done} shards written, no {layout.MANIFEST_NAME}); "
-        "run `python cli.py extract`, which goes on from there"
-    )
-
-
-# ---- Which shards of an unfinished store can be trusted: those whose sidecar vouches for them. --
-
-_KEYS = {"fingerprint", "files", "failures", "saturated", "quantization"}
+_SIDECAR_KEYS = {"fingerprint", "files", "failures", "saturated", "quantization"}
 
 
 def find_sidecar(
@@ -195,7 +162,7 @@ def find_sidecar(
     """
     try:
         sidecar = read_json(store / layout.name_sidecar(shard))
-        if set(sidecar) != _KEYS or sidecar["fingerprint"] != plan.fingerprint:
+        if set(sidecar) != _SIDECAR_KEYS or sidecar["fingerprint"] != plan.fingerprint:
             return None
         names = [entry["file"] for entry in sidecar["files"]]
         if names != layout.name_shard_files(shard, plan.dtype):

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_json
+from dsts_pipeline.base.settings import StoreSettings
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES, STORED_TYPES, OnOverflow
 
-ON_OVERFLOW = ("error", "fail", "saturate")
 FINGERPRINT_LENGTH = 32
 _ROUNDING = 16
 
@@ -84,7 +85,7 @@ class StorePlan:
         object.__setattr__(self, "map_shape", tuple(int(size) for size in self.map_shape))
         _check_choice("dtype", self.dtype, STORED_TYPES)
         _check_choice("codec", self.codec, layout.CODECS)
-        _check_choice("on_overflow", self.on_overflow, ON_OVERFLOW)
+        _check_choice("on_overflow", self.on_overflow, get_args(OnOverflow))
         if not 1 <= self.zstd_level <= 19:
             raise ValueError(f"zstd_level is {self.zstd_level}, expected 1 to 19")
         if len(self.map_shape) != 4 or min(self.map_shape) < 1:
@@ -130,20 +131,13 @@ class StorePlan:
     @cached_property
     def arrays(self) -> dict[str, dict[str, Any]]:
         """The zarr v3 metadata documents of the store's arrays, by their path."""
-        documents = {
-            layout.ARRAY_NAME: layout.describe_maps(
-                self.num_clips,
-                self.map_shape,
-                self.dtype,
-                self.samples_per_shard,
-                codec=self.codec,
-                zstd_level=self.zstd_level,
-            )
-        }
-        if self.dtype == "int8":
-            documents[layout.SCALES_NAME] = layout.describe_scales(
-                self.num_clips, self.map_shape[0], self.samples_per_shard
-            )
+        documents = layout.describe_maps(
+            [self.num_clips, *self.map_shape],
+            self.dtype,
+            self.samples_per_shard,
+            codec=self.codec,
+            zstd_level=self.zstd_level,
+        )
         if self.frame_table is not None:
             documents[layout.FRAMES_NAME] = layout.describe_frames(*self.frame_table.shape)
         return documents
@@ -232,3 +226,27 @@ def choose_samples_per_shard(
     spread = max(_ROUNDING, -(-num_clips // max(1, min_shards)))
     samples = min(fitting, spread)
     return samples // _ROUNDING * _ROUNDING if samples > _ROUNDING else samples
+
+
+def storage_options(
+    store: StoreSettings, num_clips: int, map_shapes: Iterable[Sequence[int]]
+) -> dict[str, Any]:
+    """The options of a `StorePlan` that the settings decide: type, codec, maps a shard.
+
+    Args:
+        map_shapes: shapes of the maps; those of several stores whose shards are to hold the same
+            clips.
+    """
+    largest = max(math.prod(shape) for shape in map_shapes)
+    return {
+        "dtype": store.dtype,
+        "codec": store.codec,
+        "zstd_level": store.zstd_level,
+        "on_overflow": store.on_overflow,
+        "samples_per_shard": choose_samples_per_shard(
+            num_clips,
+            largest * STORED_DTYPES[store.dtype].itemsize,
+            shard_bytes=store.shard_bytes,
+            min_shards=store.min_shards,
+        ),
+    }

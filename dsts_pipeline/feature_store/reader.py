@@ -1,15 +1,14 @@
-"""Reading a finished store: row numbers in, maps out, every checksum verified.
+"""A finished store as its readers see it: row numbers in, maps out, every checksum verified.
 
 Rows are the maps that exist: clips that failed to decode keep their position in the files but
-are no rows. Nothing missing is ever read as zeros: it is an error that names the shard.
+are no rows. Nothing missing is ever read as zeros: it is an error that names the shard. Where
+maps come from is a `MapSource`: shards, an HDF5 file or zarr-python; `opening.py` picks it.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import math
-import warnings
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,93 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.transfers import STALL_SECONDS
-from dsts_pipeline.feature_store import layout
-from dsts_pipeline.feature_store.hdf5 import read_hdf5
-from dsts_pipeline.feature_store.manifest import load_manifest
-from dsts_pipeline.feature_store.shards import CRC_BYTES, ShardSource
+from dsts_pipeline.feature_store.files import LocalFiles, check_files, list_some
+from dsts_pipeline.feature_store.manifest import REPAIR, load_manifest, stored_positions
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES, StoredMaps
-from dsts_pipeline.feature_store.verify import LocalFiles, StoreFiles, require_presence
-from dsts_pipeline.feature_store.zarr_source import ZarrSource, find_foreign_part
 
-# ---- Memory for batches that is used again once nobody holds the batch any more. ----------------
-#
-# Fresh memory costs as much as reading into it: the kernel maps and clears every page (51 MB for
-# 32 maps of 1.6 MB), and gives it back when the batch is dropped. An array from a `BufferPool` is
-# an ordinary array; when the last view of it is gone, its memory serves the next batch.
-
-_WORTH_KEEPING = 2**20
-_LARGEST_KEPT = 2**29  # A batch may be so large; a whole split that was dropped is to be free.
-_ALIGNMENT = 64
-NUM_SPARE = 2
-
-
-class _Lease:
-    """Owns the memory of one array; NumPy keeps it alive as long as any view of the array."""
-
-    def __init__(self, memory: np.ndarray, spare: deque[np.ndarray]) -> None:
-        self._memory, self._spare = memory, spare
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self._memory.__array_interface__
-
-    def __del__(self) -> None:
-        if self._memory.nbytes <= _LARGEST_KEPT:
-            self._spare.append(self._memory)
-
-
-class BufferPool:
-    """Gives out arrays, and keeps the memory of the latest few that were dropped.
-
-    Args:
-        num_spare: how many pieces of memory are kept while unused.
-    """
-
-    def __init__(self, num_spare: int = NUM_SPARE) -> None:
-        self._num_spare = num_spare
-        # Arrays may be dropped in any thread and at any time: a deque needs no lock.
-        self._spare: deque[np.ndarray] = deque(maxlen=num_spare)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_num_spare": self._num_spare, "_spare": deque(maxlen=self._num_spare)}
-
-    def empty(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-        """An array of undefined content, C order."""
-        num_bytes = math.prod(shape) * dtype.itemsize
-        if num_bytes < _WORTH_KEEPING:
-            return _allocate(num_bytes).view(dtype).reshape(shape)
-        memory = self._take(num_bytes)
-        return np.asarray(_Lease(memory, self._spare))[:num_bytes].view(dtype).reshape(shape)
-
-    def _take(self, num_bytes: int) -> np.ndarray:
-        while True:
-            try:
-                memory = self._spare.pop()  # The latest: a cache may still hold it.
-            except IndexError:
-                return _allocate(num_bytes)
-            if num_bytes <= memory.nbytes <= 2 * num_bytes:
-                return memory
-
-
-def _allocate(num_bytes: int) -> np.ndarray:
-    """Bytes at an address that vector instructions like.
-
-    All batches start on one alignment, since matrix products may round otherwise on another.
-    """
-    memory = np.empty(num_bytes + _ALIGNMENT, dtype=np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + num_bytes]
-
-
-# ---- Reading a finished store: row numbers in, maps out, every checksum verified. ---------------
-#
-# Rows are the maps that exist: clips that failed to decode keep their position in the files but
-# are no rows. Nothing missing is ever read as zeros: it is an error that names the shard.
-
-CACHE_BYTES = 20 * 2**30
 _ROWS_A_READ = 32
-_HDF5_SUFFIXES = (".h5", ".hdf5")
 
 
 class MapSource(Protocol):
@@ -151,14 +68,16 @@ class FeatureStore:
         source: MapSource,
         frames: np.ndarray | None = None,
     ) -> None:
-        self.location, self.manifest, self.source = str(location), dict(manifest), source
+        self.location = str(location)
+        self.manifest = dict(manifest)
+        self.source = source
         self._buffers = BufferPool()
-        array, samples = manifest["array"], clip_table["samples"]
+        array = manifest["array"]
+        samples = clip_table["samples"]
         self.map_shape: tuple[int, ...] = tuple(array["shape"][1:])
         self.stored_type: str = array["stored_type"]
         self.dtype = np.dtype(np.float16 if self.stored_type == "float16" else np.float32)
-        failed = {failure["position"] for failure in manifest["failures"]}
-        kept = [position for position in range(array["shape"][0]) if position not in failed]
+        kept = stored_positions(manifest)
         self.positions = np.array(kept, dtype=np.int64)
         self.labels = np.array([samples["labels"][position] for position in kept], dtype=np.int64)
         self.views = np.array([samples["views"][position] for position in kept], dtype=np.int64)
@@ -277,91 +196,79 @@ class FeatureStore:
         Raises:
             StoreError: naming what is damaged and what to run.
         """
-        from dsts_pipeline.feature_store.verify import require_sound
-
         if self.path.is_dir():
-            require_sound(self.path, load_manifest(self.path), digests=True)
+            manifest = load_manifest(self.path)
+            checks = check_files(LocalFiles(self.path), manifest, digests=True)
+            if damage := [problem for _, problem in checks if problem]:
+                raise StoreError(f"{self.path}: {list_some(damage)}; {REPAIR}")
             return
         for start in range(0, len(self), _ROWS_A_READ):
             self.read_stored(range(start, min(start + _ROWS_A_READ, len(self))))
 
 
-def open_store(
-    location: str | Path,
-    *,
-    verify_checksums: bool = True,
-    num_threads: int = 1,
-    cache_dir: str | Path | None = None,
-    cache_bytes: int = CACHE_BYTES,
-    stall_seconds: float = STALL_SECONDS,
-) -> FeatureStore:
-    """Open a finished store: manifest, metadata, presence and size of every shard are checked.
+# ---- memory for batches, used again once nobody holds the batch any more -----------------------
+
+_WORTH_KEEPING = 2**20
+_LARGEST_KEPT = 2**29  # A batch may be so large; a whole split that was dropped is to be free.
+_ALIGNMENT = 64
+
+
+class _Lease:
+    """Owns the memory of one array; NumPy keeps it alive as long as any view of the array."""
+
+    def __init__(self, memory: np.ndarray, spare: deque[np.ndarray]) -> None:
+        self._memory = memory
+        self._spare = spare
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return self._memory.__array_interface__
+
+    def __del__(self) -> None:
+        if self._memory.nbytes <= _LARGEST_KEPT:
+            self._spare.append(self._memory)
+
+
+class BufferPool:
+    """Gives out ordinary arrays, and keeps the memory of the latest few that were dropped.
+
+    Fresh memory costs as much as reading into it: the kernel maps and clears every page (51 MB for
+    32 maps of 1.6 MB), and gives it back when the batch is dropped.
 
     Args:
-        location: a store's directory, an exported HDF5 file (.h5, .hdf5), or a URL.
-        verify_checksums: verify the crc32c of every map that is read.
-        num_threads: threads that read (and decode) one batch.
-        cache_dir, cache_bytes: where shards of a remote store are kept, and how much of them.
-        stall_seconds: for so long the server of a remote store may send next to nothing.
-
-    Raises:
-        StoreError: no store, an unfinished or damaged one; the message says what to run.
+        num_spare: how many pieces of memory are kept while unused.
     """
-    if "://" in str(location):
-        from dsts_pipeline.feature_store.remote import RemoteFiles
 
-        files = RemoteFiles(
-            str(location),
-            cache_dir=cache_dir,
-            cache_bytes=cache_bytes,
-            stall_seconds=stall_seconds,
-        )
-        manifest = files.load_manifest()
-        return open_files(
-            files, manifest, verify_checksums=verify_checksums, num_threads=num_threads
-        )
-    path = Path(location)
-    if path.suffix in _HDF5_SUFFIXES and not path.is_dir():
-        content = read_hdf5(path)
-        return FeatureStore(path, content.manifest, content.table, content.source, content.frames)
-    return open_files(
-        LocalFiles(path),
-        load_manifest(path),
-        verify_checksums=verify_checksums,
-        num_threads=num_threads,
-    )
+    def __init__(self, num_spare: int = 2) -> None:
+        # Arrays may be dropped in any thread and at any time: a deque needs no lock.
+        self._spare: deque[np.ndarray] = deque(maxlen=num_spare)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_spare": deque(maxlen=self._spare.maxlen)}
+
+    def empty(self, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+        """An array of undefined content, C order."""
+        num_bytes = math.prod(shape) * dtype.itemsize
+        if num_bytes < _WORTH_KEEPING:
+            return _allocate(num_bytes).view(dtype).reshape(shape)
+        memory = self._take(num_bytes)
+        return np.asarray(_Lease(memory, self._spare))[:num_bytes].view(dtype).reshape(shape)
+
+    def _take(self, num_bytes: int) -> np.ndarray:
+        while True:
+            try:
+                memory = self._spare.pop()  # The latest: a cache may still hold it.
+            except IndexError:
+                return _allocate(num_bytes)
+            if num_bytes <= memory.nbytes <= 2 * num_bytes:
+                return memory
 
 
-def open_files(
-    files: StoreFiles,
-    manifest: Mapping[str, Any],
-    *,
-    verify_checksums: bool = True,
-    num_threads: int = 1,
-) -> FeatureStore:
-    """Open the store whose files and (checked) manifest are given; see `open_store`.
+def _allocate(num_bytes: int) -> np.ndarray:
+    """Bytes at an address that vector instructions like.
 
-    Raises:
-        StoreError: a file is missing, of another size, or its digest does not hold.
+    All batches start on one alignment, since matrix products may round otherwise on another.
     """
-    small = require_presence(files, manifest)
-    source: MapSource
-    if foreign := find_foreign_part(small, manifest):
-        note = f"{files.location}: read through zarr-python, slowly, since it has {foreign}"
-        warnings.warn(note, stacklevel=3)
-        source = ZarrSource(files, manifest)
-    else:
-        source = ShardSource(
-            files, manifest, verify_checksums=verify_checksums, num_threads=num_threads
-        )
-    clip_table = json.loads(small[layout.CLIPS_NAME])
-    return FeatureStore(files.location, manifest, clip_table, source, _decode_frames(small))
-
-
-def _decode_frames(small: Mapping[str, bytes]) -> np.ndarray | None:
-    """Frame numbers int32 `[positions, F]`; the file's digest has been compared."""
-    if layout.FRAMES_CHUNK_NAME not in small:
-        return None
-    shape = json.loads(small[layout.FRAMES_NAME])["shape"]
-    content = small[layout.FRAMES_CHUNK_NAME][:-CRC_BYTES]
-    return np.frombuffer(content, dtype="<i4").astype(np.int32).reshape(shape)
+    memory = np.empty(num_bytes + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + num_bytes]

@@ -1,7 +1,15 @@
-"""Maps out of a store's shards: positions in, the batch's memory filled.
+"""The shards of a store: chunks into a file, and back into the memory of a batch.
 
-Positions are sorted by shard and slot, cut into portions, and the portions shared out among
-threads, whoever is free taking the next one.
+One file is a zarr v3 `sharding_indexed` chunk (more in docs/store-format.md):
+
+    chunk | crc32c   one pair per stored map, without gaps, in the order of the clips
+    nameplate        ASCII "<fingerprint>:<array>:<shard number, 8 digits>"; zarr readers skip it
+    index | crc32c   (offset, length) per slot, uint64 little endian; both 2**64 - 1: no map
+
+`ShardStream` writes one, `read_index` and `read_chunks` read from one, and `ShardSource` reads maps
+at any positions of a store from all of them, in threads.
+
+Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
 """
 
 from __future__ import annotations
@@ -24,20 +32,13 @@ from numcodecs.zstd import Zstd
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import layout
+from dsts_pipeline.feature_store.files import StoreFiles, list_shard_files
 from dsts_pipeline.feature_store.manifest import REPAIR
-from dsts_pipeline.feature_store.verify import StoreFiles, list_shard_files
-
-# ---- ------------------------------------------------------------------------------------------
-# One shard file: maps in, bytes out (back: `chunks.py`). The zarr v3 `sharding_indexed` codec.
-#
-#     chunk | crc32c   one pair per stored map, without gaps, in the order of the clips
-#     nameplate        ASCII "<fingerprint>:<array>:<shard number, 8 digits>"; zarr readers skip it
-#     index | crc32c   (offset, length) per slot, uint64 little endian; both 2**64 - 1: no map
-#
-# Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/index.html
 
 CRC_BYTES = 4
 ABSENT = 2**64 - 1
+_RUN_CHUNKS = 256  # Two buffers each, and the system takes 1,024 a call.
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class ShardDamage(Exception):
@@ -58,7 +59,9 @@ class ShardStream:
     """
 
     def __init__(self, file: IO[bytes], num_slots: int) -> None:
-        self._file, self._digest, self._offset = file, hashlib.sha256(), 0
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._offset = 0
         self._index = np.full((num_slots, 2), ABSENT, dtype="<u8")
 
     def append(self, slot: int, chunk: np.ndarray | bytes) -> None:
@@ -91,16 +94,13 @@ def checksum(content: bytes | np.ndarray) -> bytes:
     return struct.pack("<I", google_crc32c.value(content))
 
 
-# ---- ------------------------------------------------------------------------------------------
-# zstd: bytes in, a smaller frame out, and back. The zarr v3 `zstd` codec, without its checksum.
+# ---- zstd: the zarr v3 codec, without its checksum ---------------------------------------------
 #
 # Choice: numcodecs, because zarr-python needs it anyway; it releases the interpreter's lock.
 # The frame's bytes may differ between versions of the zstd library (the maps never do), so a store
 # that is repaired after an update may hold other bytes than before; its manifest then says so.
 #
 # Source: https://datatracker.ietf.org/doc/html/rfc8878#section-3.1.1
-
-_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def compress_zstd(content: np.ndarray, level: int) -> bytes:
@@ -132,7 +132,7 @@ def largest_frame_bytes(num_bytes: int) -> int:
 
 def _content_bytes(header: bytes) -> int | None:
     """Size of the content, as the frame's header states it; None where it does not."""
-    if len(header) < 6 or not header.startswith(_MAGIC):
+    if len(header) < 6 or not header.startswith(_ZSTD_MAGIC):
         return None
     descriptor = header[4]
     is_single_segment = bool(descriptor & 0x20)
@@ -143,14 +143,10 @@ def _content_bytes(header: bytes) -> int | None:
     return int.from_bytes(header[start : start + size], "little") + (256 if size == 2 else 0)
 
 
-# ---- ------------------------------------------------------------------------------------------
-# Maps out of one shard file: an open descriptor and slots in, maps in the caller's memory out.
+# ---- from one file into the caller's memory ----------------------------------------------------
 #
-# The file's layout is in `shards.py`, the format's specification in docs/store-format.md. Bytes go
-# from the file straight into the target, and are checksummed there while the processor's cache
-# still holds them; chunks that lie one behind the other are read by one call.
-
-_RUN_CHUNKS = 256  # Two buffers each, and the system takes 1,024 a call.
+# Bytes go from the file straight into the target, and are checksummed there while the processor's
+# cache still holds them; chunks that lie one behind the other are read by one call.
 
 
 def read_index(
@@ -173,7 +169,7 @@ def read_index(
     if len(tail) < tail_bytes:
         raise ShardDamage(f"is truncated to {num_bytes} bytes")
     encoded = tail[len(nameplate) : len(nameplate) + index_bytes]
-    if struct.pack("<I", google_crc32c.value(encoded)) != tail[-CRC_BYTES:]:
+    if checksum(encoded) != tail[-CRC_BYTES:]:
         raise ShardDamage("has a damaged index (crc32c does not hold)")
     if not tail.startswith(nameplate):
         raise ShardDamage(f"is not {nameplate.decode()} but another shard")
@@ -235,7 +231,7 @@ def _read_plain(
         memoryview(checksums)[at : at + CRC_BYTES] for at in range(0, len(checksums), CRC_BYTES)
     ]
     buffers = [
-        part for pair in zip(targets, tails, strict=True) for part in (pair[0].data, pair[1])
+        part for target, tail in zip(targets, tails, strict=True) for part in (target.data, tail)
     ]
     num_bytes = sum(index[slot][1] for slot in slots)
     if os.preadv(descriptor, buffers, index[slots[0]][0]) != num_bytes:
@@ -273,10 +269,7 @@ def _compare(content: np.ndarray, stored: memoryview | np.ndarray, slot: int) ->
         raise ShardDamage(f"has a damaged map in slot {slot} (crc32c does not hold)")
 
 
-# ---- A bounded number of open files, kept open between reads. -----------------------------------
-#
-# Safe in threads: a file that is being read is never closed under its reader. Safe after a fork:
-# only positioned reads are made of these descriptors, so that processes may share them.
+# ---- a bounded number of open files, kept open between reads -----------------------------------
 
 
 @dataclass
@@ -286,21 +279,16 @@ class _Open:
 
 
 class Descriptors:
-    """Opens files of a store on demand; the least recently used ones are closed.
+    """Opens files of a store on demand; `files.num_open` of them stay open, the latest used.
 
-    Args:
-        files: where the files lie.
-        num_open: how many stay open between reads (by default as many as `files` allows). While
-            reading, each thread may hold one more.
+    Safe in threads: a file that is being read is never closed under its reader, and each thread
+    may hold one more. Safe after a fork: only positioned reads are made, which processes can share.
     """
 
-    def __init__(self, files: StoreFiles, num_open: int | None = None) -> None:
-        self.files, self.num_open = files, files.num_open if num_open is None else num_open
+    def __init__(self, files: StoreFiles) -> None:
+        self._files = files
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     @contextmanager
     def borrow(self, name: str) -> Iterator[int]:
@@ -324,36 +312,25 @@ class Descriptors:
                 self._open.move_to_end(name)
                 entry.num_readers += 1
                 return entry
-        descriptor = self.files.open_descriptor(name)  # May take long: a download.
+        descriptor = self._files.open_descriptor(name)  # May take long: a download.
         with self._lock:
             if entry := self._open.get(name):
                 os.close(descriptor)
             else:
                 entry = self._open[name] = _Open(descriptor)
             entry.num_readers += 1
-            self._shrink(self.num_open)
+            while len(self._open) > self._files.num_open:
+                _, oldest = self._open.popitem(last=False)
+                if oldest.num_readers == 0:
+                    os.close(oldest.descriptor)
             return entry
-
-    def _shrink(self, num_open: int) -> None:
-        while len(self._open) > num_open:
-            _, oldest = self._open.popitem(last=False)
-            if oldest.num_readers == 0:
-                os.close(oldest.descriptor)
-
-    def close(self) -> None:
-        """Close every file that is not being read."""
-        with self._lock:
-            self._shrink(0)
 
     def __del__(self) -> None:
         for entry in self._open.values():
             os.close(entry.descriptor)
 
 
-# ---- Maps out of a store's shards: positions in, the batch's memory filled. ---------------------
-#
-# Positions are sorted by shard and slot, cut into portions, and the portions shared out among
-# threads, whoever is free taking the next one.
+# ---- maps at any positions, from all shards of a store -----------------------------------------
 
 _PORTION_BYTES = 2**21
 _WORTH_A_THREAD = 2**18  # Bytes: waking a thread takes as long as reading so many.
@@ -369,7 +346,10 @@ class _Chunks(NamedTuple):
 
 
 class ShardSource:
-    """A `MapSource` over the shard files of a store (docs/store-format.md).
+    """A `MapSource` over the shard files of a store.
+
+    Positions are sorted by shard and slot, cut into portions, and the portions shared out among
+    threads, whoever is free taking the next one.
 
     Args:
         files: where they lie. manifest: the store's.
@@ -387,7 +367,9 @@ class ShardSource:
     ) -> None:
         if num_threads < 1:
             raise ValueError(f"num_threads is {num_threads}, expected >= 1")
-        self.files, self.verify_checksums, self.num_threads = files, verify_checksums, num_threads
+        self.files = files
+        self.verify_checksums = verify_checksums
+        self.num_threads = num_threads
         self._fingerprint = manifest["fingerprint"]
         self._samples_per_shard = int(manifest["array"]["samples_per_shard"])
         self._zstd = "zstd" in manifest["array"]["codecs"]
@@ -410,7 +392,7 @@ class ShardSource:
         self._start()
 
     def read_into(self, positions: np.ndarray, out: np.ndarray, scales: np.ndarray | None) -> None:
-        """See `MapSource`."""
+        """As in `MapSource`."""
         if self._process != os.getpid():  # A forked child has its parent's locks but no threads.
             self._start()
         groups = list(self._group(positions, out, scales))
@@ -426,7 +408,8 @@ class ShardSource:
         left = deque(chunks)
         num_threads = min(self.num_threads, len(left), worth)
         if num_threads <= 1:
-            return self._drain(left, action)
+            self._drain(left, action)
+            return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.num_threads - 1, "dsts-read")
         futures = [self._pool.submit(self._drain, left, action) for _ in range(num_threads - 1)]
@@ -437,7 +420,6 @@ class ShardSource:
             errors = [error for future in futures if (error := future.exception())]
         if errors:
             raise errors[0]
-        return None
 
     def _drain(self, left: deque[_Chunks], action: Callable[[_Chunks], None]) -> None:
         while True:
@@ -446,18 +428,14 @@ class ShardSource:
             except IndexError:
                 return
             try:
-                self._try_twice(action, chunks)
+                try:
+                    action(chunks)
+                except ShardDamage:
+                    if not self.files.refetch(chunks.name):
+                        raise
+                    action(chunks)  # on a fresh copy of the file
             except (ShardDamage, OSError) as error:
                 raise self._explain(chunks, error) from None
-
-    def _try_twice(self, action: Callable[[_Chunks], None], chunks: _Chunks) -> None:
-        """Do `action`, again on a fresh copy of the file where a copy was found damaged."""
-        try:
-            action(chunks)
-        except ShardDamage:
-            if not self.files.refetch(chunks.name):
-                raise
-            action(chunks)
 
     def _group(
         self, positions: np.ndarray, out: np.ndarray, scales: np.ndarray | None
@@ -470,7 +448,8 @@ class ShardSource:
         for chosen in np.split(np.arange(len(order)), np.flatnonzero(np.diff(shards)) + 1):
             if len(chosen) == 0:
                 continue
-            shard, ours = int(shards[chosen[0]]), slots[chosen].tolist()
+            shard = int(shards[chosen[0]])
+            ours = slots[chosen].tolist()
             rank = order[chosen].tolist()
             yield _Chunks(layout.name_shard(shard), shard, ours, [maps[at] for at in rank])
             if rows is not None:

@@ -47,7 +47,8 @@ def describe_maps(maps: np.ndarray) -> MapFigures:
     num_nan = num_inf = np.zeros(len(maps), dtype=np.int64)
     if not finite.all():
         nan = np.isnan(values)
-        num_nan, num_inf = nan.sum(axis=(1, 2)), (~finite & ~nan).sum(axis=(1, 2))
+        num_nan = nan.sum(axis=(1, 2))
+        num_inf = (~finite & ~nan).sum(axis=(1, 2))
         values = np.where(finite, values, 0.0)
     zeros = values.shape[2] - np.count_nonzero(values, axis=2)
     means = values.mean(axis=2)
@@ -127,12 +128,13 @@ class ChannelStatistics:
         }
 
 
-# ---- Shards whose maps differ from the others' by more than chance: a permutation test. ---------
+# ---- drift: shards whose maps differ from the others' by more than chance ----------------------
 #
-# Were all shards made alike, the clips of one class could change places between shards without
-# anything changing but chance. So they do, a few hundred times, and a shard is flagged if it lies
-# further out than the furthest shard of every one of these shuffles. Two distances are taken, from
-# the shard's mean over its clips, per channel, standardized by what n clips drawn at random vary:
+# A permutation test. Were all shards made alike, the clips of one class could change places between
+# shards without anything changing but chance. So they do, a few hundred times, and a shard is
+# flagged if it lies further out than the furthest shard of every one of these shuffles. Two
+# distances are taken, from the shard's mean over its clips, per channel, standardized by what n
+# clips drawn at random vary:
 #
 #     z[s, c] = (mean over clips of shard s, channel c) / (std[c] / sqrt(n[s]))     after removing
 #               the mean over the clips of the same class in the whole store
@@ -157,10 +159,13 @@ class ChannelStatistics:
 # beside training views). Where classes are small (fewer than 3 clips on average), all clips may.
 
 # Numbers kept for the test: 64 MiB of float32. Beyond that, evenly spaced channels stand for all.
-MAX_KEPT, MAX_CHANNELS = 2**24, 512
+MAX_KEPT = 2**24
+MAX_CHANNELS = 512
 MIN_SHARDS = 3
 _MIN_CLASS_SIZE = 3
-_MANY_SHUFFLES, _FEW_SHUFFLES, _FEW_ABOVE = 999, 199, 2**20
+_MANY_SHUFFLES = 999
+_FEW_SHUFFLES = 199  # of more numbers than _FEW_ABOVE
+_FEW_ABOVE = 2**20
 _MAX_FLAGGED = 20
 _DAMPING = 0.1
 _ROUNDING = 1e-3  # of sums in float32, where a shuffle can change nothing else
@@ -240,8 +245,8 @@ class ClipMeans:
         for rows in rows_of.values():
             seen = tuple(sorted(int(views[row]) for row in rows))
             self._keys.append((shard, int(labels[rows[0]]), seen))
-            self._means.append(means[rows][:, self.channels].mean(axis=0, dtype=np.float64))
-            self._means[-1] = self._means[-1].astype(np.float32)
+            mean = means[rows][:, self.channels].mean(axis=0, dtype=np.float64)
+            self._means.append(mean.astype(np.float32))
 
     def test(self, *, seed: int = 0) -> Drift:
         """Flag the shards that differ from the others beyond chance."""
@@ -283,13 +288,13 @@ def _test_furthest(
 ) -> DriftedShard | None:
     """The shard furthest out, if it is further than the furthest of every shuffle."""
     order = np.argsort(shards, kind="stable")
-    means, shards, groups = means[order], shards[order], groups[order]
+    shards = shards[order]
+    groups = groups[order]
     starts = np.flatnonzero(np.diff(shards, prepend=-1))
     sizes = np.diff(starts, append=len(shards))
-    residuals, kept = _standardize(means, groups)
+    residuals, kept = _standardize(means[order], groups)
     if not len(kept):
         return None
-
     turned = _whiten(residuals)
 
     def distances(shuffle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -298,7 +303,8 @@ def _test_furthest(
         return (along**2).mean(axis=1), scores
 
     broad, scores = distances(np.arange(len(groups)))
-    narrow, limits = np.abs(scores).max(axis=1), np.zeros(2)
+    narrow = np.abs(scores).max(axis=1)
+    limits = np.zeros(2)
     by_group = np.argsort(groups, kind="stable")
     for _ in range(num_shuffles):
         shuffle = np.empty(len(groups), dtype=np.int64)

@@ -1,7 +1,7 @@
 """Float maps -> what is stored: float16, bfloat16, float32, or int8 with a scale per channel.
 
 Enters: one map `[C, T, H, W]` of any float type. Leaves: an array of `STORED_DTYPES` and, for
-int8, its scales. The way back is `stored_maps.StoredMaps.to_float`.
+int8, its scales. The way back is `StoredMaps.to_float`.
 
     bfloat16    the upper half of a float32, rounded to nearest, ties to even; kept as uint16
     int8        stored = round(x / scale), ties to even, scale = max|x| / 127 per map and channel,
@@ -15,17 +15,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-# ---- Maps as they lie in a store, and the numbers that they stand for. --------------------------
-#
-# Preloading and transport keep this form: int8 and bfloat16 stay a quarter and half of float32.
 
 STORED_DTYPES: dict[str, np.dtype] = {
     "float16": np.dtype(np.float16),
@@ -33,11 +25,18 @@ STORED_DTYPES: dict[str, np.dtype] = {
     "float32": np.dtype(np.float32),
     "int8": np.dtype(np.int8),
 }
+OnOverflow = Literal["error", "fail", "saturate"]
+STORED_TYPES = tuple(STORED_DTYPES)
+INT8_LIMIT = 127
+_BFLOAT16_INFINITY = 0x7F80
+_EXPONENTS = {"float16": 0x7C00, "bfloat16": _BFLOAT16_INFINITY}
+_BFLOAT16_LARGEST = 0x7F7F
+_BLOCK = 2**14
 
 
 @dataclass(frozen=True)
 class StoredMaps:
-    """Some maps in the storage type.
+    """Some maps in the storage type, the form that preloading and transport keep.
 
     Args:
         maps: `[n, C, T, H, W]`, of `STORED_DTYPES[stored_type]`.
@@ -83,25 +82,7 @@ class StoredMaps:
         return out
 
 
-# ---- Float maps -> what is stored: float16, bfloat16, float32, or int8 with a scale per channel.
-#
-# Enters: one map `[C, T, H, W]` of any float type. Leaves: an array of `STORED_DTYPES` and, for
-# int8, its scales. The way back is `stored_maps.StoredMaps.to_float`.
-#
-#     bfloat16    the upper half of a float32, rounded to nearest, ties to even; kept as uint16
-#     int8        stored = round(x / scale), ties to even, scale = max|x| / 127 per map and channel,
-#                 both in float32; a channel of zeros (or of less than 1e-43) has scale 0
-#
-# Choice: symmetric scales, because zero (half of a ReLU map) then stays exactly zero. Every map is
-# taken as float32 first, so that one rule of rounding holds whatever the caller hands in.
-
-OnOverflow = Literal["error", "fail", "saturate"]
-STORED_TYPES = tuple(STORED_DTYPES)
-INT8_LIMIT = 127
-_BFLOAT16_INFINITY = 0x7F80
-_EXPONENTS = {"float16": 0x7C00, "bfloat16": _BFLOAT16_INFINITY}
-_BFLOAT16_LARGEST = 0x7F7F
-_BLOCK = 2**14
+# ---- one map, encoded --------------------------------------------------------------------------
 
 
 class UnstorableMap(Exception):
@@ -113,7 +94,9 @@ class UnstorableMap(Exception):
     """
 
     def __init__(self, channel: int, value: float, stored_type: str, overflows: bool) -> None:
-        self.channel, self.value, self.overflows = channel, value, overflows
+        self.channel = channel
+        self.value = value
+        self.overflows = overflows
         super().__init__(
             f"channel {channel} of its map holds {value:g}, "
             + (f"which overflows {stored_type}" if overflows else "which is no number to store")
@@ -202,33 +185,21 @@ def _sum_squares(values: np.ndarray) -> float:
 
 
 def _convert(values: np.ndarray, stored_type: str) -> EncodedMap:
-    if stored_type == "int8":
-        return EncodedMap(*_quantize(values))
     if values.dtype == STORED_DTYPES[stored_type]:
         return EncodedMap(values, None)
     import torch  # Rounds as NumPy does, 15 times as fast; late, since readers do without it.
 
+    tensor = torch.from_numpy(values if values.flags.writeable else values.copy())
     if stored_type == "float16":
-        return EncodedMap(_as_tensor(values).to(torch.float16).numpy(), None)
-    bits = _as_tensor(values).to(torch.bfloat16).view(torch.int16)
-    return EncodedMap(bits.numpy().view(np.uint16), None)
-
-
-def _as_tensor(values: np.ndarray) -> Tensor:
-    import torch
-
-    return torch.from_numpy(values if values.flags.writeable else values.copy())
-
-
-def _quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    import torch
-
-    tensor = _as_tensor(values)
+        return EncodedMap(tensor.to(torch.float16).numpy(), None)
+    if stored_type == "bfloat16":
+        bits = tensor.to(torch.bfloat16).view(torch.int16)
+        return EncodedMap(bits.numpy().view(np.uint16), None)
     scales = tensor.abs().amax(dim=(1, 2, 3)).numpy() / np.float32(INT8_LIMIT)
     divisors = torch.from_numpy(np.where(scales > 0, scales, np.float32(np.inf)))
     steps = (tensor / divisors[:, None, None, None]).round_()
     # A subnormal scale is itself rounded, and the quotient may then exceed 127.
-    return steps.clamp_(-INT8_LIMIT, INT8_LIMIT).to(torch.int8).numpy(), scales
+    return EncodedMap(steps.clamp_(-INT8_LIMIT, INT8_LIMIT).to(torch.int8).numpy(), scales)
 
 
 def _has_finite_bits(stored: np.ndarray, exponent: int) -> bool:

@@ -1,293 +1,331 @@
-"""Damage to a finished store: presence, sizes and digests of its files against its manifest.
+"""`verify`: everything that can be checked about a store, files first, then the maps in them.
 
-Enters: a store's files and its manifest. Leaves: a `FileProblem` per file that is not what the
-manifest says. What is in the files, `values.py` looks at.
+Enters: a directory, a URL or an HDF5 file. Leaves: a `Verdict`, which says whether the store is
+sound, which shards are not, and what looks strange without being damage: maps of zeros, shards
+that differ from the others. Maps stream by in batches of bounded size; what is kept grows with the
+number of clips as their list of names does.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+import numpy as np
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.progress import track
+from dsts_pipeline.base.settings import FeedSettings
 from dsts_pipeline.feature_store import layout
-from dsts_pipeline.feature_store.manifest import REPAIR
+from dsts_pipeline.feature_store.files import (
+    FileProblem,
+    LocalFiles,
+    check_files,
+    check_sidecars,
+    check_totals,
+    list_files,
+    list_some,
+)
+from dsts_pipeline.feature_store.hdf5 import HDF5_SUFFIXES, check_datasets
+from dsts_pipeline.feature_store.manifest import load_manifest
+from dsts_pipeline.feature_store.opening import open_store
+from dsts_pipeline.feature_store.reader import FeatureStore
+from dsts_pipeline.feature_store.shards import ShardSource
+from dsts_pipeline.feature_store.statistics import (
+    ChannelStatistics,
+    ClipMeans,
+    Drift,
+    MapFigures,
+    describe_maps,
+)
 
-# ---- Where a store's files lie: names inside the store in, bytes, sizes and descriptors out. ----
-#
-# A reader needs no more of a file system than this, so a store on a disk and one behind a URL are
-# read by the same code. Names use "/", as in docs/store-format.md.
-
-
-class StoreFiles(Protocol):
-    """The files of one store, read only. Can be pickled, and used in threads and after a fork."""
-
-    location: str
-    """For messages: the directory or URL."""
-    num_open: int
-    """How many of them may stay open between reads."""
-
-    def read_bytes(self, name: str) -> bytes:
-        """Content of a small file.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-
-    def sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """Bytes of each of `names` that exists; the others are left out."""
-
-    def open_descriptor(self, name: str) -> int:
-        """A descriptor for positioned reads of a file; the caller closes it.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-
-    def refetch(self, name: str) -> bool:
-        """Told that a file is damaged: whether opening it again may give a sound one."""
+# Float64 bytes of one batch: what the checks hold of a store at a time, a few times over.
+_BATCH_BYTES = 8 * 2**20
 
 
-class LocalFiles:
-    """The files of a store in a directory.
+def check_store(
+    location: str | Path, feed: FeedSettings = FeedSettings(), *, fast: bool
+) -> Verdict:
+    """Check a store.
 
     Args:
-        path: the store's directory.
-    """
-
-    num_open = 64
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self.location = str(path)
-
-    def read_bytes(self, name: str) -> bytes:
-        """See `StoreFiles`."""
-        return (self.path / name).read_bytes()
-
-    def sizes(self, names: Sequence[str]) -> dict[str, int]:
-        """See `StoreFiles`. Lists each folder once."""
-        wanted: dict[str, set[str]] = {}
-        for name in names:
-            folder, _, base = name.rpartition("/")
-            wanted.setdefault(folder, set()).add(base)
-        found = {}
-        for folder, bases in wanted.items():
-            prefix = f"{folder}/" if folder else ""
-            try:
-                with os.scandir(self.path / folder) as entries:
-                    for entry in entries:
-                        if entry.name in bases and entry.is_file():
-                            found[prefix + entry.name] = entry.stat().st_size
-            except FileNotFoundError:
-                continue
-        return found
-
-    def open_descriptor(self, name: str) -> int:
-        """See `StoreFiles`."""
-        return os.open(self.path / name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-
-    def refetch(self, name: str) -> bool:
-        """See `StoreFiles`: no, it is the only copy."""
-        return False
-
-
-# ---- Whether a store's files are there: the check before the first map is read. -----------------
-#
-# A shard that is missing reads as fill values in every zarr reader, silently. So every shard's
-# presence and size, and the small files' digests, are compared with the manifest on opening.
-
-_NUM_NAMED_OF_PRESENCE = 5
-
-
-def list_shard_files(manifest: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """`(shard number, {"file", "bytes", "sha256"})` of every file of every shard."""
-    for number, entry in enumerate(manifest["shards"]):
-        for file in entry["files"] if "files" in entry else [entry]:
-            yield number, file
-
-
-def require_presence(files: StoreFiles, manifest: Mapping[str, Any]) -> dict[str, bytes]:
-    """Check all files of a store and return the contents of the small ones.
+        feed: how many threads read, and where shards of a remote store are kept. Checksums are
+            verified whatever it says.
+        fast: presence, sizes and the small files' digests only.
 
     Raises:
-        StoreError: naming the files that are missing or of the wrong size or digest.
+        StoreError: there is no store, it is unfinished, of another format, or its manifest is
+            damaged: nothing can be compared then.
     """
-    small, damage = {}, []
-    for name, expected in manifest["files"].items():
-        try:
-            small[name] = files.read_bytes(name)
-        except FileNotFoundError:
-            damage.append(f"file {name} is missing")
-            continue
-        if hashlib.sha256(small[name]).hexdigest() != expected["sha256"]:
-            damage.append(f"file {name} is damaged (sha256 does not hold)")
-    shards = list(list_shard_files(manifest))
-    sizes = files.sizes([entry["file"] for _, entry in shards])
-    for number, entry in shards:
-        size = sizes.get(entry["file"])
-        if size is None:
-            damage.append(f"shard {number} ({entry['file']}) is missing")
-        elif size != entry["bytes"]:
-            problem = f"has {size} bytes, not {entry['bytes']}"
-            damage.append(f"shard {number} ({entry['file']}) {problem}")
-    if damage:
-        more = (
-            f" and {len(damage) - _NUM_NAMED_OF_PRESENCE} more"
-            if len(damage) > _NUM_NAMED_OF_PRESENCE
-            else ""
+    path = Path(location)
+    if "://" in str(location) or (path.is_file() and path.suffix in HDF5_SUFFIXES):
+        # Opening checks a file's digests, or presence and sizes behind the URL, and raises.
+        store = open_store(
+            location,
+            num_threads=feed.num_read_threads,
+            cache_dir=feed.cache_dir,
+            cache_bytes=feed.cache_bytes,
+            stall_seconds=feed.stall_seconds,
         )
-        raise StoreError(
-            f"{files.location}: {'; '.join(damage[:_NUM_NAMED_OF_PRESENCE])}{more}; {REPAIR}"
+        return _check_open(store, fast)
+    manifest = load_manifest(path)
+    files = LocalFiles(path)
+    listed = list_files(manifest)
+    verdict = Verdict(
+        location=str(location),
+        fingerprint=manifest["fingerprint"],
+        imported="import" in manifest["made_of"],
+        fast=fast,
+        num_files=len(listed),
+        num_bytes=sum(entry["bytes"] for _, _, entry in listed),
+        num_maps=manifest["counts"]["stored"],
+        notes=check_sidecars(path, manifest),
+    )
+    if (problem := check_totals(path, manifest)) is not None:
+        verdict.problems.append(problem)
+    with track("verify digests" if not fast else "verify", len(listed), "files") as progress:
+        for _, found in check_files(files, manifest, digests=not fast):
+            if found:
+                verdict.problems.append(found)
+            progress.advance(note=_tell(verdict))
+    if not fast and all(problem.shard is not None for problem in verdict.problems):
+        table = json.loads(files.read_bytes(layout.CLIPS_NAME))
+        source = ShardSource(files, manifest, num_threads=feed.num_read_threads)
+        _check_maps(verdict, FeatureStore(path, manifest, table, source))
+    return verdict
+
+
+def _check_open(store: FeatureStore, fast: bool) -> Verdict:
+    verdict = Verdict(
+        location=store.location,
+        fingerprint=store.fingerprint,
+        imported="import" in store.manifest["made_of"],
+        fast=fast,
+        num_files=len(list_files(store.manifest)),
+        num_bytes=len(store) * store.sample_bytes,
+        num_maps=len(store),
+    )
+    if store.path.is_file():
+        verdict.num_files = 1
+        verdict.num_bytes = store.path.stat().st_size
+        verdict.problems += check_datasets(store.path)
+    if not fast:
+        _check_maps(verdict, store)
+    return verdict
+
+
+def _check_maps(verdict: Verdict, store: FeatureStore) -> None:
+    with track("verify maps", len(store), "maps") as progress:
+        verdict.values = check_values(
+            store, on_maps=lambda count: progress.advance(count, note=_tell(verdict))
         )
-    return small
 
 
-# ---- Damage to a finished store: presence, sizes and digests of its files against its manifest.
-#
-# Enters: a store's files and its manifest. Leaves: a `FileProblem` per file that is not what the
-# manifest says. What is in the files, `values.py` looks at.
+def _tell(verdict: Verdict) -> str:
+    return f"{len(verdict.problems)} damaged" if verdict.problems else ""
 
-_NUM_NAMED = 5
+
+# ---- what was found ----------------------------------------------------------------------------
+
+
+@dataclass
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        location, fingerprint: the store's.
+        imported: whether its maps were made elsewhere, so that no stage can make them again.
+        fast: whether only presence, sizes and the small files' digests were looked at.
+        num_files, num_bytes, num_maps: how much was looked at.
+        problems: files that are not as recorded. values: None where no map was looked at.
+        notes: what a reader need not care about.
+    """
+
+    location: str
+    fingerprint: str
+    imported: bool
+    fast: bool
+    num_files: int
+    num_bytes: int
+    num_maps: int
+    problems: list[FileProblem] = field(default_factory=list)
+    values: ValueReport | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def damage(self) -> list[str]:
+        """A sentence per damaged file and map."""
+        maps = self.values.damaged if self.values else []
+        return [*map(str, self.problems), *map(str, maps)]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What looks strange and may be right: maps of zeros, drift, sidecars."""
+        found = list(self.notes)
+        if self.values and self.values.zero:
+            found.append(
+                f"{len(self.values.zero)} maps are all zeros: {list_some(self.values.zero)}"
+            )
+        if self.values and self.values.drift:
+            found += map(str, self.values.drift.flagged)
+        return found
+
+    @property
+    def damaged_shards(self) -> list[int]:
+        """Numbers of the shards that have to be written again."""
+        maps = self.values.damaged if self.values else []
+        in_files = {problem.shard for problem in self.problems if problem.shard is not None}
+        return sorted(in_files | {strange.shard for strange in maps})
+
+    def require_sound(self, cure: str, *, strict: bool) -> None:
+        """Raise a StoreError that names the damage (and with `strict` the warnings)."""
+        found = self.damage + (self.warnings if strict else [])
+        if found:
+            raise StoreError(f"{self.location}: {list_some(found)}; {cure}")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        sizes = {name: getattr(self, name) for name in ("num_files", "num_bytes", "num_maps")}
+        return sizes | {
+            "location": self.location,
+            "fingerprint": self.fingerprint,
+            "mode": "fast" if self.fast else "full",
+            "sound": not self.damage,
+            "damage": [vars(problem) for problem in self.problems],
+            "damaged_shards": self.damaged_shards,
+            "warnings": self.warnings,
+            "values": None if self.values is None else self.values.to_json(),
+        }
+
+
+@dataclass
+class ValueReport:
+    """What the maps of a store say.
+
+    Attributes:
+        damaged: maps that can't be read or are not finite. zero: maps of nothing but zeros.
+        statistics: per channel. drift: the test between shards.
+    """
+
+    statistics: ChannelStatistics
+    damaged: list[StrangeMap] = field(default_factory=list)
+    zero: list[StrangeMap] = field(default_factory=list)
+    drift: Drift | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, all maps and channels included."""
+        return {
+            "damaged_maps": [vars(strange) for strange in self.damaged],
+            "zero_maps": [vars(strange) for strange in self.zero],
+            "channels": self.statistics.to_json(),
+            "drift": None if self.drift is None else self.drift.to_json(),
+        }
 
 
 @dataclass(frozen=True)
-class FileProblem:
-    """A file that is not as recorded, or a map in it that is not sound.
+class StrangeMap:
+    """One map that is not as it should be.
 
     Attributes:
-        file: its name inside the store. problem: what is wrong, a phrase that follows the name.
-        shard: the shard that it belongs to; None for the small files.
-        clip: the clip whose map is concerned, where it is one map.
+        clip, view: whose map. row: its number in the store. shard: where it lies.
+        problem: what is wrong, a phrase.
     """
 
-    file: str
+    clip: str
+    view: int
+    row: int
+    shard: int
     problem: str
-    shard: int | None = None
-    clip: str | None = None
 
     def __str__(self) -> str:
-        return f"{_name_file(self.file, self.shard)} {self.problem}"
+        view = f" (view {self.view})" if self.view else ""
+        return f"clip {self.clip}{view} {self.problem}"
 
 
-def _name_file(file: str, shard: int | None) -> str:
-    return f"file {file}" if shard is None else f"shard {shard} ({file})"
+# ---- the maps: checksums that fail, NaN, Inf, zeros, statistics, drift -------------------------
 
 
-def list_files(manifest: Mapping[str, Any]) -> list[tuple[int | None, str, Mapping[str, Any]]]:
-    """`(shard or None, name, {"bytes", "sha256"})` of every file that a manifest vouches for."""
-    small = [(None, name, entry) for name, entry in manifest["files"].items()]
-    return [*small, *((shard, entry["file"], entry) for shard, entry in list_shard_files(manifest))]
-
-
-def check_files(
-    files: StoreFiles, manifest: Mapping[str, Any], *, digests: bool
-) -> Iterator[tuple[str, FileProblem | None]]:
-    """Check every file of a store, yielding its name and what is wrong, in the manifest's order.
+def check_values(
+    store: FeatureStore, *, on_maps: Callable[[int], None] = lambda count: None
+) -> ValueReport:
+    """Read every map of a store once.
 
     Args:
-        digests: compare sha256 too (reads everything); else presence and size of shards, and
-            digests of the small files only.
+        on_maps: called with the number of maps of each batch done.
     """
-    listed = list_files(manifest)
-    sizes = files.sizes([name for _, name, _ in listed])
-    for shard, name, expected in listed:
-        problem = None
-        if name not in sizes:
-            problem = "is missing"
-        elif sizes[name] != expected["bytes"]:
-            problem = f"has {sizes[name]} bytes, not {expected['bytes']}"
-        elif digests or shard is None:
-            problem = _compare_digest(files, name, expected["sha256"])
-        yield name, FileProblem(name, problem, shard) if problem else None
+    report = ValueReport(ChannelStatistics(store.map_shape[0]))
+    clip_means = ClipMeans(len(store), store.map_shape[0])
+    batch_size = max(1, _BATCH_BYTES // (8 * int(np.prod(store.map_shape))))
+    for shard, rows in _rows_by_shard(store):
+        kept = []
+        means = []
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            sound, figures = _check_batch(store, shard, batch, report)
+            on_maps(len(batch))
+            if figures is None:
+                continue
+            report.statistics.add(figures)
+            kept.append(sound[figures.finite])
+            means.append(figures.means[figures.finite])
+        if not kept:
+            continue
+        chosen = np.concatenate(kept)
+        clip_means.add_shard(
+            shard,
+            [store.video_ids[row] for row in chosen],
+            store.labels[chosen].tolist(),
+            store.views[chosen].tolist(),
+            np.concatenate(means),
+        )
+    report.drift = clip_means.test()
+    return report
 
 
-def _compare_digest(files: StoreFiles, name: str, expected: str) -> str | None:
+def _rows_by_shard(store: FeatureStore) -> Iterator[tuple[int, np.ndarray]]:
+    """Shard numbers with the rows (int64) that lie in each; an HDF5 file has the same parts."""
+    shards = store.positions // int(store.manifest["array"]["samples_per_shard"])
+    starts = np.flatnonzero(np.diff(shards, prepend=-1))
+    for rows in np.split(np.arange(len(store)), starts[1:]):
+        if len(rows):
+            yield int(shards[rows[0]]), rows
+
+
+def _check_batch(
+    store: FeatureStore, shard: int, rows: np.ndarray, report: ValueReport
+) -> tuple[np.ndarray, MapFigures | None]:
+    """Rows that can be read, and the figures of their maps; the report gets what is strange."""
+
+    def name(row: int, problem: str) -> StrangeMap:
+        return StrangeMap(store.video_ids[row], int(store.views[row]), int(row), shard, problem)
+
     try:
-        descriptor = files.open_descriptor(name)
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"can't be read ({error.strerror or error})"
-    return None if found == expected else "is damaged (sha256 does not hold)"
-
-
-def check_sidecars(store: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Sidecars that are missing or say something else than the manifest: for each a sentence.
-
-    Readers need no sidecar. A writer trusts no shard without one, and would write it again.
-    """
-    strange = []
-    for shard, entry in enumerate(manifest["shards"]):
-        name = layout.name_sidecar(shard)
-        try:
-            sidecar = read_json(store / name)
-            same = sidecar["fingerprint"] == manifest["fingerprint"]
-            sound = same and sidecar["files"] == entry["files"]
-        except Exception:  # Whatever it holds instead: it is not this shard's sidecar.
-            sound = False
+        maps = store.read(rows)
+    except StoreError:  # One by one, so that each bad map is named and the others are looked at.
+        sound = []
+        for row in rows.tolist():
+            try:
+                store.read([row])
+                sound.append(row)
+            except StoreError as error:
+                report.damaged.append(name(row, f"has no sound map: {_shorten(error, store)}"))
+        rows = np.array(sound, dtype=np.int64)
         if not sound:
-            strange.append(f"file {name} is missing or damaged; a repair writes its shard again")
-    return strange
+            return rows, None
+        maps = store.read(rows)
+    figures = describe_maps(maps)
+    for place in np.flatnonzero(~figures.finite):
+        problem = f"has {figures.num_nan[place]} NaN and {figures.num_inf[place]} Inf in its map"
+        report.damaged.append(name(int(rows[place]), problem))
+    for place in np.flatnonzero(figures.all_zero):
+        report.zero.append(name(int(rows[place]), "has a map of zeros"))
+    return rows, figures
 
 
-def check_totals(store: Path, manifest: Mapping[str, Any]) -> FileProblem | None:
-    """A manifest whose failures or counts are not those of its shards' sidecars, if it is one.
-
-    Its own digest can't tell: somebody may have renewed it. Sidecars that can't be read are told
-    by `check_sidecars`.
-    """
-    try:
-        sidecars = [
-            read_json(store / layout.name_sidecar(shard))
-            for shard in range(len(manifest["shards"]))
-        ]
-        failures = [failure for sidecar in sidecars for failure in sidecar["failures"]]
-    except Exception:
-        return None
-    failed, counts = Counter(failure["split"] for failure in failures), manifest["counts"]
-    planned = {split: found["planned"] for split, found in counts["splits"].items()}
-    stored = {split: number - failed[split] for split, number in planned.items()}
-    expected = {
-        "planned": manifest["array"]["shape"][0],
-        "stored": manifest["array"]["shape"][0] - len(failures),
-        "failed": len(failures),
-        "splits": {s: {"planned": planned[s], "stored": stored[s]} for s in planned},
-    }
-    sums = sum(planned.values()) == expected["planned"]
-    if manifest["failures"] == failures and counts == expected and sums:
-        return None
-    return FileProblem(
-        layout.MANIFEST_NAME, "tells other failures or counts than the shards' sidecars", None
-    )
-
-
-def find_damage(
-    store: str | Path, manifest: Mapping[str, Any], *, digests: bool
-) -> Iterator[tuple[str, str | None]]:
-    """`check_files` for a store on a disk, yielding `(what, problem or None)` in words."""
-    listed = list_files(manifest)
-    checks = check_files(LocalFiles(store), manifest, digests=digests)
-    for (shard, name, _), (_, problem) in zip(listed, checks, strict=True):
-        yield _name_file(name, shard), problem.problem if problem else None
-
-
-def list_some(problems: Sequence[Any]) -> str:
-    """The first few of `problems` in one line, and how many more there are."""
-    more = f" and {len(problems) - _NUM_NAMED} more" if len(problems) > _NUM_NAMED else ""
-    return "; ".join(map(str, problems[:_NUM_NAMED])) + more
-
-
-def require_sound(store: str | Path, manifest: Mapping[str, Any], *, digests: bool) -> None:
-    """Raise a StoreError that names the damaged files, if there are any."""
-    checks = find_damage(store, manifest, digests=digests)
-    if damage := [f"{what} {problem}" for what, problem in checks if problem]:
-        raise StoreError(f"{store}: {list_some(damage)}; {REPAIR}")
+def _shorten(error: StoreError, store: FeatureStore) -> str:
+    """The part of a message that says what is wrong, without the store's name and the cure."""
+    told = str(error).removeprefix(f"{store.location}: ")
+    return told.rpartition("; ")[0] or told

@@ -1,10 +1,10 @@
 """Logits -> numbers: accuracy with intervals, calibration, comparisons, routing.
 
 `scoring.py` runs saved heads over maps and `predictions.py` keeps their answers in files; all else
-is pure functions on numpy arrays.
+is pure functions on numpy arrays. Torch is imported by `scoring.py` alone, which is not imported
+here: a report needs numbers, no heads.
 """
 
-from dsts_pipeline.metrics.accuracy import headline_figures
 from dsts_pipeline.metrics.comparison import compare_predictions
 from dsts_pipeline.metrics.intervals import Bootstrap, Interval, paired_difference
 from dsts_pipeline.metrics.predictions import (
@@ -16,9 +16,14 @@ from dsts_pipeline.metrics.predictions import (
     count_views,
     softmax,
 )
-from dsts_pipeline.metrics.routing_summary import RoutingOptions, assemble_routing
-from dsts_pipeline.metrics.summary import assemble_metrics
-from dsts_pipeline.metrics.tables import plot_tables, print_results, results_table
+from dsts_pipeline.metrics.routing import RoutingOptions, assemble_routing
+from dsts_pipeline.metrics.summary import (
+    assemble_metrics,
+    headline_figures,
+    plot_tables,
+    print_results,
+    results_table,
+)
 
 __all__ = [
     "Bootstrap",

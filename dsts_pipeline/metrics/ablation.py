@@ -1,8 +1,9 @@
-"""The content of an ablation's results.json and results.csv.
+"""An ablation's results.json, results.csv and table on a terminal, beside the paper's figures.
 
 Enters: for every variant and seed its answers on the evaluated split. Leaves: figures with means,
-spreads and intervals over seeds, each variant against the reference, ready for JSON, and a tidy
-table of one row per variant and seed. Accuracies are fractions, 0..1.
+spreads and intervals over seeds, each variant against the reference, ready for JSON; a tidy table
+of one row per variant and seed; and a rich table, plain text when piped. Accuracies are fractions,
+0..1, and percent where people read them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import csv_text
-from dsts_pipeline.metrics.accuracy import class_wise_accuracy, top_k_hits
+from dsts_pipeline.metrics.accuracy import class_wise_accuracy
 from dsts_pipeline.metrics.calibration import negative_log_likelihood
 from dsts_pipeline.metrics.intervals import (
     Bootstrap,
@@ -27,7 +28,10 @@ from dsts_pipeline.metrics.intervals import (
     paired_over_seeds,
 )
 from dsts_pipeline.metrics.predictions import HeadResult, align
-from dsts_pipeline.metrics.routing import dead_neurons, neuron_usage, usage_entropy
+from dsts_pipeline.metrics.routing import describe_use, neuron_usage
+from dsts_pipeline.metrics.summary import points_text
+
+# ---- results.json and results.csv ---------------------------------------------------------------
 
 FIGURES = ("top1", "top5", "class_wise")
 
@@ -145,17 +149,18 @@ def _describe(
 
 
 def _describe_run(run: AblationRun) -> dict[str, Any]:
-    predictions, history = run.result.predictions, run.history
-    hits = {k: top_k_hits(predictions.probabilities, predictions.labels, k) for k in (1, 5)}
+    predictions = run.result.predictions
+    history = run.history
+    hits = predictions.hits()
     best = [entry["epoch"] for entry in history if entry.get("best")]
     held = [entry["heldout_accuracy"] for entry in history if "heldout_accuracy" in entry]
     chosen = held[best[-1]] if best and held else None
     loss = negative_log_likelihood(predictions.probabilities, predictions.labels)
     return {
         "seed": run.seed,
-        "top1": float(hits[1].mean()),
-        "top5": float(hits[5].mean()),
-        "class_wise": class_wise_accuracy(hits[1], predictions.labels, predictions.num_classes),
+        "top1": float(hits.mean()),
+        "top5": float(predictions.hits(5).mean()),
+        "class_wise": class_wise_accuracy(hits, predictions.labels, predictions.num_classes),
         "loss": float(loss.mean()),
         "num_parameters": run.result.num_parameters,
         "epochs": len(history),
@@ -171,7 +176,7 @@ def _layers(result: HeadResult) -> list[dict[str, Any]]:
     if result.predictions.neurons is None or result.num_neurons is None:
         return []
     usage = neuron_usage(result.predictions.routes()[0], result.num_neurons)
-    return [{"entropy": float(usage_entropy(u)), "dead": int(dead_neurons(u))} for u in usage]
+    return [{key: describe_use(row)[key] for key in ("entropy", "dead")} for row in usage]
 
 
 def _compare(
@@ -182,19 +187,19 @@ def _compare(
     pairs = [(run, others[run.seed]) for run in variant.runs if run.seed in others]
     if not pairs:
         return None
-    own, other = [], []
+    own = []
+    other = []
     for run, of_base in pairs:
         first = of_base.result.predictions
-        second = align(first, run.result.predictions)
-        own.append(top_k_hits(second.probabilities, second.labels, 1))
-        other.append(top_k_hits(first.probabilities, first.labels, 1))
+        own.append(align(first, run.result.predictions).hits())
+        other.append(first.hits())
     top1 = [[float(hits.mean()) for hits in side] for side in (own, other)]
     by_class = [
         [class_wise_accuracy(hits, first.labels, first.num_classes) for hits in side]
         for side in (own, other)
     ]
-    return paired_over_seeds(top1[0], top1[1]) | {
-        "class_wise": paired_over_seeds(by_class[0], by_class[1]),
+    return paired_over_seeds(*top1) | {
+        "class_wise": paired_over_seeds(*by_class),
         "by_clip": paired_over_clips(np.stack(own), np.stack(other), bootstrap),
     }
 
@@ -210,7 +215,7 @@ def _adjust(variants: Mapping[str, dict[str, Any]]) -> None:
         versus["p_value_holm"] = float(p_value)
 
 
-# ---- Figures that the paper reports (its Tables 1 to 7), as context beside a run's own. ---------
+# ---- figures that the paper reports (its Tables 1 to 7), as context beside a run's own ----------
 #
 # Source: Li, Foo et al., Dynamic Spatio-Temporal Specialization Learning for Fine-Grained Action
 # Recognition, ECCV 2022, arXiv 2209.01425. Percent. They were measured by its authors, on their
@@ -338,15 +343,17 @@ def paper_figures(table: int, variant: str) -> dict[str, float] | None:
     return {"top1": float(row[1]), "class_wise": float(row[2])}
 
 
-# ---- An ablation on a terminal: our figures beside the paper's, table by table. -----------------
-#
-# Enters: the dictionary of results.json. Leaves: a rich table, plain text when piped.
+# ---- on a terminal: our figures beside the paper's, table by table ------------------------------
 
 DASH = "-"
 
 
 def ablation_table(results: Mapping[str, Any]) -> Table:
-    """Sections are the paper's Tables 3 to 7; what belongs to none of them comes last."""
+    """Sections are the paper's Tables 3 to 7; what belongs to none of them comes last.
+
+    Args:
+        results: what `assemble_ablation` returns.
+    """
     num_seeds = f"{len(results['seeds'])} seed{'s' if len(results['seeds']) > 1 else ''}"
     table = Table(
         title=f"Ablation on the {results['split']} split (percent; {num_seeds}, 95 % "
@@ -361,7 +368,6 @@ def ablation_table(results: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     variants = sorted(results["variants"].items(), key=lambda item: item[1]["position"])
     about = {found.number: found.about for found in PAPER_TABLES}
-    seen: set[str] = set()
     for number in sorted({number for _, variant in variants for number in variant["table"]}):
         own = [(name, variant) for name, variant in variants if number in variant["table"]]
         order = list(PAPER_ROWS.get(number, {}))
@@ -371,8 +377,7 @@ def ablation_table(results: Mapping[str, Any]) -> Table:
         for name, variant in own:
             table.add_row(*_row(name, variant, number, results["reference"]))
         table.add_section()
-        seen |= {name for name, _ in own}
-    rest = [(name, variant) for name, variant in variants if name not in seen]
+    rest = [(name, variant) for name, variant in variants if not variant["table"]]
     if rest:
         table.add_row(Text("In none of the paper's tables", style="bold"))
     for name, variant in rest:
@@ -385,21 +390,23 @@ def _row(name: str, variant: Mapping[str, Any], number: int | None, reference: s
     base = None if number is None else paper_figures(number, reference)
     versus = variant["versus_reference"]
     size = variant["num_parameters"]
-    row: list[Any] = [
+    gain = DASH
+    if paper is not None and base is not None and name != reference:
+        gain = f"{paper['top1'] - base['top1']:+.1f}"
+    ends = ("difference", "low", "high")
+    return [
         Text(f"  {variant['title']}"),
-        figure_text(variant["top1"]),
-        figure_text(variant["class_wise"], with_interval=False),
+        _figure_text(variant["top1"]),
+        _figure_text(variant["class_wise"], with_interval=False),
         DASH if size is None else f"{size:,}",
-        DASH if versus is None else difference_text(versus),
+        DASH if versus is None else points_text(*(versus[end] for end in ends)),
         DASH if versus is None else p_text(versus["p_value_holm"]),
         DASH if paper is None else f"{paper['top1']:.1f} / {paper['class_wise']:.1f}",
+        gain,
     ]
-    differs = paper is not None and base is not None and name != reference
-    row.append(f"{paper['top1'] - base['top1']:+.1f}" if differs and paper and base else DASH)
-    return row
 
 
-def figure_text(figure: Mapping[str, float | None] | None, *, with_interval: bool = True) -> str:
+def _figure_text(figure: Mapping[str, float | None] | None, *, with_interval: bool = True) -> str:
     """Such as "41.2 (39.8-42.6)"."""
     if figure is None or figure["mean"] is None:
         return DASH
@@ -409,23 +416,11 @@ def figure_text(figure: Mapping[str, float | None] | None, *, with_interval: boo
     return f"{text} ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
 
 
-def difference_text(versus: Mapping[str, Any]) -> str:
-    """Such as "-1.2 (-2.0 to -0.4)", in percentage points."""
-    text = _signed(versus["difference"])
-    if versus["low"] is None:
-        return text
-    return f"{text} ({_signed(versus['low'])} to {_signed(versus['high'])})"
-
-
-def p_text(p_value: float | None) -> str:
-    """Three digits, "<0.001", or a dash."""
+def p_text(p_value: float | None, dash: str = DASH) -> str:
+    """Three digits, "<0.001", or a dash where there is none."""
     if p_value is None:
-        return DASH
+        return dash
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
-
-
-def _signed(value: float) -> str:
-    return f"{round(100 * value, 1) + 0.0:+.1f}"
 
 
 def _caption(results: Mapping[str, Any]) -> str:

@@ -1,13 +1,14 @@
-"""Accuracies, per clip and averaged: top-k, class-wise, per attribute.
+"""Accuracies and confusions, per clip, averaged, and by group of clips.
 
 Enters: class probabilities `[n, K]` and labels `[n]`, or hits (bool `[n]`, "was right").
-Leaves: hits per clip, from which averages here and intervals in `intervals.py` are taken.
+Leaves: hits per clip, from which averages here and intervals in `intervals.py` are taken; counts
+`[K, K]`, rows true, columns predicted; columns of one entry per class or value, ready for JSON.
 Source: the paper's section 4 reports top-1, top-5 and "class-wise" (mean per-class) accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,30 @@ def class_wise_accuracy(hits: np.ndarray, labels: np.ndarray, num_classes: int) 
     return float(np.nanmean(per_class_accuracy(hits, labels, num_classes)))
 
 
+def plain_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Figures without intervals, for comparisons on the way.
+
+    Args:
+        probabilities: `[n, K]`, rows summing to one, n >= 1.
+        labels: int `[n]`.
+
+    Returns:
+        Number of "clips", "top1", "top5", "class_wise" accuracy and "loss", mean cross-entropy.
+    """
+    hits = top_k_hits(probabilities, labels, 1)
+    own = probabilities[np.arange(len(labels)), labels].clip(1e-12)
+    return {
+        "clips": len(labels),
+        "top1": float(hits.mean()),
+        "top5": float(top_k_hits(probabilities, labels, 5).mean()),
+        "class_wise": class_wise_accuracy(hits, labels, probabilities.shape[1]),
+        "loss": float(-np.log(own).mean()),
+    }
+
+
+# ---- attributes of classes ----------------------------------------------------------------------
+
+
 def check_attributes(
     attribute_names: Sequence[str], attributes: Sequence[Sequence[str]], num_classes: int
 ) -> None:
@@ -83,10 +108,18 @@ def attribute_hits(
     return table[predicted] == table[labels]
 
 
-# ---- Which classes are taken for which: confusion matrix and the pairs that are hardest. --------
-#
-# Enters: true and predicted classes, int `[n]`. Leaves: counts `[K, K]`, rows true, columns
-# predicted, and a ranked list of unordered class pairs.
+# ---- which classes are taken for which ----------------------------------------------------------
+
+
+def count_table(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """How often each pair of numbers `[n]` occurs: int64 of `shape`."""
+    flat = rows.astype(np.int64) * shape[1] + columns.astype(np.int64)
+    return np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Number of clips of class i that were taken for class j: int64 `[K, K]`."""
+    return count_table(labels, predicted, (num_classes, num_classes))
 
 
 @dataclass(frozen=True)
@@ -106,19 +139,6 @@ class ConfusedPair:
     def total(self) -> int:
         """Confusions in both directions."""
         return self.first_as_second + self.second_as_first
-
-
-def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Number of clips of class i that were taken for class j: int64 `[K, K]`."""
-    import torch  # here, not above: seconds that a page which shows no confusion need not wait
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    counts = multiclass_confusion_matrix(
-        torch.from_numpy(np.asarray(predicted, np.int64)),
-        torch.from_numpy(np.asarray(labels, np.int64)),
-        num_classes=num_classes,
-    )
-    return counts.numpy()
 
 
 def hardest_pairs(confusion: np.ndarray, limit: int) -> list[ConfusedPair]:
@@ -142,10 +162,9 @@ def hardest_pairs(confusion: np.ndarray, limit: int) -> list[ConfusedPair]:
     return pairs[:limit]
 
 
-# ---- Accuracy by group of clips: per class, and per value of each attribute, with counts. -------
+# ---- by group of clips: per class, per value of an attribute ------------------------------------
 #
-# Enters: hits (bool `[n]`) and labels `[n]`. Leaves: columns of one entry per class or value, plain
-# lists for JSON. Groups without clips have None, not 0; intervals are Wilson's.
+# Groups without clips have None, not 0; intervals are Wilson's.
 
 
 def class_columns(
@@ -161,9 +180,9 @@ def class_columns(
         "clips" of the class, "right" ones, "predicted" (clips of any class that were given this
         one), "accuracy" (= recall) with "low" and "high", "precision" (right / predicted).
     """
-    clips, right = _counts(hits, labels, num_classes)
+    columns = _shares(hits, labels, num_classes, confidence)
     given = np.bincount(predicted, minlength=num_classes)
-    columns = _shares(right, clips, confidence)
+    right = np.asarray(columns["right"])
     precision = np.divide(right, given, out=np.full(num_classes, np.nan), where=given > 0)
     return columns | {"predicted": given.tolist(), "precision": _or_none(precision, given > 0)}
 
@@ -182,16 +201,14 @@ def value_columns(
     """
     values = list(dict.fromkeys(values_of_classes))
     number = np.asarray([values.index(value) for value in values_of_classes])
-    clips, right = _counts(hits, number[labels], len(values))
-    return {"values": values} | _shares(right, clips, confidence)
+    return {"values": values} | _shares(hits, number[labels], len(values), confidence)
 
 
-def _counts(hits: np.ndarray, groups: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    right = np.bincount(groups, weights=hits, minlength=size).astype(np.int64)
-    return np.bincount(groups, minlength=size), right
-
-
-def _shares(right: np.ndarray, clips: np.ndarray, confidence: float) -> dict[str, list[Any]]:
+def _shares(
+    hits: np.ndarray, groups: np.ndarray, num_groups: int, confidence: float
+) -> dict[str, list[Any]]:
+    clips = np.bincount(groups, minlength=num_groups)
+    right = np.bincount(groups, weights=hits, minlength=num_groups).astype(np.int64)
     low, high = wilson_bounds(right, clips, confidence)
     there = clips > 0
     return {
@@ -205,43 +222,3 @@ def _shares(right: np.ndarray, clips: np.ndarray, confidence: float) -> dict[str
 
 def _or_none(values: np.ndarray, there: np.ndarray) -> list[float | None]:
     return [float(v) if t else None for v, t in zip(values, there, strict=True)]
-
-
-# ---- The plain figures of one set of answers, without intervals: for comparisons on the way. ----
-
-
-def plain_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Number of clips, top-1, top-5, class-wise accuracy and mean cross-entropy.
-
-    Args:
-        probabilities: `[n, K]`, rows summing to one, n >= 1.
-        labels: int `[n]`.
-    """
-    hits = top_k_hits(probabilities, labels, 1)
-    own = probabilities[np.arange(len(labels)), labels].clip(1e-12)
-    return {
-        "clips": len(labels),
-        "top1": float(hits.mean()),
-        "top5": float(top_k_hits(probabilities, labels, 5).mean()),
-        "class_wise": class_wise_accuracy(hits, labels, probabilities.shape[1]),
-        "loss": float(-np.log(own).mean()),
-    }
-
-
-# ---- The few figures that fit one line of a terminal, for `dvc metrics show` and `dvc exp show`.
-
-
-def headline_figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Top-1 and class-wise accuracy by head, and how many clips they rest on.
-
-    Args:
-        metrics: what `assemble_metrics` returns.
-
-    Returns:
-        {head: {"top1", "class_wise"}, ..., "evaluated", "failed", "missing"}; fractions, 0..1.
-    """
-    figures: dict[str, Any] = {
-        name: {"top1": head["top1"], "class_wise": head["class_wise"]}
-        for name, head in metrics["heads"].items()
-    }
-    return figures | {name: metrics[name] for name in ("evaluated", "failed", "missing")}

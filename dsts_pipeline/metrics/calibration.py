@@ -87,7 +87,8 @@ def expected_error_if_calibrated(
     The ECE of a perfectly calibrated head isn't zero: bins hold few clips, and its gaps are
     absolute. Hits are drawn with the given confidences as probabilities, 1,000 times.
     """
-    number, num_bins = bin_numbers(confidence, edges), len(edges) - 1
+    number = bin_numbers(confidence, edges)
+    num_bins = len(edges) - 1
     generator = np.random.default_rng(seed)
     errors = np.empty(_NUM_CALIBRATED_DRAWS)
     for draw in range(_NUM_CALIBRATED_DRAWS):

@@ -14,12 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.metrics.accuracy import (
-    attribute_hits,
-    check_attributes,
-    class_wise_accuracy,
-    top_k_hits,
-)
+from dsts_pipeline.metrics.accuracy import attribute_hits, check_attributes, class_wise_accuracy
 from dsts_pipeline.metrics.calibration import negative_log_likelihood
 from dsts_pipeline.metrics.intervals import Bootstrap, Interval, holm, mcnemar, mcnemar_exact
 from dsts_pipeline.metrics.predictions import Predictions, align
@@ -50,7 +45,7 @@ def compare_predictions(
           "difference_low", "difference_high"}, by the paired bootstrap.
         - "both_right", "only_first_right", "only_second_right", "both_wrong": clips.
         - "same_answer": share of clips that are given the same class.
-        - "mcnemar": see `significance.mcnemar`; of top-1.
+        - "mcnemar": see `intervals.mcnemar`; of top-1.
         - "per_class": columns of K entries "clips", "first", "second" (right clips), "difference"
           (of accuracies, None without clips), "p" (exact McNemar) and "p_holm" (over all
           classes that have clips).
@@ -67,75 +62,54 @@ def compare_predictions(
     check_attributes(attribute_names, attributes, first.num_classes)
     sizes = len(first), len(second)
     if different_clips == "common":
-        first, second = _common(first, second)
+        shared = set(first.clip_ids) & set(second.clip_ids)
+        if not shared:
+            raise DataError("the two runs have no clip in common; compare runs of the same split")
+        first = first.of_clips(shared)
+        second = second.of_clips(shared)
     second = align(first, second)
-    hits = _hits(first), _hits(second)
-    return (
-        {
-            "clips": len(first),
-            "only_in_first": sizes[0] - len(first),
-            "only_in_second": sizes[1] - len(second),
-        }
-        | _figures(first, second, bootstrap)
-        | _agreement(*hits)
-        | {
-            "same_answer": float((first.predicted == second.predicted).mean()),
-            "per_class": _per_class(*hits, first.labels, first.num_classes),
-            "attributes": _attributes(first, second, bootstrap, attribute_names, attributes),
-        }
-    )
-
-
-def _hits(predictions: Predictions) -> np.ndarray:
-    return top_k_hits(predictions.probabilities, predictions.labels, 1)
-
-
-def _common(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
-    shared = set(first.clip_ids) & set(second.clip_ids)
-    if not shared:
-        raise DataError("the two runs have no clip in common; compare runs of the same split")
-    return first.of_clips(shared), second.of_clips(shared)
-
-
-def _figures(first: Predictions, second: Predictions, bootstrap: Bootstrap) -> dict[str, Any]:
-    labels = first.labels
-
-    def clip_values(each: Predictions) -> np.ndarray:
-        top1, top5 = (top_k_hits(each.probabilities, labels, k) for k in (1, 5))
-        return np.stack([top1, top5, negative_log_likelihood(each.probabilities, labels)], axis=1)
-
-    values = clip_values(first), clip_values(second)
-    differences = bootstrap.intervals_of_means(values[0] - values[1])
-    figures = {
-        name: _figure(values[0][:, i].mean(), values[1][:, i].mean(), differences[i])
-        for i, name in enumerate(("top1", "top5", "nll"))
-    }
-    apart = bootstrap.interval_of_class_mean(
-        values[0][:, 0] - values[1][:, 0], labels, first.num_classes
-    )
-    mine, other = (class_wise_accuracy(v[:, 0], labels, first.num_classes) for v in values)
-    return figures | {"class_wise": _figure(mine, other, apart)}
-
-
-def _figure(first: float, second: float, difference: Interval) -> dict[str, float]:
-    return {
-        "first": float(first),
-        "second": float(second),
-        "difference": difference.value,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
-    }
-
-
-def _agreement(hits: np.ndarray, other_hits: np.ndarray) -> dict[str, Any]:
-    only_first, only_second = int((hits & ~other_hits).sum()), int((other_hits & ~hits).sum())
-    return {
+    hits = first.hits()
+    other_hits = second.hits()
+    only_first = int((hits & ~other_hits).sum())
+    only_second = int((other_hits & ~hits).sum())
+    return _figures(first, second, bootstrap) | {
+        "clips": len(first),
+        "only_in_first": sizes[0] - len(first),
+        "only_in_second": sizes[1] - len(second),
         "both_right": int((hits & other_hits).sum()),
         "only_first_right": only_first,
         "only_second_right": only_second,
         "both_wrong": int((~hits & ~other_hits).sum()),
         "mcnemar": mcnemar(only_first, only_second),
+        "same_answer": float((first.predicted == second.predicted).mean()),
+        "per_class": _per_class(hits, other_hits, first.labels, first.num_classes),
+        "attributes": _attributes(first, second, bootstrap, attribute_names, attributes),
     }
+
+
+def _figures(first: Predictions, second: Predictions, bootstrap: Bootstrap) -> dict[str, Any]:
+    labels = first.labels
+    values, others = (
+        np.stack(
+            [each.hits(1), each.hits(5), negative_log_likelihood(each.probabilities, labels)],
+            axis=1,
+        )
+        for each in (first, second)
+    )
+    intervals = bootstrap.intervals_of_means(values - others)
+    figures = {
+        name: _figure(values[:, i].mean(), others[:, i].mean(), intervals[i])
+        for i, name in enumerate(("top1", "top5", "nll"))
+    }
+    mine, other = (
+        class_wise_accuracy(v[:, 0], labels, first.num_classes) for v in (values, others)
+    )
+    apart = bootstrap.interval_of_class_mean(values[:, 0] - others[:, 0], labels, first.num_classes)
+    return figures | {"class_wise": _figure(mine, other, apart)}
+
+
+def _figure(first: float, second: float, difference: Interval) -> dict[str, float]:
+    return {"first": float(first), "second": float(second)} | difference.fields("difference")
 
 
 def _per_class(
@@ -146,7 +120,8 @@ def _per_class(
         for weights in (None, hits, other_hits, hits & ~other_hits, other_hits & ~hits)
     )
     there = clips > 0
-    p, p_holm = np.ones(num_classes), np.ones(num_classes)
+    p = np.ones(num_classes)
+    p_holm = np.ones(num_classes)
     p[there] = mcnemar_exact(gained[there], lost[there])
     p_holm[there] = holm(p[there])
     differences = (right - other) / np.maximum(clips, 1)
@@ -169,9 +144,11 @@ def _attributes(
 ) -> dict[str, Any] | None:
     if not attributes:
         return None
-    hits = [attribute_hits(each.predicted, each.labels, attributes) for each in (first, second)]
-    apart = bootstrap.intervals_of_means(hits[0].astype(np.float64) - hits[1])
+    hits, others = (
+        attribute_hits(each.predicted, each.labels, attributes) for each in (first, second)
+    )
+    apart = bootstrap.intervals_of_means(hits.astype(np.float64) - others)
     return {
-        name: _figure(hits[0][:, i].mean(), hits[1][:, i].mean(), apart[i])
+        name: _figure(hits[:, i].mean(), others[:, i].mean(), apart[i])
         for i, name in enumerate(names)
     }

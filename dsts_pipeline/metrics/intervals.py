@@ -1,12 +1,7 @@
-"""How sure a figure is: percentile bootstrap over clips, alone and paired; Wilson for few clips.
+"""How sure a figure is, and whether two figures differ: over clips, over seeds, and tests of both.
 
-Enters: hits (bool `[n]`) of one head, or of two heads on the same clips in the same order.
-Leaves: an `Interval`, value with lower and upper bound.
-
-Clips are drawn n at a time with replacement, `num_resamples` times; the figure is computed on
-each draw, and the bounds are percentiles of the results. It covers the choice of test clips, not
-the randomness of training. Where every clip is right (or wrong) the interval has no width.
-Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 10.
+Enters: hits (bool `[n]`) of one head, or of two heads on the same clips in the same order; counts;
+values per seed. Leaves: an `Interval`, value with lower and upper bound, and p-values.
 """
 
 from __future__ import annotations
@@ -17,6 +12,13 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+
+# ---- over clips: percentile bootstrap, alone and paired; Wilson's bounds for few clips ----------
+#
+# Clips are drawn n at a time with replacement, `num_resamples` times; the figure is computed on
+# each draw, and the bounds are percentiles of the results. It covers the choice of test clips, not
+# the randomness of training. Where every clip is right (or wrong) the interval has no width.
+# Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 10.
 
 _CHUNK_ELEMENTS = 4_000_000  # at most this many drawn clips in memory at once
 
@@ -29,6 +31,10 @@ class Interval:
     low: float
     high: float
     confidence: float = 0.95
+
+    def fields(self, name: str) -> dict[str, float]:
+        """For JSON: "NAME", "NAME_low" and "NAME_high"."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Bootstrap:
     def intervals_of_means(self, columns: np.ndarray) -> list[Interval]:
         """`interval_of_mean` of each column of `columns [n, F]`, with one set of draws for all."""
         columns = np.asarray(columns, np.float64)
-        draws, means = self.draws_of_sums(columns) / len(columns), columns.mean(axis=0).tolist()
+        draws = self.draws_of_sums(columns) / len(columns)
+        means = columns.mean(axis=0).tolist()
         return [self.interval_of_draws(m, d) for m, d in zip(means, draws.T, strict=True)]
 
     def draws_of_sums(self, columns: np.ndarray) -> np.ndarray:
@@ -137,9 +144,8 @@ def paired_difference(
     return bootstrap.interval_of_mean(hits.astype(np.float64) - baseline_hits)
 
 
-# ---- Tests on the same clips answered twice, and what many tests at once do to their p-values. --
+# ---- tests on the same clips answered twice, and corrections for many tests at once -------------
 #
-# Enters: counts of discordant clips, or p-values. Leaves: p-values.
 # Sources: McNemar 1947; Edwards 1948 (continuity correction); Holm 1979.
 
 # Below this many discordant clips the chi-squared approximation isn't trusted (Fagerland 2013).
@@ -203,37 +209,31 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-# ---- ------------------------------------------------------------------------------------------
-# How sure a figure is that was measured with a few seeds, and whether two such figures differ.
-#
-# Enters: one value per seed, or two values per seed of two variants. Leaves: means, standard
-# deviations, intervals, p-values. Sources: Student 1908; for clips, the paired bootstrap of
-# `intervals`.
+# ---- over seeds ---------------------------------------------------------------------------------
 #
 # The t interval covers what another seed would give on these clips; the bootstrap covers what other
 # clips would give with these seeds. Neither covers both. With few seeds the t interval is wide (at
-# 3 seeds t = 4.30), and it assumes that values scatter normally.
+# 3 seeds t = 4.30), and it assumes that values scatter normally. Source: Student 1908.
 
 CONFIDENCE = 0.95
 
 
-def over_seeds(values: Sequence[float], confidence: float = CONFIDENCE) -> dict[str, float | None]:
-    """`mean`, `std` (with n - 1) and the t interval `mean +- t(n - 1) std / sqrt(n)`.
+def over_seeds(values: Sequence[float]) -> dict[str, float | None]:
+    """`mean`, `std` (with n - 1) and `low` and `high`, the 95 % t interval.
 
-    With one seed nothing is known of the spread: the others are None.
+    `mean +- t(n - 1) std / sqrt(n)`. With one seed all but the mean are None.
     """
     found = np.asarray(values, np.float64)
     mean = float(found.mean())
     if len(found) < 2:
         return {"mean": mean, "std": None, "low": None, "high": None}
     std = float(found.std(ddof=1))
-    half = _t(len(found), confidence) * std / np.sqrt(len(found))
+    t = float(stats.t.ppf(0.5 + CONFIDENCE / 2, len(found) - 1))
+    half = t * std / np.sqrt(len(found))
     return {"mean": mean, "std": std, "low": float(mean - half), "high": float(mean + half)}
 
 
-def paired_over_seeds(
-    values: Sequence[float], others: Sequence[float], confidence: float = CONFIDENCE
-) -> dict[str, Any]:
+def paired_over_seeds(values: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
     """Mean of `values - others`, seed by seed, its t interval and the p-value of no difference.
 
     Where all differences are equal the t statistic is not defined: p is None (and 1 where they
@@ -242,7 +242,7 @@ def paired_over_seeds(
     if len(values) != len(others):
         raise ValueError(f"{len(values)} and {len(others)} values; expected pairs by seed")
     differences = np.asarray(values, np.float64) - np.asarray(others, np.float64)
-    found = over_seeds(differences.tolist(), confidence)
+    found = over_seeds(differences.tolist())
     p_value: float | None = None
     if len(differences) >= 2 and differences.std() > 1e-12:
         p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
@@ -275,7 +275,3 @@ def paired_over_clips(hits: np.ndarray, others: np.ndarray, bootstrap: Bootstrap
         "test": "paired bootstrap over clips, mean of the seeds",
         "num_pairs": int(hits.shape[1]),
     }
-
-
-def _t(num_values: int, confidence: float) -> float:
-    return float(stats.t.ppf(0.5 + confidence / 2, num_values - 1))

@@ -1,8 +1,9 @@
 """What one head said about every clip, in memory and in one columnar file.
 
-Enters: clip ids, labels, class probabilities and, for heads that route, the chosen neurons.
-Leaves: a checked `Predictions`, and an npz file of its arrays by name, with a digest of all of them
-that is compared when it is read. It loads without running code (no pickle).
+Enters: clip ids, labels, class probabilities and, for heads that route, the chosen neurons, a row
+per view. Leaves: a checked `Predictions`, a row per clip, and an npz file of its arrays by name,
+with a digest of all of them that is compared when it is read. It loads without running code (no
+pickle).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import write_atomic
+from dsts_pipeline.metrics.accuracy import top_k_hits
 
 _ROW_SUM_TOLERANCE = 1e-2
 _DIGEST = "sha256"
@@ -41,7 +43,7 @@ class Predictions:
         neurons: chosen neuron per layer, int16 `[n, L]`; None for heads that do not route. Of a
             clip's first view, where there are several.
         view_clips: clip (0..n-1) of each view, int64 `[m]`, where clips have several views and
-            the head routes; `views.average_views` gives it.
+            the head routes; `average_views` gives it.
         view_neurons: chosen neurons of each view, int16 `[m, L]`; with `view_clips` or None.
 
     Raises:
@@ -92,11 +94,12 @@ class Predictions:
             return
         if self.view_clips is None or self.view_neurons is None or self.neurons is None:
             raise DataError("predictions: routes of views need their clips, and those of clips")
-        clips, shape = self.view_clips, (len(self.view_clips), self.neurons.shape[1])
-        if self.view_neurons.shape != shape or set(clips.tolist()) != set(range(len(self))):
+        clips = set(self.view_clips.tolist())
+        shape = (len(self.view_clips), self.neurons.shape[1])
+        if self.view_neurons.shape != shape or clips != set(range(len(self))):
             raise DataError(
                 f"predictions: expected neurons {list(shape)} of views of all {len(self)} clips, "
-                f"got {list(self.view_neurons.shape)} of {len(set(clips.tolist()))} clips"
+                f"got {list(self.view_neurons.shape)} of {len(clips)} clips"
             )
 
     def _check_values(self) -> None:
@@ -135,6 +138,10 @@ class Predictions:
     def predicted(self) -> np.ndarray:
         """The most probable class of each clip, int64 `[n]`; ties go to the lowest index."""
         return self.probabilities.argmax(axis=1)
+
+    def hits(self, k: int = 1) -> np.ndarray:
+        """Whether each clip's true class is among the k most probable: bool `[n]`."""
+        return top_k_hits(self.probabilities, self.labels, k)
 
     def routes(self) -> tuple[np.ndarray, np.ndarray]:
         """Chosen neurons `[m, L]` and the class `[m]` of every view that was routed."""
@@ -239,7 +246,7 @@ def softmax(logits: ArrayLike) -> np.ndarray:
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-# ---- What figures are made of: the answers of each head, and out of how many clips. -------------
+# ---- what figures are made of -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -286,13 +293,8 @@ class Denominators:
     failed: int = 0
     missing: int = 0
 
-    @property
-    def annotated(self) -> int:
-        """All clips that the annotations name for the split."""
-        return self.evaluated + self.failed + self.missing
 
-
-# ---- Several views of a clip, one answer: enters a row per view, leaves a row per clip. ---------
+# ---- several views of a clip, one answer --------------------------------------------------------
 #
 # Choice: the mean of the views' class probabilities, not of their logits, as is usual with test
 # crops: a view that is sure then weighs no more than its probability says. Everything that is
@@ -319,7 +321,8 @@ def average_views(
     Raises:
         DataError: Views of one clip have different labels, or see `Predictions`.
     """
-    names, labels = np.asarray(clip_ids, dtype=np.str_), np.asarray(labels)
+    names = np.asarray(clip_ids, dtype=np.str_)
+    labels = np.asarray(labels)
     _, first, clip_of_row, counts = np.unique(
         names, return_index=True, return_inverse=True, return_counts=True
     )
@@ -327,7 +330,8 @@ def average_views(
         return Predictions(tuple(clip_ids), labels, probabilities, neurons)
     appearance = np.argsort(first)
     clip_of_row = np.argsort(appearance)[clip_of_row]
-    first, counts = first[appearance], counts[appearance]
+    first = first[appearance]
+    counts = counts[appearance]
     if (odd := labels != labels[first][clip_of_row]).any():
         clip = str(names[int(odd.argmax())])
         raise DataError(f"clip {clip!r}: its views have different labels; extract again")

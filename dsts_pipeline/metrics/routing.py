@@ -1,19 +1,159 @@
-"""Who does the work: how a routed head spreads clips over its neurons.
+"""Who does the work: how a routed head spreads clips over its neurons, and routing.json.
 
-Enters: chosen neurons int `[n, L]`, labels `[n]`, number of neurons N.
-Leaves: use per neuron, entropy, dead neurons, class-by-neuron counts.
+Enters: what heads answered and chose (neurons int `[n, L]` of N), pooled features, the classes.
+Leaves: plain numbers for JSON. Counts (usage, class by neuron, changes between views) count every
+view that was routed; what rests on independent clips (information, similarity, gates, pairs) takes
+each clip's first view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 from scipy.special import gammaln
 
+from dsts_pipeline.metrics.accuracy import count_table
 from dsts_pipeline.metrics.intervals import Bootstrap, holm, mcnemar_exact
+from dsts_pipeline.metrics.predictions import HeadResult, align
+
+BASELINES = ("baseline", "linear_probe")
+NUM_CENTRAL_CLIPS = 8
+
+
+@dataclass(frozen=True)
+class RoutingOptions:
+    """How routing is analysed.
+
+    Args:
+        num_permutations: routes dealt anew, for nulls and p-values; at least 1.
+        temporal_need: how `without_time` of the heads was made, for the record; "none" if not.
+        num_pairs: hard pairs that are listed each way.
+        seed: of permutations.
+    """
+
+    num_permutations: int = 200
+    temporal_need: str = "none"
+    num_pairs: int = 20
+    seed: int = 0
+
+
+def assemble_routing(
+    heads: Mapping[str, HeadResult],
+    *,
+    class_names: Sequence[str],
+    bootstrap: Bootstrap,
+    options: RoutingOptions,
+    attribute_names: Sequence[str] = (),
+    attributes: Sequence[Sequence[str]] = (),
+) -> dict[str, Any]:
+    """The content of routing.json; "heads" is empty where none routes.
+
+    Args:
+        heads: as in `assemble_metrics`; the first of `BASELINES` that is there is what
+            "hard_pairs" compares with.
+    """
+    groups = {"class": np.arange(len(class_names))}
+    for position, name in enumerate(attribute_names if attributes else ()):
+        values = [row[position] for row in attributes]
+        groups[name] = np.unique(values, return_inverse=True)[1].reshape(-1)
+    base = next((name for name in BASELINES if name in heads), None)
+    found = {}
+    for name, head in heads.items():
+        answers = head.predictions
+        if answers.neurons is None or name == base:
+            continue
+        found[name] = _head(head, groups, options) | {"hard_pairs": None}
+        if base is not None:
+            found[name]["hard_pairs"] = describe_pairs(
+                answers.labels,
+                answers.predicted,
+                align(answers, heads[base].predictions).predicted,
+                class_names,
+                bootstrap,
+                options.num_pairs,
+            )
+    return {
+        "classes": list(class_names),
+        "num_permutations": options.num_permutations,
+        "temporal_need": options.temporal_need,
+        "baseline": base,
+        "heads": found,
+    }
+
+
+def _head(
+    head: HeadResult, groups: Mapping[str, np.ndarray], options: RoutingOptions
+) -> dict[str, Any]:
+    answers = head.predictions
+    assert answers.neurons is not None and head.num_neurons is not None
+    num_layers = answers.neurons.shape[1]
+    views = answers.routes()[0]
+    routes, route_of_view = number_routes(views)
+    without = head.without_time
+    need = None
+    if without is not None:
+        need = clip_need(answers.probabilities, without, answers.labels)
+    return {
+        "title": head.title,
+        "num_neurons": head.num_neurons,
+        "clips": len(answers),
+        "views": len(views),
+        "layers": [_layer(head, layer, groups, need, options) for layer in range(num_layers)],
+        "routes": {
+            "possible": head.num_neurons**num_layers,
+            "distinct": len(routes),
+            "view_changes": describe_view_changes(route_of_view, answers.view_clips, len(routes)),
+        },
+        "class_need": (
+            None if without is None else class_need(answers.probabilities, without, answers.labels)
+        ),
+    }
+
+
+def _layer(
+    head: HeadResult,
+    layer: int,
+    groups: Mapping[str, np.ndarray],
+    need: np.ndarray | None,
+    options: RoutingOptions,
+) -> dict[str, Any]:
+    answers = head.predictions
+    size = head.num_neurons
+    assert answers.neurons is not None and size is not None
+    chosen = answers.neurons[:, layer].astype(np.int64)
+    views, labels = answers.routes()
+    of_layer = views[:, layer : layer + 1]
+    draws = {"num_permutations": options.num_permutations, "seed": options.seed}
+    found: dict[str, Any] = describe_use(neuron_usage(of_layer, size)[0]) | {
+        "class_by_neuron": class_by_neuron(of_layer, labels, answers.num_classes, size)[0].tolist(),
+        "information": {
+            name: describe_information(
+                group[answers.labels], chosen, (int(group.max()) + 1, size), **draws
+            )
+            for name, group in groups.items()
+        },
+        "gates": None,
+        "view_changes": describe_view_changes(of_layer[:, 0], answers.view_clips, size),
+        "similarity": None,
+        "central_clips": None,
+    }
+    if head.temporal_share is not None:
+        shares = head.temporal_share[layer]
+        found["gates"] = describe_gates(shares, chosen, answers.labels, need, **draws)
+    if head.features is not None:
+        found["similarity"] = describe_similarity(head.features, chosen, size, **draws)
+        found["central_clips"] = [
+            [answers.clip_ids[row] for row in rows]
+            for rows in central_clips(head.features, chosen, size, NUM_CENTRAL_CLIPS)
+        ]
+    return found
+
+
+# ---- use of neurons, and which classes each serves ----------------------------------------------
 
 
 def neuron_usage(neurons: np.ndarray, num_neurons: int) -> np.ndarray:
@@ -41,31 +181,34 @@ def dead_neurons(usage: np.ndarray) -> np.ndarray:
     return (usage == 0).sum(axis=-1)
 
 
+def describe_use(usage: np.ndarray) -> dict[str, Any]:
+    """What both files of results say of one layer's `usage [N]`."""
+    return {
+        "usage": usage.tolist(),
+        "entropy": float(usage_entropy(usage)),
+        "dead": int(dead_neurons(usage)),
+    }
+
+
 def class_by_neuron(
     neurons: np.ndarray, labels: np.ndarray, num_classes: int, num_neurons: int
 ) -> np.ndarray:
     """Number of clips of each class that chose each neuron: int64 `[L, K, N]`."""
-    size = num_classes * num_neurons
-    layers = [
-        np.bincount(labels * num_neurons + column, minlength=size).reshape(num_classes, num_neurons)
-        for column in neurons.T.astype(np.int64)
-    ]
+    layers = [count_table(labels, column, (num_classes, num_neurons)) for column in neurons.T]
     return np.reshape(layers, (neurons.shape[1], num_classes, num_neurons))
 
 
-# ---- How often the views of one clip go to different neurons. -----------------------------------
-#
-# Enters: neurons of each view and the clip of each view. Leaves: shares of clips and of pairs.
+# ---- how often the views of one clip go to different neurons ------------------------------------
 
 
 def describe_view_changes(
-    view_neurons: np.ndarray, view_clips: np.ndarray, num_neurons: int
+    view_neurons: np.ndarray, view_clips: np.ndarray | None, num_neurons: int
 ) -> dict[str, Any] | None:
     """What routing.json says of one layer (or of whole routes) under "view_changes".
 
     Args:
         view_neurons: chosen neuron (or number of the whole route) of each view, int `[m]`.
-        view_clips: clip of each view, int `[m]`.
+        view_clips: clip of each view, int `[m]`; None where each clip has one.
         num_neurons: how many neurons (or routes) there are.
 
     Returns:
@@ -74,19 +217,19 @@ def describe_view_changes(
         one clip that differ; "pairs_apart_null": what it would be if views were routed without
         regard to their clip, `1 - sum_i p_i^2` with p_i the use of neuron i.
     """
-    num_clips = int(view_clips.max()) + 1
-    counts = np.zeros((num_clips, num_neurons))
-    np.add.at(counts, (view_clips, view_neurons), 1.0)
-    sizes = counts.sum(axis=1)
-    several = sizes > 1
-    if not several.any():
+    if view_clips is None:
         return None
-    counts, sizes = counts[several], sizes[several]
+    shape = (int(view_clips.max()) + 1, num_neurons)
+    counts = count_table(view_clips, view_neurons, shape).astype(np.float64)
+    counts = counts[counts.sum(axis=1) > 1]
+    if not len(counts):
+        return None
+    sizes = counts.sum(axis=1)
     pairs = sizes * (sizes - 1)
     same = (counts * (counts - 1)).sum(axis=1)
     use = counts.sum(axis=0) / counts.sum()
     return {
-        "clips": int(several.sum()),
+        "clips": len(counts),
         "changed": float((counts.max(axis=1) < sizes).mean()),
         "pairs_apart": float(1 - same.sum() / pairs.sum()),
         "pairs_apart_null": float(1 - (use**2).sum()),
@@ -99,10 +242,7 @@ def number_routes(neurons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return routes, number.reshape(-1)
 
 
-# ---- How much a clip's neuron tells about its class, or about an attribute, beyond chance. ------
-#
-# Enters: counts of groups (classes, values of an attribute) by neurons, or both per clip.
-# Leaves: mutual information, normalised, adjusted for chance, and beside its permutation null.
+# ---- how much a clip's neuron tells about its class, or about an attribute, beyond chance -------
 #
 # With 48 classes, 10 neurons and about a thousand clips, random routes reach a normalised mutual
 # information well above 0: only the adjusted value and the null tell whether routes follow classes.
@@ -176,12 +316,6 @@ def _scale(counts: np.ndarray) -> float:
     return float(np.sqrt(usage_entropy(joint.sum(axis=1)) * usage_entropy(joint.sum(axis=0))))
 
 
-def count_table(groups: np.ndarray, neurons: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Clips by group and neuron, int64 `[G, N]`, of numbers `[n]` each."""
-    flat = groups.astype(np.int64) * shape[1] + neurons.astype(np.int64)
-    return np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
-
-
 def describe_information(
     groups: np.ndarray,
     neurons: np.ndarray,
@@ -205,7 +339,8 @@ def describe_information(
         (1 + num_permutations), so never below 1 / (1 + num_permutations).
     """
     counts = count_table(groups, neurons, shape)
-    found, scale = mutual_information(counts), _scale(counts)
+    found = mutual_information(counts)
+    scale = _scale(counts)
     generator = np.random.default_rng(seed)
     null = np.asarray(
         [
@@ -225,10 +360,7 @@ def describe_information(
     }
 
 
-# ---- Hard pairs of classes: which ones a head keeps apart and another does not. -----------------
-#
-# Enters: labels and the classes that both heads predicted, one row a clip.
-# Leaves: unordered pairs of classes, ranked by how many clips fewer are taken for the other class.
+# ---- hard pairs of classes: which ones a head keeps apart and another does not ------------------
 #
 # A clip of class i is confused within the pair {i, j} by a head that answers j. For a pair, only
 # clips confused by just one of the two heads tell the heads apart; given their number, each is as
@@ -263,7 +395,8 @@ def describe_pairs(
     base_only = _pair_counts(labels, base_predicted, base_predicted != predicted, num_classes)
     head_only = _pair_counts(labels, predicted, base_predicted != predicted, num_classes)
     tested = np.argwhere(base_only + head_only > 0)
-    gained, lost = base_only[tuple(tested.T)], head_only[tuple(tested.T)]
+    gained = base_only[tuple(tested.T)]
+    lost = head_only[tuple(tested.T)]
     p = mcnemar_exact(gained, lost) if len(tested) else np.empty(0)
     adjusted = holm(p)
     balance = gained - lost
@@ -273,9 +406,10 @@ def describe_pairs(
         i, j = (int(number) for number in tested[place])
         rows = np.flatnonzero((labels == i) | (labels == j))
         other = np.where(labels[rows] == i, j, i)
-        base_wrong, head_wrong = base_predicted[rows] == other, predicted[rows] == other
+        base_wrong = base_predicted[rows] == other
+        head_wrong = predicted[rows] == other
         apart = bootstrap.interval_of_mean(base_wrong.astype(np.float64) - head_wrong)
-        return {
+        return apart.fields("difference") | {
             "first": i,
             "second": j,
             "names": [class_names[i], class_names[j]],
@@ -284,9 +418,6 @@ def describe_pairs(
             "head_confused": int(head_wrong.sum()),
             "only_baseline": int(gained[place]),
             "only_head": int(lost[place]),
-            "difference": apart.value,
-            "difference_low": apart.low,
-            "difference_high": apart.high,
             "p": float(p[place]),
             "p_holm": float(adjusted[place]),
         }
@@ -307,28 +438,20 @@ def _pair_counts(
 ) -> np.ndarray:
     """Counted clips that were taken for another class, by pair: int64 `[K, K]`, upper triangle."""
     rows = np.flatnonzero(counted & (predicted != labels))
-    low, high = np.minimum(labels, predicted)[rows], np.maximum(labels, predicted)[rows]
-    return np.bincount(low * num_classes + high, minlength=num_classes**2).reshape(
-        num_classes, num_classes
-    )
+    low = np.minimum(labels, predicted)[rows]
+    high = np.maximum(labels, predicted)[rows]
+    return count_table(low, high, (num_classes, num_classes))
 
 
-# ---- Gates beside need: do neurons with more temporal channels serve classes that need time more?
+# ---- gates beside need: do neurons with more temporal channels serve classes that need time more?
 #
-# Enters: probabilities of the same head on the same maps, in order and with their order in time
-# taken away (`metrics.time_axis`), gates and chosen neurons, one row a clip.
-# Leaves: need per class and per neuron.
-#
+# Measured with the same head on the same maps, in order and with their order in time taken away
+# (`scoring.disturb_time`):
 # `need(clip) = p(true class | maps in order) - p(true class | out of order)`: what the head loses.
 # Choice: the head's own loss, since the baseline and the linear probe pool time away first and lose
 # nothing by construction. So a neuron's own need isn't independent of its gates: one that uses time
 # loses more. The need of classes, averaged over the clips a neuron serves, suffers less from that,
 # and less the more neurons serve a class.
-
-
-def true_class_probability(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """p(true class) per clip, float64 `[n]`."""
-    return probabilities[np.arange(len(labels)), labels].astype(np.float64)
 
 
 def class_need(
@@ -362,8 +485,9 @@ def clip_need(
     probabilities: np.ndarray, without_time: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
     """need(clip), -1..1, float64 `[n]`."""
-    kept = true_class_probability(without_time, labels)
-    return true_class_probability(probabilities, labels) - kept
+    rows = np.arange(len(labels))
+    kept = without_time[rows, labels].astype(np.float64)
+    return probabilities[rows, labels].astype(np.float64) - kept
 
 
 def describe_gates(
@@ -424,7 +548,8 @@ def _rank_correlation(
 ) -> tuple[float | None, float | None]:
     if len(shares) < 3 or np.ptp(shares) < 1e-12 or np.ptp(needs) < 1e-12:
         return None, None
-    ranks, others = stats.rankdata(shares), stats.rankdata(needs)
+    ranks = stats.rankdata(shares)
+    others = stats.rankdata(needs)
     found = float(np.corrcoef(ranks, others)[0, 1])
     generator = np.random.default_rng(seed)
     draws = [
@@ -434,10 +559,7 @@ def _rank_correlation(
     return found, float((1 + as_far) / (1 + num_permutations))
 
 
-# ---- Whether clips of one neuron look alike: cosines of their pooled features, within and across.
-#
-# Enters: pooled features `[n, C]` and chosen neurons `[n]`, one row a clip.
-# Leaves: mean cosine of pairs that share a neuron and of pairs that don't, beside random routes.
+# ---- whether clips of one neuron look alike: cosines of their pooled features, within and across
 #
 # Choice: features are centred first (minus their mean over all clips), since uncentred pooled maps
 # of different clips all point in nearly the same direction, which puts every cosine near 1.
@@ -479,8 +601,8 @@ def pair_cosines(
     inside = (sums**2).sum(axis=1) - own  # ordered pairs
     pairs = counts * (counts - 1)
     whole = float((sums.sum(axis=0) ** 2).sum() - own.sum())
-    num_pairs, num_inside = len(neurons) * (len(neurons) - 1.0), pairs.sum()
-    outside = num_pairs - num_inside
+    num_inside = pairs.sum()
+    outside = len(neurons) * (len(neurons) - 1.0) - num_inside
     return {
         "within": float(inside.sum() / num_inside) if num_inside else None,
         "across": float((whole - inside.sum()) / outside) if outside else None,
@@ -510,15 +632,16 @@ def describe_similarity(
     if found["within"] is None:
         return result | {"within_null": None, "within_null_high": None, "p": None}
     # The null in float32, twice as fast, and what it is compared with, too.
-    small, squares = directions.astype(np.float32), (directions**2).sum(axis=1)
+    small = directions.astype(np.float32)
+    squares = (directions**2).sum(axis=1)
     generator = np.random.default_rng(seed)
     deals = [neurons, *(generator.permutation(neurons) for _ in range(num_permutations))]
     means = [pair_cosines(small, deal, num_neurons, squares)["within"] for deal in deals]
-    own, null = means[0], np.asarray(means[1:])
+    null = np.asarray(means[1:])
     return result | {
         "within_null": float(null.mean()),
         "within_null_high": float(np.quantile(null, 0.95)),
-        "p": float((1 + (null >= own - 1e-9).sum()) / (1 + num_permutations)),
+        "p": float((1 + (null >= means[0] - 1e-9).sum()) / (1 + num_permutations)),
     }
 
 

@@ -1,4 +1,7 @@
-"""What a saved head answers on a feed: a run of the head over all of its maps."""
+"""What a saved head answers on a feed: a run of the head over all of its maps.
+
+Enters: a head's folder and a feed of its store. Leaves: a `HeadResult`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,40 +22,6 @@ from dsts_pipeline.feed import FeatureFeed, split_batches
 from dsts_pipeline.head import DSTSHead, load_head
 from dsts_pipeline.head.inspection import temporal_shares
 from dsts_pipeline.metrics.predictions import HeadResult, average_views, softmax
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-# ---- Maps without their order in time: what a head can still tell then, it did not need time for.
-#
-# Enters: maps `[B, C, T, H, W]` and their rows in the store. Leaves: maps of the same shape whose
-# average over time and space is the same, so a head that pools first answers exactly as before.
-
-TimeDisturbance = Literal["shuffle", "average"]
-
-
-def disturb_time(maps: Tensor, rows: np.ndarray, how: TimeDisturbance, seed: int) -> Tensor:
-    """Take the order of the time steps away.
-
-    Args:
-        maps: `[B, C, T, H, W]`.
-        rows: number of each map in its store; each is shuffled by a draw of its own, so that
-            the result does not depend on the size of batches.
-        how: "shuffle" puts the steps of each clip in a random order, which keeps every frame as
-            the head knows it; "average" puts their mean in place of each, which also takes away
-            what changes, and is further from what the head was trained on.
-        seed: of the shuffling.
-    """
-    if how == "average":
-        return maps.mean(dim=2, keepdim=True).expand_as(maps).contiguous()
-    steps = maps.shape[2]
-    orders = np.stack([np.random.default_rng([seed, int(r)]).permutation(steps) for r in rows])
-    batch = np.arange(len(rows))[:, None]
-    return maps.movedim(2, 1)[batch, orders].movedim(1, 2).contiguous()
-
-
-# ---- What a saved head answers on a feed: a run of the head over all of its maps. ---------------
 
 
 @dataclass(frozen=True)
@@ -121,3 +90,31 @@ def _run(head: nn.Module, routed: bool, feed: FeatureFeed, how: Scoring) -> dict
             disturbed = disturb_time(batch.maps, batch.rows.numpy(), how.temporal_need, seed)
             found["without_time"].append(head(disturbed))
     return {name: torch.cat(pieces).numpy() for name, pieces in found.items()}
+
+
+# ---- maps without their order in time -----------------------------------------------------------
+#
+# What a head can still tell then, it did not need time for. The average over time and space stays
+# as it was, so a head that pools first answers exactly as before.
+
+
+def disturb_time(
+    maps: Tensor, rows: np.ndarray, how: Literal["shuffle", "average"], seed: int
+) -> Tensor:
+    """Take the order of the time steps away.
+
+    Args:
+        maps: `[B, C, T, H, W]`.
+        rows: number of each map in its store; each is shuffled by a draw of its own, so that
+            the result does not depend on the size of batches.
+        how: "shuffle" puts the steps of each clip in a random order, which keeps every frame as
+            the head knows it; "average" puts their mean in place of each, which also takes away
+            what changes, and is further from what the head was trained on.
+        seed: of the shuffling.
+    """
+    if how == "average":
+        return maps.mean(dim=2, keepdim=True).expand_as(maps).contiguous()
+    steps = maps.shape[2]
+    orders = np.stack([np.random.default_rng([seed, int(r)]).permutation(steps) for r in rows])
+    batch = np.arange(len(rows))[:, None]
+    return maps.movedim(2, 1)[batch, orders].movedim(1, 2).contiguous()

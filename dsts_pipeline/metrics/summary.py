@@ -1,24 +1,28 @@
-"""One dictionary with every figure of a run: the content of metrics.json.
+"""The figures of one evaluation: metrics.json, its table on a terminal, and tables for plots.
 
 Enters: predictions per head with what else belongs to a head, and the denominators.
-Leaves: plain numbers and strings, ready for JSON. Accuracies are fractions, 0..1.
+Leaves: plain numbers and strings, ready for JSON, and texts that are made of them. Accuracies are
+fractions in JSON, 0..1, and percent where people read them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import csv_text
 from dsts_pipeline.metrics.accuracy import (
     attribute_hits,
     check_attributes,
     class_columns,
-    class_wise_accuracy,
-    top_k_hits,
+    confusion_matrix,
     value_columns,
 )
 from dsts_pipeline.metrics.calibration import (
@@ -27,9 +31,11 @@ from dsts_pipeline.metrics.calibration import (
     negative_log_likelihood,
 )
 from dsts_pipeline.metrics.comparison import compare_predictions
-from dsts_pipeline.metrics.intervals import Bootstrap, Interval, mcnemar, paired_difference
+from dsts_pipeline.metrics.intervals import Bootstrap, mcnemar, paired_difference
 from dsts_pipeline.metrics.predictions import Denominators, HeadResult, Predictions, align
-from dsts_pipeline.metrics.routing import dead_neurons, neuron_usage, usage_entropy
+from dsts_pipeline.metrics.routing import describe_use, neuron_usage
+
+# ---- metrics.json -------------------------------------------------------------------------------
 
 
 def assemble_metrics(
@@ -75,20 +81,46 @@ def assemble_metrics(
                 f"expected {denominators.evaluated}; evaluate all heads on the same split"
             )
         check_attributes(attribute_names, attributes, head.predictions.num_classes)
+    num_classes = next(iter(heads.values())).predictions.num_classes
+    if class_names and len(class_names) != num_classes:
+        raise DataError(f"{len(class_names)} class names for {num_classes} classes")
     base = heads.get(baseline)
     return {
         "heads": {
             name: _accuracies(head.predictions, bootstrap)
-            | _identity(head, position)
-            | {"routing": _routing(name, head)}
-            | {"attributes": _attributes(head.predictions, attribute_names, attributes, bootstrap)}
-            | {"versus_baseline": _versus(head, base, bootstrap)}
-            | _details(head.predictions, bootstrap, num_bins)
+            | {
+                "title": head.title,
+                "num_parameters": int(head.num_parameters),
+                "position": position,  # JSON files here have sorted keys
+                "routing": _routing(name, head),
+                "attributes": _attributes(head.predictions, attribute_names, attributes, bootstrap),
+                "versus_baseline": (
+                    None if base is None or base is head else _versus(head, base, bootstrap)
+                ),
+                "calibration": describe_calibration(
+                    head.predictions.probabilities,
+                    head.predictions.labels,
+                    num_bins=num_bins,
+                    confidence=bootstrap.confidence,
+                    seed=bootstrap.seed,
+                ),
+            }
             for position, (name, head) in enumerate(heads.items())
         },
         "baseline": baseline if base is not None else None,
-        "comparisons": _comparisons(heads, bootstrap, attribute_names, attributes),
-        "classes": _class_names(class_names, next(iter(heads.values())).predictions),
+        "comparisons": [
+            # The later head first, since differences are first minus second.
+            {"first_head": first, "second_head": second}
+            | compare_predictions(
+                heads[first].predictions,
+                heads[second].predictions,
+                bootstrap,
+                attribute_names=attribute_names,
+                attributes=attributes,
+            )
+            for second, first in combinations(heads, 2)
+        ],
+        "classes": list(class_names) or [str(number) for number in range(num_classes)],
         "evaluated": denominators.evaluated,
         "failed": denominators.failed,
         "missing": denominators.missing,
@@ -104,76 +136,24 @@ def assemble_metrics(
     } | ({"views": dict(views)} if views else {})
 
 
-def _identity(head: HeadResult, position: int) -> dict[str, Any]:
-    # The order is kept as a number, because JSON files here have sorted keys.
-    return {
-        "title": head.title,
-        "num_parameters": int(head.num_parameters),
-        "position": position,
-    }
-
-
-def _class_names(names: Sequence[str], predictions: Predictions) -> list[str]:
-    if names and len(names) != predictions.num_classes:
-        raise DataError(f"{len(names)} class names for {predictions.num_classes} classes")
-    return list(names) or [str(number) for number in range(predictions.num_classes)]
-
-
-def _comparisons(
-    heads: Mapping[str, HeadResult],
-    bootstrap: Bootstrap,
-    names: Sequence[str],
-    attributes: Sequence[Sequence[str]],
-) -> list[dict[str, Any]]:
-    """Every pair of heads, the later one first, since differences are first minus second."""
-    return [
-        {"first_head": first, "second_head": second}
-        | compare_predictions(
-            heads[first].predictions,
-            heads[second].predictions,
-            bootstrap,
-            attribute_names=names,
-            attributes=attributes,
-        )
-        for second, first in combinations(heads, 2)
-    ]
-
-
-def _accuracies(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, float]:
-    labels, probabilities = predictions.labels, predictions.probabilities
+def _accuracies(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, Any]:
+    labels = predictions.labels
+    num_classes = predictions.num_classes
+    hits = predictions.hits()
     columns = {
-        "top1": (hits := top_k_hits(probabilities, labels, 1)),
-        "top5": top_k_hits(probabilities, labels, 5),
-        "nll": negative_log_likelihood(probabilities, labels),
-        "brier": brier_score(probabilities, labels),
+        "top1": hits,
+        "top5": predictions.hits(5),
+        "nll": negative_log_likelihood(predictions.probabilities, labels),
+        "brier": brier_score(predictions.probabilities, labels),
     }
     intervals = bootstrap.intervals_of_means(np.stack(list(columns.values()), axis=1))
-    class_wise = bootstrap.interval_of_class_mean(hits, labels, predictions.num_classes)
-    found = _fields("class_wise", class_wise)
-    assert abs(class_wise.value - class_wise_accuracy(hits, labels, predictions.num_classes)) < 1e-9
+    found: dict[str, Any] = {}
     for name, interval in zip(columns, intervals, strict=True):
-        found |= _fields(name, interval)
-    return found
-
-
-def _details(predictions: Predictions, bootstrap: Bootstrap, num_bins: int) -> dict[str, Any]:
-    labels, answers = predictions.labels, predictions.predicted
-    return {
-        "calibration": describe_calibration(
-            predictions.probabilities,
-            labels,
-            num_bins=num_bins,
-            confidence=bootstrap.confidence,
-            seed=bootstrap.seed,
-        ),
-        "per_class": class_columns(
-            answers == labels, labels, answers, predictions.num_classes, bootstrap.confidence
-        ),
-    }
-
-
-def _fields(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        found |= interval.fields(name)
+    found |= bootstrap.interval_of_class_mean(hits, labels, num_classes).fields("class_wise")
+    answers = predictions.predicted
+    per_class = class_columns(answers == labels, labels, answers, num_classes, bootstrap.confidence)
+    return found | {"per_class": per_class}
 
 
 def _attributes(
@@ -191,7 +171,7 @@ def _attributes(
         zip(names, bootstrap.intervals_of_means(hits), strict=True)
     ):
         values = [row[i] for row in attributes]
-        found[name] = _fields("accuracy", interval) | {
+        found[name] = interval.fields("accuracy") | {
             "clips": len(labels),
             "right": int(hits[:, i].sum()),
             "values": value_columns(hits[:, i], labels, values, bootstrap.confidence),
@@ -199,17 +179,12 @@ def _attributes(
     return found
 
 
-def _versus(
-    head: HeadResult, base: HeadResult | None, bootstrap: Bootstrap
-) -> dict[str, Any] | None:
-    if base is None or base is head:
-        return None
-    other = align(base.predictions, head.predictions)
-    hits = top_k_hits(other.probabilities, other.labels, 1)
-    base_hits = top_k_hits(base.predictions.probabilities, base.predictions.labels, 1)
-    difference = paired_difference(hits, base_hits, bootstrap)
-    gained, lost = int((hits & ~base_hits).sum()), int((base_hits & ~hits).sum())
-    return _fields("difference", difference) | {
+def _versus(head: HeadResult, base: HeadResult, bootstrap: Bootstrap) -> dict[str, Any]:
+    hits = align(base.predictions, head.predictions).hits()
+    base_hits = base.predictions.hits()
+    gained = int((hits & ~base_hits).sum())
+    lost = int((base_hits & ~hits).sum())
+    return paired_difference(hits, base_hits, bootstrap).fields("difference") | {
         "only_head_right": gained,
         "only_baseline_right": lost,
         "mcnemar": mcnemar(gained, lost),
@@ -231,12 +206,192 @@ def _routing(name: str, head: HeadResult) -> dict[str, Any] | None:
     return {
         "num_neurons": head.num_neurons,
         "layers": [
-            {
-                "usage": row.tolist(),
-                "entropy": float(usage_entropy(row)),
-                "dead": int(dead_neurons(row)),
-                "temporal_share": share,
-            }
+            describe_use(row) | {"temporal_share": share}
             for row, share in zip(usage, shares, strict=True)
         ],
     }
+
+
+# ---- the few figures that fit one line, for `dvc metrics show` and `dvc exp show` ---------------
+
+
+def headline_figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Top-1 and class-wise accuracy by head, and how many clips they rest on.
+
+    Args:
+        metrics: what `assemble_metrics` returns.
+
+    Returns:
+        {head: {"top1", "class_wise"}, ..., "evaluated", "failed", "missing"}; fractions, 0..1.
+    """
+    figures: dict[str, Any] = {
+        name: {"top1": head["top1"], "class_wise": head["class_wise"]}
+        for name, head in metrics["heads"].items()
+    }
+    return figures | {name: metrics[name] for name in ("evaluated", "failed", "missing")}
+
+
+# ---- the table on a terminal: percent, intervals, denominators ----------------------------------
+
+MIN_COLUMNS = 118
+
+
+def ordered_heads(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Heads of metrics.json as (name, figures), in the order they were evaluated in."""
+    return sorted(metrics["heads"].items(), key=lambda item: item[1].get("position", 0))
+
+
+def print_results(metrics: Mapping[str, Any]) -> Console:
+    """Print the table, wide enough for all figures; returns the console, for more lines."""
+    console = Console(width=max(MIN_COLUMNS, Console().width))
+    console.print(results_table(metrics))
+    return console
+
+
+def results_table(metrics: Mapping[str, Any]) -> Table:
+    """One row a head; the caption says how many clips were evaluated, failed and missing."""
+    confidence = metrics.get("interval", {}).get("confidence", 0.95)
+    table = Table(
+        title=f"Results on the {metrics['split']} split (percent, {confidence:.0%} intervals)",
+        caption=denominator_sentence(metrics),
+        caption_justify="left",
+        title_justify="left",
+    )
+    table.add_column("head", no_wrap=True)
+    for heading in ("top-1", "top-5", "class-wise", "parameters", "top-1 vs baseline"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for _, head in ordered_heads(metrics):
+        versus = head.get("versus_baseline")
+        ends = ("difference", "difference_low", "difference_high")
+        table.add_row(
+            Text(head["title"]),
+            _with_interval(head, "top1"),
+            f"{100 * head['top5']:.1f}",
+            _with_interval(head, "class_wise"),
+            f"{head['num_parameters']:,}",
+            "-" if versus is None else points_text(*(versus[end] for end in ends)),
+        )
+    return table
+
+
+def denominator_sentence(metrics: Mapping[str, Any]) -> str:
+    """Such as "1,195 of 1,200 clips evaluated; 4 failed to decode, 1 missing or unusable."
+
+    Where clips have several views, a second sentence tells how many and which clips lack some.
+    """
+    evaluated, failed, missing = (metrics[key] for key in ("evaluated", "failed", "missing"))
+    return (
+        f"{evaluated:,} of {evaluated + failed + missing:,} clips evaluated; "
+        f"{failed:,} failed to decode, {missing:,} missing or unusable.{_view_sentence(metrics)}"
+    )
+
+
+def _view_sentence(metrics: Mapping[str, Any]) -> str:
+    if not (views := metrics.get("views")):
+        return ""
+    lacking = [clip["id"] for clip in views["incomplete"]]
+    named = f" ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''})" if lacking else ""
+    return (
+        f" Probabilities are averaged over {views['per_clip']} views a clip; "
+        f"clips with fewer: {len(lacking):,}{named}."
+    )
+
+
+def points_text(value: float, low: float | None, high: float | None) -> str:
+    """A difference of fractions in percentage points, such as "+1.2 (-0.3 to +2.7)"."""
+    # + 0.0: "+0.0", never "-0.0".
+    text, *ends = (f"{round(100 * x, 1) + 0.0:+.1f}" for x in (value, low, high) if x is not None)
+    return f"{text} ({' to '.join(ends)})" if ends else text
+
+
+def _with_interval(head: Mapping[str, Any], name: str) -> str:
+    value, low, high = (100 * head[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1f} ({low:.1f}-{high:.1f})"
+
+
+# ---- the report's figures as small tables, for `dvc plots show` and `dvc plots diff` ------------
+
+_Heads = Iterable[tuple[str, Mapping[str, Any]]]
+_SHARES = ("clips", "right", "accuracy", "low", "high")
+_BIN = ("lower", "upper", "clips", "confidence", "accuracy", "accuracy_low", "accuracy_high")
+
+
+def plot_tables(
+    metrics: Mapping[str, Any],
+    predictions: Mapping[str, Predictions],
+    routing: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """CSV text by path below the folder of plots.
+
+    Args:
+        metrics: what `assemble_metrics` returned.
+        predictions: by head.
+        routing: what `assemble_routing` returned, for the use of neurons.
+
+    Returns:
+        "heads.csv" (a row per head and figure), "per_class.csv" (a row per head and class that has
+        clips), "reliability.csv" (a row per head and bin that has clips), "class_by_neuron.csv" (a
+        row per head that routes, layer, class and neuron that has views), "confusion_by_head.csv"
+        (a row per head and cell that has clips), and for each head "confusion/HEAD.csv" (a row per
+        clip), the form that DVC's own template wants.
+    """
+    classes = metrics["classes"]
+    heads = ordered_heads(metrics)
+    routed = (routing or {"heads": {}})["heads"].items()
+    tables = {
+        "heads.csv": csv_text(("head", "figure", "value", "low", "high"), _heads(heads)),
+        "per_class.csv": csv_text(("head", "class", *_SHARES), _per_class(heads, classes)),
+        "reliability.csv": csv_text(("head", "bin", *_BIN), _reliability(heads)),
+        "class_by_neuron.csv": csv_text(
+            ("head", "layer", "class", "neuron", "views"), _class_by_neuron(routed, classes)
+        ),
+    }
+    tables["confusion_by_head.csv"] = csv_text(
+        ("head", "actual", "predicted", "clips"),
+        (row for name, _ in heads for row in _cells(name, predictions[name], classes)),
+    )
+    for name, _ in heads:
+        answers = zip(predictions[name].labels, predictions[name].predicted, strict=True)
+        named = ((classes[label], classes[given]) for label, given in answers)
+        tables[f"confusion/{name}.csv"] = csv_text(("actual", "predicted"), named)
+    return tables
+
+
+def _cells(
+    name: str, answers: Predictions, classes: Sequence[str]
+) -> Iterable[tuple[str, str, str, int]]:
+    """Cells of the confusion matrix that hold clips, classes in their order."""
+    counts = confusion_matrix(answers.labels, answers.predicted, len(classes))
+    for actual, predicted in np.argwhere(counts):
+        yield name, classes[actual], classes[predicted], int(counts[actual, predicted])
+
+
+def _heads(heads: _Heads) -> Iterable[Sequence[Any]]:
+    for name, head in heads:
+        for figure in ("top1", "top5", "class_wise"):
+            yield name, figure, *(head[f"{figure}{end}"] for end in ("", "_low", "_high"))
+        for attribute, found in (head["attributes"] or {}).items():
+            yield name, attribute, *(found[f"accuracy{end}"] for end in ("", "_low", "_high"))
+
+
+def _per_class(heads: _Heads, classes: Sequence[str]) -> Iterable[Sequence[Any]]:
+    for name, head in heads:
+        columns = head["per_class"]
+        for number, title in enumerate(classes):
+            if columns["clips"][number]:
+                yield name, title, *(columns[column][number] for column in _SHARES)
+
+
+def _reliability(heads: _Heads) -> Iterable[Sequence[Any]]:
+    for name, head in heads:
+        for number, row in enumerate(head["calibration"]["equal_width"]["bins"]):
+            yield name, number + 1, *(row[column] for column in _BIN)
+
+
+def _class_by_neuron(heads: _Heads, classes: Sequence[str]) -> Iterable[Sequence[Any]]:
+    for name, head in heads:
+        for layer, found in enumerate(head["layers"]):
+            for title, row in zip(classes, found["class_by_neuron"], strict=True):
+                for neuron, views in enumerate(row):
+                    if views:
+                        yield name, layer + 1, title, neuron + 1, views

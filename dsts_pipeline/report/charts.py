@@ -1,8 +1,14 @@
-"""Charts with axes: curves, dots with intervals, bars of neurons, reliability.
+"""Every drawing of the page: curves, dots with intervals, bars of neurons, reliability, matrices.
 
-Enters: plain numbers and names. Leaves: a `Chart`, or None where there is nothing to draw.
-Every mark says its figure under the pointer; a click on a legend's entry puts that series first;
-dragging moves the axes, the wheel with Shift zooms, a double click goes back.
+Enters: plain numbers and names. Leaves: a `Chart` (an Altair chart and the sentence that a screen
+reader says for it), or None where there is nothing to draw; and from charts Vega JSON and SVG for
+the page, SVG and PNG files for papers. vl-convert does the work inside this process, without a
+browser.
+
+In charts with axes every mark says its figure under the pointer; a click on a legend's entry puts
+that series first; dragging moves the axes, the wheel with Shift zooms, a double click goes back.
+Matrices are still drawings: their cells say their figures, too, and the page's script finds a
+confusion's clips by the place of a click.
 """
 
 from __future__ import annotations
@@ -18,16 +24,18 @@ from importlib.resources import files
 from typing import Any
 
 import altair as alt
+import numpy as np
 import vl_convert
 from markupsafe import Markup
 
-# ---- Colours and type of all charts, taken from figures.css so that they are stated once. -------
+# ---- colours and type ---------------------------------------------------------------------------
 #
-# A chart is drawn in the light colours. In the page their hex codes give way to CSS variables, so
-# that one drawing serves light and dark; a file of its own keeps them.
+# They are stated once, in figures.css. A chart is drawn in the light colours. In the page their hex
+# codes give way to CSS variables, so that one drawing serves light and dark; a file of its own
+# keeps them.
 
-NUM_COLOURS = 6
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"  # all of one width
+NUM_COLOURS = 6
 SHAPES = ("square", "diamond", "circle", "triangle-up", "cross", "triangle-down")
 
 
@@ -91,33 +99,30 @@ def chart_config() -> dict[str, Any]:
     }
 
 
-def series_scale(names: Sequence[str], values: Sequence[Any]) -> Any:
-    """A scale that gives every named series its own value."""
-    import altair as alt
-
-    return alt.Scale(domain=list(names), range=list(values))
-
-
-# ---- One chart, four outputs: Vega JSON and SVG for the page, SVG and PNG files for papers. -----
-#
-# Enters: a `Chart`, which is an Altair chart with the sentence that a screen reader says for it.
-# Leaves: texts and bytes. vl-convert does the work inside this process, without a browser.
+# ---- one chart, four outputs --------------------------------------------------------------------
 
 PNG_SCALE = 2.0
+# A cell of a matrix as vl-convert writes it: its text, what it is to screen readers, its outline.
+_CELL = re.compile(
+    r'aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="rect mark" d="([^"]*)"'
+)
 
 
 @dataclass(frozen=True)
 class Chart:
-    """An interactive drawing and its accessible name."""
+    """A drawing and its accessible name; one that is not `live` stays still in the page."""
 
     drawing: alt.TopLevelMixin
     label: str
+    live: bool = True
 
     @property
     def page_svg(self) -> Markup:
         """The drawing without interaction, in the page's colours: there before any script ran."""
         # vl-convert escaped the texts in it; the label is not part of it.
         drawing = follow_the_page(_svg(self._vega))
+        if not self.live:
+            drawing = _CELL.sub(_tipped_cell, drawing)
         # A page holds many drawings, whose clip paths need names of their own.
         mark = hashlib.sha256(drawing.encode()).hexdigest()[:8]
         return Markup(re.sub(r'(id="|url\(#)clip', rf"\g<1>{mark}-clip", drawing))
@@ -131,6 +136,12 @@ class Chart:
     @cached_property
     def _vega(self) -> dict[str, Any]:
         return _compiled(self.drawing)
+
+
+def _tipped_cell(cell: re.Match[str]) -> str:
+    # Thousands of them: the text for the pointer alone, and no more digits than can be seen.
+    outline = re.sub(r"\d+\.\d+", lambda number: f"{float(number[0]):.2f}", cell[2])
+    return f'data-tip="{cell[1]}" d="{outline}"'
 
 
 def sheet_svg(charts: Sequence[Chart], columns: int = 3) -> str:
@@ -175,13 +186,10 @@ def _svg(vega: dict[str, Any]) -> str:
     return re.sub(r"\bclip\d+\b", lambda match: numbers.get(match[0], match[0]), drawing)
 
 
-# ---- Charts with axes: curves, dots with intervals, bars of neurons, reliability. ---------------
-#
-# Enters: plain numbers and names. Leaves: a `Chart`, or None where there is nothing to draw.
-# Every mark says its figure under the pointer; a click on a legend's entry puts that series first;
-# dragging moves the axes, the wheel with Shift zooms, a double click goes back.
+# ---- lines over epochs, dots with intervals -----------------------------------------------------
 
-WIDTH, HEIGHT = 296, 170
+WIDTH = 296
+HEIGHT = 170
 
 
 @dataclass(frozen=True)
@@ -245,19 +253,27 @@ def curve_chart(
     scale = alt.Scale(zero=False, nice=high is None, **bounds)
     own = re.sub(r"\W", "_", title)  # charts that share a sheet need names of their own
     chosen = alt.selection_point(f"chosen_{own}", fields=["name"], bind="legend")
-    base = alt.Chart(alt.InlineData(_curve_rows(drawn, unit))).encode(
+    # Without Shift the wheel goes on to scroll the page.
+    moved = alt.selection_interval(f"axes_{own}", bind="scales", zoom="wheel![event.shiftKey]")
+    rows = [
+        {"name": s.name, "epoch": x, "value": y, "tip": f"{s.name}, epoch {x:g}: {y:.4g}{unit}"}
+        for s in drawn
+        for x, y in s.points()
+    ]
+    base = alt.Chart(alt.InlineData(rows)).encode(
         x=alt.X("epoch:Q", scale=alt.Scale(zero=False, nice=False, padding=8), axis=epochs),
         y=alt.Y("value:Q", scale=scale, axis=axis),
         opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.15)),
-        **looks_of(drawn),
+        **_looks_of([s.name for s in drawn], [s.number for s in drawn], [s.faint for s in drawn]),
     )
     marks = base.mark_point(filled=True, size=26, opacity=1, clip=True).encode(tooltip="tip:N")
-    layers: list[Any] = [
-        base.mark_line(strokeWidth=2, clip=True),
-        marks.add_params(chosen, _moved_axes(own)),
-    ]
+    lines = base.mark_line(strokeWidth=2, clip=True)
+    layers: list[Any] = [lines, marks.add_params(chosen, moved)]
     if reference:
-        layers += _reference(reference)
+        level = alt.Chart(alt.InlineData([{"value": reference[0], "note": reference[1]}]))
+        line = level.mark_rule(strokeDash=[2, 3], color=colour("rule")).encode(y="value:Q")
+        note = line.mark_text(align="right", dy=-6, color=colour("muted"), fontSize=10.5)
+        layers += [line, note.encode(x=alt.value(WIDTH), text="note:N")]
     last = "; ".join(f"{one.name} ends at {one.points()[-1][1]:.3g}{unit}" for one in drawn)
     drawing = alt.layer(*layers).properties(title=title, width=WIDTH, height=HEIGHT)
     return Chart(drawing, f"{title} over epochs: {last}.")
@@ -269,43 +285,21 @@ def _whole_epochs(series: Sequence[Series]) -> list[int]:
     return list(range(0, last + 1, step))
 
 
-def _curve_rows(series: Sequence[Series], unit: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": one.name,
-            "epoch": x,
-            "value": y,
-            "tip": f"{one.name}, epoch {x:g}: {y:.4g}{unit}",
-        }
-        for one in series
-        for x, y in one.points()
-    ]
-
-
-def looks_of(series: Sequence[Series], columns: int = 1) -> dict[str, Any]:
+def _looks_of(
+    names: Sequence[str], numbers: Sequence[int], faint: Sequence[bool] | None = None
+) -> dict[str, Any]:
     """Colour, marker and dash by name: told apart without colour, too."""
-    names = [one.name for one in series]
-    legend = alt.Legend(columns=columns)
-    numbers = [one.number for one in series]
-    colours, shapes = [colour(n) for n in numbers], [SHAPES[n % len(SHAPES)] for n in numbers]
-    dashes = [[4, 3] if one.faint else [1, 0] for one in series]
-    return {
-        "color": alt.Color("name:N", scale=series_scale(names, colours), legend=legend),
-        "shape": alt.Shape("name:N", scale=series_scale(names, shapes), legend=legend),
-        "strokeDash": alt.StrokeDash("name:N", scale=series_scale(names, dashes), legend=legend),
+    values: dict[str, list[Any]] = {
+        "color": [colour(number) for number in numbers],
+        "shape": [SHAPES[number % len(SHAPES)] for number in numbers],
+        "strokeDash": [[4, 3] if thin else [1, 0] for thin in faint or [False] * len(names)],
     }
-
-
-def _moved_axes(own: str) -> alt.Parameter:
-    # Without Shift the wheel goes on to scroll the page.
-    return alt.selection_interval(f"axes_{own}", bind="scales", zoom="wheel![event.shiftKey]")
-
-
-def _reference(reference: tuple[float, str]) -> list[Any]:
-    rows = alt.InlineData([{"value": reference[0], "note": reference[1]}])
-    line = alt.Chart(rows).mark_rule(strokeDash=[2, 3], color=colour("rule")).encode(y="value:Q")
-    note = line.mark_text(align="right", dy=-6, color=colour("muted"), fontSize=10.5)
-    return [line, note.encode(x=alt.value(WIDTH), text="note:N")]
+    kinds = {"color": alt.Color, "shape": alt.Shape, "strokeDash": alt.StrokeDash}
+    legend = alt.Legend(columns=1)
+    return {
+        key: kind("name:N", scale=alt.Scale(domain=list(names), range=values[key]), legend=legend)
+        for key, kind in kinds.items()
+    }
 
 
 def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
@@ -319,10 +313,9 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
     rows = [_dot_row(name, dot) for name, members in groups for dot in members]
     named = any(name for name, _ in groups)
     dots = list({dot.name: dot for _, members in groups for dot in members}.values())
-    looks = looks_of([Series(dot.name, (), (), dot.number) for dot in dots])
-    looks.pop("strokeDash")
+    looks = _looks_of([dot.name for dot in dots], [dot.number for dot in dots])
+    del looks["strokeDash"]
     if not named:
-        looks = {key: channel.copy() for key, channel in looks.items()}
         for channel in looks.values():
             channel.legend = None
     order = list(dict.fromkeys(row["row"] for row in rows))
@@ -331,10 +324,10 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
     if named:
         offset["yOffset"] = alt.YOffset("name:N", sort=[dot.name for dot in dots])
     base = alt.Chart(alt.InlineData(rows)).encode(
-        y=alt.Y("row:N", sort=order, axis=axis.copy()), tooltip="tip:N", **offset
+        y=alt.Y("row:N", sort=order, axis=axis), tooltip="tip:N", **offset
     )
-    scale, ticks = alt.Scale(zero=False, nice=False, padding=8), alt.Axis(title="%", tickCount=5)
-    x = alt.X("low:Q", scale=scale, axis=ticks)
+    scale = alt.Scale(zero=False, nice=False, padding=8)
+    x = alt.X("low:Q", scale=scale, axis=alt.Axis(title="%", tickCount=5))
     whiskers = base.mark_rule(strokeWidth=2.4, opacity=0.55).encode(
         x=x, x2="high:Q", color=looks["color"]
     )
@@ -358,9 +351,11 @@ def _dot_row(group: str, dot: Dot) -> dict[str, Any]:
     }
 
 
-# ---- Use of each neuron beside the shares of its channels that go to space and to time. ---------
+# ---- use of each neuron beside the shares of its channels that go to space and to time ----------
 
-ROW, USE_WIDTH, GATE_WIDTH = 20, 130, 110
+ROW = 20
+USE_WIDTH = 130
+GATE_WIDTH = 110
 
 
 def neuron_chart(
@@ -430,36 +425,17 @@ def _gates(layer: int, temporal_share: Sequence[float]) -> Any:
     return encoded.properties(width=GATE_WIDTH, height=alt.Step(ROW))
 
 
-# ---- Charts of two measured quantities: confidence against accuracy, need of time against gates.
+# ---- two measured quantities: confidence against accuracy, need of time against gates -----------
 
 SIDE = 250
+Bins = Sequence[Mapping[str, Any]]  # a head's, from low to high, as metrics.json has them
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Clips of similar confidence: all in percent, but the count."""
-
-    confidence: float
-    accuracy: float
-    low: float
-    high: float
-    clips: int
-
-
-@dataclass(frozen=True)
-class Point:
-    """One neuron: its place and what its mark says."""
-
-    x: float
-    y: float
-    tip: str
-
-
-def reliability_chart(heads: Sequence[tuple[str, int, Sequence[Bin]]]) -> Chart:
+def reliability_chart(heads: Sequence[tuple[str, int, Bins]]) -> Chart:
     """Accuracy over confidence, a line a head, with intervals, and the diagonal of the honest.
 
     Args:
-        heads: name, number (for colour and marker) and bins from low to high.
+        heads: name, number (for colour and marker) and bins.
     """
     rows = [_bin_row(name, one) for name, _, bins in heads for one in bins]
     chosen = alt.selection_point("chosen_reliability", fields=["name"], bind="legend")
@@ -468,7 +444,7 @@ def reliability_chart(heads: Sequence[tuple[str, int, Sequence[Bin]]]) -> Chart:
         x=alt.X("confidence:Q", scale=whole, axis=alt.Axis(title="confidence, %", tickCount=5)),
         y=alt.Y("accuracy:Q", scale=whole, axis=alt.Axis(title="right, %", tickCount=5)),
         opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12)),
-        **looks_of([Series(name, (), (), number) for name, number, _ in heads]),
+        **_looks_of([name for name, _, _ in heads], [number for _, number, _ in heads]),
     )
     ends = [{"confidence": 0, "accuracy": 0}, {"confidence": 100, "accuracy": 100}]
     honest = alt.Chart(alt.InlineData(ends)).mark_line(strokeDash=[2, 3], color=colour("rule"))
@@ -481,23 +457,29 @@ def reliability_chart(heads: Sequence[tuple[str, int, Sequence[Bin]]]) -> Chart:
     return Chart(drawing, "Reliability: " + "; ".join(row["tip"] for row in rows) + ".")
 
 
-def _bin_row(name: str, one: Bin) -> dict[str, Any]:
+def _bin_row(name: str, one: Mapping[str, Any]) -> dict[str, Any]:
+    row = {
+        "confidence": 100 * one["confidence"],
+        "accuracy": 100 * one["accuracy"],
+        "name": name,
+        "low": 100 * one["accuracy_low"],
+        "high": 100 * one["accuracy_high"],
+    }
     tip = (
-        f"{name}: {one.clips} clips at {one.confidence:.0f} % confidence, "
-        f"{one.accuracy:.0f} % right ({one.low:.0f} to {one.high:.0f})"
+        f"{name}: {one['clips']} clips at {row['confidence']:.0f} % confidence, "
+        f"{row['accuracy']:.0f} % right ({row['low']:.0f} to {row['high']:.0f})"
     )
-    values = {"confidence": one.confidence, "accuracy": one.accuracy}
-    return values | {"name": name, "low": one.low, "high": one.high, "tip": tip}
+    return row | {"tip": tip}
 
 
-def confidence_chart(heads: Sequence[tuple[str, int, Sequence[Bin]]]) -> Chart:
+def confidence_chart(heads: Sequence[tuple[str, int, Bins]]) -> Chart:
     """How many clips each bin of confidence holds, a line a head."""
     rows: list[dict[str, Any]] = [
         {
             "name": name,
-            "confidence": one.confidence,
-            "clips": one.clips,
-            "tip": f"{name}: {one.clips} clips at {one.confidence:.0f} % confidence",
+            "confidence": 100 * one["confidence"],
+            "clips": one["clips"],
+            "tip": f"{name}: {one['clips']} clips at {100 * one['confidence']:.0f} % confidence",
         }
         for name, _, bins in heads
         for one in bins
@@ -508,7 +490,7 @@ def confidence_chart(heads: Sequence[tuple[str, int, Sequence[Bin]]]) -> Chart:
         x=alt.X("confidence:Q", scale=alt.Scale(domain=[0, 100], nice=False), axis=axis),
         y=alt.Y("clips:Q", axis=alt.Axis(title=None, tickCount=5)),
         opacity=alt.condition(chosen, alt.value(1.0), alt.value(0.12)),
-        **looks_of([Series(name, (), (), number) for name, number, _ in heads]),
+        **_looks_of([name for name, _, _ in heads], [number for _, number, _ in heads]),
     )
     marks = base.mark_point(filled=True, size=36, opacity=1).encode(tooltip="tip:N")
     drawing = alt.layer(base.mark_line(strokeWidth=2), marks.add_params(chosen))
@@ -516,11 +498,15 @@ def confidence_chart(heads: Sequence[tuple[str, int, Sequence[Bin]]]) -> Chart:
     return Chart(sized, "Clips by confidence: " + "; ".join(row["tip"] for row in rows) + ".")
 
 
-def point_chart(title: str, x_title: str, y_title: str, points: Sequence[Point]) -> Chart:
-    """A mark per point, without a line: what belongs together can be seen or not."""
-    rows: list[dict[str, Any]] = [
-        {"x": point.x, "y": point.y, "tip": point.tip} for point in points
-    ]
+def point_chart(
+    title: str, x_title: str, y_title: str, points: Sequence[tuple[float, float, str]]
+) -> Chart:
+    """A mark per point, without a line: what belongs together can be seen or not.
+
+    Args:
+        points: places, and what each mark says.
+    """
+    rows = [{"x": x, "y": y, "tip": tip} for x, y, tip in points]
     scale = alt.Scale(zero=False, nice=True, padding=10)
     drawing = (
         alt.Chart(alt.InlineData(rows))
@@ -532,4 +518,183 @@ def point_chart(title: str, x_title: str, y_title: str, points: Sequence[Point])
         )
         .properties(title=title, width=SIDE, height=170)
     )
-    return Chart(drawing, f"{title}: " + "; ".join(row["tip"] for row in rows) + ".")
+    return Chart(drawing, f"{title}: " + "; ".join(tip for _, _, tip in points) + ".")
+
+
+# ---- matrices: confusion, its change between two runs, classes by neurons -----------------------
+#
+# Cells without clips are not drawn. `rules` are classes before which a matrix gets a line.
+
+GAP = 0.6  # between cells
+MIN_LABELLED_CELL = 9.0  # below this height a row's label would touch the next one
+
+
+def group_starts(attributes: Sequence[Sequence[str]]) -> list[int]:
+    """Classes at which the first attribute changes: where a matrix gets a rule."""
+    values = [row[0] for row in attributes if row]
+    return [i for i in range(1, len(values)) if values[i] != values[i - 1]]
+
+
+def confusion_chart(
+    confusion: np.ndarray, class_names: Sequence[str], rules: Sequence[int] = ()
+) -> Chart:
+    """Rows true, columns predicted; a cell's strength is the square root of its row's share.
+
+    Args:
+        confusion: clips per cell, `[K, K]`.
+    """
+    totals = np.maximum(confusion.sum(axis=1), 1)
+    cells = []
+    for i, j in np.argwhere(confusion > 0).tolist():
+        count = int(confusion[i, j])
+        tip = f"{class_names[i]} taken for {class_names[j]}: {count} of {totals[i]} clips"
+        if i == j:
+            tip = f"{class_names[i]}: {count} of {totals[i]} clips right"
+        cells.append(_cell(i, j, tip, share=count / totals[i], good=i == j))
+    label = (
+        f"Confusion matrix of {len(class_names)} classes: {int(np.trace(confusion))} of "
+        f"{int(confusion.sum())} clips on the diagonal. The table of pairs below lists the largest "
+        "errors."
+    )
+    return Chart(_square(cells, class_names, rules), label, live=False)
+
+
+def difference_chart(
+    change: np.ndarray, class_names: Sequence[str], rules: Sequence[int] = ()
+) -> Chart:
+    """Blue where the change is for the better: more on the diagonal, fewer beside it; else red.
+
+    Args:
+        change: clips gained per cell, `[K, K]`, rows true, columns predicted.
+    """
+    most = max(1, int(np.abs(change).max()))
+    cells = []
+    for i, j in np.argwhere(change != 0).tolist():
+        count = int(change[i, j])
+        what = "right" if i == j else f"taken for {class_names[j]}"
+        tip = f"{class_names[i]}: {abs(count)} {'more' if count > 0 else 'fewer'} {what}"
+        cells.append(_cell(i, j, tip, share=abs(count) / most, good=(count > 0) == (i == j)))
+    label = (
+        f"Change of the confusion matrix of {len(class_names)} classes: {int(np.trace(change)):+d} "
+        "clips on the diagonal. The table of classes below lists the largest changes."
+    )
+    return Chart(_square(cells, class_names, rules), label, live=False)
+
+
+def class_by_neuron_chart(
+    counts: np.ndarray, class_names: Sequence[str], rules: Sequence[int] = ()
+) -> Chart:
+    """Per layer a map of classes (rows) by neurons: share of a class's clips, `[L, K, N]`."""
+    num_layers, num_classes, num_neurons = counts.shape
+    width = float(np.clip(760 / (num_layers * num_neurons), 8.0, 34.0))
+    height = float(np.clip(720 / num_classes, 4.0, 18.0))
+    panels = []
+    for layer, of_layer in enumerate(counts):
+        totals = np.maximum(of_layer.sum(axis=1), 1)
+        cells = []
+        for i, j in np.argwhere(of_layer > 0).tolist():
+            share = float(of_layer[i, j] / totals[i])
+            tip = (
+                f"{class_names[i]}, layer {layer + 1}, neuron {j + 1}: "
+                f"{of_layer[i, j]} of {totals[i]} clips ({share:.0%})"
+            )
+            cells.append(_cell(i, j, tip, share=share, good=True))
+        names = _row_names(class_names, height) if layer == 0 else []
+        panel = _matrix(cells, (num_classes, num_neurons), (width, height), rules, names)
+        panels.append(panel.properties(title=f"Layer {layer + 1}"))
+    label = (
+        f"Share of each class's clips that chose each neuron, for {num_layers} layers of "
+        f"{num_neurons} neurons and {num_classes} classes."
+    )
+    return Chart(alt.hconcat(*panels, spacing=22), label, live=False)
+
+
+def _cell(row: int, column: int, tip: str, *, share: float, good: bool) -> dict[str, Any]:
+    return {
+        "row": row,
+        "column": column,
+        "kind": "right" if good else "wrong",
+        "strength": round(0.10 + 0.90 * share**0.5, 2),  # the root, so that small shares are seen
+        "tip": tip,
+    }
+
+
+def _square(
+    cells: Sequence[Mapping[str, Any]], class_names: Sequence[str], rules: Sequence[int]
+) -> Any:
+    num_classes = len(class_names)
+    size = float(np.clip(720 / num_classes, 4.0, 30.0))
+    across = _rules(rules).encode(x=alt.X("column:O", bandPosition=0))
+    layers = (across, *_row_names(class_names, size))
+    return _matrix(cells, (num_classes, num_classes), (size, size), rules, layers)
+
+
+def _matrix(
+    cells: Sequence[Mapping[str, Any]],
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    rules: Sequence[int],
+    layers: Sequence[alt.Chart] = (),
+) -> Any:
+    """Ground, cells, numbers of the columns, rules across the rows, and `layers` on top.
+
+    Args:
+        shape: rows and columns.
+        size: width and height of a cell.
+    """
+    (num_rows, num_columns), (width, height) = shape, size
+    every = 1 if width >= 13 else 5 if width >= 6 else 10
+    numbers = alt.Axis(
+        title=None,
+        orient="top",
+        domain=False,
+        ticks=False,
+        grid=False,
+        values=[i for i in range(num_columns) if i == 0 or (i + 1) % every == 0],
+        labelExpr="datum.value + 1",
+        labelOverlap=False,
+        labelAngle=0,
+        labelFontSize=9,
+    )
+    kinds = alt.Scale(domain=["right", "wrong"], range=[colour(2), colour(5)])
+    heat = (
+        alt.Chart(alt.InlineData(list(cells)))
+        .mark_rect(aria=True)
+        .encode(
+            x=alt.X("column:O", scale=_band(num_columns, width), axis=numbers),
+            y=alt.Y("row:O", scale=_band(num_rows, height), axis=None),
+            color=alt.Color("kind:N", scale=kinds, legend=None),
+            opacity=alt.Opacity("strength:Q", scale=None),
+            description="tip:N",
+        )
+    )
+    lines = _rules(rules).encode(y=alt.Y("row:O", axis=None, bandPosition=0))
+    return alt.layer(heat, lines, *layers).properties(
+        width=alt.Step(width),
+        height=alt.Step(height),
+        view=alt.ViewConfig(fill=colour("plane"), stroke=None),
+    )
+
+
+def _band(number: int, size: float) -> alt.Scale:
+    gap = GAP / size
+    return alt.Scale(domain=list(range(number)), paddingInner=gap, paddingOuter=gap / 2)
+
+
+def _rules(rules: Sequence[int]) -> alt.Chart:
+    rows = alt.InlineData([{"row": start, "column": start} for start in rules])
+    return alt.Chart(rows).mark_rule(color=colour("rule"), strokeWidth=0.8)
+
+
+def _row_names(class_names: Sequence[str], height: float) -> list[alt.Chart]:
+    """Names and numbers at the left, where there is room for them."""
+    if height < MIN_LABELLED_CELL:
+        return []
+    rows: list[dict[str, Any]] = [
+        {"row": i, "name": name if len(name) <= 36 else name[:35] + "…", "number": i + 1}
+        for i, name in enumerate(class_names)
+    ]
+    base = alt.Chart(alt.InlineData(rows)).encode(y=alt.Y("row:O", axis=None))
+    names = base.mark_text(align="right").encode(x=alt.value(-24), text="name:N")
+    numbers = base.mark_text(align="right", color=colour("muted"), fontSize=10.5)
+    return [names, numbers.encode(x=alt.value(-5), text="number:O")]

@@ -1,29 +1,29 @@
-"""Neuron gallery: previews of the clips that each neuron was chosen for.
+"""Single clips that the page shows: per neuron, per wrong answer, per cell of the confusion matrix.
 
-Enters: predictions with routing, and the page's previews.
-Leaves: per layer and neuron a few previews.
+Enters: `ReportInputs` and the page's previews. Leaves: plain records and lists for its templates
+and its script.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dsts_pipeline.metrics.accuracy import confusion_matrix
 from dsts_pipeline.metrics.predictions import Predictions, align
-from dsts_pipeline.metrics.routing import class_by_neuron
 from dsts_pipeline.report.inputs import ReportInputs
 from dsts_pipeline.report.previews import Preview, Previews
+
+# ---- neuron gallery: previews of the clips that each neuron was chosen for ----------------------
 
 Gallery = tuple[tuple[tuple[Preview, ...], ...], ...]  # [layer][neuron] -> previews
 
 
 def build_gallery(
-    predictions: Predictions, num_neurons: int, previews: Previews, *, num_clips: int = 4
+    predictions: Predictions, num_neurons: int, previews: Previews, *, num_clips: int
 ) -> Gallery:
     """Previews of `num_clips` clips per neuron and layer.
 
@@ -57,13 +57,11 @@ def typical_rows(predictions: Predictions, chosen: np.ndarray, limit: int) -> Se
     return [int(row) for row in order[np.lexsort((labels, -counts[labels], turn))][:limit]]
 
 
-# ---- ------------------------------------------------------------------------------------------
-# Wrong answers one by one: what the head said, and what in its routing speaks for that answer.
+# ---- wrong answers one by one -------------------------------------------------------------------
 #
-# Enters: the main head's predictions (and the baseline's). Leaves: one `Mistake` a clip, plain
-# texts and fractions. "Why" is what can be read off, not an explanation of the network: which
-# neurons the clip went through, which classes these serve, and how often the two classes are
-# confused anyway.
+# What in its routing speaks for the head's answer can be read off, but is no explanation of the
+# network: which neurons the clip went through, which classes these serve, and how often the two
+# classes are confused anyway.
 
 TOP = 5
 NUM_NEAREST = 3
@@ -94,7 +92,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One clip that was taken for another class."""
+    """One clip that was taken for another class.
+
+    Args:
+        rank: of the true class among all, from 1.
+        candidates: the likeliest classes.
+        route: empty where the head does not route.
+        nearest: (class, clips) that the true class is most often taken for.
+        same, reverse: clips of this confusion, and of that the other way round.
+        baseline: the class that the baseline names; empty without one.
+    """
 
     preview: Preview
     truth: str
@@ -110,101 +117,88 @@ class Mistake:
 
 def find_mistakes(inputs: ReportInputs, previews: Previews, limit: int) -> list[Mistake]:
     """The `limit` surest of the main head's wrong answers, surest first."""
-    answers = inputs.predictions[inputs.main_head]
+    answers = inputs.answers
+    names = inputs.class_names
     wrong = np.flatnonzero(answers.predicted != answers.labels)
     order = np.argsort(-answers.probabilities[wrong].max(axis=1), kind="stable")
-    counts = confusion_matrix(answers.labels, answers.predicted, answers.num_classes)
-    shares, other = _shares(inputs, answers), _baseline(inputs, answers)
+    counts = inputs.confusion(inputs.main_head)
+    clips = inputs.neuron_counts()
+    shares = None if clips is None else clips / np.maximum(clips.sum(axis=2, keepdims=True), 1)
+    other = None
+    if inputs.baseline not in (None, inputs.main_head):
+        other = align(answers, inputs.predictions[str(inputs.baseline)])
     mistakes = []
     for row in (int(row) for row in wrong[order][:limit]):
-        truth, answer = int(answers.labels[row]), int(answers.predicted[row])
-        said = np.argsort(-answers.probabilities[row], kind="stable")
+        truth = int(answers.labels[row])
+        answer = int(answers.predicted[row])
+        probabilities = answers.probabilities[row]
+        said = np.argsort(-probabilities, kind="stable")
+        nearest = [k for k in np.argsort(-counts[truth], kind="stable") if k != truth]
         mistakes.append(
             Mistake(
                 preview=previews.of(row),
-                truth=inputs.class_names[truth],
-                answer=inputs.class_names[answer],
+                truth=names[truth],
+                answer=names[answer],
                 rank=int(np.flatnonzero(said == truth)[0]) + 1,
-                candidates=_candidates(inputs, answers.probabilities[row], said[:TOP], truth),
-                route=_route(inputs, answers, row, shares),
-                nearest=_nearest(inputs, counts[truth], truth),
+                candidates=tuple(
+                    Candidate(names[k], float(probabilities[k]), int(k) == truth)
+                    for k in said[:TOP]
+                ),
+                route=() if shares is None else _route(inputs, row, shares),
+                nearest=tuple(
+                    (names[k], int(counts[truth, k]))
+                    for k in nearest[:NUM_NEAREST]
+                    if counts[truth, k]
+                ),
                 same=int(counts[truth, answer]),
                 reverse=int(counts[answer, truth]),
-                baseline="" if other is None else inputs.class_names[other.predicted[row]],
+                baseline="" if other is None else names[other.predicted[row]],
             )
         )
     return mistakes
 
 
-def _candidates(
-    inputs: ReportInputs, probabilities: np.ndarray, order: np.ndarray, truth: int
-) -> tuple[Candidate, ...]:
-    return tuple(
-        Candidate(inputs.class_names[k], float(probabilities[k]), int(k) == truth) for k in order
-    )
-
-
-def _nearest(inputs: ReportInputs, row: np.ndarray, truth: int) -> tuple[tuple[str, int], ...]:
-    others = [k for k in np.argsort(-row, kind="stable") if k != truth and row[k]]
-    return tuple((inputs.class_names[k], int(row[k])) for k in others[:NUM_NEAREST])
-
-
-def _shares(inputs: ReportInputs, answers: Predictions) -> np.ndarray | None:
-    """Share of each class's clips per neuron, `[L, K, N]`; None where the head does not route."""
-    routing = _routing(inputs)
-    if not routing or answers.neurons is None:
-        return None
-    counts = class_by_neuron(*answers.routes(), answers.num_classes, routing["num_neurons"])
-    return counts / np.maximum(counts.sum(axis=2, keepdims=True), 1)
-
-
-def _routing(inputs: ReportInputs) -> Mapping[str, Any] | None:
-    return inputs.metrics["heads"][inputs.main_head].get("routing")
-
-
-def _route(
-    inputs: ReportInputs, answers: Predictions, row: int, shares: np.ndarray | None
-) -> tuple[Step, ...]:
-    routing = _routing(inputs)
-    if shares is None or answers.neurons is None or not routing:
-        return ()
-    truth, answer = answers.labels[row], answers.predicted[row]
+def _route(inputs: ReportInputs, row: int, shares: np.ndarray) -> tuple[Step, ...]:
+    """`shares`: of each class's clips per neuron, `[L, K, N]`."""
+    answers = inputs.answers
+    assert answers.neurons is not None
     steps = []
     for layer, neuron in enumerate(answers.neurons[row]):
-        gates = routing["layers"][layer].get("temporal_share")
+        of_truth = float(shares[layer, answers.labels[row], neuron])
+        of_answer = float(shares[layer, answers.predicted[row], neuron])
+        gates = inputs.main["routing"]["layers"][layer].get("temporal_share")
         steps.append(
-            Step(
-                int(neuron) + 1,
-                float(shares[layer, truth, neuron]),
-                float(shares[layer, answer, neuron]),
-                None if gates is None else float(gates[neuron]),
-            )
+            Step(int(neuron) + 1, of_truth, of_answer, None if gates is None else gates[neuron])
         )
     return tuple(steps)
 
 
-def _baseline(inputs: ReportInputs, answers: Predictions) -> Predictions | None:
-    if inputs.baseline in (None, inputs.main_head):
-        return None
-    return align(answers, inputs.predictions[str(inputs.baseline)])
-
-
-# ---- What the confusion explorer lists: every clip with each head's answer, some with a preview.
+# ---- confusion explorer: every clip with each head's answer, some with a preview ----------------
 
 
 def explorer_data(inputs: ReportInputs, previews: Previews) -> dict[str, Any]:
     """Plain lists for the page's script; `strips` belongs to the main head's clips."""
-    main = inputs.main_head
-    names = [name for name, _ in inputs.heads]
-    heads = [_answers(inputs.predictions[name]) for name in names]
+    heads = [_answers(inputs.predictions[name]) for name, _ in inputs.heads]
     if all(head["clips"] == heads[0]["clips"] for head in heads):
         for head in heads[1:]:  # the usual case: say the clips once
-            head["clips"], head["labels"] = None, None
+            head["clips"] = None
+            head["labels"] = None
     return {
         "classes": list(inputs.class_names),
         "heads": heads,
-        "clips": list(inputs.predictions[main].clip_ids),
+        "clips": list(inputs.answers.clip_ids),
         "strips": previews.strip_numbers(),
+    }
+
+
+def _answers(answers: Predictions) -> dict[str, Any]:
+    sureness = answers.probabilities.max(axis=1)
+    return {
+        "clips": list(answers.clip_ids),
+        "labels": answers.labels.tolist(),
+        "predicted": answers.predicted.tolist(),
+        "sureness": [round(float(value), 3) for value in sureness],
+        "neurons": None if answers.neurons is None else (answers.neurons + 1).tolist(),
     }
 
 
@@ -222,19 +216,7 @@ def preview_cells(answers: Predictions, previews: Previews, num_clips: int) -> N
 
 def worst_cell(inputs: ReportInputs) -> tuple[int, int]:
     """Row and column of the main head's most frequent confusion; (0, 0) where there is none."""
-    answers = inputs.predictions[inputs.main_head]
-    counts = confusion_matrix(answers.labels, answers.predicted, answers.num_classes)
+    counts = inputs.confusion(inputs.main_head)
     np.fill_diagonal(counts, 0)
     row, column = np.unravel_index(counts.argmax(), counts.shape)
-    return (int(row), int(column)) if counts.any() else (0, 0)
-
-
-def _answers(answers: Predictions) -> dict[str, Any]:
-    sureness = answers.probabilities.max(axis=1)
-    return {
-        "clips": list(answers.clip_ids),
-        "labels": answers.labels.tolist(),
-        "predicted": answers.predicted.tolist(),
-        "sureness": [round(float(value), 3) for value in sureness],
-        "neurons": None if answers.neurons is None else (answers.neurons + 1).tolist(),
-    }
+    return int(row), int(column)

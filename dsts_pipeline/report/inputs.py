@@ -1,7 +1,8 @@
 """What a report is made of, checked before a line of it is drawn.
 
-Enters: the content of metrics.json and history.json, predictions, class names, failures.
-Leaves: `ReportInputs`, which the other files of this folder only read.
+Enters: the content of metrics.json and history.json, predictions, class names, failures, and what
+each stage noted of its making (`base.provenance.collect_provenance`). Leaves: `ReportInputs`, which
+the other files of this folder only read.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.metrics.accuracy import check_attributes
+from dsts_pipeline.metrics.accuracy import check_attributes, confusion_matrix
 from dsts_pipeline.metrics.predictions import Predictions
-from dsts_pipeline.metrics.tables import ordered_heads
+from dsts_pipeline.metrics.routing import class_by_neuron
+from dsts_pipeline.metrics.summary import ordered_heads
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,6 @@ class ReportInputs:
         origins: provenance of earlier parts by name, such as {"features": ..., "heads": ...};
             that of the evaluation is in `metrics`.
         dataset: its name.
-        title: heading of the page.
-        num_confused_pairs: how many of the hardest pairs are listed.
         routing: content of evaluation/routing.json; None where it is missing.
         ablation: content of ablation/results.json; None where `ablate` has not run.
 
@@ -59,8 +61,6 @@ class ReportInputs:
     failures: Sequence[Failure] = ()
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dataset: str = ""
-    title: str = "Dynamic spatio-temporal specialization: a run in figures"
-    num_confused_pairs: int = 12
     ablation: Mapping[str, Any] | None = None
     routing: Mapping[str, Any] | None = None
 
@@ -74,7 +74,8 @@ class ReportInputs:
                     f"head {name!r} is in the metrics but has no predictions; "
                     "run `python cli.py evaluate` again"
                 )
-            found, expected = self.predictions[name].num_classes, len(self.class_names)
+            found = self.predictions[name].num_classes
+            expected = len(self.class_names)
             if found != expected:
                 raise DataError(
                     f"predictions of head {name!r} are for {found} classes, the clip index names "
@@ -92,6 +93,17 @@ class ReportInputs:
         names = [name for name, _ in self.heads]
         routed = [name for name, head in self.heads if head.get("routing")]
         return (routed or names)[-1]
+
+    @property
+    def main(self) -> Mapping[str, Any]:
+        """The main head's part of metrics.json."""
+        found: Mapping[str, Any] = self.metrics["heads"][self.main_head]
+        return found
+
+    @property
+    def answers(self) -> Predictions:
+        """The main head's answers."""
+        return self.predictions[self.main_head]
 
     @property
     def routing_of_main(self) -> Mapping[str, Any] | None:
@@ -114,11 +126,21 @@ class ReportInputs:
         """A head's position, which picks its colour and marker in all figures."""
         return [head for head, _ in self.heads].index(name)
 
+    def confusion(self, name: str) -> np.ndarray:
+        """Clips of a head by true and predicted class, `[K, K]`."""
+        answers = self.predictions[name]
+        return confusion_matrix(answers.labels, answers.predicted, answers.num_classes)
 
-# ---- Where the figures come from: what each stage noted, joined into one list without repetition.
-#
-# Enters: per part of the run ("evaluation", "features", ...) the dictionary of
-# `base.provenance.collect_provenance`. Leaves: (name, text) pairs in three groups.
+    def neuron_counts(self) -> np.ndarray | None:
+        """The main head's views by layer, class and neuron, `[L, K, N]`; None without routes."""
+        routing = self.main.get("routing")
+        if not routing or self.answers.neurons is None:
+            return None
+        num_classes = self.answers.num_classes
+        return class_by_neuron(*self.answers.routes(), num_classes, routing["num_neurons"])
+
+
+# ---- provenance: what each stage noted, joined into one list without repetition -----------------
 
 Pairs = list[tuple[str, str]]
 

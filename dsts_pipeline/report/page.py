@@ -10,21 +10,22 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dsts_pipeline.base.files import write_atomic
-from dsts_pipeline.metrics.routing import class_by_neuron, normalised_mutual_information
-from dsts_pipeline.report import wording
+from dsts_pipeline.base.settings import ReportSettings
+from dsts_pipeline.metrics.routing import normalised_mutual_information
+from dsts_pipeline.metrics.summary import denominator_sentence
 from dsts_pipeline.report.charts import Chart, chart_library, png_of, template_text
 from dsts_pipeline.report.examples import (
-    Gallery,
     build_gallery,
     explorer_data,
     find_mistakes,
@@ -33,13 +34,204 @@ from dsts_pipeline.report.examples import (
 from dsts_pipeline.report.figures import Figure, draw_figures
 from dsts_pipeline.report.inputs import ReportInputs, join_origins
 from dsts_pipeline.report.previews import FramesOf, Previews
-from dsts_pipeline.report.tables import Table, make_tables, table_files
+from dsts_pipeline.report.tables import (
+    Table,
+    bounds,
+    make_tables,
+    percent,
+    signed_points,
+    table_files,
+)
 
-# ---- From templates to one HTML text: escaping, numbering, script digests, charts' definitions.
+
+@dataclass(frozen=True)
+class Page:
+    """The finished HTML text, and its figures and tables by name."""
+
+    html: str
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+
+    @cached_property
+    def plots(self) -> dict[str, str]:
+        """Each figure as the text of an SVG file."""
+        return {name: figure.as_file() for name, figure in self.figures.items()}
+
+
+def render_report(
+    inputs: ReportInputs,
+    settings: ReportSettings = ReportSettings(),
+    *,
+    frames_of: FramesOf | None = None,
+) -> Page:
+    """Draw and write out the whole page.
+
+    Args:
+        settings: section `report`: the title, and how much is shown.
+        frames_of: yields uint8 `[T, H, W, 3]` (RGB) for a clip id; without it the page has no
+            previews and no gallery.
+    """
+    answers = inputs.answers
+    figures = draw_figures(inputs)
+    tables = make_tables(inputs, settings.num_confused_pairs)
+    previews = Previews(
+        answers.clip_ids,
+        frames_of,
+        size_px=settings.preview_size_px,
+        max_bytes=int(settings.max_preview_mb * 1e6),
+    )
+    gallery = None
+    if frames_of is not None and settings.num_gallery_clips and "neurons" in figures:
+        num_neurons = inputs.main["routing"]["num_neurons"]
+        num_clips = settings.num_gallery_clips
+        gallery = build_gallery(answers, num_neurons, previews, num_clips=num_clips)
+    mistakes = find_mistakes(inputs, previews, settings.num_mistakes)
+    preview_cells(answers, previews, settings.num_cell_clips)
+    provenance = inputs.metrics.get("provenance", {})
+    context = {
+        "inputs": inputs,
+        "title": settings.title,
+        "metrics": inputs.metrics,
+        "main": inputs.main,
+        "answers": answers,
+        "information": route_information(inputs),
+        "lead": lead_sentences(inputs),
+        "gallery": gallery,
+        "mistakes": mistakes,
+        "num_wrong": int((answers.predicted != answers.labels).sum()),
+        "previews": previews,
+        "origins": join_origins({"evaluation": provenance, **inputs.origins}),
+        "data": explorer_data(inputs, previews),
+        "tabs": [
+            ("summary", "Summary", True),
+            ("paper", "Paper’s tables", True),
+            ("learning", "Curves", "curves" in figures),
+            ("errors", "Confusion", True),
+            ("reliability", "Reliability", True),
+            ("routing", "Routing", "neurons" in figures),
+            ("gallery", "Gallery", gallery is not None),
+            ("mistakes", "Mistakes", bool(mistakes)),
+            ("run", "Run", True),
+        ],
+    }
+    return render_page("report.html.j2", figures, tables, context)
+
+
+def route_information(inputs: ReportInputs) -> list[float]:
+    """Per layer, the normalised mutual information of class and chosen neuron."""
+    counts = inputs.neuron_counts()
+    return [] if counts is None else [normalised_mutual_information(layer) for layer in counts]
+
+
+def write_report(page: Page, path: str | Path, *, write_plots: bool = True) -> list[Path]:
+    """Write `page` to `path`; returns the paths.
+
+    Beside it, where `write_plots`: plots/NAME.svg and .png, tables/NAME.md and .tex.
+    """
+    path = Path(path)
+    contents: dict[Path, bytes] = {path: page.html.encode()}
+    if write_plots:
+        for name, drawing in page.plots.items():
+            plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+            contents[path.parent / "plots" / f"{plain}.svg"] = drawing.encode()
+            contents[path.parent / "plots" / f"{plain}.png"] = png_of(drawing)
+        for name, text in table_files(page.tables).items():
+            contents[path.parent / "tables" / name] = text.encode()
+    for target, content in contents.items():
+        write_atomic(target, content)
+    return list(contents)
+
+
+# ---- the summary: what the run found, in sentences that claim no more than the intervals carry --
+
+PERCENT = "\N{NO-BREAK SPACE}%"
+
+
+def lead_sentences(inputs: ReportInputs) -> list[str]:
+    """A few sentences about the main head, those that it is compared with, and the clips."""
+    metrics = inputs.metrics
+    head = inputs.main
+    confidence = f"{100 * metrics.get('interval', {}).get('confidence', 0.95):.0f}{PERCENT}"
+    sentences = [
+        f"{head['title']} names the right class first for {percent(head['top1'])}{PERCENT} of the "
+        f"{metrics['evaluated']:,} clips of the {metrics['split']} split ({confidence} interval "
+        f"{bounds(head, 'top1')}), and among its first five for {percent(head['top5'])}{PERCENT}. "
+        f"Averaged over classes it reaches {percent(head['class_wise'])}{PERCENT}."
+    ]
+    if head.get("versus_baseline") and inputs.baseline:
+        sentences.append(_against(head["versus_baseline"], metrics["heads"][inputs.baseline]))
+    sentences += [
+        f"For comparison, {other['title']} reaches {percent(other['top1'])}{PERCENT} "
+        f"({bounds(other, 'top1')})."
+        for key, other in inputs.heads
+        if key not in (inputs.main_head, inputs.baseline)
+    ]
+    if head.get("routing"):
+        sentences.append(_use_of_neurons(head["routing"]))
+    sentences.append(denominator_sentence(metrics))
+    return sentences
+
+
+def _against(versus: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    value, low, high = (versus[f"difference{end}"] for end in ("", "_low", "_high"))
+    interval = f"paired interval {signed_points(low)} to {signed_points(high)}"
+    change = f"{signed_points(value)} points"
+    start = f"Against the baseline ({base['title']}) on the same clips that is {change}"
+    if low <= 0 <= high:
+        return f"{start} ({interval}): no more than the choice of test clips alone can explain."
+    return f"{start} ({interval})."
+
+
+def _use_of_neurons(routing: Mapping[str, Any]) -> str:
+    layers = routing["layers"]
+    num_neurons = routing["num_neurons"]
+    # exp(entropy): as many evenly used neurons would give the same entropy.
+    busy = " / ".join(f"{np.exp(layer['entropy']):.1f}" for layer in layers)
+    dead = sum(layer["dead"] for layer in layers)
+    total = len(layers) * num_neurons
+    idle = "every neuron is used" if dead == 0 else f"no clip chose {dead} of the {total}"
+    return (
+        f"Of its {num_neurons} neurons per layer, {busy} are effectively in use (exponential of "
+        f"the entropy, layer by layer), and {idle}."
+    )
+
+
+# ---- from a template to one HTML text -----------------------------------------------------------
 #
-# Enters: a template's name and what it shows. Leaves: HTML that loads nothing. jinja2 escapes all
-# that a template inserts; drawings escape their own texts; the content policy in the page forbids
-# the browser to load anything or to run any other script than the two that are in it.
+# jinja2 escapes all that a template inserts; charts escape their own texts; the content policy in
+# the page forbids the browser to load anything or to run any other script than the two in it.
+
+
+def render_page(
+    template: str,
+    figures: Mapping[str, Figure],
+    tables: Mapping[str, Table],
+    context: Mapping[str, Any],
+) -> Page:
+    """The finished page.
+
+    Args:
+        template: one of templates/ that extends base.html.j2.
+        context: what else it shows: `data` for the page's script, `tabs` as (id, title, whether
+            the page has this section), and more.
+    """
+    script = template_text("script.js")
+    library = chart_library()
+    given = {
+        "figures": figures,
+        "tables": tables,
+        "numbering": _Numbering(),
+        "charts": _Charts(),
+        # Files of this package, not input: the only texts that go in unescaped.
+        "styles": Markup(template_text("figures.css") + template_text("page.css")),
+        "script": Markup(script),
+        "library": Markup(library),
+        "digests": [_digest(script), _digest(library)],
+    }
+    tabs: Iterable[tuple[str, str, bool]] = context["tabs"]
+    shown = {"tabs": [(name, title) for name, title, there in tabs if there]}
+    html = _environment().get_template(template).render(given | dict(context) | shown)
+    return Page(html, figures, tables)
 
 
 class _Numbering:
@@ -64,26 +256,6 @@ class _Charts:
         return len(self.specs) - 1
 
 
-def render_document(template: str, context: Mapping[str, Any]) -> str:
-    """The finished HTML text.
-
-    Args:
-        template: one of templates/ that extends base.html.j2.
-        context: what it shows, `data` (for the page's script) included.
-    """
-    script, library = template_text("script.js"), chart_library()
-    given = {
-        "numbering": _Numbering(),
-        "charts": _Charts(),
-        # Files of this package, not input: the only texts that go in unescaped.
-        "styles": Markup(template_text("figures.css") + template_text("page.css")),
-        "script": Markup(script),
-        "library": Markup(library),
-        "digests": [_digest(script), _digest(library)],
-    }
-    return _environment().get_template(template).render(given | dict(context))
-
-
 def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -96,149 +268,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": wording.percent, "points": wording.signed_points}
-    environment.globals |= {"bounds": wording.bounds}
-    environment.tests["chart"] = lambda panel: isinstance(panel, Chart)
+    environment.filters["percent"] = percent
     return environment
-
-
-# ---- The page about one run, and its plots and tables as files beside it. -----------------------
-#
-# Enters: `ReportInputs`, and optionally a function that yields a clip's frames.
-# Leaves: a `Page`: HTML without a single request, SVG and PNG plots, Markdown and LaTeX tables.
-
-
-@dataclass(frozen=True)
-class Page:
-    """The finished HTML text, and its figures and tables by name."""
-
-    html: str
-    figures: Mapping[str, Figure] = field(default_factory=dict)
-    tables: Mapping[str, Table] = field(default_factory=dict)
-
-    @cached_property
-    def plots(self) -> dict[str, str]:
-        """Each figure as the text of an SVG file."""
-        return {name: figure.as_file() for name, figure in self.figures.items()}
-
-
-@dataclass(frozen=True)
-class PreviewOptions:
-    """How many clips are shown moving, and how large.
-
-    Args:
-        num_gallery_clips: per neuron; 0: no gallery.
-        num_cell_clips: per cell of the confusion matrix.
-        num_mistakes: wrong answers that are shown one by one.
-        size_px: height and width of a preview.
-        max_bytes: of all previews as they stand in the page.
-    """
-
-    num_gallery_clips: int = 4
-    num_cell_clips: int = 6
-    num_mistakes: int = 40
-    size_px: int = 72
-    max_bytes: int = 12_000_000
-
-
-def render_report(
-    inputs: ReportInputs,
-    *,
-    frames_of: FramesOf | None = None,
-    options: PreviewOptions | None = None,
-) -> Page:
-    """Draw and write out the whole page.
-
-    Args:
-        frames_of: yields uint8 `[T, H, W, 3]` (RGB) for a clip id; without it the page has no
-            previews and no gallery.
-    """
-    options = options or PreviewOptions()
-    figures, tables = draw_figures(inputs), make_tables(inputs)
-    context = _context(inputs, frames_of, options) | {"figures": figures, "tables": tables}
-    context["tabs"] = _tabs(context)
-    return Page(render_document("report.html.j2", context), figures, tables)
-
-
-def write_report(page: Page, path: str | Path, *, write_plots: bool = True) -> list[Path]:
-    """Write `page` to `path`; returns the paths.
-
-    Beside it, where `write_plots`: plots/NAME.svg and .png, tables/NAME.md and .tex.
-    """
-    path = Path(path)
-    contents: dict[Path, bytes] = {path: page.html.encode()}
-    if write_plots:
-        for name, drawing in page.plots.items():
-            plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
-            contents[path.parent / "plots" / f"{plain}.svg"] = drawing.encode()
-            contents[path.parent / "plots" / f"{plain}.png"] = png_of(drawing)
-        for name, text in table_files(page.tables).items():
-            contents[path.parent / "tables" / name] = text.encode()
-    for target, content in contents.items():
-        write_atomic(target, content)
-    return list(contents)
-
-
-def _context(
-    inputs: ReportInputs, frames_of: FramesOf | None, options: PreviewOptions
-) -> dict[str, Any]:
-    answers = inputs.predictions[inputs.main_head]
-    previews = Previews(
-        answers.clip_ids, frames_of, size_px=options.size_px, max_bytes=options.max_bytes
-    )
-    gallery = _gallery(inputs, previews, options) if frames_of is not None else None
-    mistakes = find_mistakes(inputs, previews, options.num_mistakes)
-    preview_cells(answers, previews, options.num_cell_clips)
-    provenance = inputs.metrics.get("provenance", {})
-    return {
-        "inputs": inputs,
-        "title": inputs.title,
-        "metrics": inputs.metrics,
-        "main": inputs.metrics["heads"][inputs.main_head],
-        "answers": answers,
-        "information": route_information(inputs),
-        "lead": wording.lead_sentences(inputs),
-        "gallery": gallery,
-        "mistakes": mistakes,
-        "num_wrong": int((answers.predicted != answers.labels).sum()),
-        "previews": previews,
-        "origins": join_origins({"evaluation": provenance, **inputs.origins}),
-        "data": explorer_data(inputs, previews),
-    }
-
-
-def route_information(inputs: ReportInputs) -> list[float]:
-    """Per layer, the normalised mutual information of class and chosen neuron."""
-    answers = inputs.predictions[inputs.main_head]
-    routing = inputs.metrics["heads"][inputs.main_head].get("routing")
-    if not routing or answers.neurons is None:
-        return []
-    counts = class_by_neuron(*answers.routes(), answers.num_classes, routing["num_neurons"])
-    return [normalised_mutual_information(layer) for layer in counts]
-
-
-def _gallery(inputs: ReportInputs, previews: Previews, options: PreviewOptions) -> Gallery | None:
-    routing = inputs.metrics["heads"][inputs.main_head].get("routing")
-    answers = inputs.predictions[inputs.main_head]
-    if not options.num_gallery_clips or not routing or answers.neurons is None:
-        return None
-    return build_gallery(
-        answers, routing["num_neurons"], previews, num_clips=options.num_gallery_clips
-    )
-
-
-def _tabs(context: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(id, title) of the sections that this run has."""
-    figures = context["figures"]
-    tabs = (
-        ("summary", "Summary", True),
-        ("paper", "Paper’s tables", True),
-        ("learning", "Curves", "curves" in figures),
-        ("errors", "Confusion", True),
-        ("reliability", "Reliability", True),
-        ("routing", "Routing", "neurons" in figures),
-        ("gallery", "Gallery", context["gallery"] is not None),
-        ("mistakes", "Mistakes", bool(context["mistakes"])),
-        ("run", "Run", True),
-    )
-    return [(name, title) for name, title, there in tabs if there]

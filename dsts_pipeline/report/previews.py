@@ -50,10 +50,13 @@ class Previews:
         size_px: int = 72,
         max_bytes: int = 12_000_000,
     ) -> None:
-        self._clip_ids, self._frames_of, self._max_bytes = clip_ids, frames_of, max_bytes
+        self._clip_ids = clip_ids
+        self._frames_of = frames_of
+        self._max_bytes = max_bytes
         self._known: dict[int, Preview] = {}
         self._num_bytes = 0
-        self.size_px, self.num_frames = size_px, NUM_FRAMES
+        self.size_px = size_px
+        self.num_frames = NUM_FRAMES
         self.strips: list[str] = []
 
     @property
@@ -104,7 +107,8 @@ def strip_uri(frames: np.ndarray, size_px: int) -> str:
             scale = size_px / max(frame.size)
             size = (round(frame.width * scale), round(frame.height * scale))
             frame = frame.resize(size, Image.Resampling.BILINEAR)
-        left, top = (size_px - frame.width) // 2, (size_px - frame.height) // 2
+        left = (size_px - frame.width) // 2
+        top = (size_px - frame.height) // 2
         strip.paste(frame, (place * size_px + left, top))
     buffer = io.BytesIO()
     strip.save(buffer, "WEBP", quality=WEBP_QUALITY, method=3)

@@ -1,6 +1,7 @@
-"""A table, defined once: HTML in the page, Markdown and LaTeX files for papers.
+"""The tables of a page, each defined once: HTML in the page, Markdown and LaTeX files for papers.
 
-Enters: texts. Leaves: texts in which everything that means something to the format is escaped.
+Enters: `ReportInputs`. Leaves: tables by name, and files in which everything that means something
+to their format is escaped. A figure that a run does not have is an empty cell, never the paper's.
 """
 
 from __future__ import annotations
@@ -8,19 +9,143 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from dsts_pipeline.metrics.ablation import CITATION, PAPER_TABLES, PaperTable
-from dsts_pipeline.report.inputs import ReportInputs
-from dsts_pipeline.report.wording import (
-    MINUS,
-    bounds,
-    class_rows,
-    p_value,
-    pair_rows,
-    percent,
-    signed_points,
+import numpy as np
+
+from dsts_pipeline.metrics.ablation import (
+    CITATION,
+    PAPER_ROWS,
+    PAPER_TABLES,
+    PaperTable,
+    p_text,
 )
+from dsts_pipeline.metrics.accuracy import hardest_pairs, per_class_accuracy
+from dsts_pipeline.report.inputs import ReportInputs
+
+
+def make_tables(inputs: ReportInputs, num_pairs: int) -> dict[str, Table]:
+    """Tables of the page about one run, by name; one that the run has no rows for is left out.
+
+    Args:
+        num_pairs: how many of the hardest pairs of classes are listed.
+    """
+    own = [_results(inputs), _pairs(inputs, num_pairs), _classes(inputs), _failures(inputs)]
+    own += [_calibration(inputs), *_routing_tables(inputs, num_pairs)]
+    always = [beside_table(inputs), *paper_tables(inputs).values()]
+    return {table.name: table for table in [*own, *always] if table.rows}
+
+
+# ---- a table and its formats --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure or a name, and what stands smaller behind it, such as its interval."""
+
+    text: str
+    detail: str = ""
+
+    def plain(self) -> str:
+        """Both in one line."""
+        return f"{self.text} ({self.detail})" if self.detail else self.text
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells from left to right; an emphasised row is the one that the table is about."""
+
+    cells: tuple[Cell, ...]
+    emphasised: bool = False
+
+
+def row(*values: str | Cell, emphasised: bool = False) -> Row:
+    """A row of texts and cells."""
+    cells = tuple(value if isinstance(value, Cell) else Cell(value) for value in values)
+    return Row(cells, emphasised)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows below named columns.
+
+    Args:
+        name: of its files, such as "table_3".
+        caption: one or a few sentences.
+        columns: names; all but the first `num_names` hold figures and are set to the right.
+        rows: as long as `columns` each.
+        title: what comes first in the caption, such as "The paper's Table 3."; empty for tables
+            that are numbered with the page.
+        num_names: columns at the left that hold names.
+        kind: a class of the page's styles, such as "dense".
+
+    Raises:
+        ValueError: A row has another length than the columns.
+    """
+
+    name: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    title: str = ""
+    num_names: int = 1
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        for one in self.rows:
+            if len(one.cells) != len(self.columns):
+                raise ValueError(f"table {self.name}: row {one} for columns {self.columns}")
+
+
+def table_files(tables: Mapping[str, Table]) -> dict[str, str]:
+    """File names and contents of all tables, each in both formats."""
+    texts = {f"{table.name}.md": to_markdown(table) for table in tables.values()}
+    return texts | {f"{table.name}.tex": to_latex(table) for table in tables.values()}
+
+
+def to_markdown(table: Table) -> str:
+    """The table in GitHub's Markdown, emphasised rows in bold."""
+    marks = [":--" if i < table.num_names else "--:" for i in range(len(table.columns))]
+    rows = [[_markdown(name) for name in table.columns], marks]
+    for one in table.rows:
+        texts = [_markdown(cell.plain()) for cell in one.cells]
+        rows.append([f"**{t}**" if t and one.emphasised else t for t in texts])
+    title = f"**{_markdown(table.title)}** " if table.title else ""
+    grid = "\n".join("| " + " | ".join(texts) + " |" for texts in rows)
+    return f"{title}{_markdown(table.caption)}\n\n{grid}\n"
+
+
+def _markdown(text: str) -> str:
+    # Markdown lets HTML through: the brackets and the ampersand become entities.
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
+
+
+def to_latex(table: Table) -> str:
+    """The table as a LaTeX `table` with booktabs' rules."""
+    layout = "l" * table.num_names + "r" * (len(table.columns) - table.num_names)
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{_latex(' '.join(filter(None, (table.title, table.caption))))}}}",
+        f"\\label{{tab:{re.sub('[^a-z0-9]+', '-', table.name.lower())}}}",
+        f"\\begin{{tabular}}{{{layout}}}",
+        "\\toprule",
+        _latex_row([_latex(name) for name in table.columns]),
+        "\\midrule",
+    ]
+    for one in table.rows:
+        texts = [_latex(cell.plain()) for cell in one.cells]
+        lines.append(_latex_row([f"\\textbf{{{t}}}" if one.emphasised else t for t in texts]))
+    lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    return " & ".join(texts) + r" \\"
+
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -44,153 +169,29 @@ _LATEX = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A figure or a name, and what stands smaller behind it, such as its interval."""
-
-    text: str
-    detail: str = ""
-
-    def plain(self) -> str:
-        """Both in one line."""
-        return f"{self.text} ({self.detail})" if self.detail else self.text
-
-
-@dataclass(frozen=True)
-class Row:
-    """Cells from left to right; an emphasised row is the one that the table is about."""
-
-    cells: tuple[Cell, ...]
-    emphasised: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows below named columns.
-
-    Args:
-        name: of its files, such as "table_3".
-        title: what comes first in the caption, such as "The paper's Table 3."; empty for tables
-            that are numbered with the page.
-        caption: one or a few sentences.
-        columns: names; all but the first `num_names` hold figures and are set to the right.
-        rows: as long as `columns` each.
-        num_names: columns at the left that hold names.
-        kind: a class of the page's styles, such as "dense".
-
-    Raises:
-        ValueError: A row has another length than the columns.
-    """
-
-    name: str
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    title: str = ""
-    num_names: int = 1
-    kind: str = ""
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row.cells) != len(self.columns):
-                raise ValueError(f"table {self.name}: row {row} for columns {self.columns}")
-
-
-def cells(*values: str | Cell) -> tuple[Cell, ...]:
-    """Texts as cells."""
-    return tuple(value if isinstance(value, Cell) else Cell(value) for value in values)
-
-
-def to_markdown(table: Table) -> str:
-    """The table in GitHub's Markdown, emphasised rows in bold."""
-    marks = [":--" if i < table.num_names else "--:" for i in range(len(table.columns))]
-    lines = [f"**{_markdown(table.title)}** " if table.title else "", _markdown(table.caption)]
-    body = [[_markdown(cell.plain()) for cell in row.cells] for row in table.rows]
-    for row, texts in zip(table.rows, body, strict=True):
-        if row.emphasised:
-            texts[:] = [f"**{text}**" if text else "" for text in texts]
-    rows = [[_markdown(name) for name in table.columns], marks, *body]
-    grid = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    return "".join(lines) + "\n\n" + grid + "\n"
-
-
-def to_latex(table: Table) -> str:
-    """The table as a LaTeX `table` with booktabs' rules."""
-    layout = "l" * table.num_names + "r" * (len(table.columns) - table.num_names)
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        "\\begin{table}",
-        "\\centering",
-        f"\\caption{{{_latex(' '.join(filter(None, (table.title, table.caption))))}}}",
-        f"\\label{{tab:{re.sub('[^a-z0-9]+', '-', table.name.lower())}}}",
-        f"\\begin{{tabular}}{{{layout}}}",
-        "\\toprule",
-        _latex_row([_latex(name) for name in table.columns]),
-        "\\midrule",
-    ]
-    for row in table.rows:
-        texts = [_latex(cell.plain()) for cell in row.cells]
-        if row.emphasised:
-            texts = [f"\\textbf{{{text}}}" for text in texts]
-        lines.append(_latex_row(texts))
-    lines += ["\\bottomrule", "\\end{tabular}", "\\end{table}", ""]
-    return "\n".join(lines)
-
-
-def table_files(tables: Mapping[str, Table] | Sequence[Table]) -> dict[str, str]:
-    """File names and contents of all tables, each in both formats."""
-    found = list(tables.values()) if isinstance(tables, Mapping) else list(tables)
-    texts = {f"{table.name}.md": to_markdown(table) for table in found}
-    return texts | {f"{table.name}.tex": to_latex(table) for table in found}
-
-
-def _latex_row(texts: Sequence[str]) -> str:
-    return " & ".join(texts) + r" \\"
-
-
 def _latex(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def _markdown(text: str) -> str:
-    # Markdown lets HTML through: the brackets and the ampersand become entities.
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
+# ---- figures as people read them ----------------------------------------------------------------
+
+MINUS = "\N{MINUS SIGN}"
+p_value = partial(p_text, dash="–")
 
 
-# ---- The run's own tables: heads, confused pairs, classes, failures. ----------------------------
+def percent(value: float) -> str:
+    """A fraction as percent with one digit, without the sign."""
+    return f"{100 * value:.1f}"
 
 
-def result_tables(inputs: ReportInputs) -> dict[str, Table]:
-    """Tables by name; one that the run has no rows for is left out."""
-    tables = (_results(inputs), _pairs(inputs), _classes(inputs), _failures(inputs))
-    return {table.name: table for table in tables if table.rows}
+def signed_points(value: float) -> str:
+    """A difference of fractions in percentage points, always with its sign."""
+    return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", MINUS)
 
 
-def _results(inputs: ReportInputs) -> Table:
-    interval = inputs.metrics.get("interval")
-    made = f" ({interval['method']}, {interval['num_resamples']:,} resamples)" if interval else ""
-    return Table(
-        name="results",
-        caption=f"Results in percent, intervals in brackets{made}. The last column is the paired "
-        "difference in top-1 on the same clips, in percentage points. Parameters are those of the "
-        "head alone.",
-        columns=("head", "top-1", "top-5", "class-wise", "parameters", "against baseline"),
-        rows=tuple(
-            Row(
-                cells(
-                    head["title"],
-                    with_interval(head, "top1"),
-                    with_interval(head, "top5"),
-                    with_interval(head, "class_wise"),
-                    f"{head['num_parameters']:,}",
-                    difference(head.get("versus_baseline")),
-                ),
-                emphasised=name == inputs.main_head,
-            )
-            for name, head in inputs.heads
-        ),
-    )
+def bounds(figures: Mapping[str, Any], name: str) -> str:
+    """Such as "68.6 to 73.8" for the interval of `name`."""
+    return f"{percent(figures[f'{name}_low'])} to {percent(figures[f'{name}_high'])}"
 
 
 def with_interval(figures: Mapping[str, Any], key: str) -> Cell:
@@ -208,55 +209,89 @@ def difference(versus: Mapping[str, Any] | None) -> Cell:
     return Cell(value, f"{low} to {high}")
 
 
-def _pairs(inputs: ReportInputs) -> Table:
-    pairs = pair_rows(inputs)
-    beside = bool(pairs) and pairs[0]["baseline"] is not None
+# ---- the run's own: heads, confused pairs, classes, failures, calibration -----------------------
+
+
+def _results(inputs: ReportInputs) -> Table:
+    interval = inputs.metrics.get("interval")
+    made = f" ({interval['method']}, {interval['num_resamples']:,} resamples)" if interval else ""
+    return Table(
+        name="results",
+        caption=f"Results in percent, intervals in brackets{made}. The last column is the paired "
+        "difference in top-1 on the same clips, in percentage points. Parameters are those of the "
+        "head alone.",
+        columns=("head", "top-1", "top-5", "class-wise", "parameters", "against baseline"),
+        rows=[
+            row(
+                head["title"],
+                *(with_interval(head, key) for key in ("top1", "top5", "class_wise")),
+                f"{head['num_parameters']:,}",
+                difference(head.get("versus_baseline")),
+                emphasised=name == inputs.main_head,
+            )
+            for name, head in inputs.heads
+        ],
+    )
+
+
+def _pairs(inputs: ReportInputs, num_pairs: int) -> Table:
+    """The pairs of classes that the main head confuses most, beside the baseline's count."""
+    names = inputs.class_names
+    beside = inputs.baseline not in (None, inputs.main_head)
+    of_baseline = inputs.confusion(str(inputs.baseline)) if beside else None
+    rows = []
+    for pair in hardest_pairs(inputs.confusion(inputs.main_head), num_pairs):
+        i, j = pair.first, pair.second
+        texts = [names[i], names[j], *((_differing(inputs, i, j),) if inputs.attributes else ())]
+        texts += [str(pair.first_as_second), str(pair.second_as_first), percent(pair.share)]
+        if of_baseline is not None:
+            texts.append(str(int(of_baseline[i, j] + of_baseline[j, i])))
+        rows.append(row(*texts))
     differ = ("they differ in",) if inputs.attributes else ()
     columns = ("first", "second", *differ, "1st as 2nd", "2nd as 1st", "share, %")
-    title = inputs.metrics["heads"][inputs.main_head]["title"]
     return Table(
         name="pairs",
-        caption=f"The pairs of classes that {title} confuses most: clips of the first taken for "
-        "the second, of the second for the first, and both as a share of the clips of the two "
-        "classes"
+        caption=f"The pairs of classes that {inputs.main['title']} "
+        "confuses most: clips of the first taken for the second, of the second for the first, and "
+        "both as a share of the clips of the two classes"
         + ("; beside it, how often the baseline confuses the same pair." if beside else "."),
         columns=(*columns, "baseline") if beside else columns,
-        rows=tuple(
-            Row(
-                cells(
-                    pair["first"],
-                    pair["second"],
-                    *((pair["differs"],) if inputs.attributes else ()),
-                    str(pair["forth"]),
-                    str(pair["back"]),
-                    pair["share"],
-                    *((str(pair["baseline"]),) if beside else ()),
-                )
-            )
-            for pair in pairs
-        ),
+        rows=rows,
         num_names=2 + len(differ),
         kind="names",
     )
 
 
+def _differing(inputs: ReportInputs, first: int, second: int) -> str:
+    values = zip(inputs.attributes[first], inputs.attributes[second], strict=True)
+    return ", ".join(
+        f"{name} ({one} / {two})"
+        for name, (one, two) in zip(inputs.attribute_names, values, strict=True)
+        if one != two
+    )
+
+
 def _classes(inputs: ReportInputs) -> Table:
-    heads = tuple(head["title"] for _, head in inputs.heads)
+    num_classes = len(inputs.class_names)
+    columns = []
+    for name, _ in inputs.heads:
+        answers = inputs.predictions[name]
+        hits = answers.predicted == answers.labels
+        columns.append(per_class_accuracy(hits, answers.labels, num_classes))
+    counts = np.bincount(inputs.predictions[inputs.main_head].labels, minlength=num_classes)
     return Table(
         name="classes",
         caption="Percent of each class’s clips that each head gets right.",
-        columns=("class", "no.", "clips", *heads),
-        rows=tuple(
-            Row(
-                cells(
-                    row["name"],
-                    str(row["number"]),
-                    str(row["count"]),
-                    *(value or "no clips" for value in row["accuracies"]),
-                )
+        columns=("class", "no.", "clips", *(head["title"] for _, head in inputs.heads)),
+        rows=[
+            row(
+                name,
+                str(k + 1),
+                str(counts[k]),
+                *("no clips" if np.isnan(column[k]) else percent(column[k]) for column in columns),
             )
-            for row in class_rows(inputs)
-        ),
+            for k, name in enumerate(inputs.class_names)
+        ],
         kind="dense",
     )
 
@@ -267,42 +302,32 @@ def _failures(inputs: ReportInputs) -> Table:
         caption=f"{len(inputs.failures)} clips of all splits could not be used. None was replaced "
         "by another clip.",
         columns=("clip", "split", "lost at", "reason"),
-        rows=tuple(
-            Row(cells(failure.clip_id, failure.split, failure.stage, failure.reason))
-            for failure in inputs.failures
-        ),
+        rows=[row(one.clip_id, one.split, one.stage, one.reason) for one in inputs.failures],
         num_names=4,
         kind="dense",
     )
 
 
-# ---- The table of calibration: errors beside what chance alone would give. ----------------------
-
-
-def calibration_table(inputs: ReportInputs) -> Table:
-    """A row per head that has figures of calibration."""
+def _calibration(inputs: ReportInputs) -> Table:
+    """Errors beside what chance alone would give."""
     rows = []
     for name, head in inputs.heads:
         found = head.get("calibration")
         if not found:
             continue
         bins = found["equal_width"]
+        by_chance = f"up to {percent(bins['ece_if_calibrated_high'])}"
         rows.append(
-            Row(
-                cells(
-                    head["title"],
-                    percent(found["mean_confidence"]),
-                    percent(head["top1"]),
-                    percent(bins["ece"]),
-                    Cell(
-                        percent(bins["ece_if_calibrated"]),
-                        f"up to {percent(bins['ece_if_calibrated_high'])}",
-                    ),
-                    percent(found["equal_count"]["ece"]),
-                    percent(bins["max_error"]),
-                    f"{head['nll']:.3f}",
-                    f"{head['brier']:.3f}",
-                ),
+            row(
+                head["title"],
+                percent(found["mean_confidence"]),
+                percent(head["top1"]),
+                percent(bins["ece"]),
+                Cell(percent(bins["ece_if_calibrated"]), by_chance),
+                percent(found["equal_count"]["ece"]),
+                percent(bins["max_error"]),
+                f"{head['nll']:.3f}",
+                f"{head['brier']:.3f}",
                 emphasised=name == inputs.main_head,
             )
         )
@@ -314,35 +339,156 @@ def calibration_table(inputs: ReportInputs) -> Table:
         "evidence against it); ECE in bins of as many clips; the largest gap of a bin. NLL in "
         "nats, Brier score 0 to 2.",
         columns=(
-            "head",
-            "confidence",
-            "top-1",
-            "ECE",
-            "if calibrated",
-            "ECE, equal counts",
-            "largest gap",
-            "NLL",
-            "Brier",
+            *("head", "confidence", "top-1", "ECE", "if calibrated", "ECE, equal counts"),
+            *("largest gap", "NLL", "Brier"),
         ),
-        rows=tuple(rows),
+        rows=rows,
     )
 
 
-# ---- ------------------------------------------------------------------------------------------
-# The paper's Tables 1 to 7 in its layout, with this run's figures and intervals beside its own.
-#
-# Enters: the run's metrics and, where `ablate` has run, the content of ablation/results.json.
-# Leaves: one `Table` each; a figure that this run does not have is an empty cell, never the
-# paper's.
+# ---- routing: what neurons serve beside chance, need of time, hard pairs ------------------------
 
-# The variants of `ablate`, row by row of the paper's Tables 3 to 7.
-VARIANTS = {
-    3: ("without_sts", "without_gates", "full"),
-    4: ("baseline", "without_synapse", "full"),
-    5: ("without_udl", "full"),
-    6: ("neurons_5", "full", "neurons_15"),
-    7: ("layers_1", "full", "layers_5"),
-}
+
+def _routing_tables(inputs: ReportInputs, num_pairs: int) -> list[Table]:
+    """None where routing.json has nothing about the main head."""
+    head = inputs.routing_of_main
+    if head is None:
+        return []
+    layers = list(enumerate(head["layers"], start=1))
+    tables = [_information(layers), _similarity(layers), _gates(layers), _view_changes(layers)]
+    pairs = head.get("hard_pairs")
+    if pairs:
+        tables += [_hard_pairs(inputs, pairs, kind, num_pairs) for kind in ("separated", "merged")]
+    return tables
+
+
+Layers = Sequence[tuple[int, Mapping[str, Any]]]
+
+
+def _information(layers: Layers) -> Table:
+    rows = [
+        row(
+            f"layer {number}",
+            group,
+            f"{found['nmi']:.3f}",
+            Cell(f"{found['nmi_null']:.3f}", f"up to {found['nmi_null_high']:.3f}"),
+            f"{found['adjusted']:.3f}",
+            p_value(found["p"]),
+        )
+        for number, layer in layers
+        for group, found in sorted(
+            layer["information"].items(), key=lambda item: item[0] != "class"
+        )
+    ]
+    return Table(
+        name="information",
+        caption="What the choice of neuron tells of class and attributes: normalised mutual "
+        "information (0: nothing, 1: each tells the other), the same for routes dealt to clips at "
+        "random (mean, 95 % point), the information adjusted for chance (0 on average for random "
+        "routes), and p by permutation.",
+        columns=("layer", "of", "NMI", "by chance", "adjusted", "p"),
+        rows=rows,
+        num_names=2,
+        kind="dense",
+    )
+
+
+def _similarity(layers: Layers) -> Table:
+    rows = [
+        row(
+            f"layer {number}",
+            _cosine(found["within"]),
+            _cosine(found["across"]),
+            Cell(_cosine(found["within_null"]), f"up to {_cosine(found['within_null_high'])}"),
+            p_value(found["p"]),
+            " / ".join(_cosine(value, 2) for value in found["per_neuron"]),
+        )
+        for number, layer in layers
+        if (found := layer.get("similarity"))
+    ]
+    return Table(
+        name="similarity",
+        caption="How alike the clips of one neuron are: mean cosine of their centred, pooled "
+        "feature maps, within neurons and across them, for routes dealt at random (mean, 95 % "
+        "point), and neuron by neuron.",
+        columns=("layer", "within", "across", "by chance", "p", "neuron by neuron"),
+        rows=rows,
+        kind="dense",
+    )
+
+
+def _cosine(value: float | None, num_digits: int = 3) -> str:
+    """A dash where there is none: one neuron has no clips across, one clip none within."""
+    return "–" if value is None else f"{value:.{num_digits}f}"
+
+
+def _gates(layers: Layers) -> Table:
+    rows = []
+    for number, layer in layers:
+        gates = layer.get("gates")
+        if gates and gates.get("class_need") is not None:
+            found = gates["rank_correlation"]
+            text = "–" if found is None else f"{found:+.2f}".replace("-", MINUS)
+            rows.append(row(f"layer {number}", text, p_value(gates["p"])))
+    return Table(
+        name="gates",
+        caption="Do gates open to time where the classes need it? Rank correlation, over the "
+        "neurons of a layer, of the temporal share of a neuron’s channels with the mean need of "
+        "time of the classes that it serves. Need: how much probability of the true class is lost "
+        "when a clip’s time steps are put in random order or averaged.",
+        columns=("layer", "rank correlation", "p"),
+        rows=rows,
+    )
+
+
+def _view_changes(layers: Layers) -> Table:
+    rows = [
+        row(
+            f"layer {number}",
+            f"{found['clips']:,}",
+            *(percent(found[key]) for key in ("changed", "pairs_apart", "pairs_apart_null")),
+        )
+        for number, layer in layers
+        if (found := layer.get("view_changes"))
+    ]
+    return Table(
+        name="view_changes",
+        caption="How often the choice changes between views of one clip, percent: clips whose "
+        "views do not all take the same neuron, pairs of views that differ, and the same for "
+        "views routed without regard to their clip.",
+        columns=("layer", "clips", "changed", "pairs apart", "by chance"),
+        rows=rows,
+    )
+
+
+def _hard_pairs(inputs: ReportInputs, found: Mapping[str, Any], kind: str, num_pairs: int) -> Table:
+    base = (inputs.routing or {}).get("baseline")
+    name = inputs.metrics["heads"].get(base, {}).get("title", base)
+    what = "apart better" if kind == "separated" else "apart worse"
+    return Table(
+        name=f"pairs_{kind}",
+        caption=f"Pairs of classes that the head keeps {what} than {name}: clips of the two that "
+        "each confuses, the difference of the shares in percentage points (paired interval), and "
+        f"exact McNemar p, corrected by Holm for the {found['num_tested']} pairs that could "
+        "differ. Intervals are not adjusted for having picked the most striking pairs.",
+        columns=("first", "second", "clips", "baseline", "head", "difference", "p", "p (Holm)"),
+        rows=[
+            row(
+                *pair["names"],
+                *(str(pair[key]) for key in ("clips", "baseline_confused", "head_confused")),
+                difference(pair),
+                p_value(pair["p"]),
+                p_value(pair["p_holm"]),
+            )
+            for pair in found[kind][:num_pairs]
+        ],
+        num_names=2,
+        kind="dense",
+    )
+
+
+# ---- the paper's Tables 1 to 7 in its layout, with this run's figures beside its own ------------
+
 NOT_RUN = "not run: python cli.py ablate"
 HEADLINES = (
     ("paper: TPN, Something-Something V2", "top-1", "64.7", "67.2", "+2.5"),
@@ -355,303 +501,113 @@ HEADLINES = (
 _KEYS = {"top-1": "top1", "top-5": "top5", "class-wise": "class_wise"}
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """One variant of ablation/results.json as the tables read it."""
-
-    figures: Mapping[str, Any]
-
-    def cell(self, key: str) -> Cell:
-        """Mean over the seeds, with its interval."""
-        found = self.figures.get(key)
-        if not found or found.get("mean") is None:
-            return Cell("")
-        low, high = found.get("low"), found.get("high")
-        known = low is not None and high is not None
-        return Cell(percent(found["mean"]), f"{percent(low)} to {percent(high)}" if known else "")
-
-    def against_reference(self) -> Cell:
-        versus = self.figures.get("versus_reference")
-        if not versus:
-            return Cell("–")
-        named = {"difference": versus["difference"]}
-        named |= {f"difference_{end}": versus[end] for end in ("low", "high")}
-        return difference(named)
-
-
-def paper_tables(inputs: ReportInputs) -> dict[str, Table]:
-    """All seven, by name ("table_1" ...)."""
-    tables = []
-    for paper in PAPER_TABLES:
-        if paper.number in VARIANTS:
-            tables.append(_ablation_table(paper, inputs.ablation))
-        else:
-            tables.append(_method_table(paper, inputs))
-    return {table.name: table for table in tables}
-
-
 def beside_table(inputs: ReportInputs) -> Table:
     """The paper's headline and this run's: backbone alone, with DSTS, and the gain."""
-    rows = [Row(cells(*row)) for row in HEADLINES]
-    ours, base = inputs.metrics["heads"][inputs.main_head], inputs.baseline
+    rows = [row(*texts) for texts in HEADLINES]
+    ours = inputs.main
+    base = inputs.baseline
     if base not in (None, inputs.main_head):
         alone = inputs.metrics["heads"][base]
-        apart = {"top1": difference(ours.get("versus_baseline"))}
-        for name, key in (("top-1", "top1"), ("class-wise", "class_wise")):
-            gain = apart.get(key) or Cell(signed_points(ours[key] - alone[key]))
-            where = f"this run, {inputs.dataset or 'its own data'}"
-            both = (with_interval(alone, key), with_interval(ours, key))
-            rows.append(Row(cells(where, name, *both, gain), emphasised=True))
+        where = f"this run, {inputs.dataset or 'its own data'}"
+        gains = {
+            "top-1": difference(ours.get("versus_baseline")),
+            "class-wise": Cell(signed_points(ours["class_wise"] - alone["class_wise"])),
+        }
+        for name, gain in gains.items():
+            both = (with_interval(head, _KEYS[name]) for head in (alone, ours))
+            rows.append(row(where, name, *both, gain, emphasised=True))
     return Table(
         name="beside",
         caption=f"What the module adds to its backbone: the paper’s figures ({CITATION}) and this "
         "run’s, percent, intervals in brackets, gains in percentage points. The paper trains "
         "full-size backbones end to end, this run a head on a frozen one; levels don’t compare.",
         columns=("set-up", "measure", "backbone alone", "with DSTS", "gain"),
-        rows=tuple(rows),
+        rows=rows,
         num_names=2,
+    )
+
+
+def paper_tables(inputs: ReportInputs) -> dict[str, Table]:
+    """All seven, by name ("table_1" ...)."""
+    tables = (
+        _ablation_table(paper, inputs.ablation)
+        if paper.number in PAPER_ROWS
+        else _method_table(paper, inputs)
+        for paper in PAPER_TABLES
+    )
+    return {table.name: table for table in tables}
+
+
+def _paper_table(
+    paper: PaperTable, rows: Sequence[Row], ours: str, columns: Sequence[str] = ()
+) -> Table:
+    return Table(
+        name=f"table_{paper.number}",
+        title=f"The paper’s Table {paper.number}.",
+        caption=f"{paper.about.capitalize()}; {paper.dataset}, percent, as printed in {CITATION}. "
+        + ours,
+        columns=(*paper.columns, *columns),
+        rows=rows,
     )
 
 
 def _method_table(paper: PaperTable, inputs: ReportInputs) -> Table:
     """Tables 1 and 2: the paper's methods, then this run's heads."""
-    rows = [Row(cells(*row), index in paper.best) for index, row in enumerate(paper.rows)]
+    rows = [row(*texts, emphasised=i in paper.best) for i, texts in enumerate(paper.rows)]
     rows += [
-        Row(
-            cells(
-                f"this run: {head['title']}",
-                *(with_interval(head, _KEYS[column]) for column in paper.columns[1:]),
-            ),
+        row(
+            f"this run: {head['title']}",
+            *(with_interval(head, _KEYS[column]) for column in paper.columns[1:]),
             emphasised=name == inputs.main_head,
         )
         for name, head in inputs.heads
     ]
-    data = inputs.dataset or "its own data set"
-    return Table(
-        name=f"table_{paper.number}",
-        title=f"The paper’s Table {paper.number}.",
-        caption=f"{paper.about.capitalize()}; {paper.dataset}, percent, as printed in {CITATION}. "
-        f"Below them this run, on {data} ({inputs.metrics['split']} split), with intervals in "
-        "brackets: other data and another backbone, so compare steps, not levels.",
-        columns=paper.columns,
-        rows=tuple(rows),
+    ours = (
+        f"Below them this run, on {inputs.dataset or 'its own data set'} "
+        f"({inputs.metrics['split']} split), with intervals in brackets: other data and another "
+        "backbone, so compare steps, not levels."
     )
+    return _paper_table(paper, rows, ours)
 
 
 def _ablation_table(paper: PaperTable, ablation: Mapping[str, Any] | None) -> Table:
     """Tables 3 to 7: the paper's variants, and the same variants measured here."""
-    variants = {} if ablation is None else ablation.get("variants", {})
-    measured = [variants.get(name) for name in VARIANTS[paper.number]]
-    figures = [column for column in paper.columns if column in _KEYS]
-    rows = []
-    for index, (printed, found) in enumerate(zip(paper.rows, measured, strict=True)):
-        own = () if ablation is None else _own_cells(found, figures)
-        rows.append(Row((*cells(*printed), *own), index in paper.best))
-    ours: tuple[str, ...] = ()
-    if ablation is not None:
-        ours = (*(f"ours: {column}" for column in figures), "ours: parameters", "against full")
-    return Table(
-        name=f"table_{paper.number}",
-        title=f"The paper’s Table {paper.number}.",
-        caption=f"{paper.about.capitalize()}; {paper.dataset}, percent, as printed in {CITATION}. "
-        + _ablation_caption(ablation, measured),
-        columns=(*paper.columns, *ours),
-        rows=tuple(rows),
-    )
-
-
-def _own_cells(variant: Mapping[str, Any] | None, columns: Sequence[str]) -> tuple[Cell, ...]:
-    if variant is None:
-        return cells(*[""] * (len(columns) + 2))
-    found, count = _Variant(variant), variant.get("num_parameters")
-    measured = [found.cell(_KEYS[column]) for column in columns]
-    return cells(*measured, f"{count:,}" if count else "", found.against_reference())
-
-
-def _ablation_caption(
-    ablation: Mapping[str, Any] | None, measured: Sequence[Mapping[str, Any] | None]
-) -> str:
     if ablation is None:
-        return f"Ours: {NOT_RUN}."
+        rows = [row(*texts, emphasised=i in paper.best) for i, texts in enumerate(paper.rows)]
+        return _paper_table(paper, rows, f"Ours: {NOT_RUN}.")
+    measured = [ablation.get("variants", {}).get(name) for name in PAPER_ROWS[paper.number]]
+    figures = [column for column in paper.columns if column in _KEYS]
+    rows = [
+        row(*printed, *_measured_cells(found, figures), emphasised=i in paper.best)
+        for i, (printed, found) in enumerate(zip(paper.rows, measured, strict=True))
+    ]
     seeds = len(ablation.get("seeds") or ())
-    text = (
+    ours = (
         f"Ours: mean over {seeds} seed{'s' if seeds != 1 else ''} on the {ablation['split']} "
         "split, intervals in brackets; the last column is the paired difference in top-1 to the "
         "full model, in percentage points."
     )
     if any(found is None for found in measured):
-        text += f" An empty cell: {NOT_RUN}."
-    return text
+        ours += f" An empty cell: {NOT_RUN}."
+    columns = (*(f"ours: {column}" for column in figures), "ours: parameters", "against full")
+    return _paper_table(paper, rows, ours, columns)
 
 
-# ---- Tables of the routing analysis: what neurons serve beside chance, need of time, hard pairs.
-#
-# Enters: the content of routing.json (docs/results-format.md). Leaves: tables of the main head.
+def _measured_cells(variant: Mapping[str, Any] | None, figures: Sequence[str]) -> list[str | Cell]:
+    """Figures as means over the seeds, parameters, and the difference to the full model."""
+    if variant is None:
+        return [""] * (len(figures) + 2)
+    found: list[str | Cell] = [_mean(variant.get(_KEYS[name]) or {}) for name in figures]
+    count = variant.get("num_parameters")
+    versus = variant.get("versus_reference")
+    if versus:
+        ends = {f"difference_{end}": versus[end] for end in ("low", "high")}
+        versus = ends | {"difference": versus["difference"]}
+    return [*found, f"{count:,}" if count else "", difference(versus)]
 
 
-def routing_tables(inputs: ReportInputs) -> dict[str, Table]:
-    """Tables by name; none where routing.json has nothing about the main head."""
-    head = inputs.routing_of_main
-    if head is None:
-        return {}
-    tables = [_information(head), _similarity(head), _gates(head), _views(head)]
-    pairs = head.get("hard_pairs")
-    if pairs:
-        tables += [
-            _pairs_of_routing(inputs, pairs, "separated"),
-            _pairs_of_routing(inputs, pairs, "merged"),
-        ]
-    return {table.name: table for table in tables if table.rows}
-
-
-def _information(head: Mapping[str, Any]) -> Table:
-    rows = [
-        Row(
-            cells(
-                f"layer {number}",
-                group,
-                f"{found['nmi']:.3f}",
-                Cell(f"{found['nmi_null']:.3f}", f"up to {found['nmi_null_high']:.3f}"),
-                f"{found['adjusted']:.3f}",
-                p_value(found["p"]),
-            )
-        )
-        for number, layer in enumerate(head["layers"], start=1)
-        for group, found in sorted(
-            layer["information"].items(), key=lambda item: item[0] != "class"
-        )
-    ]
-    return Table(
-        name="information",
-        caption="What the choice of neuron tells of class and attributes: normalised mutual "
-        "information (0: nothing, 1: each tells the other), the same for routes dealt to clips at "
-        "random (mean, 95 % point), the information adjusted for chance (0 on average for random "
-        "routes), and p by permutation.",
-        columns=("layer", "of", "NMI", "by chance", "adjusted", "p"),
-        rows=tuple(rows),
-        num_names=2,
-        kind="dense",
-    )
-
-
-def _similarity(head: Mapping[str, Any]) -> Table:
-    rows = [
-        Row(
-            cells(
-                f"layer {number}",
-                _cosine(found["within"]),
-                _cosine(found["across"]),
-                Cell(_cosine(found["within_null"]), f"up to {_cosine(found['within_null_high'])}"),
-                p_value(found["p"]),
-                " / ".join(_cosine(value, 2) for value in found["per_neuron"]),
-            )
-        )
-        for number, layer in enumerate(head["layers"], start=1)
-        if (found := layer.get("similarity"))
-    ]
-    return Table(
-        name="similarity",
-        caption="How alike the clips of one neuron are: mean cosine of their centred, pooled "
-        "feature maps, within neurons and across them, for routes dealt at random (mean, 95 % "
-        "point), and neuron by neuron.",
-        columns=("layer", "within", "across", "by chance", "p", "neuron by neuron"),
-        rows=tuple(rows),
-        kind="dense",
-    )
-
-
-def _cosine(value: float | None, num_digits: int = 3) -> str:
-    """A dash where there is none: one neuron has no clips across, one clip none within."""
-    return "–" if value is None else f"{value:.{num_digits}f}"
-
-
-def _gates(head: Mapping[str, Any]) -> Table:
-    rows = []
-    for number, layer in enumerate(head["layers"], start=1):
-        gates = layer.get("gates")
-        if not gates or gates.get("class_need") is None:
-            continue
-        found = _signed(gates["rank_correlation"])
-        rows.append(Row(cells(f"layer {number}", found, p_value(gates["p"]))))
-    return Table(
-        name="gates",
-        caption="Do gates open to time where the classes need it? Rank correlation, over the "
-        "neurons of a layer, of the temporal share of a neuron’s channels with the mean need of "
-        "time of the classes that it serves. Need: how much probability of the true class is lost "
-        "when a clip’s time steps are put in random order or averaged.",
-        columns=("layer", "rank correlation", "p"),
-        rows=tuple(rows),
-    )
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}".replace("-", MINUS)
-
-
-def _views(head: Mapping[str, Any]) -> Table:
-    rows = [
-        Row(
-            cells(
-                f"layer {number}",
-                f"{found['clips']:,}",
-                percent(found["changed"]),
-                percent(found["pairs_apart"]),
-                percent(found["pairs_apart_null"]),
-            )
-        )
-        for number, layer in enumerate(head["layers"], start=1)
-        if (found := layer.get("view_changes"))
-    ]
-    return Table(
-        name="view_changes",
-        caption="How often the choice changes between views of one clip, percent: clips whose "
-        "views do not all take the same neuron, pairs of views that differ, and the same for "
-        "views routed without regard to their clip.",
-        columns=("layer", "clips", "changed", "pairs apart", "by chance"),
-        rows=tuple(rows),
-    )
-
-
-def _pairs_of_routing(inputs: ReportInputs, found: Mapping[str, Any], kind: str) -> Table:
-    base = (inputs.routing or {}).get("baseline")
-    name = inputs.metrics["heads"].get(base, {}).get("title", base)
-    what = "apart better" if kind == "separated" else "apart worse"
-    return Table(
-        name=f"pairs_{kind}",
-        caption=f"Pairs of classes that the head keeps {what} than {name}: clips of the two that "
-        "each confuses, the difference of the shares in percentage points (paired interval), and "
-        f"exact McNemar p, corrected by Holm for the {found['num_tested']} pairs that could "
-        "differ. Intervals are not adjusted for having picked the most striking pairs.",
-        columns=("first", "second", "clips", "baseline", "head", "difference", "p", "p (Holm)"),
-        rows=tuple(
-            Row(
-                cells(
-                    *pair["names"],
-                    str(pair["clips"]),
-                    str(pair["baseline_confused"]),
-                    str(pair["head_confused"]),
-                    difference(pair),
-                    p_value(pair["p"]),
-                    p_value(pair["p_holm"]),
-                )
-            )
-            for pair in found[kind][: inputs.num_confused_pairs]
-        ),
-        num_names=2,
-        kind="dense",
-    )
-
-
-# ---- All tables of the page, by name: they are also written as Markdown and LaTeX files. --------
-
-
-def make_tables(inputs: ReportInputs) -> dict[str, Table]:
-    """Tables by name; one that the run has no rows for is left out."""
-    calibration = calibration_table(inputs)
-    return (
-        result_tables(inputs)
-        | ({calibration.name: calibration} if calibration.rows else {})
-        | routing_tables(inputs)
-        | {"beside": beside_table(inputs)}
-        | paper_tables(inputs)
-    )
+def _mean(found: Mapping[str, Any]) -> Cell:
+    named = {"mean": found.get("mean")}
+    if found.get("low") is not None and found.get("high") is not None:
+        named |= {"mean_low": found["low"], "mean_high": found["high"]}
+    return with_interval(named, "mean")

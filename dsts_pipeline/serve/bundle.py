@@ -26,7 +26,7 @@ from dsts_pipeline.extract.backbones import Backbone, build_backbone
 from dsts_pipeline.extract.forward import Computing
 from dsts_pipeline.extract.views import Views
 from dsts_pipeline.extract.weights import KeyMapName
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.head import load_head
 
 

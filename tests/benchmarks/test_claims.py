@@ -16,7 +16,7 @@ from benchmarks.claims.regimes import BY_NAME, SEARCH
 from benchmarks.claims.results import collect, result_file, right_clips
 from benchmarks.claims.routes import describe_routes
 from benchmarks.claims.search import Search, common_rate_table, steps, unchosen
-from benchmarks.claims.verdicts import claims_table, verdict
+from benchmarks.claims.verdicts import claims_table, verdict, verdicts_table
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
@@ -122,6 +122,13 @@ def test_the_page_says_what_its_result_files_say():
     assert not compare(), "python -m benchmarks.claims document"
 
 
+def test_the_page_opens_with_the_verdict_on_every_claim():
+    opening = render().partition("\n## ")[0]
+    table = verdicts_table(measured())
+    assert table in opening and len(opening.split()) < 400, "one screen"
+    assert table.count("\n") == 9, "a head, its rule and eight claims"
+
+
 def test_a_changed_figure_is_seen(tmp_path):
     page = tmp_path / "claims.md"
     text = render()
@@ -161,6 +168,8 @@ def test_a_claim_holds_where_both_intervals_are_above_zero(wrong, seeds, expecte
     row = next(r for r in claims_table([figures]).splitlines() if "UDL helps" in r)
     assert row.endswith(f" {expected} |") and f"| {100 * wrong / 40:+.1f} (" in row
     assert "| +1.0 |" in row, "the paper's difference, from its Table 5"
+    short = next(r for r in verdicts_table([figures]).splitlines() if "UDL helps" in r)
+    assert short == f"| UDL helps | +1.0 | {expected} {100 * wrong / 40:+.1f} |"
 
 
 def searched(folder, *, of_rates, store="s", seeds=(0,)):

@@ -16,8 +16,7 @@ from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.probe import probe
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.extract.views import ViewPlan
-from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
-from dsts_pipeline.feature_store import housekeeping as earlier_module
+from dsts_pipeline.feature_store import StorePlan, StoreWriter, housekeeping, open_store
 from dsts_pipeline.feature_store.housekeeping import find_earlier_maps, find_suspects
 from tests.clips.encodings import Encoding, write_encoding
 from tests.extract.small_set import PoolingBackbone
@@ -98,7 +97,7 @@ def plan_of(index: ClipIndex, views: ViewPlan, parts) -> StorePlan:
 def former(root, tmp_path_factory):
     """A store as it was made before: packets counted, decord asked for every frame."""
     index = index_of(root)
-    counted = tuple(earlier_module._count_packets(clip) for clip in index.clips)
+    counted = tuple(housekeeping._count_packets(clip) for clip in index.clips)
     index = replace(index, clips=tuple(replace(clip, gop="") for clip in counted))
     views = ViewPlan(index, PoolingBackbone())
     return write_store(

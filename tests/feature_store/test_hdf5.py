@@ -9,7 +9,6 @@ import random
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 
 import h5py
 import numpy as np
@@ -17,21 +16,16 @@ import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.hdf5_export import export_hdf5
-from dsts_pipeline.feature_store.verdict import check_store
+from dsts_pipeline.feature_store.hdf5 import export_hdf5
+from dsts_pipeline.feature_store.verify import check_store
 from tests.feature_store.small_store import make_plan, write_store
 
 ATTRIBUTES = ("class_names", "attribute_names", "attributes", "map_shape", "fingerprint", "dtype")
 FRAMES = [[position, position + 2] for position in range(23)]
 
 
-class Silent:
-    def advance(self, count=1, note=None):
-        pass
-
-
 def check(path):
-    return check_store(path, fast=False, start_track=lambda *_: nullcontext(Silent()))
+    return check_store(path, fast=False)
 
 
 @pytest.fixture(params=["float16", "bfloat16", "float32", "int8"])

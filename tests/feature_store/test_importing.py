@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.settings import StoreSettings
 from dsts_pipeline.feature_store import StoreWriter, open_store
-from dsts_pipeline.feature_store.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store.hdf5 import export_hdf5
 from dsts_pipeline.feature_store.importing import (
     Unusable,
     arrange_axes,
@@ -58,8 +59,8 @@ def bring_in(root, source, labels, *, limit=0.0, axes=None, dataset=None, dtype=
     """Import and open the store."""
     table, features = read_labels(labels), open_source(source, axes=axes, dataset=dataset, **more)
     survey = survey_source(features, table.rows, max_failed_fraction=limit)
-    storage = {"dtype": dtype, "shard_bytes": 2**20, "min_shards": 4}
-    plan = plan_import(features, table, survey, name="mine", **storage)
+    how = StoreSettings(dtype=dtype, shard_bytes=2**20, min_shards=4)
+    plan = plan_import(features, table, survey, name="mine", how=how)
     with StoreWriter(root, plan) as writer:
         path = write_import(features, table.rows, survey, writer, provenance={}).parent
     return open_store(path)
@@ -351,8 +352,8 @@ def test_import_goes_on_from_the_finished_shards(folder, tmp_path):
 def test_a_source_that_changes_meanwhile_is_told(folder, tmp_path):
     table, source = read_labels(tmp_path / "labels.csv"), open_source(folder)
     survey = survey_source(source, table.rows, max_failed_fraction=0)
-    storage = {"dtype": "float16", "shard_bytes": 2**20, "min_shards": 4}
-    plan = plan_import(source, table, survey, name="mine", **storage)
+    how = StoreSettings(dtype="float16", shard_bytes=2**20, min_shards=4)
+    plan = plan_import(source, table, survey, name="mine", how=how)
     np.save(folder / "clip7.npy", make_features(70))
     with (
         pytest.raises(DataError, match="clip clip7: its map changed"),

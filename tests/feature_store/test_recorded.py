@@ -12,8 +12,7 @@ from dsts_pipeline.base.errors import DataError, StoreError
 from dsts_pipeline.base.files import read_json, sign, write_json
 from dsts_pipeline.base.settings import FeedSettings
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store.manifest import record_store
-from dsts_pipeline.feature_store.recorded import open_features
+from dsts_pipeline.feature_store.opening import open_features, record_store
 from tests.feature_store.servers import http_server
 from tests.feature_store.small_store import make_plan, write_store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.errors import StoreError
-from dsts_pipeline.feature_store import StoreWriter, open_store
+from dsts_pipeline.feature_store import StoreWriter, manifest, open_store
 from tests.feature_store.small_store import (
     make_plan,
     read_tree,
@@ -120,14 +120,13 @@ def test_damage_of_the_right_size_is_found_by_its_digest_once(tmp_path, monkeypa
     content[7] ^= 1
     shard.write_bytes(content)
     digested: list[str] = []
-    from dsts_pipeline.feature_store import manifest as sidecars
 
     def count(file):
         digested.append(file.name)
         return real(file)
 
-    real = sidecars.sha256_file
-    monkeypatch.setattr(sidecars, "sha256_file", count)
+    real = manifest.sha256_file
+    monkeypatch.setattr(manifest, "sha256_file", count)
     with StoreWriter(tmp_path, make_plan()) as writer:
         assert writer.pending_shards() == [2]
         assert digested == [f"c.{number}.0.0.0.0" for number in range(5)]

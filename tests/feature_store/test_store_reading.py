@@ -15,11 +15,10 @@ import zarr
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import sign
-from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.feature_store import reader as buffers
-from dsts_pipeline.feature_store.hdf5_export import export_hdf5
+from dsts_pipeline.feature_store import open_store, reader
+from dsts_pipeline.feature_store.files import LocalFiles
+from dsts_pipeline.feature_store.hdf5 import export_hdf5
 from dsts_pipeline.feature_store.shards import Descriptors
-from dsts_pipeline.feature_store.verify import LocalFiles
 from tests.feature_store.small_store import make_maps, make_plan, read_tree, write_store
 
 FORMS = [
@@ -98,10 +97,12 @@ def test_open_files_are_bounded(tmp_path):
 def test_a_file_is_not_closed_under_its_reader(tmp_path):
     for name in "abc":
         (tmp_path / name).write_text(name)
-    files = Descriptors(LocalFiles(tmp_path), num_open=1)
+    local = LocalFiles(tmp_path)
+    local.num_open = 1
+    files = Descriptors(local)
     with files.borrow("a") as first:
         with files.borrow("b"), files.borrow("c"):
-            assert len(files) == 1
+            assert len(files._open) == 1
         assert os.pread(first, 1, 0) == b"a"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.pread(first, 1, 0)
@@ -242,7 +243,7 @@ def test_damage_in_arrays_of_other_programs(tmp_path):
 
 def test_memory_of_a_whole_split_is_not_kept(tmp_path, monkeypatch):
     store = open_store(write_store(tmp_path, make_plan(map_shape=(64, 8, 16, 16))))
-    monkeypatch.setattr(buffers, "_LARGEST_KEPT", 2**21)
+    monkeypatch.setattr(reader, "_LARGEST_KEPT", 2**21)
     store.read(range(4))
     assert len(store._buffers._spare) == 1
     for _ in range(5):

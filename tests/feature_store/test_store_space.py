@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import format_bytes
-from dsts_pipeline.feature_store import StoreWriter, space
-from dsts_pipeline.feature_store.space import require_space, survey_store
+from dsts_pipeline.feature_store import StoreWriter
+from dsts_pipeline.feature_store.writer import require_space, survey_store
 from tests.feature_store.small_store import make_plan, read_tree, write_shard, write_store
 from tests.mounts import can_mount, in_mount
 
@@ -58,7 +59,7 @@ def test_too_little_room_stops_before_the_start_and_says_what_to_do(tmp_path, mo
     needed = needed.pending_bytes + needed.margin_bytes
     for free, fits in ((needed, True), (needed - 1, False)):
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr(space.shutil, "disk_usage", lambda path, usage=usage: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
         if fits:
             require_space(survey_store(tmp_path, make_plan()))
             continue

@@ -5,28 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
-from dsts_pipeline.feature_store.verify.tables import verdict_table
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import sha256_file, sign
 from dsts_pipeline.feature_store import StoreWriter, open_store
-from dsts_pipeline.feature_store.verdict import check_store, check_values
+from dsts_pipeline.feature_store.verify import check_store, check_values
+from stages.stores import verdict_table
 from tests.feature_store.small_store import make_maps, make_plan, write_store
 
 SHARD = "maps/c.2.0.0.0.0"
 
 
-class Silent:
-    def advance(self, count=1, note=None):
-        pass
-
-
 def check(path, *, fast=False):
-    return check_store(path, fast=fast, start_track=lambda *_: nullcontext(Silent()))
+    return check_store(path, fast=fast)
 
 
 @pytest.fixture(params=["float16", "int8"])

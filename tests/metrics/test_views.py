@@ -17,7 +17,7 @@ from dsts_pipeline.metrics import (
     count_views,
     softmax,
 )
-from dsts_pipeline.metrics.tables import denominator_sentence
+from dsts_pipeline.metrics.summary import denominator_sentence
 
 # Clip "b" comes first and has three views, "a" two, apart from one another.
 IDS = ["b", "a", "b", "b", "a"]

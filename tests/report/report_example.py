@@ -21,7 +21,8 @@ from dsts_pipeline.metrics import (
     assemble_routing,
     softmax,
 )
-from dsts_pipeline.report import Failure, ReportInputs, render_report, write_report
+from dsts_pipeline.report.inputs import Failure, ReportInputs
+from dsts_pipeline.report.page import render_report, write_report
 
 TITLES = {
     "baseline": "Backbone's own classifier",

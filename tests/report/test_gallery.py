@@ -6,8 +6,8 @@ import numpy as np
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.metrics import Predictions
-from dsts_pipeline.report import render_report
 from dsts_pipeline.report.examples import build_gallery, typical_rows
+from dsts_pipeline.report.page import render_report
 from dsts_pipeline.report.previews import Previews
 from tests.report.report_example import make_frames, make_inputs
 
@@ -48,7 +48,7 @@ def test_an_unreadable_clip_is_shown_with_its_reason():
         raise DataError(f"{clip_id}: truncated <b>")
 
     previews = Previews("abcdef", frames_of)
-    gallery = build_gallery(_predictions(), 2, previews)
+    gallery = build_gallery(_predictions(), 2, previews, num_clips=4)
     assert previews.strips == []
     assert gallery[0][1][0].problem == "f: truncated <b>"
     small = {"num_clips": 30, "num_classes": 4, "num_neurons": 2, "num_layers": 1}

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsts_pipeline.report import render_report, write_report
+from dsts_pipeline.base.settings import ReportSettings
+from dsts_pipeline.report.page import render_report, write_report
 from tests.report.report_example import make_frames, make_inputs
 
 pytest.importorskip("aiohttp")
@@ -52,7 +53,7 @@ SAID = "document.getElementById('said').textContent"
 
 def test_cells_list_their_clips_with_previews_by_mouse_and_by_keyboard(address):
     async def steps(tab):
-        await tab.click(".matrix-2 .cell.right")
+        await tab.click(".matrix-2 [data-tip]")
         listed = await tab.run("document.getElementById('listing').innerText")
         assert "right" in listed and "stick_0" in listed and "neurons" in listed
         assert await tab.run("document.querySelectorAll('#listed .strip').length") > 0
@@ -74,7 +75,7 @@ def test_head_choice_swaps_the_matrix_and_clears_the_list(address):
     async def steps(tab):
         shown = "getComputedStyle(document.querySelector('.matrix-{}')).display"
         assert await tab.run(shown.format(2)) == "block"
-        await tab.click(".matrix-2 .cell.right")
+        await tab.click(".matrix-2 [data-tip]")
         await tab.click("#head-0")
         assert await tab.run(shown.format(0)) == "block"
         assert await tab.run(shown.format(2)) == "none"
@@ -219,7 +220,7 @@ def test_axe_finds_nothing_serious_on_any_tab(address, dark):
         for name in TABS:
             await tab.click(f"#tab-{name}")
             if name == "errors":
-                await tab.click(".matrix-2 .cell.right")
+                await tab.click(".matrix-2 [data-tip]")
                 await tab.run("document.querySelector('#errors details').open = true")
             found = await tab.run(
                 "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations"
@@ -244,17 +245,17 @@ def test_names_with_markup_do_no_harm_in_lists_and_tips(browser, tmp_path):
         metrics=metrics,
         class_names=[f"{HOSTILE}{i}" for i in range(8)],
         predictions={n: replace(p, clip_ids=ids) for n, p in inputs.predictions.items()},
-        title=HOSTILE,
         dataset=HOSTILE,
     )
     path = tmp_path / "report.html"
-    write_report(render_report(inputs, frames_of=make_frames), path, write_plots=False)
+    page = render_report(inputs, ReportSettings(title=HOSTILE), frames_of=make_frames)
+    write_report(page, path, write_plots=False)
 
     async def steps(tab):
         for name in TABS:
             await tab.click(f"#tab-{name}")
         await tab.click("#tab-errors")
-        await tab.click(".matrix-2 .cell.right")
+        await tab.click(".matrix-2 [data-tip]")
         assert HOSTILE in await tab.run("document.getElementById('listed').textContent")
         assert await tab.run("window.harm") is None
         assert await tab.run("document.querySelectorAll('img').length") == 0

@@ -8,40 +8,22 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
-from markupsafe import Markup
 from PIL import Image
 
 from dsts_pipeline.report.charts import (
     Dot,
     Series,
+    class_by_neuron_chart,
+    confusion_chart,
     curve_chart,
+    difference_chart,
     dot_chart,
+    group_starts,
     light_colours,
     neuron_chart,
     png_of,
     sheet_svg,
 )
-from dsts_pipeline.report.matrices import (
-    class_by_neuron_drawing,
-    confusion_drawing,
-    element,
-    group_starts,
-    sheet,
-)
-
-
-def parse(drawing):
-    return ElementTree.fromstring(
-        str(drawing.markup()).replace('xmlns="http://www.w3.org/2000/svg"', "")
-    )
-
-
-def test_elements_escape_texts_and_attributes_but_not_markup():
-    inner = element("b", "<i>")
-    assert element("g", "a & b", inner, class_="x", data_tip='"<') == Markup(
-        '<g class="x" data-tip="&#34;&lt;">a &amp; b<b>&lt;i&gt;</b></g>'
-    )
-    assert element("path", d=None, x=1.50) == Markup('<path x="1.5"/>')
 
 
 def texts(chart):
@@ -65,6 +47,9 @@ def test_charts_are_sound_vega_lite():
         dot_chart("top-1", dots),
         dot_chart("attributes", [("takeoff", dots[0][1])]),
         neuron_chart(0, [0.5, 0.5], [0.1, 0.9]),
+        confusion_chart(np.eye(3, dtype=int), ["a", "b", "c"], [1]),
+        difference_chart(np.eye(3, dtype=int), ["a", "b", "c"]),
+        class_by_neuron_chart(np.ones((2, 3, 4), int), ["a", "b", "c"]),
     ):
         chart.drawing.to_dict(validate=True)
 
@@ -104,29 +89,44 @@ def test_a_sheet_of_charts_is_a_file_of_its_own_and_a_picture():
     assert picture.width > 1200 and len(picture.getcolors(1 << 20)) > 10
 
 
+def cells(chart):
+    """Attributes of each cell of a matrix, by what it says."""
+    elements = ElementTree.fromstring(str(chart.page_svg)).iter()
+    return {e.get("data-tip"): e.attrib for e in elements if e.get("data-tip")}
+
+
 def test_confusion_draws_a_cell_for_every_count_above_zero():
-    confusion = np.array([[3, 1], [0, 0]])
-    root = parse(confusion_drawing(confusion, ["<a>", "b"], [1]))
-    cells = [rect for rect in root.findall("rect") if "cell" in rect.get("class")]
-    assert [cell.get("data-tip") for cell in cells] == [
-        "<a>: 3 of 4 clips right",
-        "<a> taken for b: 1 of 4 clips",
-    ]
-    assert cells[1].get("data-row") == "0" and cells[1].get("data-column") == "1"
+    found = cells(confusion_chart(np.array([[3, 1], [0, 0]]), ['<a> "1.2345"', "b"], [1]))
+    right, wrong = '<a> "1.2345": 3 of 4 clips right', '<a> "1.2345" taken for b: 1 of 4 clips'
+    assert list(found) == [right, wrong]
+    assert found[right]["fill"] == "var(--c2)" and found[wrong]["fill"] == "var(--c5)"
+    assert float(found[right]["opacity"]) > float(found[wrong]["opacity"]) > 0.5
+    assert not any("role" in cell or "aria-label" in cell for cell in found.values())
+
+
+def test_cells_lie_in_their_rows_and_columns_on_a_ground_as_large_as_all():
+    chart = confusion_chart(np.arange(9).reshape(3, 3), ["a", "b", "c"])
+    found = cells(chart).values()
+    places = [re.match(r"M([\d.]+),([\d.]+)h", cell["d"]).groups() for cell in found]
+    expected = [(30 * j + 0.3, 30 * i + 0.3) for i in range(3) for j in range(3)][1:]
+    np.testing.assert_allclose(np.array(places, float), expected)
+    ground = 'class="background" aria-hidden="true" d="M0,0h90v90h-90Z" fill="var(--plane)"'
+    assert str(chart.page_svg).count(ground) == 1
 
 
 def test_many_classes_lose_their_labels_not_their_cells():
-    drawing = confusion_drawing(np.eye(174, dtype=int), [f"class {i}" for i in range(174)])
-    texts = [text.text for text in parse(drawing).findall("text")]
-    assert "class 3" not in texts and "170" in texts
-    assert drawing.width < 1100
+    chart = confusion_chart(np.eye(174, dtype=int), [f"class {i}" for i in range(174)])
+    assert len(cells(chart)) == 174
+    assert "class 3" not in texts(chart) and "170" in texts(chart)
+    assert float(ElementTree.fromstring(str(chart.page_svg)).get("width")) < 1100
+    named = texts(confusion_chart(np.eye(48, dtype=int), [f"class {i}" for i in range(48)]))
+    assert {"class 0", "class 47", "1", "48"} <= set(named)
 
 
 def test_class_by_neuron_has_a_panel_per_layer():
-    root = parse(class_by_neuron_drawing(np.ones((2, 3, 4), int), ["a", "b", "c"]))
-    titles = [t.text for t in root.findall("text") if t.get("class") == "panel-title"]
-    assert titles == ["Layer 1", "Layer 2"]
-    assert sum("cell" in rect.get("class") for rect in root.findall("rect")) == 24
+    chart = class_by_neuron_chart(np.ones((2, 3, 4), int), ["a", "b", "c"])
+    assert [text for text in texts(chart) if "Layer" in text] == ["Layer 1", "Layer 2"]
+    assert len(cells(chart)) == 24
 
 
 def test_neurons_show_use_beside_gates_and_name_the_dead():
@@ -144,10 +144,3 @@ def test_a_neuron_with_one_clip_in_a_thousand_is_not_shown_as_none():
 def test_rules_lie_where_the_first_attribute_changes():
     assert group_starts([("a", "x"), ("a", "y"), ("b", "x"), ("c", "x")]) == [2, 3]
     assert group_starts([]) == []
-
-
-def test_sheet_sets_drawings_in_rows():
-    panel = confusion_drawing(np.eye(2, dtype=int), ["a", "b"])
-    whole = sheet([panel, panel, panel], columns=2)
-    assert whole.width > 2 * panel.width and whole.height > 2 * panel.height
-    assert len(parse(whole).findall("svg")) == 3

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.report import render_report, write_report
+from dsts_pipeline.report.page import render_report, write_report
 from dsts_pipeline.report.screenshots import MAX_BYTES, Shot, small_png, take_screenshots
 from tests.report.browser import need_browser
 from tests.report.report_example import make_frames, make_inputs

@@ -8,11 +8,10 @@ import pytest
 
 from dsts_pipeline.report.tables import (
     Cell,
-    Row,
     Table,
     beside_table,
-    cells,
     paper_tables,
+    row,
     to_latex,
     to_markdown,
 )
@@ -32,13 +31,13 @@ def variant(mean, against=None):
     }
 
 
-def texts(table, row):
-    return [cell.plain() for cell in table.rows[row].cells]
+def texts(table, number):
+    return [cell.plain() for cell in table.rows[number].cells]
 
 
 def test_what_means_something_to_a_format_is_escaped():
-    row = Row(cells("a_b|c & 50 %", Cell("1", "<0 to $2>")), emphasised=True)
-    table = Table("odd", "A {caption} #1", ("na*me", "x^2"), (row,))
+    only = row("a_b|c & 50 %", Cell("1", "<0 to $2>"), emphasised=True)
+    table = Table("odd", "A {caption} #1", ("na*me", "x^2"), [only])
     markdown, latex = to_markdown(table), to_latex(table)
     assert r"| **a\_b\|c &amp; 50 %** | **1 (&lt;0 to $2&gt;)** |" in markdown
     assert r"\textbf{a\_b\textbar{}c \& 50 \%} & " in latex
@@ -48,7 +47,7 @@ def test_what_means_something_to_a_format_is_escaped():
 
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="table odd: row"):
-        Table("odd", "", ("a", "b"), (Row(cells("1")),))
+        Table("odd", "", ("a", "b"), [row("1")])
 
 
 def test_without_an_ablation_the_tables_are_the_papers_and_say_what_to_run():
@@ -86,5 +85,5 @@ def test_the_run_stands_below_the_papers_methods():
     dsts = inputs.metrics["heads"]["dsts"]
     assert first.cells[0].text == f"this run: {dsts['title']}" and first.emphasised
     assert first.cells[1].text == f"{100 * dsts['top1']:.1f}"
-    rows = [row.cells[0].text for row in beside_table(inputs).rows]
+    rows = [each.cells[0].text for each in beside_table(inputs).rows]
     assert rows[-2:] == ["this run, stick_diving"] * 2

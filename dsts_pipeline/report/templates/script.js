@@ -57,7 +57,7 @@ const chartOptions = {
 };
 function drawCharts() {
   if (!window.drawVega) return; // the library is read after the rest of the page
-  for (const frame of document.querySelectorAll(".shown .chart:not(.live)")) {
+  for (const frame of document.querySelectorAll(".shown .chart[data-chart]:not(.live)")) {
     frame.classList.add("live");
     const place = document.createElement("div");
     place.setAttribute("aria-hidden", "true"); // the frame around it has the name
@@ -190,17 +190,21 @@ function listCell(headIndex, row, column, withClips) {
 }
 
 for (const frame of document.querySelectorAll(".explorer .wide")) {
-  const svg = frame.querySelector("svg");
-  const cursor = svg.querySelector(".cursor");
+  const ground = frame.querySelector(".background"); // as large as all cells together
+  const cursor = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+  cursor.setAttribute("class", "cursor");
+  ground.parentNode.append(cursor);
   const headIndex = Number(frame.dataset.head);
   const last = data.classes.length - 1;
   const place = { row: 0, column: 0 };
   const moveTo = (row, column, withClips) => {
     place.row = Math.min(last, Math.max(0, row));
     place.column = Math.min(last, Math.max(0, column));
-    const { left, top, cell } = svg.dataset;
-    cursor.setAttribute("x", Number(left) + place.column * cell);
-    cursor.setAttribute("y", Number(top) + place.row * cell);
+    const cell = ground.getBBox().width / data.classes.length;
+    cursor.setAttribute("x", place.column * cell);
+    cursor.setAttribute("y", place.row * cell);
+    cursor.setAttribute("width", cell);
+    cursor.setAttribute("height", cell);
     listCell(headIndex, place.row, place.column, withClips);
   };
   const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
@@ -213,11 +217,14 @@ for (const frame of document.querySelectorAll(".explorer .wide")) {
     event.preventDefault();
     cursor.scrollIntoView({ block: "nearest", inline: "nearest" });
   });
-  svg.addEventListener("click", (event) => {
-    const cell = event.target.closest("[data-row]");
-    if (!cell) return;
+  frame.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-tip]")) return;
+    const box = ground.getBoundingClientRect();
+    const cell = box.width / data.classes.length;
     frame.classList.add("pinned");
-    moveTo(Number(cell.dataset.row), Number(cell.dataset.column), true);
+    const row = Math.floor((event.clientY - box.top) / cell);
+    const column = Math.floor((event.clientX - box.left) / cell);
+    moveTo(row, column, true);
   });
   // An address may name a cell, such as report.html?cell=3-5#errors: classes counted from 1.
   const cell = /^(\d+)-(\d+)$/.exec(asked.get("cell") ?? "");

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
+from dsts_pipeline.metrics.accuracy import count_table
 from dsts_pipeline.metrics.routing import (
     adjusted_mutual_information,
-    count_table,
     describe_information,
     expected_mutual_information,
     mutual_information,

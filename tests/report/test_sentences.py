@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dsts_pipeline.report.inputs import flatten, join_origins
-from dsts_pipeline.report.wording import lead_sentences, pair_rows, signed_points
+from dsts_pipeline.report.page import lead_sentences
+from dsts_pipeline.report.tables import make_tables, signed_points
 from tests.report.report_example import make_inputs
 
 SMALL = {"num_clips": 60, "num_classes": 8, "num_neurons": 3, "num_layers": 2}
@@ -34,13 +35,14 @@ def test_differences_have_signs_and_no_negative_zero():
 
 
 def test_pairs_say_in_what_they_differ_and_what_the_baseline_did():
-    rows = pair_rows(make_inputs(num_clips=600, num_classes=8, num_neurons=3, num_layers=1))
-    assert rows
-    for row in rows:
-        first, second = row["first"].split(), row["second"].split()
-        for one, two in zip(first, second, strict=True):
-            assert (f"({one} / {two})" in row["differs"]) == (one != two)
-        assert row["forth"] + row["back"] > 0 and row["baseline"] >= 0
+    inputs = make_inputs(num_clips=600, num_classes=8, num_neurons=3, num_layers=1)
+    table = make_tables(inputs, 12)["pairs"]
+    assert table.rows and table.columns[-1] == "baseline"
+    for row in table.rows:
+        first, second, differs, forth, back, _, baseline = (cell.text for cell in row.cells)
+        for one, two in zip(first.split(), second.split(), strict=True):
+            assert (f"({one} / {two})" in differs) == (one != two)
+        assert int(forth) + int(back) > 0 and int(baseline) >= 0
 
 
 def test_origins_are_joined_and_differences_named():

@@ -11,9 +11,12 @@ import pytest
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.metrics import Bootstrap
-from dsts_pipeline.metrics.accuracy import confusion_matrix
-from dsts_pipeline.report import Run, render_comparison
-from dsts_pipeline.report.runs import comparison_figures, comparison_tables
+from dsts_pipeline.report.comparison import (
+    Run,
+    comparison_figures,
+    comparison_tables,
+    render_comparison,
+)
 from tests.report.report_example import make_inputs
 from tests.report.test_page import HOSTILE, outline, without_scripts
 
@@ -43,7 +46,7 @@ def two_runs(name="other"):
 def test_differences_are_paired_whatever_the_order_of_the_clips():
     runs = two_runs()
     table = comparison_tables(runs, Bootstrap(200))["differences"]
-    answers = runs[0].answers
+    answers = runs[0].inputs.answers
     gained = int((answers.predicted[:10] != answers.labels[:10]).sum())
     assert gained > 0
     row = [cell.text for cell in table.rows[0].cells]
@@ -53,14 +56,12 @@ def test_differences_are_paired_whatever_the_order_of_the_clips():
 
 def test_the_matrix_shows_what_changed_and_in_which_direction():
     runs = two_runs()
-    drawing = str(comparison_figures(runs)["difference_1"].panels[0].markup())
+    drawing = str(comparison_figures(runs)["difference_1"].panels[0].page_svg)
     right = [int(n) for n in re.findall(r": (\d+) more right", drawing)]
     gone = [int(n) for n in re.findall(r": (\d+) fewer taken for", drawing)]
-    before, after = (
-        confusion_matrix(run.answers.labels, run.answers.predicted, 8).trace() for run in runs
-    )
+    before, after = (run.inputs.confusion("dsts").trace() for run in runs)
     assert sum(right) == sum(gone) == after - before
-    assert "cell wrong" not in drawing
+    assert "var(--c2)" in drawing and "var(--c5)" not in drawing  # none is for the worse
 
 
 def test_the_page_holds_all_parts_and_the_settings_that_differ():
@@ -86,7 +87,7 @@ def test_what_cannot_be_compared_is_refused_and_says_why():
         render_comparison([first], Bootstrap(200))
     with pytest.raises(DataError, match="named twice"):
         render_comparison([first, first], Bootstrap(200))
-    ids = ("elsewhere", *first.answers.clip_ids[1:])
+    ids = ("elsewhere", *first.inputs.answers.clip_ids[1:])
     moved = {n: replace(p, clip_ids=ids) for n, p in first.inputs.predictions.items()}
     with pytest.raises(DataError, match="other was evaluated on other clips than first: 2 are in"):
         render_comparison(
