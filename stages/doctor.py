@@ -1,6 +1,7 @@
 """Before a run: whether this machine can run the settings, and what the settings are.
 
-Torch and what needs it are imported when a check asks for it: those before it are told at once.
+Enters: settings. Leaves: a line per check, ok or what to do. Torch and what needs it are imported
+when a check asks for them: those before it are told at once.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from packaging.specifiers import SpecifierSet
 from dsts_pipeline.base.errors import DataError, UserError
 from dsts_pipeline.base.params import settings_as_yaml
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.base.settings import BackboneSettings, DatasetSettings, Settings
 from dsts_pipeline.clips.decode import Decoder, decode_frames, name_decoder
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.readers import read_annotations
@@ -34,8 +35,7 @@ from stages import common
 if TYPE_CHECKING:
     from dsts_pipeline.feature_store.planning import ExtractionWork
 
-_FILES = {"video_folder", "train_file", "test_file", "class_file"}
-_BATCH_SIZE = 2  # two batches are timed: four clips, even where a forward pass takes long
+_NUM_SHOWN = 4
 
 
 class NotReady(UserError):
@@ -61,121 +61,27 @@ def run(settings: Settings) -> None:
 
 def examine_all(settings: Settings) -> Iterator[Finding]:
     """All checks in turn; space and time only where clips and backbone are known."""
-    dataset = settings.dataset
-    backbone = settings.backbone
-    num_clips = [0]
-    map_shape = list[int]()
+    num_clips = 0
+    map_shape: tuple[int, ...] = ()
 
     def data() -> str:
-        if render := dataset.render:
-            num_clips[0] = render.num_train + render.num_test
-            return f"{num_clips[0]:,} clips, which `python cli.py prepare` renders"
-        text, num_clips[0] = check_data(
-            dataset.format,
-            dataset.root,
-            files=dataset.model_dump(include=_FILES),
-            allow_outside_root=dataset.allow_outside_root,
-            test_fraction=dataset.test_fraction,
-            max_problem_fraction=dataset.max_problem_fraction,
-        )
+        nonlocal num_clips
+        text, num_clips = check_data(settings.dataset)
         return text
 
     def weights() -> str:
-        text, shape = check_weights(
-            backbone.name,
-            backbone.weights,
-            num_frames=backbone.num_frames,
-            size_px=backbone.size_px,
-        )
-        map_shape.extend(shape)
+        nonlocal map_shape
+        text, map_shape = check_weights(settings.backbone)
         return text
 
     yield examine("versions", lambda: check_versions(tested=read_constraints("constraints.txt")))
-    yield examine("decoder", lambda: check_decoder(backbone.decoder))
-    yield examine("devices", lambda: check_devices(backbone.device))
+    yield examine("decoder", lambda: check_decoder(settings.backbone.decoder))
+    yield examine("devices", lambda: check_devices(settings.backbone.device))
     yield examine("data", data)
     yield examine("weights", weights)
-    if num_clips[0] and map_shape:
-        yield examine("space", lambda: _judge_space(settings, tuple(map_shape), num_clips[0]))
+    if num_clips and map_shape:
+        yield examine("space", lambda: _judge_space(settings, map_shape, num_clips))
         yield examine("time", lambda: _describe_time(settings))
-
-
-# ---- what an extraction still costs, in bytes and in time --------------------------------------
-
-
-def _judge_space(settings: Settings, map_shape: tuple[int, ...], num_clips: int) -> str:
-    """Compare what the store still takes with what is free.
-
-    Before `prepare`, that is `num_clips` maps; after it, exactly the pending shards.
-
-    Raises:
-        UserError: Too little is free.
-    """
-    from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
-    from dsts_pipeline.feature_store.writer import survey_store
-
-    work = _plan_work(settings)
-    if work is None:
-        needed = num_clips * math.prod(map_shape) * STORED_DTYPES[settings.store.dtype].itemsize
-    else:
-        survey = survey_store(settings.store.root, work.plan)
-        needed = survey.pending_bytes + survey.margin_bytes
-    return check_space(settings.store.root, needed)
-
-
-def _describe_time(settings: Settings) -> str:
-    """Time of the extraction, measured on four pending clips; unknown before `prepare`."""
-    from dsts_pipeline.extract.planning import choose_views, forecast_extraction
-    from dsts_pipeline.feature_store.writer import survey_store
-
-    work = _plan_work(settings)
-    if work is None:
-        return "unknown before `python cli.py prepare`"
-    pending = survey_store(settings.store.root, work.plan).pending
-    positions = [position for shard in pending for position in work.plan.positions_of(shard)]
-    if not positions:
-        return "the store is finished: nothing to extract"
-    forecast = forecast_extraction(
-        work.clips,
-        work.backbone,
-        positions,
-        views=choose_views(settings.backbone, settings.dataset),
-        decoder=settings.backbone.decoder,
-        num_decode_workers=settings.backbone.num_decode_workers,
-        batch_size=_BATCH_SIZE,
-    )
-    seconds = forecast.seconds_per_clip * len(positions)
-    return (
-        f"about {seconds / 60:,.1f} min for {len(positions):,} pending clips, measured on "
-        f"{forecast.num_clips} of them ({1000 * forecast.seconds_per_clip:.0f} ms a clip)"
-    )
-
-
-def _plan_work(settings: Settings) -> ExtractionWork | None:
-    """Clips, backbone and store, if `prepare` has written the clip index of this data set."""
-    from dsts_pipeline.feature_store.planning import prepare_work
-
-    try:
-        index = ClipIndex.load(common.CLIP_INDEX)
-    except DataError:
-        return None
-    if (index.dataset, index.root) != (settings.dataset.name, settings.dataset.root):
-        return None
-    return prepare_work(index, settings.backbone, settings.dataset, settings.store)
-
-
-# ---- show --------------------------------------------------------------------------------------
-
-
-def show(settings: Settings) -> None:
-    """Print all settings as YAML: what --params would need to hold for the same run."""
-    sys.stdout.write(settings_as_yaml(settings))
-
-
-# ---- Whether this machine can do what is asked of it: findings, versions, free space. -----------
-
-DISTRIBUTION = "dsts-pipeline"
-_NUM_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -203,6 +109,9 @@ def examine(topic: str, check: Callable[[], str]) -> Finding:
         return Finding(topic, False, f"a package cannot be loaded ({error}); run `make setup`")
 
 
+# ---- versions ----------------------------------------------------------------------------------
+
+
 def check_versions(
     requirements: Iterable[str] | None = None,
     *,
@@ -219,14 +128,16 @@ def check_versions(
     Raises:
         UserError: Python or a package is missing or of a wrong version.
     """
-    problems, others, count = [], [], 0
-    for requirement in map(
-        Requirement, _own_requirements() if requirements is None else requirements
-    ):
+    problems: list[str] = []
+    others: list[str] = []
+    count = 0
+    for text in _own_requirements() if requirements is None else requirements:
+        requirement = Requirement(text)
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         count += 1
-        name, expected = requirement.name, str(requirement.specifier) or "any version"
+        name = requirement.name
+        expected = str(requirement.specifier) or "any version"
         try:
             version = installed(name)
         except importlib.metadata.PackageNotFoundError:
@@ -245,13 +156,12 @@ def check_versions(
 
 
 def _own_requirements() -> list[str]:
-    metadata = importlib.metadata.metadata(DISTRIBUTION)
-    wanted = metadata["Requires-Python"] or ""
+    wanted = importlib.metadata.metadata("dsts-pipeline")["Requires-Python"] or ""
     if not SpecifierSet(wanted).contains(platform.python_version(), prereleases=True):
         raise UserError(
             f"Python is {platform.python_version()}, expected {wanted}; install that one"
         )
-    return importlib.metadata.requires(DISTRIBUTION) or []
+    return importlib.metadata.requires("dsts-pipeline") or []
 
 
 def read_constraints(path: str | Path) -> dict[str, str]:
@@ -261,6 +171,146 @@ def read_constraints(path: str | Path) -> dict[str, str]:
         return {}
     found = re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", path.read_text())
     return dict(found)
+
+
+def _list(items: list[str]) -> str:
+    rest = f" and {len(items) - _NUM_SHOWN} more" if len(items) > _NUM_SHOWN else ""
+    return ", ".join(items[:_NUM_SHOWN]) + rest
+
+
+# ---- decoder and devices -----------------------------------------------------------------------
+
+
+def check_decoder(decoder: Decoder) -> str:
+    """Encode a clip of eight grey frames, H.264 and VP9, and decode three of them.
+
+    Raises:
+        UserError: The decoder cannot be loaded, or gives other frames.
+    """
+    wanted = [0, 3, 7]
+    shades = np.linspace(20, 230, 8).astype(np.uint8)
+    frames = np.broadcast_to(shades[:, None, None, None], (8, 64, 64, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            from dsts_pipeline.stick.rendering import encode_mp4, encode_webm
+
+            for name, encode in (("clip.mp4", encode_mp4), ("clip.webm", encode_webm)):
+                path = Path(folder, name)
+                path.write_bytes(encode(frames))
+                decoded = decode_frames(path, wanted, decoder=decoder)
+                # Compression may cost a dozen grey levels on average.
+                if np.abs(decoded.astype(float) - frames[wanted]).mean() > 12.0:
+                    raise DataError(f"{decoder} gives other frames of {name} than were encoded")
+        except ImportError as error:
+            raise UserError(
+                f"{decoder} cannot be loaded ({error}); install it by `pip install -c "
+                "constraints.txt -e .`"
+            ) from None
+        except DataError as error:
+            raise UserError(f"{error}; set backbone.decoder to another one") from None
+    return f"{name_decoder(decoder)} decodes H.264 and VP9"
+
+
+def check_devices(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> str:
+    """Processors and accelerators that torch sees, and the one that extraction would use.
+
+    Raises:
+        UserError: "cuda" is wanted and there is none.
+    """
+    import torch
+
+    from dsts_pipeline.extract.forward import choose_device
+
+    chosen = choose_device(wanted)
+    found = [f"{platform.machine()}, {torch.get_num_threads()} threads"]
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(number)
+        found.append(f"{properties.name} with {properties.total_memory / 1e9:.0f} GB")
+    return f"{'; '.join(found)}; extraction runs on {chosen}"
+
+
+# ---- data and weights --------------------------------------------------------------------------
+
+
+def check_data(dataset: DatasetSettings) -> tuple[str, int]:
+    """Read the annotations and look whether their videos are there; none is opened.
+
+    Returns:
+        What was found, and the number of annotated clips.
+
+    Raises:
+        DataError: The root, an annotation file or too many videos are missing.
+    """
+    if render := dataset.render:
+        total = render.num_train + render.num_test
+        return f"{total:,} clips, which `python cli.py prepare` renders", total
+    root = dataset.root
+    annotations = read_annotations(
+        dataset.format,
+        root,
+        **dataset.model_dump(include={"video_folder", "train_file", "test_file", "class_file"}),
+        allow_outside_root=dataset.allow_outside_root,
+        test_fraction=dataset.test_fraction,
+    )
+    missing = [
+        clip.path for clip in annotations.clips if not os.path.isfile(os.path.join(root, clip.path))
+    ]
+    total = len(annotations.clips)
+    if len(missing) > dataset.max_problem_fraction * total:
+        raise DataError(
+            f"{root}: {len(missing):,} of {total:,} annotated videos are missing, first "
+            f"{missing[0]} (looked for {os.path.join(root, missing[0])}); put them there, or set "
+            "dataset.root or dataset.video_folder"
+        )
+    classes = len(annotations.class_names)
+    return f"{total:,} clips of {classes} classes in {root}, {len(missing):,} missing", total
+
+
+def check_weights(chosen: BackboneSettings) -> tuple[str, tuple[int, int, int, int]]:
+    """Load the weights into the backbone they are meant for, every key and shape compared.
+
+    Returns:
+        What was found, and the shape (C, T', H', W') of one clip's map.
+
+    Raises:
+        SettingsError: No backbone has this name.
+        CheckpointError: The file is missing, damaged or belongs to another backbone.
+    """
+    from dsts_pipeline.extract.backbones import build_backbone
+
+    backbone = build_backbone(
+        chosen.name, weights=chosen.weights, num_frames=chosen.num_frames, size_px=chosen.size_px
+    )
+    shape = " x ".join(map(str, backbone.map_shape))
+    digest = backbone.describe()["weights"].get("sha256")
+    origin = f"(sha256 {digest[:12]}...) fits" if digest else "weights, never trained, for"
+    report = backbone.load_report
+    keys = f", {report.summarize()}" if report else ""
+    text = f"{chosen.weights} {origin} {chosen.name}: maps of {shape}{keys}"
+    return text, backbone.map_shape
+
+
+# ---- what an extraction still costs, in bytes and in time --------------------------------------
+
+
+def _judge_space(settings: Settings, map_shape: tuple[int, ...], num_clips: int) -> str:
+    """Compare what the store still takes with what is free.
+
+    Before `prepare`, that is `num_clips` maps; after it, exactly the pending shards.
+
+    Raises:
+        UserError: Too little is free.
+    """
+    from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
+    from dsts_pipeline.feature_store.writer import survey_store
+
+    work = _plan_work(settings)
+    if work is None:
+        needed = num_clips * math.prod(map_shape) * STORED_DTYPES[settings.store.dtype].itemsize
+    else:
+        survey = survey_store(settings.store.root, work.plan)
+        needed = survey.pending_bytes + survey.margin_bytes
+    return check_space(settings.store.root, needed)
 
 
 def check_space(folder: str | Path, needed_bytes: int) -> str:
@@ -283,129 +333,50 @@ def check_space(folder: str | Path, needed_bytes: int) -> str:
     return text
 
 
-def _list(items: list[str]) -> str:
-    rest = f" and {len(items) - _NUM_SHOWN} more" if len(items) > _NUM_SHOWN else ""
-    return ", ".join(items[:_NUM_SHOWN]) + rest
+def _describe_time(settings: Settings) -> str:
+    """Time of the extraction, measured on four pending clips; unknown before `prepare`."""
+    from dsts_pipeline.extract.planning import choose_views, forecast_extraction
+    from dsts_pipeline.feature_store.writer import survey_store
 
-
-# ---- Checks of a machine before clips are read: does the decoder decode, are the videos there. --
-
-_FRAMES, _SIZE_PX = 8, 64
-_TOLERANCE = 12.0  # grey levels that compression may cost on average
-
-
-def check_decoder(decoder: Decoder) -> str:
-    """Encode a clip of eight grey frames, H.264 and VP9, and decode three of them.
-
-    Raises:
-        UserError: The decoder cannot be loaded, or gives other frames.
-    """
-    wanted = [0, 3, 7]
-    shades = np.linspace(20, 230, _FRAMES).astype(np.uint8)
-    frames = np.broadcast_to(shades[:, None, None, None], (_FRAMES, _SIZE_PX, _SIZE_PX, 3))
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            from dsts_pipeline.stick.rendering import encode_mp4, encode_webm
-
-            for name, encode in (("clip.mp4", encode_mp4), ("clip.webm", encode_webm)):
-                path = Path(folder, name)
-                path.write_bytes(encode(frames))
-                decoded = decode_frames(path, wanted, decoder=decoder)
-                if np.abs(decoded.astype(float) - frames[wanted]).mean() > _TOLERANCE:
-                    raise DataError(f"{decoder} gives other frames of {name} than were encoded")
-        except ImportError as error:
-            raise UserError(
-                f"{decoder} cannot be loaded ({error}); install it by `pip install -c "
-                "constraints.txt -e .`"
-            ) from None
-        except DataError as error:
-            raise UserError(f"{error}; set backbone.decoder to another one") from None
-    return f"{name_decoder(decoder)} decodes H.264 and VP9"
-
-
-def check_data(
-    kind: str,
-    root: str | Path,
-    *,
-    files: dict[str, str | None] | None = None,
-    allow_outside_root: bool = False,
-    test_fraction: float = 0.0,
-    max_problem_fraction: float = 0.01,
-) -> tuple[str, int]:
-    """Read the annotations and look whether their videos are there; none is opened.
-
-    Args:
-        kind, root, files, allow_outside_root, test_fraction: See `read_annotations`.
-        max_problem_fraction: Share of videos that may be missing.
-
-    Returns:
-        What was found, and the number of annotated clips.
-
-    Raises:
-        DataError: The root, an annotation file or too many videos are missing.
-    """
-    annotations = read_annotations(
-        kind,
-        root,
-        **(files or {}),
-        allow_outside_root=allow_outside_root,
-        test_fraction=test_fraction,
+    work = _plan_work(settings)
+    if work is None:
+        return "unknown before `python cli.py prepare`"
+    pending = survey_store(settings.store.root, work.plan).pending
+    positions = [position for shard in pending for position in work.plan.positions_of(shard)]
+    if not positions:
+        return "the store is finished: nothing to extract"
+    forecast = forecast_extraction(
+        work.clips,
+        work.backbone,
+        positions,
+        views=choose_views(settings.backbone, settings.dataset),
+        decoder=settings.backbone.decoder,
+        num_decode_workers=settings.backbone.num_decode_workers,
+        batch_size=2,  # two are timed: four clips, even where a forward pass takes long
     )
-    missing = [
-        clip.path for clip in annotations.clips if not os.path.isfile(os.path.join(root, clip.path))
-    ]
-    total = len(annotations.clips)
-    if len(missing) > max_problem_fraction * total:
-        raise DataError(
-            f"{root}: {len(missing):,} of {total:,} annotated videos are missing, first "
-            f"{missing[0]} (looked for {os.path.join(root, missing[0])}); put them there, or set "
-            "dataset.root or dataset.video_folder"
-        )
-    classes = len(annotations.class_names)
-    return f"{total:,} clips of {classes} classes in {root}, {len(missing):,} missing", total
+    seconds = forecast.seconds_per_clip * len(positions)
+    return (
+        f"about {seconds / 60:,.1f} min for {len(positions):,} pending clips, measured on "
+        f"{forecast.num_clips} of them ({1000 * forecast.seconds_per_clip:.0f} ms a clip)"
+    )
 
 
-# ---- Checks of a machine before extraction: devices, and whether the weights fit the backbone. --
+def _plan_work(settings: Settings) -> ExtractionWork | None:
+    """Clips, backbone and store, if `prepare` has written the clip index of this data set."""
+    from dsts_pipeline.feature_store.planning import prepare_work
 
-_NUM_DIGITS = 12
-
-
-def check_weights(
-    name: str, weights: str | Path, *, num_frames: int | None, size_px: int | None
-) -> tuple[str, tuple[int, int, int, int]]:
-    """Load the weights into the backbone they are meant for, every key and shape compared.
-
-    Returns:
-        What was found, and the shape (C, T', H', W') of one clip's map.
-
-    Raises:
-        SettingsError: No backbone has this name.
-        CheckpointError: The file is missing, damaged or belongs to another backbone.
-    """
-    from dsts_pipeline.extract.backbones import build_backbone
-
-    backbone = build_backbone(name, weights=weights, num_frames=num_frames, size_px=size_px)
-    shape = " x ".join(map(str, backbone.map_shape))
-    digest = backbone.describe()["weights"].get("sha256")
-    origin = f"(sha256 {digest[:_NUM_DIGITS]}...) fits" if digest else "weights, never trained, for"
-    report = backbone.load_report
-    keys = f", {report.summarize()}" if report else ""
-    return f"{weights} {origin} {name}: maps of {shape}{keys}", backbone.map_shape
+    try:
+        index = ClipIndex.load(common.CLIP_INDEX)
+    except DataError:
+        return None
+    if (index.dataset, index.root) != (settings.dataset.name, settings.dataset.root):
+        return None
+    return prepare_work(index, settings.backbone, settings.dataset, settings.store)
 
 
-def check_devices(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> str:
-    """Processors and accelerators that torch sees, and the one that extraction would use.
+# ---- show --------------------------------------------------------------------------------------
 
-    Raises:
-        UserError: "cuda" is wanted and there is none.
-    """
-    import torch
 
-    from dsts_pipeline.extract.forward import choose_device
-
-    chosen = choose_device(wanted)
-    found = [f"{platform.machine()}, {torch.get_num_threads()} threads"]
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        properties = torch.cuda.get_device_properties(number)
-        found.append(f"{properties.name} with {properties.total_memory / 1e9:.0f} GB")
-    return f"{'; '.join(found)}; extraction runs on {chosen}"
+def show(settings: Settings) -> None:
+    """Print all settings as YAML: what --params would need to hold for the same run."""
+    sys.stdout.write(settings_as_yaml(settings))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,17 +18,13 @@ from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.feature_store import FeatureStore, open_store
+from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.hdf5 import export_hdf5
 from dsts_pipeline.feature_store.opening import open_features, read_features_record
 from dsts_pipeline.head import load_head
-from dsts_pipeline.mmaction2.checkpoints import join_checkpoint, split_checkpoint
-from dsts_pipeline.mmaction2.frames import write_annotation_lists
 from dsts_pipeline.serve import Bundle, bundle_of_run, save_bundle
 from dsts_pipeline.serve.exported_model import (
-    Exported,
     FileFormat,
-    Subject,
     decode_some,
     head_subject,
     read_some,
@@ -35,9 +32,16 @@ from dsts_pipeline.serve.exported_model import (
     whole_subject,
     write_model,
 )
+from dsts_pipeline.serve.mmaction_files import (
+    join_checkpoint,
+    split_checkpoint,
+    write_annotation_lists,
+)
 from stages import common
 
-NUM_MAPS, NUM_VIDEOS = 64, 16  # of evaluate.split: what an exported model is compared on
+# Of evaluate.split: what an exported model is compared on.
+NUM_MAPS = 64
+NUM_VIDEOS = 16
 
 
 def run(settings: Settings, *, out: Path, format: str | None = None, **options: Any) -> None:
@@ -130,20 +134,12 @@ def _bundle_of_run(settings: Settings, head: str) -> Bundle:
 # ---- onnx and program: the head, alone or behind its backbone, for other runtimes --------------
 
 
-def write_onnx(settings: Settings, out: Path, *, head: str = "dsts", whole: bool = False) -> None:
-    """Write an ONNX file, which holds no code; see `_write_model`."""
-    _write_model(settings, out, "onnx", head, whole)
-
-
-def write_program(
-    settings: Settings, out: Path, *, head: str = "dsts", whole: bool = False
+def write_model_file(
+    settings: Settings, out: Path, *, kind: FileFormat, head: str = "dsts", whole: bool = False
 ) -> None:
-    """Write a program of torch.export, for trusted use; see `_write_model`."""
-    _write_model(settings, out, "program", head, whole)
+    """Write `out` and `out`.json; print how it compares with PyTorch.
 
-
-def _write_model(settings: Settings, out: Path, kind: FileFormat, head: str, whole: bool) -> None:
-    """Write `out` and `out`.json; print what was found.
+    An ONNX file holds no code; a program of torch.export is for trusted use.
 
     Raises:
         UserError: Parts are missing or do not belong together, or the export differs from PyTorch.
@@ -162,25 +158,16 @@ def _write_model(settings: Settings, out: Path, kind: FileFormat, head: str, who
         subject = whole_subject(bundle.backbone, trained, frames)
     else:
         subject = head_subject(trained, read_some(store, split, NUM_MAPS))
-    exported = write_model(out, subject, kind, _record_model(settings, store, made, subject))
-    _tell_model(out, exported, split)
-
-
-def _record_model(
-    settings: Settings, store: FeatureStore, made: dict[str, Any], subject: Subject
-) -> dict[str, Any]:
-    return {
+    record = {
         "title": made["title"],
-        "model": "backbone and head" if subject.input_name == "frames" else "head",
+        "model": "backbone and head" if whole else "head",
         "class_names": list(store.class_names),
         "store": store.fingerprint,
         "made_of": store.manifest["made_of"],
-        "compared_on": settings.evaluate.split,
+        "compared_on": split,
         "provenance": {"head": made.get("provenance"), "export": collect_provenance({})},
     }
-
-
-def _tell_model(out: Path, exported: Exported, split: str) -> None:
+    exported = write_model(out, subject, kind, record)
     found = exported.comparison
     routed = f", {found.num_routings} different routings" if found.num_routings else ""
     console.print(
@@ -205,8 +192,8 @@ class Format(NamedTuple):
 FORMATS = {
     "hdf5": Format(write_hdf5, (".h5", ".hdf5")),
     "bundle": Format(write_bundle, ()),
-    "onnx": Format(write_onnx, (".onnx",)),
-    "program": Format(write_program, (".pt2",)),
+    "onnx": Format(partial(write_model_file, kind="onnx"), (".onnx",)),
+    "program": Format(partial(write_model_file, kind="program"), (".pt2",)),
 }
 
 

@@ -19,7 +19,6 @@ from dsts_pipeline.extract.planning import choose_fallback
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.serve import Bundle, Prediction, Predictor, bundle_of_run, load_bundle
 from dsts_pipeline.serve.answers import Outputs, answers_table, table_row, tell_latency
-from dsts_pipeline.serve.app import Limits
 from dsts_pipeline.serve.video_jobs import list_videos
 from stages import common
 
@@ -134,7 +133,7 @@ def demo_app(
         UserError: FastAPI or uvicorn is not installed, or the address is taken.
     """
     try:
-        from dsts_pipeline.serve.app import serve
+        from dsts_pipeline.serve.app import Limits, serve
     except ImportError as error:
         raise UserError(
             f"demo-app needs FastAPI and uvicorn ({error}); install them with "

@@ -1,8 +1,9 @@
 """Run a tool of mmaction2's wheel, unmodified: `python -m dsts_pipeline.mmaction2 train ...`.
 
-Enters: the tool's name and its own arguments. What stands in for the missing parts of the wheel is
-in place before the tool's first import, so that this also works where OpenCV's system libraries are
-missing, and where a config names a base of another package and pkg_resources is not installed.
+Enters: the tool's name and its own arguments. This package, imported first, has put what stands in
+for the missing parts of the wheel in place before the tool's first import, so that this also works
+where OpenCV's system libraries are missing, and where a config names a base of another package and
+pkg_resources is not installed.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ def main(arguments: list[str]) -> None:
             f"error: {found} is no tool of mmaction2; expected one of {', '.join(tools)}, then its "
             "own arguments: python -m dsts_pipeline.mmaction2 train CONFIG"
         )
-    import dsts_pipeline.mmaction2  # noqa: F401
-
     path = str(tools[arguments[0]])
     sys.argv = [path, *arguments[1:]]
     runpy.run_path(path, run_name="__main__")

@@ -16,23 +16,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from mmaction.registry import LOOPS  # noqa: E402
-from mmengine.dist import get_rank, get_world_size  # noqa: E402
-from mmengine.model import is_model_wrapper  # noqa: E402
-from mmengine.optim import OptimWrapper  # noqa: E402
-from mmengine.runner import EpochBasedTrainLoop  # noqa: E402
+from mmaction.registry import LOOPS
+from mmengine.dist import get_rank, get_world_size
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.provenance import derive_seed
-from dsts_pipeline.extract.mmaction_compat import import_mmaction
 from dsts_pipeline.head import LayerNoise
 from dsts_pipeline.learn.optimizers import LossScale, Precision, forward_context
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.steps import Objective
 from dsts_pipeline.learn.udl import Method, check_method, meta_gradient_of_parts
-from dsts_pipeline.mmaction2.cls_head import DSTSHead, HeadPass
+from dsts_pipeline.mmaction2.components import DSTSHead, HeadPass
 
 # ---- UDL's three steps (paper 3.3, Eq. 9-11) on an mmaction2 recognizer with a `DSTSHead`. ------
 #
@@ -284,16 +283,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-# ---- A training loop for mmaction2 configs that makes UDL's three steps in every iteration. -----
-#
-# Enters: mmengine's runner with an `OptimWrapper` and a recognizer with a `DSTSHead`. Leaves:
-# trained parameters; hooks, schedules, logs and checkpoints are mmengine's.
-#
-# Each batch of 2B clips is split in halves, the first trains, the second validates: they are
-# disjoint because a data loader hands out each clip once an epoch. So an epoch visits every clip
-# once, and updates d by half of them.
-
-import_mmaction()
+# ---- the loop ----------------------------------------------------------------------------------
 
 
 @LOOPS.register_module()

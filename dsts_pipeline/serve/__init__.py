@@ -10,8 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dsts_pipeline.serve.bundle import bundle_of_run, load_bundle, save_bundle
-    from dsts_pipeline.serve.bundle_parts import BackboneSource, Bundle
+    from dsts_pipeline.serve.bundle import BackboneSource, Bundle, bundle_of_run
+    from dsts_pipeline.serve.bundle_folder import load_bundle, save_bundle
     from dsts_pipeline.serve.predictor import Prediction, Predictor, Refusal
 
 _HOME_OF = {
@@ -21,8 +21,8 @@ _HOME_OF = {
     "Predictor": "predictor",
     "Refusal": "predictor",
     "bundle_of_run": "bundle",
-    "load_bundle": "bundle",
-    "save_bundle": "bundle",
+    "load_bundle": "bundle_folder",
+    "save_bundle": "bundle_folder",
 }
 __all__ = [
     "BackboneSource",

@@ -1,6 +1,7 @@
-"""The page's routes, and the server on the loopback address.
+"""The page of demo-app: a video goes in, the answer, its route and its neighbours come out.
 
-Enters: a predictor, neighbours, limits. Leaves: a FastAPI application behind a `Guard`.
+Enters: a predictor, neighbours, limits. Leaves: a server on the loopback address, its application
+behind a `Guard`. Whoever can reach the page may send anything: each section below bounds one thing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, MutableMapping
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,9 +20,10 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dsts_pipeline.base.children import exit_on_sigterm
@@ -31,9 +33,163 @@ from dsts_pipeline.report.previews import NUM_FRAMES, strip_uri
 from dsts_pipeline.serve.neighbours import Neighbours
 from dsts_pipeline.serve.predictor import Prediction, Predictor, Refusal
 
-# ---- A prediction as plain values for the page, which puts them in as text, never as HTML. ------
-
+# A header that a form or an image of another site cannot send without asking first.
+UPLOAD_HEADER = "x-dsts-upload"
+_TYPES = {"css": "text/css", "js": "text/javascript"}
 STRIP_PX = 128
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the page.
+
+    Attributes:
+        upload_bytes: Of one file; a larger one is cut off with status 413.
+        upload_seconds: For the file to arrive; then status 408.
+        head_seconds: For a request's head to arrive; then its connection is closed.
+        answer_seconds: For the other side to take what was sent; then it is closed.
+        num_silent: Connections that may wait for a head at once; one more closes the one that has
+            waited for longest.
+        num_at_once: Videos that are worked on side by side.
+        num_waiting: Further ones that wait for their turn; more get status 503.
+    """
+
+    upload_bytes: int = 64 * 2**20
+    upload_seconds: float = 60.0
+    head_seconds: float = 5.0
+    answer_seconds: float = 30.0
+    num_silent: int = 32
+    num_at_once: int = 2
+    num_waiting: int = 4
+
+
+def serve(
+    predictor: Predictor,
+    neighbours: Neighbours | None,
+    *,
+    host: str,
+    port: int,
+    is_open: bool,
+    limits: Limits,
+) -> None:
+    """Answer requests until interrupted.
+
+    Args:
+        port: 0 takes a free one; the address is printed.
+        is_open: Whether other machines are let in, under whatever name they use.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with (
+        socket.create_server((host, port), family=family) as listener,
+        tempfile.TemporaryDirectory(prefix="dsts-uploads-") as folder,
+    ):
+        port = listener.getsockname()[1]
+        names = ("127.0.0.1", "localhost", "[::1]")
+        hosts = None if is_open else [f"{name}:{port}" for name in names]
+        app = build_app(predictor, neighbours, Path(folder), limits=limits, hosts=hosts)
+        shown = f"[{host}]" if ":" in host else host
+        console.print(f"open http://{shown}:{port}/ in a browser; Ctrl-C ends it", soft_wrap=True)
+        # uvicorn ends by itself on Ctrl-C and then passes it on.
+        with exit_on_sigterm(), suppress(KeyboardInterrupt):
+            make_server(app, limits).run(sockets=[listener])
+        console.print("ended")
+
+
+def make_server(app: ASGIApp, limits: Limits = Limits()) -> uvicorn.Server:
+    """uvicorn for `app`: no log of requests, no name of its own in answers."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        http=connections_within(limits),
+        ws="none",
+        lifespan="off",
+        limit_concurrency=2 * limits.num_silent,
+        timeout_graceful_shutdown=5,
+    )
+    return uvicorn.Server(config)
+
+
+# ---- the routes --------------------------------------------------------------------------------
+
+
+def build_app(
+    predictor: Predictor,
+    neighbours: Neighbours | None,
+    folder: Path,
+    *,
+    limits: Limits = Limits(),
+    hosts: Collection[str] | None,
+) -> ASGIApp:
+    """The application.
+
+    Args:
+        folder: Where uploads lie while they are worked on.
+        hosts: See `Guard`.
+    """
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    page = _render_page(predictor, neighbours, limits).encode()
+    assets = {f"app.{kind}": _read(f"app.{kind}") for kind in _TYPES}
+    assets["colours.css"] = _read("figures.css", "dsts_pipeline.report", "templates")
+    turns = asyncio.Semaphore(limits.num_at_once)
+    pending = set[int]()
+
+    @app.get("/")
+    async def show_page() -> Response:
+        return Response(page, media_type="text/html")
+
+    @app.get("/assets/{name}")
+    async def show_asset(name: str) -> Response:
+        if name not in assets:
+            return PlainTextResponse("no such file", 404)
+        return Response(assets[name], media_type=_TYPES[name.rpartition(".")[2]])
+
+    @app.post("/answers")
+    async def answer(request: Request) -> Response:
+        if request.headers.get(UPLOAD_HEADER) != "video":
+            return _tell(403, f"expected the header {UPLOAD_HEADER}: video")
+        if len(pending) >= limits.num_at_once + limits.num_waiting:
+            return _tell(503, "too many videos at once; try again in a moment")
+        pending.add(ticket := id(request))
+        try:
+            async with received_file(request, folder, limits) as path, turns:
+                result = await run_in_threadpool(answer_video, path, predictor, neighbours)
+        except UploadRefused as refusal:
+            return _tell(refusal.status, str(refusal))
+        finally:
+            pending.discard(ticket)
+        return JSONResponse(result, 422 if "error" in result else 200)
+
+    return Guard(app, hosts)
+
+
+def _tell(status: int, text: str) -> Response:
+    # What is left of the body is not read: the connection ends.
+    return JSONResponse({"error": text}, status, headers={"connection": "close"})
+
+
+def _read(name: str, package: str = "dsts_pipeline.serve", folder: str = "page") -> str:
+    return files(package).joinpath(folder, name).read_text(encoding="utf-8")
+
+
+def _render_page(predictor: Predictor, neighbours: Neighbours | None, limits: Limits) -> str:
+    environment = Environment(
+        loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("index.html.j2").render(
+        title=predictor.bundle.title,
+        class_names=predictor.bundle.class_names,
+        limits=limits,
+        neighbours=neighbours,
+        figures=predictor.bundle.figures,
+    )
+
+
+# ---- an answer as plain values: the page puts them in as text, never as HTML -------------------
 
 
 def answer_video(path: Path, predictor: Predictor, neighbours: Neighbours | None) -> dict[str, Any]:
@@ -41,7 +197,8 @@ def answer_video(path: Path, predictor: Predictor, neighbours: Neighbours | None
     (answer,) = predictor.predict([path])
     if isinstance(answer, Refusal):
         return {"error": f"This file cannot be used: {answer.reason}."}
-    names, info = predictor.bundle.class_names, answer.info
+    names = predictor.bundle.class_names
+    info = answer.info
     return {
         "top": [{"name": names[number], "probability": p} for number, p in answer.top()],
         "layers": _layers(answer, predictor),
@@ -89,34 +246,7 @@ def _near(answer: Prediction, predictor: Predictor, neighbours: Neighbours) -> l
     ]
 
 
-# ---- How much the page lets in: sizes, times, how many at once. ---------------------------------
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of the page.
-
-    Attributes:
-        upload_bytes: Of one file; a larger one is cut off with status 413.
-        upload_seconds: For the file to arrive; then status 408.
-        head_seconds: For a request's head to arrive; then its connection is closed.
-        answer_seconds: For the other side to take what was sent; then it is closed.
-        num_silent: Connections that may wait for a head at once; one more closes the one that has
-            waited for longest.
-        num_at_once: Videos that are worked on side by side.
-        num_waiting: Further ones that wait for their turn; more get status 503.
-    """
-
-    upload_bytes: int = 64 * 2**20
-    upload_seconds: float = 60.0
-    head_seconds: float = 5.0
-    answer_seconds: float = 30.0
-    num_silent: int = 32
-    num_at_once: int = 2
-    num_waiting: int = 4
-
-
-# ---- A request's body -> a temporary file, cut off as soon as it is too large or too slow. ------
+# ---- uploads: a body becomes a file, cut off as soon as it is too large or too slow ------------
 #
 # The file's name is ours: what a visitor calls it is never part of a path.
 
@@ -174,18 +304,12 @@ def _too_large(limits: Limits) -> str:
     return f"the file is larger than {limits.upload_bytes / 2**20:g} MiB"
 
 
-# ---- What every request must be like and every response carries; plain ASGI, no framework. ------
+# ---- the guard: what every request must be like, and every answer carries ----------------------
 #
 # A page of another site must not be able to use this one through the visitor's browser: the Host
 # must be ours (else a name that was rebound to 127.0.0.1 could read answers), an Origin too, and no
 # CORS header is ever sent. The policy lets the page load nothing but its own files, run no inline
 # script, and be framed by nobody. Source: https://www.w3.org/TR/CSP3/
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 POLICY = "; ".join(
     (
@@ -217,7 +341,7 @@ class Guard:
             that was opened to the network on purpose.
     """
 
-    def __init__(self, app: App, hosts: Collection[str] | None) -> None:
+    def __init__(self, app: ASGIApp, hosts: Collection[str] | None) -> None:
         self._app = app
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
 
@@ -234,7 +358,8 @@ class Guard:
 
         if (problem := self._judge(scope)) is not None:
             status, text = problem
-            await _refuse(send_with_headers, status, text)
+            refusal = PlainTextResponse(text, status, headers={"connection": "close"})
+            await refusal(scope, receive, send_with_headers)
             return
         await self._app(scope, receive, send_with_headers)
 
@@ -254,21 +379,10 @@ def _header(scope: Scope, name: bytes) -> str:
     return values[0] if len(values) == 1 else ""
 
 
-async def _refuse(send: Send, status: int, text: str) -> None:
-    body = text.encode()
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-# ---- Connections that say nothing end: half-open ones must not keep the page from everyone else.
+# ---- connections that say nothing end: they must not keep the page from everyone else ----------
 #
 # uvicorn ends a connection that is idle after an answer, and no other. Here each one has a time to
-# bring a request's head, and to take its answer; the body's time is `uploads`' own. Where many
+# bring a request's head, and to take its answer; the body's time is the upload's own. Where many
 # wait, a new one takes the place of the one that has said nothing for longest.
 
 _POLL_SECONDS = 0.25
@@ -289,7 +403,8 @@ class _Connection(H11Protocol):
             self.connections.discard(longest)  # now: it is told of its end a moment later
             longest.transport.abort()
         super().connection_made(transport)
-        self._state, self._since = self._look(), self.loop.time()
+        self._state = self._look()
+        self._since = self.loop.time()
         self._timer = self.loop.call_later(_POLL_SECONDS, self._watch)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -308,143 +423,13 @@ class _Connection(H11Protocol):
         return ("waiting" if self._waits else "working"), self.cycle
 
     def _watch(self) -> None:
-        now, state = self.loop.time(), self._look()
+        now = self.loop.time()
+        state = self._look()
         if state != self._state:
-            self._state, self._since = state, now
+            self._state = state
+            self._since = now
         seconds = {"waiting": self.limits.head_seconds, "taking": self.limits.answer_seconds}
         if now - self._since >= seconds.get(state[0], float("inf")):
             self.transport.abort()
         else:
             self._timer = self.loop.call_later(_POLL_SECONDS, self._watch)
-
-
-# ---- The page's routes, and the server on the loopback address. ---------------------------------
-#
-# Enters: a predictor, neighbours, limits. Leaves: a FastAPI application behind a `Guard`.
-
-# A header that a form or an image of another site cannot send without asking first.
-UPLOAD_HEADER = "x-dsts-upload"
-_TYPES = {"css": "text/css", "js": "text/javascript"}
-
-
-def build_app(
-    predictor: Predictor,
-    neighbours: Neighbours | None,
-    folder: Path,
-    *,
-    limits: Limits = Limits(),
-    hosts: Collection[str] | None,
-) -> App:
-    """The application.
-
-    Args:
-        folder: Where uploads lie while they are worked on.
-        hosts: See `Guard`.
-    """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    page = _render_page(predictor, neighbours, limits).encode()
-    assets = {f"app.{kind}": _read(f"app.{kind}") for kind in _TYPES}
-    assets["colours.css"] = _read("figures.css", "dsts_pipeline.report", "templates")
-    turns, pending = asyncio.Semaphore(limits.num_at_once), set[int]()
-
-    @app.get("/")
-    async def show_page() -> Response:
-        return Response(page, media_type="text/html")
-
-    @app.get("/assets/{name}")
-    async def show_asset(name: str) -> Response:
-        if name not in assets:
-            return Response("no such file", 404, media_type="text/plain")
-        return Response(assets[name], media_type=_TYPES[name.rpartition(".")[2]])
-
-    @app.post("/answers")
-    async def answer(request: Request) -> Response:
-        if request.headers.get(UPLOAD_HEADER) != "video":
-            return _tell(403, f"expected the header {UPLOAD_HEADER}: video")
-        if len(pending) >= limits.num_at_once + limits.num_waiting:
-            return _tell(503, "too many videos at once; try again in a moment")
-        pending.add(ticket := id(request))
-        try:
-            async with received_file(request, folder, limits) as path, turns:
-                result = await run_in_threadpool(answer_video, path, predictor, neighbours)
-        except UploadRefused as refusal:
-            return _tell(refusal.status, str(refusal))
-        finally:
-            pending.discard(ticket)
-        return JSONResponse(result, 422 if "error" in result else 200)
-
-    return Guard(app, hosts)
-
-
-def _tell(status: int, text: str) -> Response:
-    # What is left of the body is not read: the connection ends.
-    return JSONResponse({"error": text}, status, headers={"connection": "close"})
-
-
-def _read(name: str, package: str = "dsts_pipeline.serve", folder: str = "page") -> str:
-    return files(package).joinpath(folder, name).read_text(encoding="utf-8")
-
-
-def _render_page(predictor: Predictor, neighbours: Neighbours | None, limits: Limits) -> str:
-    environment = Environment(
-        loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined
-    )
-    values: dict[str, Any] = {
-        "title": predictor.bundle.title,
-        "class_names": predictor.bundle.class_names,
-        "limits": limits,
-        "neighbours": neighbours,
-        "figures": predictor.bundle.figures,
-    }
-    return environment.get_template("index.html.j2").render(values)
-
-
-def serve(
-    predictor: Predictor,
-    neighbours: Neighbours | None,
-    *,
-    host: str,
-    port: int,
-    is_open: bool,
-    limits: Limits,
-) -> None:
-    """Answer requests until interrupted.
-
-    Args:
-        port: 0 takes a free one; the address is printed.
-        is_open: Whether other machines are let in, under whatever name they use.
-
-    Raises:
-        OSError: The address cannot be bound.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with (
-        socket.create_server((host, port), family=family) as listener,
-        tempfile.TemporaryDirectory(prefix="dsts-uploads-") as folder,
-    ):
-        port = listener.getsockname()[1]
-        names = ("127.0.0.1", "localhost", "[::1]")
-        hosts = None if is_open else [f"{name}:{port}" for name in names]
-        app = build_app(predictor, neighbours, Path(folder), limits=limits, hosts=hosts)
-        shown = f"[{host}]" if ":" in host else host
-        console.print(f"open http://{shown}:{port}/ in a browser; Ctrl-C ends it", soft_wrap=True)
-        # uvicorn ends by itself on Ctrl-C and then passes it on.
-        with exit_on_sigterm(), suppress(KeyboardInterrupt):
-            make_server(app, limits).run(sockets=[listener])
-        console.print("ended")
-
-
-def make_server(app: App, limits: Limits = Limits()) -> uvicorn.Server:
-    """uvicorn for `app`: no log of requests, no name of its own in answers."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        http=connections_within(limits),
-        ws="none",
-        lifespan="off",
-        limit_concurrency=2 * limits.num_silent,
-        timeout_graceful_shutdown=5,
-    )
-    return uvicorn.Server(config)

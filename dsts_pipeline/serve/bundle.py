@@ -1,241 +1,192 @@
-"""A bundle: head, backbone, input and labels, which belong together, in a folder of plain files.
+"""A bundle: head, backbone, input and labels, all that an answer to a video depends on.
 
-Enters: a trained head, the store that it was trained on, the backbone that made the store's maps.
-Leaves: `bundle.json` (what decides an answer, where it comes from), `head.json` and
-`head.safetensors`, a model card, and by choice the backbone's weights. What does not belong
-together is refused, when a bundle is made and when it is loaded.
-
-Nothing in it can run code: a config of mmaction2 is a program (a .json may name one as its base),
-so a bundle names a preset, a config of the model zoo that this machine's mmaction2 ships, or holds
-a folder of the transformers library, of which the config's plain values and safetensors are read.
-Any other name, and any file that bundle.json does not list, is refused before it is read.
+Enters: what a run left: a trained head, the store that it was trained on, the backbone that made
+the store's maps. Leaves: a `Bundle` and its model card, or a `BundleError` that names the two parts
+that do not belong together. `bundle_folder` writes and reads bundles.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
-from dsts_pipeline.base.errors import BundleError, UserError
-from dsts_pipeline.base.files import (
-    fsync_directory,
-    is_signed,
-    read_signed,
-    sha256_file,
-    sign,
-    unfinished_folder,
-    write_atomic,
-    write_json,
-)
+from jinja2 import Environment, StrictUndefined
+from torch import nn
+
+from dsts_pipeline.base.errors import BundleError
+from dsts_pipeline.base.files import read_signed
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import BackboneSettings, FeedSettings
-from dsts_pipeline.clips.decode import Decoder, name_decoder
-from dsts_pipeline.extract.backbones import Backbone
-from dsts_pipeline.extract.downloads import digest_of_weights, is_address, locate_weights
-from dsts_pipeline.extract.weights import RANDOM
+from dsts_pipeline.clips.decode import Decoder
+from dsts_pipeline.extract.backbones import Backbone, build_backbone
+from dsts_pipeline.extract.forward import Computing
+from dsts_pipeline.extract.views import Views
+from dsts_pipeline.extract.weights import KeyMapName
 from dsts_pipeline.feature_store.opening import open_features
-from dsts_pipeline.head import load_head, save_head
-from dsts_pipeline.serve.bundle_parts import (
-    CARD,
-    BackboneSource,
-    Bundle,
-    check_extracted,
-    model_card,
-    portable_name,
-    require_portable,
-)
-
-# ---- The folder of a bundle: written whole or not at all, read only if every file is what it was.
-#
-# `bundle.json` names every other file with its size and SHA-256 and bears a digest of itself. A
-# bundle may come from anywhere, so its folder is looked through before a file of it is opened: what
-# is not listed, links, and names that no export writes are refused.
-
-FORMAT = "dsts-bundle"
-VERSION = 1
-RECORD = "bundle.json"
-BACKBONE_FOLDER = "backbone"  # where a model is a folder of the transformers library
-# Files of a model's folder that are copied; see `transformers_models`.
-FOLDER_FILES = re.compile(
-    r"config\.json|(video_)?preprocessor_config\.json|"
-    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
-)
-# Weights are read by their content, whatever their name; no name of a program or config is let in.
-_KNOWN_NAMES = re.compile(
-    r"head\.json|head\.safetensors|MODEL_CARD\.md|"
-    r"backbone(\.(safetensors|pth|pt|pth\.tar|tar|ckpt|bin))?|"
-    rf"{BACKBONE_FOLDER}/({FOLDER_FILES.pattern})"
-)
-_AGAIN = "export the bundle again, or get a sound copy"
+from dsts_pipeline.head import load_head
 
 
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `path` when the block ends, and leaves no trace if it fails.
+@dataclass(frozen=True)
+class BackboneSource:
+    """How the backbone is built again: the arguments of `build_backbone`."""
 
-    What an export that was killed left beside it is removed first.
+    name: str
+    weights: str
+    tap: str
+    num_frames: int | None = None
+    size_px: int | None = None
+    key_map: KeyMapName = "auto"
+
+    def build(self, sha256: str | None = None) -> Backbone:
+        """The backbone, frozen, its weights' digest compared with `sha256`."""
+        arguments = asdict(self)
+        taps = (arguments.pop("tap"),)
+        return build_backbone(**arguments, taps=taps, weights_sha256=sha256)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that an answer to a video depends on.
+
+    Attributes:
+        head: In evaluation mode.
+        head_record: What the head's file says of its making: "store", "title", "provenance".
+        backbone: Frozen, with one tap.
+        source: How the backbone is built again.
+        made_of: What decided the maps that the head was trained on, as in the store's manifest:
+            backbone, decoder, sampling, views, precision.
+        store: The store's "fingerprint" and "stored_type".
+        class_names, attribute_names, attributes: As in the clip index.
+        provenance: Of the features and of the bundle.
+        figures: Of the evaluation, if there was one.
+        notes: Differences to where it was made that may change an answer's last digits.
 
     Raises:
-        BundleError: There is something at `path` already.
+        BundleError: Parts do not belong together.
     """
-    if path.exists():
-        raise BundleError(f"{path} exists already; give another name, or delete it first")
-    with unfinished_folder(path) as folder:
-        yield folder
-        folder.chmod(0o755)
-        fsync_directory(folder)
-        try:
-            os.rename(folder, path)
-        except OSError as error:
+
+    head: nn.Module
+    head_record: Mapping[str, Any]
+    backbone: Backbone
+    source: BackboneSource
+    made_of: Mapping[str, Any]
+    store: Mapping[str, str]
+    class_names: tuple[str, ...]
+    attribute_names: tuple[str, ...] = ()
+    attributes: tuple[tuple[str, ...], ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_extracted(self.made_of)
+        trained_on = self.head_record.get("store")
+        fingerprint = self.store["fingerprint"]
+        if trained_on != fingerprint:
             raise BundleError(
-                f"{path}: the folder cannot be put there ({error.strerror})"
-            ) from None
-    fsync_directory(path.parent)
+                f"head: trained on store {trained_on}, the bundle is of store {fingerprint}; run "
+                "`python cli.py train-head` on these features and export again"
+            )
+        config = cast(dict[str, Any], self.head.config)
+        num_names = len(self.class_names)
+        if config["in_channels"] != self.map_shape[0]:
+            raise BundleError(
+                f"head: expects maps of {config['in_channels']} channels, the backbone "
+                f"{self.source.name} gives {self.map_shape[0]} "
+                f"({' x '.join(map(str, self.map_shape))}); export a head that was trained on this "
+                "backbone's maps"
+            )
+        if config["num_classes"] != num_names:
+            raise BundleError(
+                f"labels: {num_names} names for the head's {config['num_classes']} classes; export "
+                "again with the labels that the head was trained on"
+            )
+        if self.attributes and len(self.attributes) != num_names:
+            raise BundleError(
+                f"labels: attributes of {len(self.attributes)} classes, {num_names} have names; "
+                "export again"
+            )
+        _compare_backbones(self.backbone.describe(), self.made_of["backbone"], self.source.name)
+
+    @property
+    def title(self) -> str:
+        """The head's name for people."""
+        return str(self.head_record.get("title", type(self.head).__name__))
+
+    @property
+    def map_shape(self) -> tuple[int, int, int, int]:
+        """(C, T, H, W) of what goes from the backbone to the head."""
+        return self.backbone.map_shape
+
+    @property
+    def views(self) -> Views:
+        """The views that a clip's answer is the mean of."""
+        views = self.made_of.get("views", {})
+        chosen = {name: views[name] for name in ("test_clips", "test_crops") if name in views}
+        return Views(**chosen)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder that made the maps, and where that is decord, whatever else reads a video."""
+        named = self.made_of["decoder"].split()[0]
+        return "auto" if named == "decord" else cast(Decoder, named)
+
+    @property
+    def decoder_fallback(self) -> Decoder | None:
+        """The one that was tried where it failed."""
+        named = self.made_of.get("decoder_fallback")
+        return None if named is None else cast(Decoder, named.split()[0])
+
+    @property
+    def computing(self) -> Computing:
+        """How the backbone was run."""
+        made_of = self.made_of
+        return Computing(
+            precision=made_of.get("precision", "float32"),
+            compile=made_of.get("compiled", False),
+            channels_last=made_of.get("channels_last", False),
+        )
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Digest of the backbone's weights; None for random ones."""
+        return self.made_of["backbone"]["weights"].get("sha256")
 
 
-def is_known_name(name: str) -> bool:
-    """Whether a file of a bundle may be called `name`, a path in it."""
-    return _KNOWN_NAMES.fullmatch(name) is not None
-
-
-def write_record(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write bundle.json over the files that are in `folder`, last of all."""
-    files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    write_json(
-        folder / RECORD, sign({"format": FORMAT, "version": VERSION, **content, "files": files})
-    )
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The content of bundle.json, after every file of the folder was compared with it.
-
-    A folder that holds anything that bundle.json does not name, a link, or a file of a kind that no
-    export writes, is refused before any of its files but bundle.json is opened.
+def check_extracted(made_of: Mapping[str, Any]) -> None:
+    """Refuse maps that were made elsewhere.
 
     Raises:
-        BundleError: There is no bundle, it is of another version, holds something else, or a part
-            is missing or is not the one that was exported; the message names the part.
+        BundleError: The features were imported.
     """
-    path = folder / RECORD
-    if not path.is_file() or path.is_symlink():
+    if "import" in made_of or "backbone" not in made_of:
         raise BundleError(
-            f"{folder}: no bundle here (no {RECORD}); make one with "
-            "`python cli.py export my_bundle --format bundle`"
+            "the features were imported, so nothing says how the map of a new video is made; "
+            "a bundle needs features of `python cli.py extract`"
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = content["format"], content["version"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else "is no JSON record"
-        raise BundleError(f"{path}: damaged, {reason}; {_AGAIN}") from None
-    if found != (FORMAT, VERSION):
-        raise BundleError(
-            f"{path}: format {found[0]} version {found[1]}, expected {FORMAT} version {VERSION}; "
-            "export the bundle again with this version, or use the one that wrote it"
-        )
-    if not is_signed(content):
-        raise BundleError(
-            f"{path}: changed after it was written, its digest does not hold; {_AGAIN}"
-        )
-    files = content.get("files")
-    _require_known_names(path, files)
-    if unlisted := sorted(_list_plain_files(folder) - {RECORD, *files}):
-        raise BundleError(
-            f"{folder}: holds {unlisted[0]}, which {RECORD} does not name; a bundle holds what was "
-            f"exported and nothing else: delete it if it is yours, or {_AGAIN}"
-        )
-    _compare_files(folder, files)
-    return content
 
 
-def _require_known_names(record: Path, files: Any) -> None:
-    """Refuse names that lead elsewhere, and those of files that an export never writes."""
-    if not isinstance(files, dict) or not all(isinstance(entry, dict) for entry in files.values()):
-        raise BundleError(f"{record}: damaged, it lists no files; {_AGAIN}")
-    for name in files:
-        parts = name.split("/")
-        if name.startswith(("/", "\\")) or ".." in parts or ":" in name:
-            raise BundleError(f"{record}: names {name}, which is outside; {_AGAIN}")
-        if not is_known_name(name):
+def _compare_backbones(found: dict[str, Any], expected: Mapping[str, Any], name: str) -> None:
+    """Versions aside: another release of torch may change last bits, no more."""
+    for part in sorted((found.keys() | expected.keys()) - {"versions"}):
+        if found.get(part) != expected.get(part):
             raise BundleError(
-                f"{record}: names {name}, a file that no export writes; a bundle holds a head, "
-                f"weights and a card; {_AGAIN}"
+                f"backbone {name}: its {part} is {_show(found.get(part))}, the head was trained on "
+                f"maps of {_show(expected.get(part))}; give the backbone that made the features "
+                "(settings of `backbone`, or --weights), or extract and train again"
             )
 
 
-def _list_plain_files(folder: Path) -> set[str]:
-    """Every file below `folder`, and folders that hold none, by relative name.
-
-    Raises:
-        BundleError: There is a link, or something that is neither file nor folder.
-    """
-    found: set[str] = set()
-    waiting = [folder]
-    while waiting:
-        with os.scandir(current := waiting.pop()) as entries:
-            names = list(entries)
-        if not names and current != folder:
-            found.add(Path(current).relative_to(folder).as_posix())
-        for entry in names:
-            name = Path(entry.path).relative_to(folder).as_posix()
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(Path(entry.path))
-            elif entry.is_file(follow_symlinks=False):
-                found.add(name)
-            else:
-                kind = "a link" if entry.is_symlink() else "no plain file"
-                raise BundleError(
-                    f"{folder}: {name} is {kind}; a bundle holds plain files only: {_AGAIN}"
-                )
-    return found
+def _show(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 90 else f"{text[:87]}..."
 
 
-def _compare_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, promised in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise BundleError(f"{path}: missing, {RECORD} names it; {_AGAIN}")
-        if (size := path.stat().st_size) != promised.get("bytes"):
-            raise BundleError(
-                f"{path}: {size:,} bytes, {RECORD} expects {promised.get('bytes')}: damaged, or "
-                f"of another bundle; {_AGAIN}"
-            )
-        if (digest := sha256_file(path)) != promised.get("sha256"):
-            raise BundleError(
-                f"{path}: its sha256 is {digest[:12]}..., {RECORD} expects "
-                f"{str(promised.get('sha256'))[:12]}...: damaged, or of another bundle; {_AGAIN}"
-            )
-
-
-# ---- ------------------------------------------------------------------------------------------
-# A bundle: head, backbone, input and labels, which belong together, in a folder of plain files.
-#
-# Enters: a trained head, the store that it was trained on, the backbone that made the store's maps.
-# Leaves: `bundle.json` (what decides an answer, where it comes from), `head.json` and
-# `head.safetensors`, a model card, and by choice the backbone's weights. What does not belong
-# together is refused, when a bundle is made and when it is loaded.
-#
-# Nothing in it can run code: a config of mmaction2 is a program (a .json may name one as its base),
-# so a bundle names a preset, a config of the model zoo that this machine's mmaction2 ships, or
-# holds a folder of the transformers library, of which the config's plain values and safetensors are
-# read. Any other name, and any file that bundle.json does not list, is refused before it is read.
-
-# Weights up to this size are copied into a bundle unless the caller says otherwise.
-COPIED_BYTES = 16 * 2**20
-# Where a bundle may have its weights fetched from. Others of fsspec's open files inside others,
-# or hold templates that are run.
-_FETCHED = ("https", "http", "s3", "gs", "hf")
+# ---- what a run left ---------------------------------------------------------------------------
 
 
 def bundle_of_run(
@@ -293,155 +244,76 @@ def _read_figures(path: Path, head_name: str, fingerprint: str) -> dict[str, Any
     return {name: metrics[name] for name in names} | {"head": metrics["heads"][head_name]}
 
 
-def save_bundle(out: str | Path, bundle: Bundle, *, with_backbone: bool | None = None) -> Path:
-    """Write `bundle` as the folder `out`, which appears when it is complete.
+# ---- the model card: what is known of a bundle, for people, and what is not known --------------
+#
+# Every value comes from the bundle's own records; what these do not hold is None and shown as "not
+# recorded". Text from data sets is shown as text, whatever it contains.
+
+ABSENT = "not recorded"
+_FIGURES = {"top1": "top-1", "top5": "top-5", "class_wise": "class-wise mean"}
+_MARKS = re.compile(r"[\\`*_{}\[\]()#+!|]")
+# What Markdown's dialects read and not all of them let a backslash undo.
+_ENTITIES = {sign: f"&#{ord(sign)};" for sign in "&<>~:@"}
+
+
+def model_card(bundle: Bundle, *, weights_file: str | None) -> str:
+    """The card as Markdown.
 
     Args:
-        with_backbone: Whether the backbone's weights are copied in; None: files up to
-            `COPIED_BYTES` are, which takes in the embedded one. Otherwise the bundle holds their
-            path or address, and their digest.
-
-    Raises:
-        BundleError: `out` exists, or the backbone is a config file of one's own, which is a program
-            and has no place in a bundle.
+        weights_file: The backbone's weights in the bundle's folder; None: they are elsewhere.
     """
-    out, content = Path(out), _describe(bundle)
-    with new_folder(out) as folder:
-        save_head(folder, bundle.head, dict(bundle.head_record))
-        if (source := _what_to_copy(bundle.source.weights, with_backbone)) is not None:
-            copy = _copy_weights(source, folder)
-            if digest_of_weights(copy) != bundle.weights_sha256:
-                raise BundleError(f"{source}: changed since it was loaded; export again")
-            content["backbone"]["file"] = copy.name
-        card = model_card(bundle, weights_file=content["backbone"]["file"])
-        write_atomic(folder / CARD, card.encode())
-        write_record(folder, content)
-    return out
+    environment = Environment(
+        undefined=StrictUndefined,
+        finalize=lambda value: ABSENT if value is None else escape(value),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["pairs"] = _pairs
+    template = files("dsts_pipeline.serve").joinpath("model_card.md.j2").read_text("utf-8")
+    figures = (bundle.figures or {}).get("head", {})
+    training = _mapping(bundle.head_record.get("provenance"))
+    origins = {"Head": training}
+    origins |= {name.capitalize(): _mapping(made) for name, made in bundle.provenance.items()}
+    return environment.from_string(template).render(
+        bundle=bundle,
+        weights_file=weights_file,
+        head_type=type(bundle.head).__name__,
+        num_parameters=f"{sum(p.numel() for p in bundle.head.parameters()):,}",
+        frame_rule=bundle.made_of.get("input_pipeline") or bundle.made_of["backbone"].get("frames"),
+        clips=bundle.made_of.get("clips", {}),
+        figures=bundle.figures,
+        rows=[
+            (name, *(_percent(figures.get(f"{key}{end}")) for end in ("", "_low", "_high")))
+            for key, name in _FIGURES.items()
+        ],
+        settings=sorted(_mapping(training.get("settings")).items()),
+        origins=origins.items(),
+    )
 
 
-def _describe(bundle: Bundle) -> dict[str, Any]:
-    return {
-        "title": bundle.title,
-        "classes": {
-            "names": list(bundle.class_names),
-            "attribute_names": list(bundle.attribute_names),
-            "attributes": [list(row) for row in bundle.attributes],
-        },
-        "backbone": asdict(bundle.source)
-        | {"name": portable_name(bundle.source, bundle.backbone)}
-        | {"file": None, "sha256": bundle.weights_sha256, "map_shape": list(bundle.map_shape)},
-        "made_of": dict(bundle.made_of),
-        "store": dict(bundle.store),
-        "provenance": dict(bundle.provenance),
-        "figures": bundle.figures,
-    }
+def escape(value: object) -> str:
+    """`value` as text that Markdown shows as it is: no markup, no link, no line of its own.
 
-
-def _what_to_copy(source: str, with_backbone: bool | None) -> Path | None:
-    """The weights file or folder that goes into the bundle, if one does."""
-    if with_backbone is False or source == RANDOM:
-        return None
-    place = Path(source) if Path(source).is_dir() else locate_weights(source).path
-    files = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else [place]
-    size = sum(file.stat().st_size for file in files)
-    return place if with_backbone or size <= COPIED_BYTES else None
-
-
-def _copy_weights(source: Path, folder: Path) -> Path:
-    """Copy a weights file, or what is read of a folder of the transformers library."""
-    if not source.is_dir():
-        suffix = source.suffix if is_known_name(f"backbone{source.suffix}") else ""
-        return Path(shutil.copyfile(source, folder / f"backbone{suffix}"))
-    copy = folder / BACKBONE_FOLDER
-    copy.mkdir()
-    for path in source.iterdir():
-        if FOLDER_FILES.fullmatch(path.name):
-            shutil.copyfile(path, copy / path.name)
-    return copy
-
-
-def load_bundle(path: str | Path, *, weights: str | None = None) -> Bundle:
-    """Read a bundle that `save_bundle` wrote, the backbone on the CPU.
-
-    Args:
-        weights: Where the backbone's weights are now, if the bundle holds only a reference that
-            does not lead there; they must be the same ones.
-
-    Raises:
-        BundleError: A part is missing, damaged, or does not belong to the others.
+    Examples:
+        >>> escape("<b>*pike*</b> | 5")
+        '&#60;b&#62;\\\\*pike\\\\*&#60;/b&#62; \\\\| 5'
     """
-    folder = Path(path)
-    record = read_record(folder)
-    try:
-        head, head_record = load_head(folder)
-        source, sha256 = _read_source(folder, record, weights)
-        backbone = source.build(sha256)
-        classes = record["classes"]
-        return Bundle(
-            head=head,
-            head_record=head_record,
-            backbone=backbone,
-            source=source,
-            made_of=record["made_of"],
-            store=record["store"],
-            class_names=tuple(classes["names"]),
-            attribute_names=tuple(classes["attribute_names"]),
-            attributes=tuple(map(tuple, classes["attributes"])),
-            provenance=record["provenance"],
-            figures=record["figures"],
-            notes=_tell_versions(record["made_of"], backbone),
-        )
-    except KeyError as error:
-        raise BundleError(f"{folder / RECORD}: lacks {error}; export the bundle again") from None
-    except (TypeError, ValueError, AttributeError) as error:  # a value of another kind
-        raise BundleError(
-            f"{folder / RECORD}: damaged ({error}); export the bundle again"
-        ) from None
-    except UserError as error:
-        raise BundleError(f"{folder}: {error}") from None
+    text = " ".join(str(value).split())
+    text = _MARKS.sub(r"\\\g<0>", "".join(sign for sign in text if sign.isprintable()))
+    text = "".join(_ENTITIES.get(sign, sign) for sign in text)
+    return text.replace("www.", "www&#46;")
 
 
-def _read_source(
-    folder: Path, record: Mapping[str, Any], weights: str | None
-) -> tuple[BackboneSource, str | None]:
-    """How the backbone is built, its weights where they are now, and their digest."""
-    values = dict(record["backbone"])
-    del values["map_shape"]
-    file, sha256 = values.pop("file"), values.pop("sha256")
-    source = BackboneSource(**values)
-    require_portable(source)
-    if file and not any(name == file or name.startswith(f"{file}/") for name in record["files"]):
-        raise BundleError(f"{RECORD} names no digest of {file}; export the bundle again")
-    if weights is None and file is None:
-        _require_safe_reference(source.weights, sha256)
-    place = weights or (str(folder / file) if file else source.weights)
-    if not (place == RANDOM or is_address(place) or Path(place).exists()):
-        raise BundleError(
-            f"backbone: its weights {place} are not here and not in the bundle (sha256 {sha256}); "
-            "say where they are by --weights, or export with --with-backbone"
-        )
-    return replace(source, weights=place), sha256
+def _mapping(record: Any) -> Mapping[str, Any]:
+    return record if isinstance(record, Mapping) else {}
 
 
-def _require_safe_reference(weights: str, sha256: str | None) -> None:
-    """Refuse addresses of kinds that do more than fetch a file, and those without a digest."""
-    if weights == RANDOM or not is_address(weights):
-        return
-    scheme = weights.partition("://")[0].lower()
-    if scheme not in _FETCHED or "::" in weights or sha256 is None:
-        raise BundleError(
-            f"backbone: its weights are at {scheme}://..., expected an address of "
-            f"{', '.join(_FETCHED)} whose sha256 is stated; get the file yourself and give it by "
-            "--weights"
-        )
+def _pairs(values: Any) -> Any:
+    """A mapping as text, None for an empty one; what is no mapping stays."""
+    if not isinstance(values, Mapping):
+        return values
+    return ", ".join(f"{name} = {values[name]}" for name in sorted(values)) or None
 
 
-def _tell_versions(made_of: Mapping[str, Any], backbone: Backbone) -> tuple[str, ...]:
-    """What differs from where the maps were made and may change last digits."""
-    before, now = made_of["backbone"].get("versions", {}), backbone.describe().get("versions", {})
-    pairs = [(f"{name} {before[name]}", f"{name} {now.get(name)}") for name in sorted(before)]
-    decoders = [made_of[key] for key in ("decoder", "decoder_fallback") if key in made_of]
-    for named in decoders:
-        here = name_decoder(cast(Decoder, named.split()[0]))
-        pairs.append((named.removesuffix(" (exact frames only)"), here))
-    return tuple(f"{new} here, {old} where the maps were made" for old, new in pairs if old != new)
+def _percent(value: Any) -> str | None:
+    return f"{100 * value:.1f}" if isinstance(value, int | float) else None

@@ -25,7 +25,7 @@ from dsts_pipeline.head import DSTSHead, compile_head
 from dsts_pipeline.head.inspection import temporal_shares
 from dsts_pipeline.metrics import softmax
 from dsts_pipeline.serve.annotate import AnnotateJob
-from dsts_pipeline.serve.bundle_parts import Bundle
+from dsts_pipeline.serve.bundle import Bundle
 from dsts_pipeline.serve.video_jobs import InputRule, PreviewJob, SeenVideo, VideoJob, work
 
 PARTS = ("decode", "transform", "backbone", "head")

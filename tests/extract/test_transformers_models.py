@@ -14,7 +14,7 @@ from dsts_pipeline.base.errors import BundleError, CheckpointError, SettingsErro
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.extract import build_backbone, transformers_models
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
-from dsts_pipeline.serve.bundle import write_record
+from dsts_pipeline.serve.bundle_folder import write_record
 from tests.serve.small_bundle import make_bundle, make_head, make_of
 
 transformers = pytest.importorskip("transformers", reason="the optional extra is not installed")

@@ -10,7 +10,7 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import Sources
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.tables import read_mmaction
-from dsts_pipeline.mmaction2.frames import write_annotation_lists
+from dsts_pipeline.serve.mmaction_files import write_annotation_lists
 
 
 def index_of(*changes):

@@ -16,7 +16,6 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.serve import Predictor, save_bundle
 from dsts_pipeline.serve.app import Limits
 from dsts_pipeline.serve.neighbours import Neighbours
-from stages.predict import demo_app
 from tests.clips.videos import write_video
 from tests.pipeline import ROOT, command_of
 from tests.serve.app_server import UPLOAD, SmallStore, call, make_neighbours, post, running_app
@@ -165,8 +164,11 @@ def test_own_origin_is_let_in(place, videos):
 
 
 def test_missing_extra_is_named(monkeypatch):
-    monkeypatch.delitem(sys.modules, "dsts_pipeline.serve.app")
+    for module in ("dsts_pipeline.serve.app", "stages.predict"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    from stages.predict import demo_app  # as where it was never installed
+
     with pytest.raises(UserError, match=r"pip install -c constraints.txt -e \"\.\[app\]\""):
         demo_app(Settings())
 

@@ -20,8 +20,7 @@ from dsts_pipeline.extract.backbones import build_backbone
 from dsts_pipeline.extract.model_zoo import zoo_names
 from dsts_pipeline.head import save_head
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
-from dsts_pipeline.serve.bundle import write_record
-from dsts_pipeline.serve.bundle_parts import portable_name
+from dsts_pipeline.serve.bundle_folder import portable_name, write_record
 from tests.pipeline import ROOT, WEIGHTS
 from tests.serve.small_bundle import CLASSES, SOURCE, backbone, make_bundle, make_head, make_of
 
@@ -251,7 +250,7 @@ def test_a_pickle_in_the_place_of_the_head_is_not_run(copy):
 
 _KILLED = """
 import sys, time
-import dsts_pipeline.serve.bundle as module
+import dsts_pipeline.serve.bundle_folder as module
 from tests.serve.small_bundle import make_bundle
 write = module.write_record
 def wait(*arguments):

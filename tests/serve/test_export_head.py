@@ -20,7 +20,7 @@ from dsts_pipeline.serve.exported_model import (
     time_runs,
     trace,
 )
-from dsts_pipeline.serve.traced_head import as_exportable, neighbour_positions
+from dsts_pipeline.serve.head_graph import as_exportable, neighbour_positions
 from tests.reference.variants import CHANNELS, CLASSES, EXTENT, VARIANTS, build, sample_input
 
 SHAPE = (CHANNELS, *EXTENT)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.extract.mmaction_compat import build_model
 from dsts_pipeline.metrics import average_views, softmax
-from dsts_pipeline.mmaction2.hooks import (
+from dsts_pipeline.mmaction2.components import (
     KeepTimeOfTPNHook,
     RecalibrateNormsHook,
     recalibrate_recognizer,

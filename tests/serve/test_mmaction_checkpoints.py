@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.head import DSTSHead, LinearProbe, load_head, save_head
-from dsts_pipeline.mmaction2.checkpoints import join_checkpoint, split_checkpoint
+from dsts_pipeline.serve.mmaction_files import join_checkpoint, split_checkpoint
 from tests.serve.recognizers import batch_of, build
 
 

@@ -10,7 +10,7 @@ import torch
 
 import dsts_pipeline.mmaction2  # noqa: F401
 from dsts_pipeline.extract import build_backbone
-from dsts_pipeline.mmaction2.checkpoints import split_checkpoint
+from dsts_pipeline.serve.mmaction_files import split_checkpoint
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "mmaction2").glob("*.py"))
 LONG = [
@@ -55,6 +55,18 @@ def test_config_is_built(path):
     assert config.train_dataloader.batch_size == 16 and config.train_dataloader.drop_last
 
 
+def test_former_address_in_a_config_registers_the_same(tmp_path):
+    from mmaction.registry import MODELS
+    from mmengine.config import Config
+
+    import dsts_pipeline.serve.mmaction2 as former
+
+    own = tmp_path / "own.py"
+    own.write_text('custom_imports = dict(imports=["dsts_pipeline.serve.mmaction2"])\n')
+    Config.fromfile(str(own))
+    assert former.DSTSHead is MODELS.get("DSTSHead") is dsts_pipeline.mmaction2.DSTSHead
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_recognizer_hands_over_a_map_with_time(name):
@@ -93,7 +105,7 @@ def test_start_with_time_is_what_extraction_taps():
 
     from dsts_pipeline.extract.mmaction_compat import build_model
     from dsts_pipeline.extract.taps import keep_time
-    from dsts_pipeline.mmaction2.hooks import KeepTimeOfTPNHook
+    from dsts_pipeline.mmaction2.components import KeepTimeOfTPNHook
 
     config = read(next(path for path in CONFIGS if "slowonly" in path.stem)).model.neck.to_dict()
     config["aux_head_cfg"] = None

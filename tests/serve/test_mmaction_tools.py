@@ -110,8 +110,9 @@ def test_head_of_other_weights_is_not_made_this_stores(trained):
     assert "extract with --set backbone.weights=other/backbone.safetensors first" in told
 
 
-def test_launcher_names_the_tools(tmp_path):
-    command = [sys.executable, "-m", "dsts_pipeline.mmaction2", "tain"]
+@pytest.mark.parametrize("address", ["dsts_pipeline.mmaction2", "dsts_pipeline.serve.mmaction2"])
+def test_launcher_names_the_tools(tmp_path, address):
+    command = [sys.executable, "-m", address, "tain"]
     done = subprocess.run(
         command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True
     )

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from dsts_pipeline.serve import load_bundle, save_bundle
-from dsts_pipeline.serve.bundle_parts import ABSENT, escape, model_card
+from dsts_pipeline.serve.bundle import ABSENT, escape, model_card
 from tests.serve.small_bundle import CLASSES, FINGERPRINT, make_bundle
 
 FIGURES = {

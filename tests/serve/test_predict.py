@@ -198,7 +198,7 @@ def test_which_files_are_meant(odd, clips):
     with pytest.raises(DataError, match=r"nowhere\.mp4: no such file"):
         list_videos([Path("nowhere.mp4")])
     with pytest.raises(DataError, match="no video in it"):
-        list_videos([ROOT / "stages" / "commands"])
+        list_videos([ROOT / "configs"])
 
 
 def test_names_of_copies_never_meet():

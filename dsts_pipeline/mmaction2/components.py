@@ -1,7 +1,7 @@
-"""The registered head: features of an mmaction2 recognizer in, its losses or predictions out.
+"""What a config of mmaction2 may name besides loop and transform: the head and its hooks.
 
-Enters: what a recognizer hands to its `cls_head`: maps [B, C, T, H, W] (3-D), or [B * T, C, H, W]
-(2-D, frames folded into the batch). Leaves: a dict of losses, or data samples with scores [K].
+Enters: what mmaction2 and mmengine hand to components of each kind. Leaves: a recognizer with a
+DSTS head, trained and saved by mmaction2's own tools.
 """
 
 from __future__ import annotations
@@ -17,20 +17,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmaction.models.heads import BaseHead  # noqa: E402
-from mmengine.logging import print_log  # noqa: E402
+from mmaction.models.heads import BaseHead
+from mmaction.registry import HOOKS, MODELS
+from mmengine.dist import broadcast, get_rank, get_world_size
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
-from dsts_pipeline.extract.mmaction_compat import import_mmaction
+from dsts_pipeline.extract.taps import keep_time
 from dsts_pipeline.head import DSTSHead as Head
 from dsts_pipeline.head import LayerNoise
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.norms import SumAcross
+from dsts_pipeline.head.recalibration import recalibrate
 from dsts_pipeline.head.routing import balance_loss
-from dsts_pipeline.mmaction2.checkpoints import decode_options, encode_options
+from dsts_pipeline.serve.mmaction_files import decode_options, encode_options
 
-MODELS = import_mmaction()
+# ---- the head ----------------------------------------------------------------------------------
+#
+# A recognizer hands its `cls_head` maps [B, C, T, H, W] (3-D), or [B * T, C, H, W] (2-D, frames
+# folded into the batch), and expects a dict of losses, or data samples with scores [K].
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,8 @@ class DSTSHead(BaseHead):
             average_clips=average_clips,
             init_cfg=init_cfg,
         )
-        self.num_segments, self.balance_weight = num_segments, balance_weight
+        self.num_segments = num_segments
+        self.balance_weight = balance_weight
         self.head = Head(in_channels, num_classes, **options)
         self.sum_across: SumAcross | None = None
         self._pass = HeadPass()
@@ -110,7 +119,8 @@ class DSTSHead(BaseHead):
     @contextmanager
     def passing(self, how: HeadPass) -> Iterator[None]:
         """Let the passes inside run like `how`."""
-        before, self._pass = self._pass, how
+        before = self._pass
+        self._pass = how
         try:
             yield
         finally:
@@ -168,7 +178,8 @@ class DSTSHead(BaseHead):
         Raises:
             CheckpointError: An option differs; shapes alone would not tell.
         """
-        found, own = decode_options(state), json.loads(json.dumps(self.head.config))
+        found = decode_options(state)
+        own = json.loads(json.dumps(self.head.config))
         differing = sorted(k for k in found | own if found.get(k) != own.get(k))
         if differing:
             told = ", ".join(f"{k}={found.get(k)!r}" for k in differing)
@@ -197,7 +208,121 @@ class DSTSHead(BaseHead):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-# ---- mmengine's checkpoints under torch's restricted unpickler. ---------------------------------
+# ---- hooks: norms for test time, and TPN's neck with its time ----------------------------------
+
+
+def _recognizer_of(runner: Any) -> Any:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+@HOOKS.register_module()
+class RecalibrateNormsHook(Hook):
+    """Recomputes the head's norms without noise after each epoch, before checkpoint and validation.
+
+    Training draws another gate pattern in every pass, test time uses one, which the running
+    statistics of training never described: without this, accuracy is poor (see
+    `head.recalibration`). Maps of `num_clips` training clips, in evaluation mode and as the train
+    pipeline gives them, are held in memory (on the CPU) meanwhile.
+
+    Args:
+        num_clips: Training clips that serve for it; the first of the epoch's order.
+
+    Several processes: the first one's clips serve, the others take its statistics over.
+
+    Raises:
+        SettingsError: The head is no `DSTSHead`, or an `EMAHook` swaps in weights that these
+            statistics do not belong to.
+    """
+
+    priority = "NORMAL"  # CheckpointHook's is VERY_LOW: it comes later
+
+    def __init__(self, num_clips: int = 512) -> None:
+        if num_clips < 2:
+            raise SettingsError(f"num_clips={num_clips}; statistics need at least 2 clips")
+        self.num_clips = num_clips
+
+    def before_train(self, runner: Any) -> None:
+        """Refuse what this hook cannot serve."""
+        head = getattr(_recognizer_of(runner), "cls_head", None)
+        if not isinstance(head, DSTSHead):
+            raise SettingsError(
+                f"custom_hooks: RecalibrateNormsHook is for a cls_head of type DSTSHead, found "
+                f"{type(head).__name__}"
+            )
+        if any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise SettingsError(
+                "custom_hooks: EMAHook evaluates averaged weights, whose statistics are not those "
+                "that RecalibrateNormsHook computes; use one of the two"
+            )
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Recompute the statistics."""
+        recognizer = _recognizer_of(runner)
+        if get_rank() == 0:
+            recalibrate_recognizer(recognizer, runner.train_dataloader, self.num_clips)
+        if get_world_size() > 1:
+            for buffer in recognizer.cls_head.buffers():
+                broadcast(buffer)
+
+
+@torch.no_grad()
+def recalibrate_recognizer(recognizer: Any, batches: Any, num_clips: int) -> None:
+    """Recompute the statistics of the recognizer's head on the first `num_clips` of `batches`.
+
+    Args:
+        batches: Collated batches as a data loader gives them.
+    """
+    head = recognizer.cls_head
+    was_training = recognizer.training
+    device = next(recognizer.parameters()).device
+    recognizer.eval()
+    try:
+        maps = list(_first_maps(recognizer, batches, num_clips))
+        recalibrate(head.head, lambda: (part.to(device) for part in maps))
+    finally:
+        recognizer.train(was_training)
+
+
+def _first_maps(recognizer: Any, batches: Any, num_clips: int) -> Iterator[Tensor]:
+    """Maps [B, C, T, H, W] of the first `num_clips` clips, on the CPU."""
+    left = num_clips
+    for batch in batches:
+        inputs = recognizer.data_preprocessor(batch, False)["inputs"][:left]
+        features, options = recognizer.extract_feat(inputs)
+        yield recognizer.cls_head.to_maps(features, options.get("num_segs")).float().cpu()
+        left -= len(inputs)
+        if left < 1:
+            return
+
+
+@HOOKS.register_module()
+class KeepTimeOfTPNHook(Hook):
+    """Starts a training with a TPN neck that keeps T as extraction's tap `neck_time` has it.
+
+    For configs with `temporal_modulation_cfg=dict(downsample_scales=(1, 1))`, which take the pool
+    over time away. The outer taps of the bottom-up path's temporal convolutions were never trained
+    (see `extract.taps`): they are set to zero once, before the first iteration, and learn
+    from there.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Set the taps to zero, unless the training is resumed.
+
+        Raises:
+            SettingsError: The neck is no TPN, or pools time away.
+        """
+        neck = getattr(_recognizer_of(runner), "neck", None)
+        pools = [operation.pool for operation in getattr(neck, "temporal_modulation_ops", ())]
+        if any(pool.kernel_size[0] != 1 for pool in pools):
+            raise SettingsError(
+                "custom_hooks: KeepTimeOfTPNHook is for a neck that keeps T; set the neck's "
+                "temporal_modulation_cfg=dict(downsample_scales=(1, 1))"
+            )
+        if runner.iter == 0:
+            keep_time(neck)
+
+
+# ---- checkpoints under torch's restricted unpickler --------------------------------------------
 #
 # Since torch 2.6 `torch.load` refuses what mmengine 0.10.7 writes beside the weights: its log.
 # These names and no others are let in, so that mmaction2's tools can load what they saved. A
@@ -209,8 +334,6 @@ _NUMPY_DTYPES = ("Float64", "Float32", "Int64", "Int32", "Bool")
 
 def _method_of_log(owner: Any, name: str) -> Any:
     """What a file's `getattr(HistoryBuffer, name)` becomes."""
-    from mmengine.logging import HistoryBuffer
-
     if owner is HistoryBuffer and name in _METHODS:
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(
@@ -220,8 +343,6 @@ def _method_of_log(owner: Any, name: str) -> Any:
 
 def allow_checkpoints() -> None:
     """Let `torch.load` read the log of a training by mmengine, from now on in this process."""
-    from mmengine.logging import HistoryBuffer
-
     core: Any = np._core.multiarray  # type: ignore[attr-defined]
     names: list[Any] = [HistoryBuffer, np.ndarray, np.dtype]
     names += [getattr(np.dtypes, f"{name}DType") for name in _NUMPY_DTYPES]

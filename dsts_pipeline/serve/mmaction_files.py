@@ -1,9 +1,9 @@
-"""mmaction2's checkpoints of recognizers with a DSTS head <-> our weights and heads.
+"""Files for mmaction2's own tools: annotation lists, and checkpoints from and to ours.
 
-Enters: a .pth file that mmaction2's tools wrote, or a head's folder and weights. Leaves: the other
-of the two. A .pth is read by the restricted unpickler, with the exact allow-list of
-`extract.checkpoints`; nothing in it runs. Names: `cls_head.head.` is the head, all before
-`cls_head.` is backbone and neck, under mmaction2's own names.
+Enters: a clip index; a .pth file that mmaction2's tools wrote, or a head's folder and weights.
+Leaves: lists for its `VideoDataset`; of the checkpoint and ours, the other one. A .pth is read by
+the restricted unpickler, with the exact allow-list of `extract.weights`; nothing in it runs.
+mmaction2 itself is not imported here: it takes seconds.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dsts_pipeline.base.errors import CheckpointError
+from dsts_pipeline.base.errors import CheckpointError, DataError
 from dsts_pipeline.base.files import sha256_file, write_atomic
+from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.extract.downloads import locate_weights, note_of, write_note
 from dsts_pipeline.extract.weights import (
     CLASSIFIER_BIAS,
@@ -29,10 +30,51 @@ from dsts_pipeline.extract.weights import (
 )
 from dsts_pipeline.head import DSTSHead, load_head, save_head
 
+# ---- the clip index as annotation lists ---------------------------------------------------------
+#
+# `train_list_videos.txt` and so on: "path label" a line, the path relative to the data root
+# (mmaction2's `data_prefix`); `label_map.txt`: a class a line. `clips.tables` reads this format,
+# too. Videos that cannot be decoded are in no index, so in no list.
+
+
+def write_annotation_lists(index: ClipIndex, folder: str | Path) -> dict[str, int]:
+    """Write a list per split and the class names; returns the number of clips by split.
+
+    Raises:
+        DataError: A clip is a part of its video, which mmaction2's list cannot say, or its path has
+            a space, which would end it there.
+    """
+    for clip in index.clips:
+        _require_whole_video(clip)
+    counts = index.count_splits()
+    for split in counts:
+        lines = "".join(f"{clip.path} {clip.label}\n" for clip in index.of_split(split))
+        write_atomic(Path(folder) / f"{split}_list_videos.txt", lines.encode())
+    names = "".join(f"{name}\n" for name in index.class_names)
+    write_atomic(Path(folder) / "label_map.txt", names.encode())
+    return counts
+
+
+def _require_whole_video(clip: Clip) -> None:
+    if (clip.start_frame, clip.end_frame) != (0, clip.num_frames):
+        raise DataError(
+            f"{clip.id}: frames {clip.start_frame} to {clip.end_frame} of the {clip.num_frames} of "
+            f"{clip.path}; mmaction2's lists know whole videos only: cut the clips out first"
+        )
+    if any(character.isspace() for character in clip.path):
+        raise DataError(
+            f"{clip.id}: its path {clip.path!r} has a space, where mmaction2's lists end the path; "
+            "rename the file"
+        )
+
+
+# ---- checkpoints -------------------------------------------------------------------------------
+#
+# Names in a checkpoint: `cls_head.head.` is the head, all before `cls_head.` is backbone and neck,
+# under mmaction2's own names.
+
 HEAD_PREFIX = "cls_head.head."
 OPTIONS_KEY = "cls_head._extra_state"
-WEIGHTS_NAME = "backbone.safetensors"
-HEAD_NAME = "head"
 
 
 class SplitCheckpoint(NamedTuple):
@@ -71,7 +113,7 @@ def split_checkpoint(
     """
     state = read_state(checkpoint)
     head = _build_head(checkpoint, state)
-    weights = Path(folder) / WEIGHTS_NAME
+    weights = Path(folder) / "backbone.safetensors"
     others = {k: v.contiguous() for k, v in state.items() if not k.startswith("cls_head.")}
     others[CLASSIFIER_WEIGHT] = head.classifier.weight.detach()
     others[CLASSIFIER_BIAS] = head.classifier.bias.detach()
@@ -85,9 +127,34 @@ def split_checkpoint(
         "checkpoint_sha256": sha256_file(checkpoint),
         "backbone_sha256": sha256,
     }
-    place = Path(folder) / HEAD_NAME if head_folder is None else Path(head_folder)
+    place = Path(folder) / "head" if head_folder is None else Path(head_folder)
     save_head(place, head, made_of)
     return SplitCheckpoint(weights, sha256, place)
+
+
+def _build_head(checkpoint: str | Path, state: dict[str, Tensor]) -> DSTSHead:
+    if OPTIONS_KEY not in state:
+        others = sorted(name for name in state if name.startswith("cls_head."))
+        raise CheckpointError(
+            f"{checkpoint}: holds no DSTS head ({len(others)} tensors of another cls_head); "
+            "expected a checkpoint of a recognizer whose cls_head has type DSTSHead. Weights of a "
+            "plain recognizer need no conversion: give backbone.weights the file"
+        )
+    values = {
+        name.removeprefix(HEAD_PREFIX): value
+        for name, value in state.items()
+        if name.startswith(HEAD_PREFIX)
+    }
+    try:
+        head = DSTSHead(**decode_options(state[OPTIONS_KEY]))
+        head.load_state_dict(values, strict=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{checkpoint}: its head cannot be built ({reason}); take a checkpoint of this "
+            "version's DSTSHead"
+        ) from None
+    return head
 
 
 def join_checkpoint(
@@ -144,28 +211,3 @@ def decode_options(encoded: Tensor) -> dict[str, Any]:
         ValueError: It is no JSON.
     """
     return json.loads(bytes(encoded.cpu().numpy().astype(np.uint8)))
-
-
-def _build_head(checkpoint: str | Path, state: dict[str, Tensor]) -> DSTSHead:
-    if OPTIONS_KEY not in state:
-        others = sorted(name for name in state if name.startswith("cls_head."))
-        raise CheckpointError(
-            f"{checkpoint}: holds no DSTS head ({len(others)} tensors of another cls_head); "
-            "expected a checkpoint of a recognizer whose cls_head has type DSTSHead. Weights of a "
-            "plain recognizer need no conversion: give backbone.weights the file"
-        )
-    values = {
-        name.removeprefix(HEAD_PREFIX): value
-        for name, value in state.items()
-        if name.startswith(HEAD_PREFIX)
-    }
-    try:
-        head = DSTSHead(**decode_options(state[OPTIONS_KEY]))
-        head.load_state_dict(values, strict=True)
-    except (TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{checkpoint}: its head cannot be built ({reason}); take a checkpoint of this "
-            "version's DSTSHead"
-        ) from None
-    return head
