@@ -125,7 +125,7 @@ def _judge_space(settings: Settings, map_shape: tuple[int, ...], num_clips: int)
 
 def _describe_time(settings: Settings) -> str:
     """Time of the extraction, measured on four pending clips; unknown before `prepare`."""
-    from dsts_pipeline.extract.planning import choose_views, forecast_extraction
+    from dsts_pipeline.extract.runner import forecast_extraction
     from dsts_pipeline.feature_store.space import survey_store
 
     work = _plan_work(settings)
@@ -136,11 +136,9 @@ def _describe_time(settings: Settings) -> str:
     if not positions:
         return "the store is finished: nothing to extract"
     forecast = forecast_extraction(
-        work.clips,
+        work.views,
         work.backbone,
         positions,
-        views=choose_views(settings.backbone, settings.dataset),
-        decoder=settings.backbone.decoder,
         num_decode_workers=settings.backbone.num_decode_workers,
         batch_size=_BATCH_SIZE,
     )
@@ -382,7 +380,7 @@ def check_weights(
         SettingsError: No backbone has this name.
         CheckpointError: The file is missing, damaged or belongs to another backbone.
     """
-    from dsts_pipeline.extract.backbones import build_backbone
+    from dsts_pipeline.extract.build import build_backbone
 
     backbone = build_backbone(name, weights=weights, num_frames=num_frames, size_px=size_px)
     shape = " x ".join(map(str, backbone.map_shape))

@@ -1,8 +1,9 @@
-"""mmaction2 configs -> a recognizer's configuration and its input.
+"""Names -> recognizers by their configurations, and what each is fed.
 
-Enters: the name of a config of mmaction2's model zoo (its wheel ships them), or the path of a
-config file. Leaves: a `ZooModel`: the model's configuration without classifier and auxiliary heads,
-which extraction has no use for, and the config's own test pipeline.
+Enters: the name of a config of mmaction2's model zoo (its wheel ships them), the path of a config
+file, or the name of a preset. Leaves: a `ZooModel`: the model's configuration without classifier
+and auxiliary heads, which extraction has no use for, and the config's own test pipeline; or our own
+`Preset`, whose `recognizer` is a plain mmaction2 config.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def find_config(name: str) -> Path:
     Raises:
         SettingsError: There is no such config; the closest name is told.
     """
-    path, stem = Path(name), Path(name).stem if name.endswith(".py") else Path(name).name
+    path = Path(name)
+    stem = path.stem if path.suffix == ".py" else path.name
     if name.endswith(_CONFIG_SUFFIXES) and path.is_file():
         return path
     names = zoo_names()
@@ -123,10 +125,7 @@ def _lay_over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-# ---- Named recognizers: mmaction2 model configurations with the input that each expects. --------
-#
-# Enters: a name. Leaves: a `Preset`, whose `recognizer` is a plain mmaction2 config, or a
-# `ZooPreset`, which names a config of mmaction2's model zoo and the tap that keeps most of it.
+# ---- named recognizers --------------------------------------------------------------------------
 #
 # stick_r18, for the embedded data set at 16 frames of 64 x 64 px (output "C T H W"):
 #   stem     3x5x5 convolution, stride (1, 2, 2), max-pool (1, 2, 2)    16 x 16 x 16 x 16
@@ -161,7 +160,8 @@ class ZooPreset:
     Attributes:
         config: Its name.
         tap: Where maps are taken unless the settings say otherwise.
-        changes, pipeline_changes: See `model_zoo.read_zoo_model`.
+        changes: Laid over the model's configuration, dict by dict.
+        pipeline_changes: Fields of the `Pipeline` that replace the config's own.
     """
 
     config: str
@@ -181,7 +181,6 @@ _SWIN_B_SSV2 = ZooPreset(
         "num_frames": 32,
         "resize_px": 224,
         "size_px": 224,
-        "crops": "three",
     },
 )
 ZOO_PRESETS: MappingProxyType[str, ZooPreset] = MappingProxyType(

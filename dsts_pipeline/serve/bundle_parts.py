@@ -16,7 +16,8 @@ from torch import nn
 
 from dsts_pipeline.base.errors import BundleError
 from dsts_pipeline.clips.decode import Decoder
-from dsts_pipeline.extract.backbones import Backbone, build_backbone
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.extract.forward import Computing
 from dsts_pipeline.extract.model_zoo import find_config, is_config_name, preset_names, zoo_names
 from dsts_pipeline.extract.views import Views

@@ -27,7 +27,8 @@ from dsts_pipeline.base.files import sha256_json, write_atomic
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.extract.backbones import build_recognizer, normalize_frames
+from dsts_pipeline.extract.backbones import normalize_frames
+from dsts_pipeline.extract.build import build_recognizer
 from dsts_pipeline.stick import diving, diving_render, something, something_render
 from dsts_pipeline.stick import diving as poses
 from dsts_pipeline.stick import something as scenes

@@ -20,11 +20,12 @@ RATE = 24
 DECODE = """
 import sys
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.extract.decode_pool import DecodeJob, FrameView, decode_clip
+from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.views import Content, FrameRequest, FrameView
 from pathlib import Path
 path, decoder, indices = sys.argv[1], sys.argv[2], tuple(map(int, sys.argv[3].split(",")))
-job = DecodeJob(path, (FrameView(indices),), Path(path).stat().st_size, sha256_file(path),
-                decoder, 64, 64)
+content = Content(Path(path).stat().st_size, sha256_file(path))
+job = FrameRequest(path, decoder, views=(FrameView(indices),), size_px=64, content=content)
 assert decode_clip(job).shape == (1, len(indices), 64, 64, 3)
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """

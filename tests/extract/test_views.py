@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.sampling import uniform_frames
@@ -221,12 +222,10 @@ def test_a_store_of_views_is_the_same_whoever_makes_it(index, tmp_path, workers,
     )
     with StoreWriter(tmp_path, stored) as writer:
         summary = extract_features(
-            index,
+            plan,
             PoolingBackbone(),
             writer,
-            views=views,
-            num_decode_workers=workers,
-            batch_size=batch_size,
+            BackboneSettings(num_decode_workers=workers, batch_size=batch_size),
         )
         store = open_store(writer.finish({}).parent)
     assert summary.num_clips == len(plan.rows) == 30
@@ -248,12 +247,10 @@ def test_all_views_of_a_broken_clip_fail_and_the_clip_counts_once(index, tmp_pat
     stored = replace(plan_store(broken), clips=plan.samples, fingerprint_parts=plan.describe())
     with StoreWriter(tmp_path, stored) as writer:
         extract_features(
-            broken,
+            plan,
             PoolingBackbone(),
             writer,
-            views=views,
-            num_decode_workers=0,
-            max_failed_fraction=1 / 9,
+            BackboneSettings(num_decode_workers=0, max_failed_fraction=1 / 9),
         )
         store = open_store(writer.finish({}).parent)
     assert [failure["id"] for failure in store.manifest["failures"]] == ["clip2"] * 2
@@ -280,9 +277,7 @@ def test_views_by_a_zoo_models_pipeline_are_those_of_its_own_transforms(
     options = {"clip_len": 4, "frame_interval": 2, "num_clips": 1, "out_of_bound": "loop"}
 
     class Input:
-        pipeline = Pipeline(
-            "dense", options, num_frames=4, resize_px=32, size_px=32, crops="centre"
-        )
+        pipeline = Pipeline("dense", options, num_frames=4, resize_px=32, size_px=32)
         num_frames, size_px, resize_px = 4, 32, 32
 
     plan = ViewPlan(index, Input(), Views(test_clips=2, test_crops=num_crops), decoder=decoder)
