@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from rich.table import Table
@@ -160,13 +159,8 @@ class Outputs:
             self._file = self._stack.enter_context(open_atomic(self._json_file))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def add(self, answer: Prediction | Refusal) -> Prediction | Refusal:
         """Leave `answer` where it was asked for; a copy that can't be drawn is a refusal."""
