@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import BackboneSettings
+from dsts_pipeline.base.settings import AugmentationSettings, BackboneSettings, ViewSettings
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.extract.augmentation import Augmentation, augment, rand_augment
 from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.forward import Computing, choose_computing
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.feature_store import StoreWriter, open_store
@@ -299,3 +300,13 @@ def test_views_by_a_zoo_models_pipeline_are_those_of_its_own_transforms(
     theirs = np.stack(results["imgs"]).reshape(-1, 4, 32, 32, 3)
     assert {view.tobytes() for view in views} == {view.tobytes() for view in theirs}
     assert len(views) == len(theirs) == 2 * num_crops
+
+
+def test_plain_records_have_the_defaults_of_their_sections():
+    """Decode processes are sent these, and need no pydantic for it."""
+    section = ViewSettings()
+    assert asdict(Augmentation()) == AugmentationSettings().model_dump()
+    assert Augmentation(**section.augmentation.model_dump()) == Augmentation()
+    plain = {name: getattr(Views(), name) for name in ("train", "test_clips", "test_crops", "seed")}
+    assert plain == section.model_dump(exclude={"augmentation"})
+    assert Computing() == choose_computing(BackboneSettings())
