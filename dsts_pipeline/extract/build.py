@@ -19,6 +19,8 @@ from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.mmaction_compat import accepts, build_model
 from dsts_pipeline.extract.model_zoo import (
     LEFT_OUT,
+    PIXEL_MEAN,
+    PIXEL_STD,
     TRANSFORMERS_PRESETS,
     ZOO_PRESETS,
     ZooModel,
@@ -105,22 +107,17 @@ def choose_backbone(chosen: BackboneSettings) -> Backbone:
 # ---- trainable recognizers of our own presets ---------------------------------------------------
 
 
-def build_recognizer_config(name: str, *, num_classes: int | None = None) -> dict[str, Any]:
-    """The mmaction2 model config of our own preset `name`, with `num_classes` outputs if given."""
-    config = get_preset(name).recognizer
-    if num_classes is not None:
-        config["cls_head"]["num_classes"] = num_classes
-    return config
-
-
 def build_recognizer(name: str, *, num_classes: int | None = None, seed: int = 0) -> Any:
-    """A trainable mmaction2 recognizer with random weights drawn from `seed`.
+    """A trainable mmaction2 recognizer of our own preset `name`, with weights drawn from `seed`.
 
     Its `backbone(x)` maps [B, 3, T, H, W] to [B, C, T', H', W'], its `cls_head(map)` gives logits
     [B, K], its linear classifier is `cls_head.fc_cls`. Note that `backbone.train()` and `.eval()`
     of mmaction2's ResNet3d return None: do not chain them.
     """
-    return _construct(build_recognizer_config(name, num_classes=num_classes), seed)
+    config = get_preset(name).recognizer
+    if num_classes is not None:
+        config["cls_head"]["num_classes"] = num_classes
+    return _construct(config, seed)
 
 
 def _construct(config: dict[str, Any], seed: int, *, is_filled: bool = False) -> Any:
@@ -167,7 +164,7 @@ def _build_own(
             "frames": {"num_frames": num_frames, "sampling": "centres of equal segments"},
             "transforms": [
                 {"resize_px": [size_px, size_px]},
-                {"mean": list(preset.pixel_mean), "std": list(preset.pixel_std)},
+                {"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)},
             ],
             "versions": _versions(),
         },

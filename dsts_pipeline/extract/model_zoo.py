@@ -126,15 +126,6 @@ def _lay_over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 # ---- named recognizers --------------------------------------------------------------------------
-#
-# stick_r18, for the embedded data set at 16 frames of 64 x 64 px (output "C T H W"):
-#   stem     3x5x5 convolution, stride (1, 2, 2), max-pool (1, 2, 2)    16 x 16 x 16 x 16
-#   stage 1  two blocks of two 3x3x3 convolutions                       16 x 16 x 16 x 16
-#   stage 2  likewise, space halved                                     32 x 16 x  8 x  8
-#   stage 3  likewise, space and time halved                            64 x  8 x  4 x  4
-#   stage 4  one block 3x3x3, one 1x3x3                                128 x  8 x  4 x  4
-# Choice: time is halved only after stage 2, when nine 3x3x3 convolutions have seen
-# neighbouring frames: angular speed is visible between frames, not in one.
 
 # Pixel statistics on the 0..255 scale: (x / 255 - 0.5) / 0.25 for every channel.
 PIXEL_MEAN = (127.5, 127.5, 127.5)
@@ -143,14 +134,12 @@ PIXEL_STD = (63.75, 63.75, 63.75)
 
 @dataclass(frozen=True)
 class Preset:
-    """A recognizer's configuration and its native input."""
+    """A recognizer's configuration and its native input; pixels are scaled as above."""
 
     name: str
     recognizer: dict[str, Any]
     num_frames: int
     size_px: int
-    pixel_mean: tuple[float, float, float] = PIXEL_MEAN
-    pixel_std: tuple[float, float, float] = PIXEL_STD
 
 
 @dataclass(frozen=True)
@@ -199,55 +188,57 @@ ZOO_PRESETS: MappingProxyType[str, ZooPreset] = MappingProxyType(
         "mvit_s": ZooPreset("mvit-small-p244_k400-pre_16xb16-u16-100e_sthv2-rgb"),
     }
 )
-# Models of the transformers library by name; see `transformers_models`.
+# Models of the transformers library by name.
 TRANSFORMERS_PRESETS = ("videomae", "vivit", "vjepa2")
 
 
-def _resnet3d_recognizer(**backbone: Any) -> dict[str, Any]:
-    base_channels = backbone["base_channels"]
-    return {
-        "type": "Recognizer3D",
-        "backbone": {
-            "type": "ResNet3dSlowOnly",
-            "depth": 18,
-            "pretrained": None,
-            "lateral": False,
-            "conv1_kernel": (3, 5, 5),
-            "conv1_stride_s": 2,
-            "pool1_stride_s": 2,
-            "norm_eval": False,
-            "zero_init_residual": False,
-            **backbone,
-        },
-        "cls_head": {
-            "type": "I3DHead",
-            "num_classes": 48,
-            "in_channels": 8 * base_channels,
-            "spatial_type": "avg",
-            "dropout_ratio": 0.0,
-        },
-        "data_preprocessor": {
-            "type": "ActionDataPreprocessor",
-            "mean": PIXEL_MEAN,
-            "std": PIXEL_STD,
-            "format_shape": "NCTHW",
-        },
-    }
-
-
-def _presets() -> dict[str, Preset]:
-    stick_r18 = _resnet3d_recognizer(
-        base_channels=16,
-        spatial_strides=(1, 2, 2, 1),
-        temporal_strides=(1, 1, 2, 1),
-        inflate=(1, 1, 1, (1, 0)),
-    )
-    return {"stick_r18": Preset("stick_r18", stick_r18, num_frames=16, size_px=64)}
+# stick_r18, for the embedded data set at 16 frames of 64 x 64 px (output "C T H W"):
+#   stem     3x5x5 convolution, stride (1, 2, 2), max-pool (1, 2, 2)    16 x 16 x 16 x 16
+#   stage 1  two blocks of two 3x3x3 convolutions                       16 x 16 x 16 x 16
+#   stage 2  likewise, space halved                                     32 x 16 x  8 x  8
+#   stage 3  likewise, space and time halved                            64 x  8 x  4 x  4
+#   stage 4  one block 3x3x3, one 1x3x3                                128 x  8 x  4 x  4
+# Choice: time is halved only after stage 2, when nine 3x3x3 convolutions have seen
+# neighbouring frames: angular speed is visible between frames, not in one.
+_STICK_R18: dict[str, Any] = {
+    "type": "Recognizer3D",
+    "backbone": {
+        "type": "ResNet3dSlowOnly",
+        "depth": 18,
+        "pretrained": None,
+        "lateral": False,
+        "conv1_kernel": (3, 5, 5),
+        "conv1_stride_s": 2,
+        "pool1_stride_s": 2,
+        "norm_eval": False,
+        "zero_init_residual": False,
+        "base_channels": 16,
+        "spatial_strides": (1, 2, 2, 1),
+        "temporal_strides": (1, 1, 2, 1),
+        "inflate": (1, 1, 1, (1, 0)),
+    },
+    "cls_head": {
+        "type": "I3DHead",
+        "num_classes": 48,
+        "in_channels": 128,
+        "spatial_type": "avg",
+        "dropout_ratio": 0.0,
+    },
+    "data_preprocessor": {
+        "type": "ActionDataPreprocessor",
+        "mean": PIXEL_MEAN,
+        "std": PIXEL_STD,
+        "format_shape": "NCTHW",
+    },
+}
+_OWN_PRESETS = MappingProxyType(
+    {"stick_r18": Preset("stick_r18", _STICK_R18, num_frames=16, size_px=64)}
+)
 
 
 def preset_names() -> tuple[str, ...]:
     """Names that `build_backbone` knows besides configs and folders."""
-    return tuple(sorted((*_presets(), *ZOO_PRESETS, *TRANSFORMERS_PRESETS)))
+    return tuple(sorted((*_OWN_PRESETS, *ZOO_PRESETS, *TRANSFORMERS_PRESETS)))
 
 
 def get_preset(name: str) -> Preset:
@@ -256,9 +247,8 @@ def get_preset(name: str) -> Preset:
     Raises:
         SettingsError: There is no such preset; the closest name is told.
     """
-    presets = _presets()
-    if name not in presets:
+    if name not in _OWN_PRESETS:
         close = get_close_matches(name, preset_names(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {preset_names()}"
         raise SettingsError(f"backbone.name: no backbone is called {name!r}; {hint}")
-    return copy.deepcopy(presets[name])
+    return copy.deepcopy(_OWN_PRESETS[name])

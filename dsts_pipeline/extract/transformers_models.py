@@ -85,7 +85,7 @@ class TokenModel(FrozenModel):
         self.parts = nn.ModuleDict({"backbone": model})
         self._options = dict(kind.run_options)
         config = model.config
-        time, *space = _pair_of_sizes(config)
+        time, *space = _tubelet_steps(config)
         self._stride = (time, space[0], space[-1])
 
     @property
@@ -307,7 +307,7 @@ def _read_pipeline(kind: _Kind, config: Any, folder: Path) -> Pipeline:
     )
 
 
-def _pair_of_sizes(config: Any) -> tuple[int, ...]:
+def _tubelet_steps(config: Any) -> tuple[int, ...]:
     """Steps of the tubelets along T and along H (and W)."""
     tubelet = config.tubelet_size
     if isinstance(tubelet, int):
