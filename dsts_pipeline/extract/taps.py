@@ -257,7 +257,8 @@ class FrozenModel(nn.Module):
         Raises:
             SettingsError: A tap names no module, or gives no map.
         """
-        root, last = self.root, self.last_module(taps)
+        root = self.root
+        last = self.last_module(taps)
         with listen(root, taps, last=last) as heard:
             self.run(inputs, last)
         missing = [tap.name for tap in taps if tap.name not in heard]

@@ -7,7 +7,7 @@ long video is cut off, a large one made smaller, so that time and memory are bou
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -71,10 +71,9 @@ def annotate(job: AnnotateJob) -> np.ndarray:
 
 
 def draw_panel(
-    bars: Iterable[tuple[str, float]], lines: Iterable[str], width_px: int
+    bars: Sequence[tuple[str, float]], lines: Sequence[str], width_px: int
 ) -> Image.Image:
     """Classes with bars, the first one marked, then lines of text."""
-    bars, lines = list(bars), list(lines)
     height = _LINE_PX * (len(bars) + len(lines)) + 2 * _MARGIN_PX
     panel = Image.new("RGB", (width_px, height + height % 2), _PAPER)
     draw = ImageDraw.Draw(panel)

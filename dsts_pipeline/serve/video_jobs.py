@@ -74,7 +74,8 @@ def look_and_decode(job: VideoJob) -> DecodedVideo:
     """
     started = time.perf_counter()
     transforming = Stopwatch()
-    rule, info = job.input, probe(job.path)
+    rule = job.input
+    info = probe(job.path)
     request = FrameRequest(
         job.path,
         job.decoder,

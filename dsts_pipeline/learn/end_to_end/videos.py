@@ -7,8 +7,8 @@ same ones again; in evaluation a clip has its one plain view.
 
 A clip that cannot be decoded leaves its batch, which is then smaller; it is listed with its reason,
 not asked for again, and never replaced. Several processes need batches of one size: there it ends
-the training. Decoding is `extract.frames`' own: a pool of processes under a watchdog, frames ahead
-bounded in bytes.
+the training. Clips are asked for and decoded as in an extraction: by `FrameRequest`s, in processes
+under a watchdog, frames ahead bounded in bytes.
 """
 
 from __future__ import annotations
