@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.backbones import Backbone
@@ -124,9 +125,8 @@ def time_extraction(
     folder = Path(tempfile.mkdtemp())
     try:
         with StoreWriter(folder, plan) as writer:
-            summary = extract_features(
-                index, backbone, writer, num_decode_workers=num_workers, batch_size=batch_size
-            )
+            settings = BackboneSettings(num_decode_workers=num_workers, batch_size=batch_size)
+            summary = extract_features(rows, backbone, writer, settings)
             writer.finish({})
     finally:
         shutil.rmtree(folder)

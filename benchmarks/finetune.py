@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import status_kib
-from dsts_pipeline.extract.backbones import build_backbone
+from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn.end_to_end.model import EndToEnd, compute_twice, stages_of

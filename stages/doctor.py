@@ -276,7 +276,7 @@ def check_weights(chosen: BackboneSettings) -> tuple[str, tuple[int, int, int, i
         SettingsError: No backbone has this name.
         CheckpointError: The file is missing, damaged or belongs to another backbone.
     """
-    from dsts_pipeline.extract.backbones import build_backbone
+    from dsts_pipeline.extract.build import build_backbone
 
     backbone = build_backbone(
         chosen.name, weights=chosen.weights, num_frames=chosen.num_frames, size_px=chosen.size_px
@@ -335,7 +335,7 @@ def check_space(folder: str | Path, needed_bytes: int) -> str:
 
 def _describe_time(settings: Settings) -> str:
     """Time of the extraction, measured on four pending clips; unknown before `prepare`."""
-    from dsts_pipeline.extract.planning import choose_views, forecast_extraction
+    from dsts_pipeline.extract.runner import forecast_extraction
     from dsts_pipeline.feature_store.writer import survey_store
 
     work = _plan_work(settings)
@@ -346,11 +346,9 @@ def _describe_time(settings: Settings) -> str:
     if not positions:
         return "the store is finished: nothing to extract"
     forecast = forecast_extraction(
-        work.clips,
+        work.views,
         work.backbone,
         positions,
-        views=choose_views(settings.backbone, settings.dataset),
-        decoder=settings.backbone.decoder,
         num_decode_workers=settings.backbone.num_decode_workers,
         batch_size=2,  # two are timed: four clips, even where a forward pass takes long
     )

@@ -15,17 +15,15 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.augmentation import import_transforms
-from dsts_pipeline.extract.cluster import ClusterOptions, Tools, extract_on_cluster
-from dsts_pipeline.extract.planning import (
-    choose_computing,
-    choose_views,
-    extraction_options,
-    forecast_extraction,
-    plan_views,
+from dsts_pipeline.extract.cluster import Tools, extract_on_cluster
+from dsts_pipeline.extract.progress import (
+    ClipFailure,
+    ExtractionSummary,
+    check_failures,
+    format_duration,
+    summarize,
 )
-from dsts_pipeline.extract.progress import ClipFailure, ExtractionSummary, check_failures, summarize
-from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.runner import extract_features, forecast_extraction
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feature_store.housekeeping import find_earlier_maps
 from dsts_pipeline.feature_store.opening import record_store
@@ -69,8 +67,7 @@ def run(
             pending = {shard for each in writers for shard in each.pending_shards()}
             summary = _extract_by_ray(settings, work, pending, num_workers)
         else:
-            options = extraction_options(chosen, settings.dataset)
-            summary = extract_features(work.clips, work.backbone, writers, **options, earlier=known)
+            summary = extract_features(work.views, work.backbone, writers, chosen, earlier=known)
         sections = {
             "backbone": chosen.model_dump(mode="json"),
             "dataset": settings.dataset.model_dump(mode="json", include={"flip", "flip_pairs"}),
@@ -103,19 +100,13 @@ def _extract_by_ray(
     settings: Settings, work: ExtractionWork, pending: Collection[int], num_workers: int | None
 ) -> ExtractionSummary:
     """Write the shards of `work.plan` that are pending."""
-    chosen = settings.backbone
-    rows = plan_views(work.clips, work.backbone, chosen, settings.dataset)
     return extract_on_cluster(
         partial(make_tools, settings),
-        rows,
+        work.views,
         work.plan.positions_of,
         sum(len(work.plan.positions_of(shard)) for shard in pending),
-        ClusterOptions(
-            num_workers=num_workers,
-            num_decoders=max(1, chosen.num_decode_workers),
-            clip_timeout_seconds=chosen.clip_timeout_seconds,
-            warm_up=import_transforms if rows.views.augmentation.is_on else None,
-        ),
+        settings.backbone,
+        num_workers,
     )
 
 
@@ -130,8 +121,7 @@ def make_tools(settings: Settings) -> Tools:
         plan=work.views,
         backbone=work.backbone,
         writers=[StoreWriter(settings.store.root, plan) for plan in work.plans],
-        computing=choose_computing(settings.backbone),
-        max_failed_fraction=settings.backbone.max_failed_fraction,
+        settings=settings.backbone,
     )
 
 
@@ -153,18 +143,16 @@ def dry_run(settings: Settings) -> None:
     table.add_row("clips pending", f"{len(positions):,} of {work.plan.num_clips:,}")
     if positions:
         forecast = forecast_extraction(
-            work.clips,
+            work.views,
             work.backbone,
             positions,
-            views=choose_views(chosen, settings.dataset),
-            decoder=chosen.decoder,
             num_decode_workers=chosen.num_decode_workers,
             batch_size=chosen.batch_size,
         )
         seconds = forecast.seconds_per_clip * len(positions)
         table.add_row(
             "time",
-            f"about {_format_seconds(seconds)}, measured on {forecast.num_clips} clips: decoding "
+            f"about {format_duration(seconds)}, measured on {forecast.num_clips} clips: decoding "
             f"{1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = "
             f"{chosen.num_decode_workers}), backbone {1000 * forecast.forward_seconds:.1f} ms",
         )
@@ -186,10 +174,3 @@ def _describe(plan: StorePlan, survey: StoreSurvey) -> Table:
     table.add_row("to be written", f"{at_most}{format_bytes(survey.pending_bytes)}")
     table.add_row("free", format_bytes(survey.free_bytes))
     return table
-
-
-def _format_seconds(seconds: float) -> str:
-    for limit, unit, length in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
-        if seconds < limit:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 86_400:.1f} days"

@@ -22,9 +22,9 @@ from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
 from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.build import choose_backbone
 from dsts_pipeline.extract.decode_pool import DecodePool
-from dsts_pipeline.extract.planning import choose_backbone, choose_fallback, choose_views
-from dsts_pipeline.extract.views import ViewPlan, Views
+from dsts_pipeline.extract.views import ViewPlan, Views, choose_fallback, choose_views
 from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.errors import DataError, SettingsError, StoreError, UserError
 from dsts_pipeline.base.progress import console, track
-from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.base.settings import BackboneSettings, Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.forward import choose_device
-from dsts_pipeline.extract.planning import choose_fallback
+from dsts_pipeline.extract.views import choose_fallback
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.serve import Bundle, Prediction, Predictor, bundle_of_run, load_bundle
 from dsts_pipeline.serve.answers import Outputs, answers_table, table_row, tell_latency
@@ -61,7 +61,7 @@ def run(
     totals = Counter[str]()
     with (
         exit_on_sigterm(),
-        Predictor(held, **_predictor_options(settings)) as predictor,
+        _start_predictor(held, settings.backbone) as predictor,
         Outputs(predictor, listed.paths, json_file, annotate, ".gif" if gif else ".mp4") as outputs,
         track("Predicting", len(listed.paths), "videos") as progress,
     ):
@@ -100,17 +100,17 @@ def _open_bundle(settings: Settings, path: Path | None, weights: str | None) -> 
     )
 
 
-def _predictor_options(settings: Settings) -> dict[str, Any]:
-    """Keywords of `Predictor`: how videos are decoded and computed.
-
-    What decides an answer is in the bundle.
-    """
-    chosen = settings.backbone
-    names = {"num_decode_workers", "clip_timeout_seconds", "prefetch_bytes", "batch_size"}
-    return chosen.model_dump(include=names) | {
-        "device": choose_device(chosen.device),
-        "decoder_fallback": choose_fallback(chosen),
-    }
+def _start_predictor(bundle: Bundle, chosen: BackboneSettings) -> Predictor:
+    """Decode processes and models; what decides an answer is in the bundle."""
+    return Predictor(
+        bundle,
+        device=choose_device(chosen.device),
+        num_decode_workers=chosen.num_decode_workers,
+        clip_timeout_seconds=chosen.clip_timeout_seconds,
+        prefetch_bytes=chosen.prefetch_bytes,
+        batch_size=chosen.batch_size,
+        decoder_fallback=choose_fallback(chosen),
+    )
 
 
 # ---- demo-app: the page, with this run's features beside it, until interrupted -----------------
@@ -148,9 +148,8 @@ def demo_app(
             soft_wrap=True,
         )
     held = _open_bundle(settings, bundle, weights)
-    options = _predictor_options(settings) | {"clip_timeout_seconds": timeout_seconds}
-    options["num_decode_workers"] = limits.num_at_once
-    with Predictor(held, **options) as predictor:
+    changes = {"clip_timeout_seconds": timeout_seconds, "num_decode_workers": limits.num_at_once}
+    with _start_predictor(held, settings.backbone.model_copy(update=changes)) as predictor:
         predictor.warm_up()
         near = _find_neighbours(settings, held)
         try:

@@ -15,9 +15,10 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import hold_alone, read_signed
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.clips.decode import Decoder, decode_frames
+from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.clips.sampling import uniform_frames
+from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.views import preview_request
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.metrics import Bootstrap, Predictions, print_results
 from dsts_pipeline.report.comparison import Run, render_comparison
@@ -71,14 +72,8 @@ def _frame_reader(index: ClipIndex, decoder: Decoder) -> Callable[[str], np.ndar
     clips = {clip.id: clip for clip in index.clips}
 
     def frames_of(clip_id: str) -> np.ndarray:
-        clip = clips[clip_id]
-        picked = uniform_frames(clip.end_frame - clip.start_frame, NUM_FRAMES)
-        return decode_frames(
-            Path(index.root) / clip.path,
-            clip.start_frame + picked,
-            decoder=decoder,
-            info=clip.video_info,
-        )
+        request = preview_request(index, clips[clip_id], NUM_FRAMES, decoder=decoder)
+        return decode_clip(request)[0]
 
     return frames_of
 

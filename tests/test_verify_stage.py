@@ -16,6 +16,7 @@ import pytest
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import read_json, sign, write_json
 from dsts_pipeline.base.params import load_settings
+from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.clips.decode import name_decoder
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.runner import extract_features
@@ -200,7 +201,8 @@ def test_shard_of_another_normalisation_is_flagged(store, capsys):
     for name in ("manifest.json", "shards/000004.json", "maps/c.4.0.0.0.0"):
         (store / name).unlink()
     with StoreWriter("stores", work.plan) as writer:
-        extract_features(index, wrong, writer, num_decode_workers=0, max_failed_fraction=0.0)
+        chosen = BackboneSettings(num_decode_workers=0, max_failed_fraction=0.0)
+        extract_features(work.views, wrong, writer, chosen)
         manifest = read_json(writer.finish({}))
     with pytest.raises(StoreError, match="its shards are not what outputs/features.json recorded"):
         verify(settings_with())

@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import Any
 
 _HOME_OF = {
-    "Backbone": "models.backbones",
-    "build_backbone": "models.backbones",
-    "build_recognizer": "models.build",
+    "Backbone": "backbones",
+    "build_backbone": "build",
+    "build_recognizer": "build",
     "extract_features": "runner",
-    "load_classifier": "checkpoints.weights",
+    "load_classifier": "weights",
 }
 __all__ = sorted(_HOME_OF)
 

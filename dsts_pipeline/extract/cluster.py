@@ -23,8 +23,9 @@ import torch
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.extract.decode_pool import Decoded, DecodeJob, DecodePool
-from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker
+from dsts_pipeline.base.settings import BackboneSettings
+from dsts_pipeline.extract.decode_pool import Decoded, DecodePool
+from dsts_pipeline.extract.forward import ForwardPass, MapMaker, choose_computing
 from dsts_pipeline.extract.progress import (
     ClipFailure,
     ExtractionProgress,
@@ -32,15 +33,72 @@ from dsts_pipeline.extract.progress import (
     show_progress,
 )
 from dsts_pipeline.extract.runner import ShardRun, ShardWriter, TapStores
-from dsts_pipeline.extract.views import ViewPlan
+from dsts_pipeline.extract.views import FrameRequest, ViewPlan
 
-# ---- ------------------------------------------------------------------------------------------
-# The two kinds of workers of a Ray cluster: decoders of clips, and backbones that write shards.
+_SHARDS_PER_WORKER = 2  # one in work, one being decoded
+_POLL_SECONDS = 1.0
+_MAX_LOSSES = 20
+
+
+def extract_on_cluster(
+    make_tools: Callable[[], Tools],
+    plan: ViewPlan,
+    positions_of: Callable[[int], range],
+    num_pending: int,
+    settings: BackboneSettings,
+    num_workers: int | None = None,
+) -> ExtractionSummary:
+    """Write all pending shards of the store by the workers of a Ray cluster.
+
+    The cluster is the one that the variable RAY_ADDRESS names, else one on this machine that ends
+    with the extraction.
+
+    Args:
+        make_tools: Called in every worker, by name: the code must be there, too.
+        positions_of: Rows of a shard.
+        num_pending: Rows that are not written yet, for the display.
+        settings: How many decode processes each backbone has (at least one), how long a clip may
+            take.
+        num_workers: Backbones at work; None: one per GPU of the cluster, or as many as its CPUs
+            hold where it has none.
+
+    Raises:
+        DataError, StoreError: Of a worker.
+        UserError: Ray is not installed, or worker after worker is lost.
+    """
+    ray = _import_ray()
+    started = time.monotonic()
+    totals = _Totals()
+    cluster = _Cluster(ray, make_tools, plan, positions_of, settings, num_workers)
+    cluster.connect()
+    try:
+        with exit_on_sigterm(), show_progress("extract on Ray", num_pending) as progress:
+            for report in cluster.run(totals):
+                totals.add(report)
+                num_at_work = max(1, len(cluster.workers))
+                progress.advance(
+                    report.num_rows,
+                    num_failed=len(totals.failures),
+                    forward_seconds=totals.forward_seconds / num_at_work,
+                    decode_wait_seconds=totals.decode_wait_seconds / num_at_work,
+                )
+    finally:
+        ray.shutdown()
+    return ExtractionSummary(
+        num_clips=totals.num_rows,
+        failures=tuple(totals.failures),
+        seconds=time.monotonic() - started,
+        forward_seconds=totals.forward_seconds,
+        decode_wait_seconds=totals.decode_wait_seconds,
+        num_shards=totals.num_shards,
+    )
+
+
+# ---- the two kinds of workers: decoders of clips, and backbones that write shards ---------------
 #
-# A `DecodeWorker` answers decode jobs, one at a time, under the watchdog of a pool of one process.
-# A `ShardWorker` claims shards in the store's own locks, so that several clusters, `torchrun`s and
-# single processes may share a store and no finished shard is done twice; the locks of a worker that
-# dies are free for the others. Both are plain classes: `cluster` makes Ray actors of them.
+# Both are plain classes, of which `_Cluster` makes Ray actors. Shards are claimed in the store's
+# own locks, so that several clusters, `torchrun`s and single processes may share a store and no
+# finished shard is done twice; the locks of a worker that dies are free for the others.
 
 
 @dataclass(frozen=True)
@@ -50,8 +108,7 @@ class Tools:
     plan: ViewPlan
     backbone: MapMaker
     writers: Sequence[ShardWriter]
-    computing: Computing
-    max_failed_fraction: float
+    settings: BackboneSettings
 
 
 @dataclass(frozen=True)
@@ -84,7 +141,7 @@ class DecodeWorker:
         os.chdir(folder)
         self._pool = DecodePool(1, clip_timeout_seconds=clip_timeout_seconds, warm_up=warm_up)
 
-    def decode(self, job: DecodeJob) -> Decoded:
+    def decode(self, job: FrameRequest) -> Decoded:
         """The frames of `job`, or the reason why there are none."""
         return next(self._pool.run([job]))
 
@@ -102,17 +159,11 @@ class ShardWorker:
         self, folder: str, make_tools: Callable[[], Tools], fetch: Callable[[Any], Decoded]
     ) -> None:
         os.chdir(folder)
-        self._fetch, tools = fetch, make_tools()
+        self._fetch = fetch
+        tools = make_tools()
         self._stores = TapStores(tools.writers)
-        self._forward = ForwardPass(tools.backbone, tools.computing)
-        self._run = ShardRun(
-            tools.plan,
-            tools.backbone,
-            self._forward,
-            tools.computing.batch_size,
-            tools.max_failed_fraction,
-            _Silent(),
-        )
+        self._forward = ForwardPass(tools.backbone, choose_computing(tools.settings))
+        self._run = ShardRun(tools.plan, tools.backbone, self._forward, tools.settings, _Silent())
 
     def claim(self) -> Report:
         """Claim a shard, if one is free."""
@@ -130,23 +181,23 @@ class ShardWorker:
             DataError: Too many clips cannot be decoded.
             StoreError: The shard cannot be written.
         """
-        run, stores = self._run, self._stores
-        before = len(run.failures), self._forward.seconds, run.decode_wait_seconds
+        run = self._run
+        stores = self._stores
+        num_failures = len(run.failures)
+        forward_seconds = self._forward.seconds
+        decode_wait_seconds = run.decode_wait_seconds
         positions = stores.shard_clips(shard)
         with torch.inference_mode():
-            maps, failures = run.extract_shard(positions, self._fetch_all(answers))
+            maps, failures = run.extract_shard(positions, map(self._fetch, answers))
         stores.write_shard(shard, maps, failures)
         run.check(stores.failures())
         return Report(
             *self._claim(),
             len(positions),
-            tuple(run.failures[before[0] :]),
-            self._forward.seconds - before[1],
-            run.decode_wait_seconds - before[2],
+            tuple(run.failures[num_failures:]),
+            self._forward.seconds - forward_seconds,
+            run.decode_wait_seconds - decode_wait_seconds,
         )
-
-    def _fetch_all(self, answers: Sequence[Any]) -> Iterator[Decoded]:
-        return (self._fetch(answer) for answer in answers)
 
 
 class _Silent(ExtractionProgress):
@@ -154,37 +205,7 @@ class _Silent(ExtractionProgress):
         """The cluster's driver tells of all workers."""
 
 
-# ---- ------------------------------------------------------------------------------------------
-# An extraction spread over a Ray cluster: decoding on its CPUs, backbones on its GPUs or CPUs.
-#
-# Enters: how a worker makes its tools, and how many are wanted. Leaves: a store all of whose shards
-# are written. The driver tells workers nothing but which frames belong to the shard that they have
-# claimed themselves; what it knows can be lost with it.
-#
-# Elastic: machines that join the cluster get workers within seconds. A worker that is lost, alone
-# or with its machine, drops its claims with its process, and another one takes its place where
-# there is room; a lost decoder starts anew on what is left, and clips that it had in work are
-# decoded again.
-
-_SHARDS_PER_WORKER = 2  # one in work, one being decoded
-_POLL_SECONDS = 1.0
-_MAX_LOSSES = 20
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """How the work is spread.
-
-    Attributes:
-        num_workers: Backbones at work; None: one per GPU of the cluster, or as many as its CPUs
-            hold where it has none.
-        num_decoders: Decode processes per backbone, at least 1.
-    """
-
-    num_workers: int | None = None
-    num_decoders: int = 1
-    clip_timeout_seconds: float = 60.0
-    warm_up: Callable[[], None] | None = None
+# ---- the driver ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -204,54 +225,6 @@ class _Totals:
         self.failures += report.failures
 
 
-def extract_on_cluster(
-    make_tools: Callable[[], Tools],
-    plan: ViewPlan,
-    positions_of: Callable[[int], range],
-    num_pending: int,
-    options: ClusterOptions,
-) -> ExtractionSummary:
-    """Write all pending shards of the store by the workers of a Ray cluster.
-
-    The cluster is the one that the variable RAY_ADDRESS names, else one on this machine that ends
-    with the extraction.
-
-    Args:
-        make_tools: Called in every worker, by name: the code must be there, too.
-        positions_of: Rows of a shard.
-        num_pending: Rows that are not written yet, for the display.
-
-    Raises:
-        DataError, StoreError: Of a worker.
-        UserError: Ray is not installed, or worker after worker is lost.
-    """
-    ray = _import_ray()
-    started, totals = time.monotonic(), _Totals()
-    _connect(ray, options)
-    try:
-        with exit_on_sigterm(), show_progress("extract on Ray", num_pending) as progress:
-            cluster = _Cluster(ray, make_tools, plan, positions_of, options)
-            for report in cluster.run(totals):
-                totals.add(report)
-                num_workers = max(1, len(cluster.workers))
-                progress.advance(
-                    report.num_rows,
-                    num_failed=len(totals.failures),
-                    forward_seconds=totals.forward_seconds / num_workers,
-                    decode_wait_seconds=totals.decode_wait_seconds / num_workers,
-                )
-    finally:
-        ray.shutdown()
-    return ExtractionSummary(
-        num_clips=totals.num_rows,
-        failures=tuple(totals.failures),
-        seconds=time.monotonic() - started,
-        forward_seconds=totals.forward_seconds,
-        decode_wait_seconds=totals.decode_wait_seconds,
-        num_shards=totals.num_shards,
-    )
-
-
 class _Cluster:
     """Workers, decoders, and which worker each awaited report comes from."""
 
@@ -261,16 +234,35 @@ class _Cluster:
         make_tools: Callable[[], Tools],
         plan: ViewPlan,
         positions_of: Callable[[int], range],
-        options: ClusterOptions,
+        settings: BackboneSettings,
+        num_workers: int | None,
     ) -> None:
-        self._ray, self._make_tools, self._plan = ray, make_tools, plan
-        self._positions_of, self._options = positions_of, options
+        self._ray = ray
+        self._make_tools = make_tools
+        self._plan = plan
+        self._positions_of = positions_of
+        self._clip_timeout_seconds = settings.clip_timeout_seconds
+        self._num_workers = num_workers
+        self._num_decoders = max(1, settings.num_decode_workers)  # per worker
         self.workers: list[Any] = []
         self._decoders: list[Any] = []
         self._turn = itertools.count()
         self._awaited: dict[Any, Any] = {}
 
-    def run(self, totals: _Totals) -> Any:
+    def connect(self) -> None:
+        """Join the cluster that RAY_ADDRESS names, or start one on this machine."""
+        if os.environ.get("RAY_ADDRESS"):
+            self._ray.init(logging_level="error", log_to_driver=False)
+            return
+        needed = (self._num_workers or 0) * (1 + self._num_decoders)
+        self._ray.init(
+            num_cpus=max(os.cpu_count() or 1, needed),
+            include_dashboard=False,
+            logging_level="error",
+            log_to_driver=False,
+        )
+
+    def run(self, totals: _Totals) -> Iterator[Report]:
         """Reports of finished shards until the store is complete."""
         while True:
             self._grow()
@@ -324,25 +316,24 @@ class _Cluster:
 
     def _grow(self) -> None:
         """Workers and decoders for all machines that the cluster has by now."""
-        options = self._options
         resources = self._ray.cluster_resources()
-        num_gpus, num_cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-        room = num_gpus or max(1, num_cpus // (1 + options.num_decoders))
-        wanted = options.num_workers or room
+        num_gpus = int(resources.get("GPU", 0))
+        num_cpus = int(resources.get("CPU", 1))
+        wanted = self._num_workers or num_gpus or max(1, num_cpus // (1 + self._num_decoders))
         while len(self.workers) < wanted:
             actor = self._ray.remote(ShardWorker)
             needs = {"num_gpus": 1, "num_cpus": 0} if num_gpus else {"num_cpus": 1}
             self.workers.append(
                 actor.options(max_restarts=0, **needs).remote(os.getcwd(), self._make_tools, _fetch)
             )
-        while len(self._decoders) < wanted * options.num_decoders:
+        while len(self._decoders) < wanted * self._num_decoders:
             actor = self._ray.remote(DecodeWorker)
             # They book no CPU: those of a lost machine start again on what is left, where all CPUs
             # may be booked. `wanted` sees to it that there is one for each.
             lasting = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
             actor = actor.options(scheduling_strategy="SPREAD", **lasting)
             self._decoders.append(
-                actor.remote(os.getcwd(), options.clip_timeout_seconds, options.warm_up)
+                actor.remote(os.getcwd(), self._clip_timeout_seconds, self._plan.warm_up)
             )
 
 
@@ -361,15 +352,6 @@ def _import_ray() -> Any:
             "`pip install -c constraints.txt -e '.[ray]'`, or extract without --engine ray"
         ) from None
     return ray
-
-
-def _connect(ray: Any, options: ClusterOptions) -> None:
-    quiet = {"include_dashboard": False, "logging_level": "error", "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="error", log_to_driver=False)
-        return
-    needed = (options.num_workers or 0) * (1 + options.num_decoders)
-    ray.init(num_cpus=max(os.cpu_count() or 1, needed), **quiet)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,10 +1,18 @@
 """Decode processes under a watchdog: jobs in, frames or reasons out, in the order of the jobs.
 
+Enters: `FrameRequest`s (see `views`), or other jobs about one video each. Leaves, for each, uint8
+[V, T, H, W, 3], a row per view, or the reason why there is none. Nothing here needs torch.
+
 Each of `num_workers` threads owns one process and waits for its answer. A process that takes too
 long is killed, one that dies is replaced; the clip is tried once more, then with the job's other
 decoder if it names one, and then failed with a reason. An error that nobody foresaw fails its clip
 alone, too, and leaves a line in the log that says where it came up. At most `prefetch_bytes` of
 frames are decoded ahead of the consumer, whatever the size and length of the videos.
+
+Why processes: decord can hang and can crash (its issues 269 and 363), and a thread cannot be
+killed. They are spawned, not forked, since a fork copies torch's threads in an unknown state. Why a
+pipe for each: in a pool that shares one, as concurrent.futures and pebble do, a process that dies
+while it sends leaves half a message, after which no other answer can be read.
 """
 
 from __future__ import annotations
@@ -22,7 +30,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -31,66 +38,16 @@ from dsts_pipeline.base.children import end_with_parent
 from dsts_pipeline.base.errors import UserError, tell_briefly, tell_trace
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.clips.decode import Decoder, decode_frames
-from dsts_pipeline.clips.probe import VideoError, VideoInfo
-from dsts_pipeline.extract.augmentation import Augmentation, augment
-from dsts_pipeline.extract.pipelines import resize_frames, scaled_size
+from dsts_pipeline.clips.decode import decode_frames
+from dsts_pipeline.clips.probe import VideoError
+from dsts_pipeline.extract.augmentation import augment
+from dsts_pipeline.extract.pipelines import cut_square, resize_frames, scaled_size
+from dsts_pipeline.extract.views import Content, DecodeJob, FrameRequest
 
-# ---- What a decode process is asked, and what it answers: one video, the frames of its views. ---
-#
-# Enters: a path with the digest that its content must have, and which frames are wanted. Leaves:
-# uint8 [V, T, H, W, 3], a row per view, or the reason why there is none. Nothing here needs torch.
-
-CENTRE = 1
-
-
-@dataclass(frozen=True)
-class FrameView:
-    """One view of a clip.
-
-    Attributes:
-        indices: Frame numbers in the file, T of them.
-        crop: Where the square lies along the longer side: 0 at its start, 1 in the middle, 2 at
-            its end. Not looked at where the view is augmented.
-        seed: Of the augmentation; None: the view is not augmented.
-        is_flipped: Whether an augmented view is mirrored left to right.
-    """
-
-    indices: tuple[int, ...]
-    crop: int = CENTRE
-    seed: int | None = None
-    is_flipped: bool = False
-
-
-@dataclass(frozen=True)
-class DecodeJob:
-    """Some views of the video at `path`, whose content must have this size and digest.
-
-    Attributes:
-        resize_px: What the shorter side is scaled to before a square of `size_px` is cut.
-        like_opencv: Scale as mmaction2's pipelines do, by OpenCV's bilinear rule; otherwise the
-            decoder scales.
-        fallback: Tried where `decoder` fails; None: nothing is.
-        augmentation: What happens to views that have a seed.
-        info: What the file with this digest is, where that is known.
-    """
-
-    path: str
-    views: tuple[FrameView, ...]
-    size_bytes: int
-    sha256: str
-    decoder: Decoder
-    size_px: int
-    resize_px: int
-    like_opencv: bool = False
-    fallback: Decoder | None = None
-    augmentation: Augmentation = Augmentation()
-    info: VideoInfo | None = None
-
-    @property
-    def frame_bytes(self) -> int:
-        """Size of the answer."""
-        return sum(len(view.indices) for view in self.views) * self.size_px**2 * 3
+NUM_ATTEMPTS = 2
+PREFETCH_BYTES = 256 * 2**20
+_NUM_STARTS = 3
+_START_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -107,181 +64,161 @@ class Decoded:
 
 
 DecodeFunction = Callable[[Any], np.ndarray | Decoded]
-"""Frames of a `DecodeJob` (or a job derived from it), or a `Decoded` that says more than that."""
+"""Frames of a `DecodeJob` (of the kind that it is for), or a `Decoded` that says more than that."""
 
 
-class Stopwatch:
-    """How long the blocks inside `running` took together, in seconds."""
-
-    seconds = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Count the time of this block."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - started
-
-
-def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
-    """What became of `job`: frames, or the reason why there are none.
-
-    Whatever a decoder makes of a file, it is that file's failure: one must not stop all others.
-    """
-    try:
-        made = decode(job)
-        return made if isinstance(made, Decoded) else Decoded(made)
-    except VideoError as error:
-        return Decoded(None, error.reason)
-    except MemoryError:
-        return Decoded(None, "decoding it takes more memory than there is")
-    except Exception as error:
-        failed = fail_unforeseen(job, error)
-        if job.fallback is None or job.fallback == job.decoder:
-            return failed
-        other = answer(decode, replace(job, decoder=job.fallback))
-        if other.frames is not None:
-            return other
-        return replace(failed, reason=f"{failed.reason}; {job.fallback}: {other.reason}")
-
-
-def fail_unforeseen(job: DecodeJob, error: Exception) -> Decoded:
-    """The answer to a job that ended with an error that nobody foresaw; it names no folder."""
-    told = tell_briefly(error).replace(job.path, Path(job.path).name)
-    return Decoded(None, f"decoding failed: {told}", tell_trace(error))
-
-
-def decode_clip(job: DecodeJob) -> np.ndarray:
-    """Decode `job` after checking that the file is still the one that was indexed.
+def decode_clip(request: FrameRequest) -> np.ndarray:
+    """Decode `request` after checking that the file is still the one that was indexed.
 
     The check also catches the damage that decord would paper over.
 
     Raises:
         VideoError: The file changed since it was indexed, or cannot be decoded.
     """
-    _check_content(job)
-    return decode_views(job, Stopwatch())
+    if request.content is not None:
+        _check_content(request.path, request.content)
+    return decode_views(request, Stopwatch())
 
 
-def decode_views(job: DecodeJob, transforming: Stopwatch) -> np.ndarray:
-    """Decode `job` whatever the file's content is.
+class DecodePool:
+    """`num_workers` decode processes; 0 decodes in this process, without a watchdog.
 
     Args:
-        transforming: Is told the time of scaling, where that is not the decoder's, and of cutting.
-
-    Raises:
-        VideoError: It cannot be decoded.
+        clip_timeout_seconds: A process that works longer on one clip is killed.
+        prefetch_bytes: Frames decoded ahead of the consumer, at most; one job per process always.
+        decode: What the processes do with a job; must be importable by name, like `warm_up`.
+        warm_up: What each process does before its first job, outside of any clip's time.
     """
-    try:
-        return _decode_views(job, transforming)
-    except VideoError as error:
+
+    def __init__(
+        self,
+        num_workers: int,
+        *,
+        clip_timeout_seconds: float = 60.0,
+        prefetch_bytes: int = PREFETCH_BYTES,
+        decode: DecodeFunction = decode_clip,
+        warm_up: Callable[[], None] | None = None,
+    ) -> None:
+        self._num_workers = num_workers
+        self._timeout_seconds = clip_timeout_seconds
+        self._prefetch_bytes = prefetch_bytes
+        self._decode = decode
+        self._warm_up = warm_up
+        self._threads = ThreadPoolExecutor(num_workers, "decode") if num_workers else None
+        self._own = threading.local()
+        self._workers: set[Worker] = set()
+        self._lock = threading.Lock()
+        self._closing = False
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the decode processes; unfinished jobs are dropped."""
+        self._closing = True
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            for worker in self._workers:
+                worker.process.kill()
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Process ids of the living decode processes."""
+        with self._lock:
+            return [worker.process.pid for worker in self._workers if worker.process.pid]
+
+    def run(self, jobs: Iterable[DecodeJob | None]) -> Iterator[Decoded]:
+        """Decode `jobs`; answers come in their order. None: no job just now, answer what is due."""
+        if self._threads is None:
+            yield from (_logged(job, answer(self._decode, job)) for job in jobs if job is not None)
+            return
+        ahead: deque[tuple[Future[Decoded], int]] = deque()
+        num_bytes = 0
+
+        def take() -> Decoded:
+            nonlocal num_bytes
+            future, due_bytes = ahead.popleft()
+            num_bytes -= due_bytes
+            return future.result()
+
+        for job in jobs:
+            if job is None:
+                if ahead:
+                    yield take()
+                continue
+            # Room is made before the job starts, or its frames would come on top.
+            while len(ahead) >= self._num_workers and (
+                num_bytes + job.answer_bytes > self._prefetch_bytes
+            ):
+                yield take()
+            ahead.append((self._threads.submit(self._decode_watched, job), job.answer_bytes))
+            num_bytes += job.answer_bytes
+        while ahead:
+            yield take()
+
+    def _decode_watched(self, job: DecodeJob) -> Decoded:
+        return _logged(job, self._decode_persistently(job))
+
+    def _decode_persistently(self, job: DecodeJob) -> Decoded:
+        answered = self._try(job, NUM_ATTEMPTS)
+        if isinstance(answered, Decoded):
+            return answered
         if job.fallback is None or job.fallback == job.decoder:
-            raise
-        first = error.reason
-    try:
-        return _decode_views(replace(job, decoder=job.fallback), transforming)
-    except VideoError as error:
-        both = first if error.reason == first else f"{first}; {job.fallback}: {error.reason}"
-        raise VideoError(job.path, both) from None
+            return Decoded(None, answered)
+        other = self._try(replace(job, decoder=job.fallback), 1)
+        if isinstance(other, Decoded):
+            return other
+        return Decoded(None, f"{answered}; {job.fallback}: {other}")
+
+    def _try(self, job: DecodeJob, num_attempts: int) -> Decoded | str:
+        """The answer to `job`, or what became of the processes that should have given it."""
+        reason = ""
+        for _ in range(num_attempts):
+            if self._closing:
+                return Decoded(None, "the pool is closed")
+            try:
+                return self._get_worker().ask(job, self._timeout_seconds)
+            except WorkerLost as loss:
+                reason = str(loss)
+                self._drop_worker()
+        return f"{reason}, {num_attempts} times" if num_attempts > 1 else reason
+
+    def _get_worker(self) -> Worker:
+        worker: Worker | None = getattr(self._own, "worker", None)
+        if worker is None:
+            worker = _start_worker(self._decode, self._warm_up)
+            self._own.worker = worker
+            with self._lock:
+                self._workers.add(worker)
+        if self._closing:
+            raise WorkerLost("the pool is closed")
+        return worker
+
+    def _drop_worker(self) -> None:
+        worker: Worker | None = getattr(self._own, "worker", None)
+        self._own.worker = None
+        if worker is not None:
+            with self._lock:
+                self._workers.discard(worker)
+            worker.kill()
 
 
-def _check_content(job: DecodeJob) -> None:
-    try:
-        num_bytes = Path(job.path).stat().st_size
-        if num_bytes != job.size_bytes:
-            reason = f"{num_bytes} bytes, {job.size_bytes} when it was indexed"
-            raise VideoError(job.path, reason)
-        if sha256_file(job.path) != job.sha256:
-            raise VideoError(job.path, "its content changed since it was indexed")
-    except OSError as error:
-        raise VideoError(job.path, f"it cannot be read ({error.strerror})") from None
-
-
-def _decode_views(job: DecodeJob, transforming: Stopwatch) -> np.ndarray:
-    """Every frame is decoded once, whichever views show it."""
-    numbers = np.unique(np.concatenate([view.indices for view in job.views]))
-    if job.like_opencv:
-        scale = partial(_scale, shorter_px=job.resize_px, transforming=transforming)
-        whole = decode_frames(job.path, numbers, decoder=job.decoder, scale=scale, info=job.info)
-    else:
-        whole = decode_frames(
-            job.path,
-            numbers,
-            decoder=job.decoder,
-            size_px=job.resize_px,
-            is_cut=False,
-            info=job.info,
+def _logged(job: DecodeJob, answered: Decoded) -> Decoded:
+    """`answered`, after a line in the log where a fault of a program is behind it."""
+    if answered.trace:
+        console.print(
+            f"{job.path}: {answered.reason} (at {answered.trace})", markup=False, soft_wrap=True
         )
-    if min(whole.shape[1:3]) < job.size_px:
-        raise VideoError(
-            job.path, f"frames of {whole.shape[2]} x {whole.shape[1]} px are too small"
-        )
-    with transforming.running():
-        return _cut_views(job, whole, numbers)
+    return answered
 
 
-def _cut_views(job: DecodeJob, whole: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    shape = (len(job.views), len(job.views[0].indices), job.size_px, job.size_px, 3)
-    frames = np.empty(shape, np.uint8)
-    for row, view in zip(frames, job.views, strict=True):
-        shown = whole[np.searchsorted(numbers, view.indices)]
-        if view.seed is None:
-            row[:] = _cut_square(shown, job.size_px, view.crop)
-        else:
-            row[:] = augment(
-                shown, job.augmentation, job.size_px, seed=view.seed, is_flipped=view.is_flipped
-            )
-    return frames
-
-
-def _scale(frames: np.ndarray, shorter_px: int, transforming: Stopwatch) -> np.ndarray:
-    with transforming.running():
-        return resize_frames(frames, *scaled_size(frames.shape[2], frames.shape[1], shorter_px))
-
-
-def _cut_square(frames: np.ndarray, size_px: int, crop: int) -> np.ndarray:
-    """The square number `crop` of three along the longer side, as mmaction2's ThreeCrop cuts it."""
-    steps = [(length - size_px) // 2 for length in frames.shape[1:3]]
-    is_wide = frames.shape[2] >= frames.shape[1]
-    top, left = (steps[0], crop * steps[1]) if is_wide else (crop * steps[0], steps[1])
-    return frames[:, top : top + size_px, left : left + size_px]
-
-
-# ---- One decode process: a job in, frames or a reason out. --------------------------------------
-#
-# The child answers jobs until its parent is gone; the parent waits for each answer only so long.
-# Why processes: decord can hang and can crash (its issues 269 and 363), and a thread cannot be
-# killed. They are spawned, not forked, since a fork copies torch's threads in an unknown state.
-
-_START_SECONDS = 120.0
-
-
-def _serve(
-    connection: Connection,
-    decode: DecodeFunction,
-    warm_up: Callable[[], None] | None,
-    parent: int,
-) -> None:
-    """The life of a decode process: answer jobs until the other end closes or the parent dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
-    # Decoders print about broken files by themselves; the reason goes into the manifest instead.
-    end_with_parent(parent, is_quiet=True)
-    if warm_up is not None:
-        warm_up()
-    connection.send("ready")
-    while True:
-        try:
-            job = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            connection.send(answer(decode, job))
-        except BrokenPipeError:
-            return
-        except Exception as error:  # an answer that can't be sent
-            connection.send(fail_unforeseen(job, error))
+# ---- one decode process -------------------------------------------------------------------------
 
 
 class WorkerLost(Exception):
@@ -350,154 +287,6 @@ class Worker:
         self._connection.close()
 
 
-# ---- Decode processes under a watchdog: jobs in, frames or reasons out, in the order of the jobs.
-#
-# Each of `num_workers` threads owns one process and waits for its answer. A process that takes too
-# long is killed, one that dies is replaced; the clip is tried once more, then with the job's other
-# decoder if it names one, and then failed with a reason. An error that nobody foresaw fails its
-# clip alone, too, and leaves a line in the log that says where it came up. At most `prefetch_bytes`
-# of frames are decoded ahead of the consumer, whatever the size and length of the videos.
-
-NUM_ATTEMPTS = 2
-PREFETCH_BYTES = 256 * 2**20
-_NUM_STARTS = 3
-
-
-class DecodePool:
-    """`num_workers` decode processes; 0 decodes in this process, without a watchdog.
-
-    Args:
-        clip_timeout_seconds: A process that works longer on one clip is killed.
-        prefetch_bytes: Frames decoded ahead of the consumer, at most; one job per process always.
-        decode: What the processes do with a job; must be importable by name, like `warm_up`.
-        warm_up: What each process does before its first job, outside of any clip's time.
-    """
-
-    def __init__(
-        self,
-        num_workers: int,
-        *,
-        clip_timeout_seconds: float = 60.0,
-        prefetch_bytes: int = PREFETCH_BYTES,
-        decode: DecodeFunction = decode_clip,
-        warm_up: Callable[[], None] | None = None,
-    ) -> None:
-        self._timeout_seconds, self._prefetch_bytes = clip_timeout_seconds, prefetch_bytes
-        self._num_workers, self._decode, self._warm_up = num_workers, decode, warm_up
-        self._threads = ThreadPoolExecutor(num_workers, "decode") if num_workers else None
-        self._own = threading.local()
-        self._workers: set[Worker] = set()
-        self._lock = threading.Lock()
-        self._closing = False
-
-    def __enter__(self) -> DecodePool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Kill the decode processes; unfinished jobs are dropped."""
-        self._closing = True
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
-            for worker in self._workers:
-                worker.process.kill()
-        if self._threads is not None:
-            self._threads.shutdown(wait=True)
-
-    @property
-    def process_ids(self) -> list[int]:
-        """Process ids of the living decode processes."""
-        with self._lock:
-            return [worker.process.pid for worker in self._workers if worker.process.pid]
-
-    def run(self, jobs: Iterable[DecodeJob | None]) -> Iterator[Decoded]:
-        """Decode `jobs`; answers come in their order. None: no job just now, answer what is due."""
-        if self._threads is None:
-            yield from (_logged(job, answer(self._decode, job)) for job in jobs if job is not None)
-            return
-        ahead: deque[tuple[Future[Decoded], int]] = deque()
-        num_bytes = 0
-        for job in jobs:
-            if job is not None:
-                # Room is made before the job starts, or its frames would come on top.
-                while len(ahead) >= self._num_workers and (
-                    num_bytes + job.frame_bytes > self._prefetch_bytes
-                ):
-                    future, due_bytes = ahead.popleft()
-                    num_bytes -= due_bytes
-                    yield future.result()
-                ahead.append((self._threads.submit(self._decode_watched, job), job.frame_bytes))
-                num_bytes += job.frame_bytes
-            elif ahead:
-                future, due_bytes = ahead.popleft()
-                num_bytes -= due_bytes
-                yield future.result()
-        while ahead:
-            yield ahead.popleft()[0].result()
-
-    def _decode_watched(self, job: DecodeJob) -> Decoded:
-        return _logged(job, self._decode_persistently(job))
-
-    def _decode_persistently(self, job: DecodeJob) -> Decoded:
-        answered = self._try(job, NUM_ATTEMPTS)
-        if isinstance(answered, Decoded):
-            return answered
-        if job.fallback is None or job.fallback == job.decoder:
-            return Decoded(None, answered)
-        other = self._try(replace(job, decoder=job.fallback), 1)
-        if isinstance(other, Decoded):
-            return other
-        return Decoded(None, f"{answered}; {job.fallback}: {other}")
-
-    def _try(self, job: DecodeJob, num_attempts: int) -> Decoded | str:
-        """The answer to `job`, or what became of the processes that should have given it."""
-        reason = ""
-        for _ in range(num_attempts):
-            if self._closing:
-                return Decoded(None, "the pool is closed")
-            try:
-                return self._get_worker().ask(job, self._timeout_seconds)
-            except WorkerLost as loss:
-                reason = str(loss)
-                self._drop_worker()
-        return f"{reason}, {num_attempts} times" if num_attempts > 1 else reason
-
-    def _get_worker(self) -> Worker:
-        worker: Worker | None = getattr(self._own, "worker", None)
-        if worker is None:
-            worker = self._own.worker = _start_worker(self._decode, self._warm_up)
-            with self._lock:
-                self._workers.add(worker)
-        if self._closing:
-            raise WorkerLost("the pool is closed")
-        return worker
-
-    def _drop_worker(self) -> None:
-        worker: Worker | None = getattr(self._own, "worker", None)
-        self._own.worker = None
-        if worker is not None:
-            with self._lock:
-                self._workers.discard(worker)
-            worker.kill()
-
-
-def _logged(job: DecodeJob, answered: Decoded) -> Decoded:
-    """`answered`, after a line in the log where a fault of a program is behind it."""
-    if answered.trace:
-        console.print(
-            f"{job.path}: {answered.reason} (at {answered.trace})", markup=False, soft_wrap=True
-        )
-    return answered
-
-
 def _start_worker(decode: DecodeFunction, warm_up: Callable[[], None] | None) -> Worker:
     """A process that does not even start says nothing about the clip: that is an error of its own.
 
@@ -514,3 +303,151 @@ def _start_worker(decode: DecodeFunction, warm_up: Callable[[], None] | None) ->
         f"no decode process could be started ({reason}); free memory, or decode in the main "
         "process with backbone.num_decode_workers = 0"
     )
+
+
+def _serve(
+    connection: Connection,
+    decode: DecodeFunction,
+    warm_up: Callable[[], None] | None,
+    parent: int,
+) -> None:
+    """The life of a decode process: answer jobs until the other end closes or the parent dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends us
+    # Decoders print about broken files by themselves; the reason goes into the manifest instead.
+    end_with_parent(parent, is_quiet=True)
+    if warm_up is not None:
+        warm_up()
+    connection.send("ready")
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            connection.send(answer(decode, job))
+        except BrokenPipeError:
+            return
+        except Exception as error:  # an answer that can't be sent
+            connection.send(_fail_unforeseen(job, error))
+
+
+# ---- one job ------------------------------------------------------------------------------------
+
+
+def answer(decode: DecodeFunction, job: DecodeJob) -> Decoded:
+    """What became of `job`: frames, or the reason why there are none.
+
+    Whatever a decoder makes of a file, it is that file's failure: one must not stop all others.
+    """
+    try:
+        made = decode(job)
+        return made if isinstance(made, Decoded) else Decoded(made)
+    except VideoError as error:
+        return Decoded(None, error.reason)
+    except MemoryError:
+        return Decoded(None, "decoding it takes more memory than there is")
+    except Exception as error:
+        failed = _fail_unforeseen(job, error)
+        if job.fallback is None or job.fallback == job.decoder:
+            return failed
+        other = answer(decode, replace(job, decoder=job.fallback))
+        if other.frames is not None:
+            return other
+        return replace(failed, reason=f"{failed.reason}; {job.fallback}: {other.reason}")
+
+
+def _fail_unforeseen(job: DecodeJob, error: Exception) -> Decoded:
+    """The answer to a job that ended with an error that nobody foresaw; it names no folder."""
+    told = tell_briefly(error).replace(job.path, Path(job.path).name)
+    return Decoded(None, f"decoding failed: {told}", tell_trace(error))
+
+
+def _check_content(path: str, expected: Content) -> None:
+    try:
+        num_bytes = Path(path).stat().st_size
+        if num_bytes != expected.size_bytes:
+            reason = f"{num_bytes} bytes, {expected.size_bytes} when it was indexed"
+            raise VideoError(path, reason)
+        if sha256_file(path) != expected.sha256:
+            raise VideoError(path, "its content changed since it was indexed")
+    except OSError as error:
+        raise VideoError(path, f"it cannot be read ({error.strerror})") from None
+
+
+class Stopwatch:
+    """How long the blocks inside `running` took together, in seconds."""
+
+    seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the time of this block."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def decode_views(request: FrameRequest, transforming: Stopwatch) -> np.ndarray:
+    """Frames of `request`, whatever the file's content is.
+
+    Args:
+        transforming: Is told the time of scaling, where that is not the decoder's, and of cutting.
+
+    Raises:
+        VideoError: It cannot be decoded.
+    """
+    try:
+        return _decode_views(request, transforming)
+    except VideoError as error:
+        if request.fallback is None or request.fallback == request.decoder:
+            raise
+        first = error.reason
+    try:
+        return _decode_views(replace(request, decoder=request.fallback), transforming)
+    except VideoError as error:
+        both = first if error.reason == first else f"{first}; {request.fallback}: {error.reason}"
+        raise VideoError(request.path, both) from None
+
+
+def _decode_views(request: FrameRequest, transforming: Stopwatch) -> np.ndarray:
+    """Every frame is decoded once, whichever views show it."""
+    numbers = np.unique(np.concatenate([view.indices for view in request.views]))
+    shorter_px = request.resize_px or request.size_px
+    scaling: dict[str, Any] = {"size_px": shorter_px, "is_cut": False}
+    if request.like_opencv and shorter_px is not None:
+        scaling = {"scale": partial(_scale, shorter_px=shorter_px, transforming=transforming)}
+    whole = decode_frames(
+        request.path, numbers, decoder=request.decoder, info=request.info, **scaling
+    )
+    height, width = whole.shape[1:3]
+    if request.size_px is not None and min(height, width) < request.size_px:
+        raise VideoError(request.path, f"frames of {width} x {height} px are too small")
+    with transforming.running():
+        return _cut_views(request, whole, numbers)
+
+
+def _scale(frames: np.ndarray, shorter_px: int, transforming: Stopwatch) -> np.ndarray:
+    with transforming.running():
+        return resize_frames(frames, *scaled_size(frames.shape[2], frames.shape[1], shorter_px))
+
+
+def _cut_views(request: FrameRequest, whole: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    height, width = whole.shape[1:3]
+    size_px = request.size_px
+    if size_px is not None:
+        height = width = size_px
+    length = len(request.views[0].indices)
+    frames = np.empty((len(request.views), length, height, width, 3), np.uint8)
+    for row, view in zip(frames, request.views, strict=True):
+        shown = whole[np.searchsorted(numbers, view.indices)]
+        if size_px is None:
+            row[:] = shown
+        elif view.seed is None:
+            row[:] = cut_square(shown, size_px, view.crop)
+        else:
+            row[:] = augment(
+                shown, request.augmentation, size_px, seed=view.seed, is_flipped=view.is_flipped
+            )
+    return frames

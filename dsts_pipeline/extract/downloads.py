@@ -145,7 +145,9 @@ class _Taken:
     """Takes a download: writes it, counts and digests it."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._digest, self._num_bytes = file, hashlib.sha256(), 0
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._num_bytes = 0
         self.problem: OSError | None = None
 
     def write(self, block: bytes) -> int:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.settings import BackboneSettings
 
 Precision = Literal["float32", "bfloat16", "float16"]
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -43,6 +44,15 @@ class MapMaker(Protocol):
     @property
     def device(self) -> torch.device: ...
     def __call__(self, frames: Tensor) -> Tensor: ...
+
+
+def map_shapes(backbone: MapMaker) -> list[tuple[int, int, int, int]]:
+    """(C, T', H', W') of the maps of one clip, tap by tap."""
+    shapes = getattr(backbone, "map_shapes", None)
+    return [backbone.map_shape] if shapes is None else list(shapes.values())
+
+
+# ---- how it is run ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,38 @@ class Computing:
         return described
 
 
+def choose_computing(chosen: BackboneSettings) -> Computing:
+    """How the settings want the backbone to be run."""
+    return Computing(chosen.batch_size, chosen.precision, chosen.compile, chosen.channels_last)
+
+
+def choose_device(
+    wanted: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] = os.environ
+) -> torch.device:
+    """The CUDA device of this process's number on its host (LOCAL_RANK, as torchrun sets it).
+
+    Several processes share a device where there are fewer devices than processes.
+
+    Args:
+        wanted: "auto" takes the CPU where there is no CUDA device.
+
+    Raises:
+        UserError: "cuda" is wanted and there is none.
+    """
+    num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "cpu" or (wanted == "auto" and not num_devices):
+        return torch.device("cpu")
+    if not num_devices:
+        raise UserError(
+            "backbone.device is cuda, but torch sees no CUDA device; set it to auto or cpu, or "
+            "install a build of torch for this machine's driver"
+        )
+    return torch.device("cuda", int(environment.get("LOCAL_RANK", "0")) % num_devices)
+
+
+# ---- batches ------------------------------------------------------------------------------------
+
+
 class _UnderWay(NamedTuple):
     on_device: list[Tensor]
     pinned: list[Tensor]
@@ -93,7 +135,8 @@ class ForwardPass:
     """
 
     def __init__(self, backbone: MapMaker, computing: Computing) -> None:
-        self._device, self._precision = backbone.device, computing.precision
+        self._device = backbone.device
+        self._precision = computing.precision
         if computing.channels_last and isinstance(backbone, nn.Module):
             _put_channels_last(backbone)
         self._backbone = _all_taps(backbone)
@@ -126,7 +169,8 @@ class ForwardPass:
 
     def finish(self) -> None:
         """Wait for the batch under way."""
-        batch, self._under_way = self._under_way, None
+        batch = self._under_way
+        self._under_way = None
         if batch is None:
             return
         batch.ended.synchronize()
@@ -141,7 +185,8 @@ class ForwardPass:
             for out, value in zip(outs, maps, strict=True):
                 out[:] = value.float().cpu().numpy()
             return
-        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        started = torch.cuda.Event(enable_timing=True)
+        ended = torch.cuda.Event(enable_timing=True)
         started.record()
         sent = torch.from_numpy(frames).pin_memory().to(self._device, non_blocking=True)
         with self._autocast():
@@ -174,12 +219,6 @@ class ForwardPass:
         )
 
 
-def map_shapes(backbone: MapMaker) -> list[tuple[int, int, int, int]]:
-    """(C, T', H', W') of the maps of one clip, tap by tap."""
-    shapes = getattr(backbone, "map_shapes", None)
-    return [backbone.map_shape] if shapes is None else list(shapes.values())
-
-
 def _all_taps(backbone: Any) -> Callable[[Tensor], list[Tensor]]:
     if len(map_shapes(backbone)) > 1:
         return lambda frames: list(backbone.extract(frames).values())
@@ -195,34 +234,6 @@ def _put_channels_last(module: nn.Module) -> None:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        words in text for words in _OUT_OF_MEMORY_WORDS
-    )
-
-
-# ---- Which device a process of an extraction computes on. ---------------------------------------
-
-
-def choose_device(
-    wanted: Literal["auto", "cpu", "cuda"], environment: Mapping[str, str] = os.environ
-) -> torch.device:
-    """The CUDA device of this process's number on its host (LOCAL_RANK, as torchrun sets it).
-
-    Several processes share a device where there are fewer devices than processes.
-
-    Args:
-        wanted: "auto" takes the CPU where there is no CUDA device.
-
-    Raises:
-        UserError: "cuda" is wanted and there is none.
-    """
-    num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if wanted == "cpu" or (wanted == "auto" and not num_devices):
-        return torch.device("cpu")
-    if not num_devices:
-        raise UserError(
-            "backbone.device is cuda, but torch sees no CUDA device; set it to auto or cpu, or "
-            "install a build of torch for this machine's driver"
-        )
-    return torch.device("cuda", int(environment.get("LOCAL_RANK", "0")) % num_devices)
+    told = str(error).lower()
+    is_told = any(words in told for words in _OUT_OF_MEMORY_WORDS)
+    return isinstance(error, torch.OutOfMemoryError) or is_told

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.extract.pipelines import load_opencv
 
 _DRN = "mmaction.models.localizers.drn"
 _MULTIMODAL = "mmaction.models.multimodal"
@@ -43,7 +44,8 @@ class _Absent:
     """What the OpenCV stand-in holds under every name; calling it explains itself."""
 
     def __init__(self, name: str, reason: str) -> None:
-        self._name, self._reason = name, reason
+        self._name = name
+        self._reason = reason
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise UserError(
@@ -66,14 +68,10 @@ class _OpenCvStandIn(types.ModuleType):
 
 
 def _import_opencv() -> None:
-    environment = dict(os.environ)
     try:
-        importlib.import_module("cv2")
+        load_opencv()
     except ImportError as error:
         sys.modules["cv2"] = _OpenCvStandIn(str(error))
-    finally:  # its loader changes LD_LIBRARY_PATH, which our child processes would inherit
-        os.environ.clear()
-        os.environ.update(environment)
 
 
 def import_yapf_alone() -> None:
@@ -102,9 +100,10 @@ def _stand_in_for_drn() -> None:
     folders = (package.submodule_search_locations or []) if package else []
     if any((Path(folder) / "models" / "localizers" / "drn").is_dir() for folder in folders):
         return
-    stub, module = types.ModuleType(_DRN), types.ModuleType(f"{_DRN}.drn")
+    module = types.ModuleType(f"{_DRN}.drn")
     module.DRN = type("DRN", (), {})  # type: ignore[attr-defined]
-    sys.modules[_DRN], sys.modules[f"{_DRN}.drn"] = stub, module
+    sys.modules[_DRN] = types.ModuleType(_DRN)
+    sys.modules[module.__name__] = module
 
 
 def _find_packages_without_pkg_resources() -> None:

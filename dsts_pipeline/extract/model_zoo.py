@@ -1,8 +1,9 @@
-"""mmaction2 configs -> a recognizer's configuration and its input.
+"""Names -> recognizers by their configurations, and what each is fed.
 
-Enters: the name of a config of mmaction2's model zoo (its wheel ships them), or the path of a
-config file. Leaves: a `ZooModel`: the model's configuration without classifier and auxiliary heads,
-which extraction has no use for, and the config's own test pipeline.
+Enters: the name of a config of mmaction2's model zoo (its wheel ships them), the path of a config
+file, or the name of a preset. Leaves: a `ZooModel`: the model's configuration without classifier
+and auxiliary heads, which extraction has no use for, and the config's own test pipeline; or our own
+`Preset`, whose `recognizer` is a plain mmaction2 config.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def find_config(name: str) -> Path:
     Raises:
         SettingsError: There is no such config; the closest name is told.
     """
-    path, stem = Path(name), Path(name).stem if name.endswith(".py") else Path(name).name
+    path = Path(name)
+    stem = path.stem if path.suffix == ".py" else path.name
     if name.endswith(_CONFIG_SUFFIXES) and path.is_file():
         return path
     names = zoo_names()
@@ -123,19 +125,7 @@ def _lay_over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-# ---- Named recognizers: mmaction2 model configurations with the input that each expects. --------
-#
-# Enters: a name. Leaves: a `Preset`, whose `recognizer` is a plain mmaction2 config, or a
-# `ZooPreset`, which names a config of mmaction2's model zoo and the tap that keeps most of it.
-#
-# stick_r18, for the embedded data set at 16 frames of 64 x 64 px (output "C T H W"):
-#   stem     3x5x5 convolution, stride (1, 2, 2), max-pool (1, 2, 2)    16 x 16 x 16 x 16
-#   stage 1  two blocks of two 3x3x3 convolutions                       16 x 16 x 16 x 16
-#   stage 2  likewise, space halved                                     32 x 16 x  8 x  8
-#   stage 3  likewise, space and time halved                            64 x  8 x  4 x  4
-#   stage 4  one block 3x3x3, one 1x3x3                                128 x  8 x  4 x  4
-# Choice: time is halved only after stage 2, when nine 3x3x3 convolutions have seen
-# neighbouring frames: angular speed is visible between frames, not in one.
+# ---- named recognizers --------------------------------------------------------------------------
 
 # Pixel statistics on the 0..255 scale: (x / 255 - 0.5) / 0.25 for every channel.
 PIXEL_MEAN = (127.5, 127.5, 127.5)
@@ -144,14 +134,12 @@ PIXEL_STD = (63.75, 63.75, 63.75)
 
 @dataclass(frozen=True)
 class Preset:
-    """A recognizer's configuration and its native input."""
+    """A recognizer's configuration and its native input; pixels are scaled as above."""
 
     name: str
     recognizer: dict[str, Any]
     num_frames: int
     size_px: int
-    pixel_mean: tuple[float, float, float] = PIXEL_MEAN
-    pixel_std: tuple[float, float, float] = PIXEL_STD
 
 
 @dataclass(frozen=True)
@@ -161,7 +149,8 @@ class ZooPreset:
     Attributes:
         config: Its name.
         tap: Where maps are taken unless the settings say otherwise.
-        changes, pipeline_changes: See `model_zoo.read_zoo_model`.
+        changes: Laid over the model's configuration, dict by dict.
+        pipeline_changes: Fields of the `Pipeline` that replace the config's own.
     """
 
     config: str
@@ -181,7 +170,6 @@ _SWIN_B_SSV2 = ZooPreset(
         "num_frames": 32,
         "resize_px": 224,
         "size_px": 224,
-        "crops": "three",
     },
 )
 ZOO_PRESETS: MappingProxyType[str, ZooPreset] = MappingProxyType(
@@ -200,55 +188,57 @@ ZOO_PRESETS: MappingProxyType[str, ZooPreset] = MappingProxyType(
         "mvit_s": ZooPreset("mvit-small-p244_k400-pre_16xb16-u16-100e_sthv2-rgb"),
     }
 )
-# Models of the transformers library by name; see `transformers_models`.
+# Models of the transformers library by name.
 TRANSFORMERS_PRESETS = ("videomae", "vivit", "vjepa2")
 
 
-def _resnet3d_recognizer(**backbone: Any) -> dict[str, Any]:
-    base_channels = backbone["base_channels"]
-    return {
-        "type": "Recognizer3D",
-        "backbone": {
-            "type": "ResNet3dSlowOnly",
-            "depth": 18,
-            "pretrained": None,
-            "lateral": False,
-            "conv1_kernel": (3, 5, 5),
-            "conv1_stride_s": 2,
-            "pool1_stride_s": 2,
-            "norm_eval": False,
-            "zero_init_residual": False,
-            **backbone,
-        },
-        "cls_head": {
-            "type": "I3DHead",
-            "num_classes": 48,
-            "in_channels": 8 * base_channels,
-            "spatial_type": "avg",
-            "dropout_ratio": 0.0,
-        },
-        "data_preprocessor": {
-            "type": "ActionDataPreprocessor",
-            "mean": PIXEL_MEAN,
-            "std": PIXEL_STD,
-            "format_shape": "NCTHW",
-        },
-    }
-
-
-def _presets() -> dict[str, Preset]:
-    stick_r18 = _resnet3d_recognizer(
-        base_channels=16,
-        spatial_strides=(1, 2, 2, 1),
-        temporal_strides=(1, 1, 2, 1),
-        inflate=(1, 1, 1, (1, 0)),
-    )
-    return {"stick_r18": Preset("stick_r18", stick_r18, num_frames=16, size_px=64)}
+# stick_r18, for the embedded data set at 16 frames of 64 x 64 px (output "C T H W"):
+#   stem     3x5x5 convolution, stride (1, 2, 2), max-pool (1, 2, 2)    16 x 16 x 16 x 16
+#   stage 1  two blocks of two 3x3x3 convolutions                       16 x 16 x 16 x 16
+#   stage 2  likewise, space halved                                     32 x 16 x  8 x  8
+#   stage 3  likewise, space and time halved                            64 x  8 x  4 x  4
+#   stage 4  one block 3x3x3, one 1x3x3                                128 x  8 x  4 x  4
+# Choice: time is halved only after stage 2, when nine 3x3x3 convolutions have seen
+# neighbouring frames: angular speed is visible between frames, not in one.
+_STICK_R18: dict[str, Any] = {
+    "type": "Recognizer3D",
+    "backbone": {
+        "type": "ResNet3dSlowOnly",
+        "depth": 18,
+        "pretrained": None,
+        "lateral": False,
+        "conv1_kernel": (3, 5, 5),
+        "conv1_stride_s": 2,
+        "pool1_stride_s": 2,
+        "norm_eval": False,
+        "zero_init_residual": False,
+        "base_channels": 16,
+        "spatial_strides": (1, 2, 2, 1),
+        "temporal_strides": (1, 1, 2, 1),
+        "inflate": (1, 1, 1, (1, 0)),
+    },
+    "cls_head": {
+        "type": "I3DHead",
+        "num_classes": 48,
+        "in_channels": 128,
+        "spatial_type": "avg",
+        "dropout_ratio": 0.0,
+    },
+    "data_preprocessor": {
+        "type": "ActionDataPreprocessor",
+        "mean": PIXEL_MEAN,
+        "std": PIXEL_STD,
+        "format_shape": "NCTHW",
+    },
+}
+_OWN_PRESETS = MappingProxyType(
+    {"stick_r18": Preset("stick_r18", _STICK_R18, num_frames=16, size_px=64)}
+)
 
 
 def preset_names() -> tuple[str, ...]:
     """Names that `build_backbone` knows besides configs and folders."""
-    return tuple(sorted((*_presets(), *ZOO_PRESETS, *TRANSFORMERS_PRESETS)))
+    return tuple(sorted((*_OWN_PRESETS, *ZOO_PRESETS, *TRANSFORMERS_PRESETS)))
 
 
 def get_preset(name: str) -> Preset:
@@ -257,9 +247,8 @@ def get_preset(name: str) -> Preset:
     Raises:
         SettingsError: There is no such preset; the closest name is told.
     """
-    presets = _presets()
-    if name not in presets:
+    if name not in _OWN_PRESETS:
         close = get_close_matches(name, preset_names(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"expected one of {preset_names()}"
         raise SettingsError(f"backbone.name: no backbone is called {name!r}; {hint}")
-    return copy.deepcopy(presets[name])
+    return copy.deepcopy(_OWN_PRESETS[name])

@@ -1,9 +1,9 @@
 """A recognizer's own test pipeline: which frames it sees, how they are scaled, cut and normalised.
 
 Enters: the `test_pipeline` and the data preprocessor of an mmaction2 config. Leaves: a `Pipeline`,
-plain values that a decode process can be sent, giving the views of a clip [V, T, size, size, 3] in
-mmaction2's order: crop by crop, of each crop sample by sample. What is not understood is an error:
-a transform that were left out would make other features in silence.
+plain values that a decode process can be sent, and what it does with frames by them. What is not
+understood is an error: a transform that were left out would make other features in silence. Nothing
+here needs torch.
 """
 
 from __future__ import annotations
@@ -13,107 +13,20 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.clips.sampling import SAMPLERS
 
-# ---- Bilinear scaling of frames, bit for bit as OpenCV does it. ---------------------------------
-#
-# Enters: uint8 frames. Leaves: uint8 frames of another size. mmaction2 scales frames with OpenCV's
-# `INTER_LINEAR`; published weights expect that. Where OpenCV cannot be loaded, the same arithmetic
-# in numpy takes its place, so a store's bytes do not depend on which one ran. Nothing here needs
-# torch: decode processes use it.
-
-_WEIGHT_BITS = 11  # OpenCV's INTER_RESIZE_COEF_BITS
-
-
-def scaled_size(width: int, height: int, shorter_px: int) -> tuple[int, int]:
-    """Width and height once the shorter side is `shorter_px`, rounded as mmcv rounds.
-
-    >>> scaled_size(340, 256, 224)
-    (298, 224)
-    """
-    scale = shorter_px / min(width, height)
-    return int(width * scale + 0.5), int(height * scale + 0.5)
-
-
-def resize_frames(frames: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] at `width` x `height`: uint8 [T, height, width, 3]."""
-    if frames.shape[1:3] == (height, width):
-        return frames
-    opencv = _import_opencv()
-    if opencv is None:
-        return resize_by_numpy(frames, width, height)
-    resized = [opencv.resize(frame, (width, height), interpolation=1) for frame in frames]
-    return np.stack(resized)
-
-
-def resize_by_numpy(frames: np.ndarray, width: int, height: int) -> np.ndarray:
-    """What `resize_frames` does, in numpy: weights are whole numbers of 11 bits.
-
-    Rows are weighted across first and lose 4 bits; the two rows lose 16 bits each before they are
-    added, and the last 2 bits are rounded.
-    """
-    left, right, from_left, from_right = _weigh(frames.shape[2], width)
-    upper, lower, from_upper, from_lower = _weigh(frames.shape[1], height)
-    resized = np.empty((len(frames), height, width, frames.shape[3]), np.uint8)
-    for row, frame in zip(resized, frames.astype(np.int32), strict=True):
-        across = frame[:, left] * from_left[:, None] + frame[:, right] * from_right[:, None]
-        across >>= 4
-        above = (from_upper[:, None, None] * across[upper]) >> 16
-        below = (from_lower[:, None, None] * across[lower]) >> 16
-        row[:] = ((above + below + 2) >> 2).clip(0, 255)
-    return resized
-
-
-def _weigh(length: int, wanted: int) -> tuple[np.ndarray, ...]:
-    """For each of `wanted` pixels: its two neighbours among `length`, and their weights."""
-    place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
-    first = np.floor(place).astype(np.int64)
-    share = place - first.astype(np.float32)
-    one = 1 << _WEIGHT_BITS
-    weights = [np.rint(part * one).astype(np.int32) for part in (1 - share, share)]
-    last = length - 1
-    return first.clip(0, last), (first + 1).clip(0, last), weights[0], weights[1]
-
-
-@functools.cache
-def _import_opencv() -> Any:
-    """OpenCV, or None where its wheels' system libraries are missing."""
-    environment = dict(os.environ)
-    try:
-        opencv = importlib.import_module("cv2")
-        if not hasattr(opencv, "__file__"):  # the stand-in that mmaction2 gets
-            return None
-        opencv.setNumThreads(1)
-        return opencv
-    except ImportError:
-        return None
-    finally:  # its loader changes LD_LIBRARY_PATH, which child processes would inherit
-        os.environ.clear()
-        os.environ.update(environment)
-
-
-# ---- ------------------------------------------------------------------------------------------
-# A recognizer's own test pipeline: which frames it sees, how they are scaled, cut and normalised.
-#
-# Enters: the `test_pipeline` and the data preprocessor of an mmaction2 config. Leaves: a
-# `Pipeline`, plain values that a decode process can be sent, giving the views of a clip [V, T,
-# size, size, 3] in mmaction2's order: crop by crop, of each crop sample by sample. What is not
-# understood is an error: a transform that were left out would make other features in silence.
-
-Crops = Literal["centre", "three", "ten"]
-_CROPS: dict[str, Crops] = {"CenterCrop": "centre", "ThreeCrop": "three", "TenCrop": "ten"}
-_CROPS_BY_NUMBER: dict[int, Crops] = {1: "centre", 3: "three"}
-_NUM_CROPS = {"centre": 1, "three": 3, "ten": 10}
+_CROPS = ("CenterCrop", "ThreeCrop", "TenCrop")  # how many squares there are is a setting here
 # Opening and decoding are ours; packing has no part in the pixels.
 _NOT_PIXELS = {"DecordInit", "DecordDecode", "RawFrameDecode", "PackActionInputs"}
 _NOT_PIXELS |= {"OpenCVInit", "OpenCVDecode", "PyAVInit", "PyAVDecode", "FormatShape"}
 _SAMPLERS = {"SampleFrames": "dense", "UniformSample": "mmaction_uniform"}
 _POSITIONS = "dense_positions"  # mmaction2's DenseSampleFrames
+_MOST_SAMPLES = {"swin_uniform": 1, "segment_centres": 1}
 
 
 @dataclass(frozen=True)
@@ -125,7 +38,6 @@ class Pipeline:
         num_frames: T, frames of one view.
         resize_px: What the shorter side is scaled to, bilinearly as OpenCV does it.
         size_px: Side of the squares that are cut.
-        crops: "centre"; "three" along the longer side; "ten": corners, centre, and mirrored.
         mean, std: Per channel of the recognizer's input, on the 0..255 scale.
         is_bgr: Whether the recognizer expects blue first.
     """
@@ -135,15 +47,9 @@ class Pipeline:
     num_frames: int
     resize_px: int
     size_px: int
-    crops: Crops
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     is_bgr: bool = False
-
-    @property
-    def num_crops(self) -> int:
-        """Squares that are cut out of each frame."""
-        return _NUM_CROPS[self.crops]
 
     def sample(self, num_frames: int, fps: float | None = None) -> np.ndarray:
         """Frame numbers int64 [clips, T] of a clip of `num_frames` frames, from 0.
@@ -158,42 +64,6 @@ class Pipeline:
             frames = SAMPLERS[self.sampler](num_frames, **self.options, **timed)
         return frames.reshape(-1, self.num_frames)
 
-    def transform(self, frames: np.ndarray) -> np.ndarray:
-        """Views uint8 [crops * clips, T, size, size, 3] of frames uint8 [clips, T, H, W, 3].
-
-        Raises:
-            ValueError: The frames are too narrow for the crop.
-        """
-        clips, length, height, width = frames.shape[:4]
-        size = scaled_size(width, height, self.resize_px)
-        flat = resize_frames(frames.reshape(-1, height, width, 3), *size)
-        cut = [_cut(flat, top, left, self.size_px) for top, left in self._corners(*size)]
-        if self.crops == "ten":
-            cut = [view for one in cut for view in (one, one[:, :, ::-1])]
-        return np.concatenate(cut).reshape(-1, length, self.size_px, self.size_px, 3)
-
-    def _corners(self, width: int, height: int) -> list[tuple[int, int]]:
-        """Top and left of each square, in mmaction2's order."""
-        free = width - self.size_px, height - self.size_px
-        if min(free) < 0:
-            raise ValueError(
-                f"frames of {width} x {height} px after scaling are too small for {self.size_px} px"
-            )
-        if self.crops == "centre":
-            return [(free[1] // 2, free[0] // 2)]
-        if self.crops == "ten":
-            x, y = free[0] // 4, free[1] // 4
-            return [(0, 0), (0, 4 * x), (4 * y, 0), (4 * y, 4 * x), (2 * y, 2 * x)]
-        x, y = free[0] // 2, free[1] // 2
-        if free[1] == 0:
-            return [(0, 0), (0, 2 * x), (0, x)]
-        if free[0] == 0:
-            return [(0, 0), (2 * y, 0), (y, 0)]
-        raise ValueError(
-            f"three crops of {self.size_px} px span no side of {width} x {height} px; expected "
-            "resize_px equal to size_px"
-        )
-
     def resized(self, *, num_frames: int | None = None, size_px: int | None = None) -> Pipeline:
         """The same for another input: T frames, squares of `size_px`, scaled in proportion."""
         changed = self
@@ -206,13 +76,13 @@ class Pipeline:
             changed = replace(changed, num_frames=num_frames, options=options)
         return changed
 
-    def with_views(self, num_clips: int = 1, num_crops: int = 1) -> Pipeline:
-        """The same with other views: samples of frames, and 1 (the middle) or 3 squares of each.
+    def with_views(self, num_clips: int = 1) -> Pipeline:
+        """The same with another number of samples of frames.
 
         Raises:
-            SettingsError: The rule of sampling cannot take so many samples, or so many squares.
+            SettingsError: The rule of sampling cannot take so many.
         """
-        options, crops = dict(self.options), _CROPS_BY_NUMBER.get(num_crops)
+        options = dict(self.options)
         takes_frames = self.sampler == "dense" and options["clip_len"] == 1
         if self.sampler == _POSITIONS:
             options["num_positions"] = num_clips
@@ -221,15 +91,13 @@ class Pipeline:
         else:
             options.pop("twice_sample", None)
             options["num_clips"] = num_clips
-        most = {"swin_uniform": 1, "segment_centres": 1}.get(
-            self.sampler, 2 if takes_frames else 99
-        )
-        if crops is None or num_clips > most:
+        most = 2 if takes_frames else _MOST_SAMPLES.get(self.sampler, num_clips)
+        if num_clips > most:
             raise SettingsError(
-                f"backbone.views: {num_clips} clips of {num_crops} crops; this backbone's sampling "
-                f"({self.sampler}) gives 1 to {most} clips, and crops are 1 or 3"
+                f"backbone.views: {num_clips} clips; this backbone's sampling ({self.sampler}) "
+                f"gives 1 to {most} clips"
             )
-        return replace(self, options=options, crops=crops)
+        return replace(self, options=options)
 
     def describe(self) -> dict[str, Any]:
         """Which pixels are taken, as plain JSON values; the rest is in `describe_input`."""
@@ -238,7 +106,7 @@ class Pipeline:
             "resize_px": self.resize_px,
             "interpolation": "bilinear, OpenCV",
             "crop_px": self.size_px,
-            "crops": self.crops,
+            "crops": "centre",  # `Views` says how many squares; fingerprints have always named this
         }
 
     def describe_input(self) -> dict[str, Any]:
@@ -272,7 +140,7 @@ def read_pipeline(
         elif kind == "Resize":
             values["resize_px"] = _read_resize(options, source)
         elif kind in _CROPS:
-            values |= {"crops": _CROPS[kind], "size_px": _read_square(options["crop_size"], source)}
+            values["size_px"] = _read_square(options["crop_size"], source)
         elif kind not in _NOT_PIXELS:
             raise SettingsError(
                 f"{source}: its test pipeline has {kind}, which extraction cannot do; expected "
@@ -360,5 +228,104 @@ def _sample_positions(
     return (begins[:, None] + np.arange(clip_len) * frame_interval) % num_frames
 
 
-def _cut(frames: np.ndarray, top: int, left: int, size_px: int) -> np.ndarray:
+# ---- scaling, bit for bit as OpenCV does it, and cutting ----------------------------------------
+#
+# mmaction2 scales frames with OpenCV's `INTER_LINEAR`; published weights expect that. Where OpenCV
+# cannot be loaded, the same arithmetic in numpy takes its place, so a store's bytes do not depend
+# on which one ran.
+
+_WEIGHT_BITS = 11  # OpenCV's INTER_RESIZE_COEF_BITS
+
+
+def scaled_size(width: int, height: int, shorter_px: int) -> tuple[int, int]:
+    """Width and height once the shorter side is `shorter_px`, rounded as mmcv rounds.
+
+    >>> scaled_size(340, 256, 224)
+    (298, 224)
+    """
+    scale = shorter_px / min(width, height)
+    return int(width * scale + 0.5), int(height * scale + 0.5)
+
+
+def resize_frames(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] at `width` x `height`: uint8 [T, height, width, 3]."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    opencv = _find_opencv()
+    if opencv is None:
+        return resize_by_numpy(frames, width, height)
+    resized = [opencv.resize(frame, (width, height), interpolation=1) for frame in frames]
+    return np.stack(resized)
+
+
+def cut_square(frames: np.ndarray, size_px: int, crop: int) -> np.ndarray:
+    """Square number `crop` of three along the longer side, as mmaction2's ThreeCrop cuts it.
+
+    Args:
+        frames: [T, H, W, 3], both sides at least `size_px`.
+        crop: 0 (left or top), 1 (the middle) or 2.
+    """
+    free_height, free_width = (length - size_px for length in frames.shape[1:3])
+    top = free_height // 2
+    left = free_width // 2
+    if free_width >= free_height:
+        left *= crop
+    else:
+        top *= crop
     return frames[:, top : top + size_px, left : left + size_px]
+
+
+def resize_by_numpy(frames: np.ndarray, width: int, height: int) -> np.ndarray:
+    """What `resize_frames` does, in numpy: weights are whole numbers of 11 bits.
+
+    Rows are weighted across first and lose 4 bits; the two rows lose 16 bits each before they are
+    added, and the last 2 bits are rounded.
+    """
+    left, right, from_left, from_right = _weigh(frames.shape[2], width)
+    upper, lower, from_upper, from_lower = _weigh(frames.shape[1], height)
+    resized = np.empty((len(frames), height, width, frames.shape[3]), np.uint8)
+    for row, frame in zip(resized, frames.astype(np.int32), strict=True):
+        across = frame[:, left] * from_left[:, None] + frame[:, right] * from_right[:, None]
+        across >>= 4
+        above = (from_upper[:, None, None] * across[upper]) >> 16
+        below = (from_lower[:, None, None] * across[lower]) >> 16
+        row[:] = ((above + below + 2) >> 2).clip(0, 255)
+    return resized
+
+
+def _weigh(length: int, wanted: int) -> tuple[np.ndarray, ...]:
+    """For each of `wanted` pixels: its two neighbours among `length`, and their weights."""
+    place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
+    first = np.floor(place).astype(np.int64)
+    share = place - first.astype(np.float32)
+    one = 1 << _WEIGHT_BITS
+    weights = [np.rint(part * one).astype(np.int32) for part in (1 - share, share)]
+    last = length - 1
+    return first.clip(0, last), (first + 1).clip(0, last), weights[0], weights[1]
+
+
+def load_opencv() -> Any:
+    """Import OpenCV, whose loader changes LD_LIBRARY_PATH: child processes must not inherit that.
+
+    Raises:
+        ImportError: Its wheels' system libraries are missing.
+    """
+    environment = dict(os.environ)
+    try:
+        return importlib.import_module("cv2")
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@functools.cache
+def _find_opencv() -> Any:
+    """OpenCV, or None where it cannot be loaded."""
+    try:
+        opencv = load_opencv()
+    except ImportError:
+        return None
+    if not hasattr(opencv, "__file__"):  # the stand-in that mmaction2 gets
+        return None
+    opencv.setNumThreads(1)
+    return opencv

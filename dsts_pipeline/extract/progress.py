@@ -1,7 +1,8 @@
-"""How far an extraction is: on a terminal a bar that moves, else a line a minute.
+"""How far an extraction is, what it did, and how many clips without a map are too many.
 
-Shows clips a second, the share of the time in which the backbone worked and in which it waited for
-the decoders, the time left, and how many clips failed so far.
+While it runs, a bar on a terminal, else a line a minute: clips a second, the share of the time in
+which the backbone worked and in which it waited for the decoders, the time left, and how many clips
+failed so far.
 """
 
 from __future__ import annotations
@@ -27,10 +28,6 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.progress import console
 
 LINE_INTERVAL_SECONDS = 60.0
-
-
-# ---- Clips without a map: what they are called, and how many are too many. ----------------------
-
 _NUM_LISTED = 3
 
 
@@ -87,6 +84,29 @@ class ExtractionSummary:
     num_shards: int = 0
 
 
+def summarize(store: str, counts: Mapping[str, Any], summary: ExtractionSummary) -> Table:
+    """What the end of a run tells: the store, this run, where its time went.
+
+    Args:
+        counts: Of the store's manifest.
+    """
+    table = Table(show_header=False)
+    table.add_row("store", store)
+    table.add_row("maps", f"{counts['stored']:,} stored, {counts['failed']:,} failed")
+    done = f"{summary.num_clips:,} maps in {summary.num_shards:,} shards"
+    table.add_row("this run", f"{done}, {format_duration(summary.seconds)}")
+    if summary.num_clips:
+        seconds = summary.seconds or 1e-9
+        table.add_row("rate", f"{summary.num_clips / seconds:,.1f} clips/s")
+        table.add_row("backbone", f"{summary.forward_seconds / seconds:.0%} of the time at work")
+        waited = f"{summary.decode_wait_seconds / seconds:.0%} of the time"
+        table.add_row("waiting for decoders", waited)
+    return table
+
+
+# ---- while it runs ------------------------------------------------------------------------------
+
+
 class ExtractionProgress(Protocol):
     """Told after every batch; the seconds are sums since the start."""
 
@@ -104,7 +124,8 @@ class _Rates:
     """What is told, from what is known so far."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done = total, 0
+        self.total = total
+        self.done = 0
         self._start = time.monotonic()
 
     def describe(self, num_failed: int, forward_seconds: float, decode_wait_seconds: float) -> str:
@@ -119,11 +140,14 @@ class _Rates:
 
 class _Lines:
     def __init__(self, title: str, total: int) -> None:
-        self._title, self._rates, self._last = title, _Rates(total), time.monotonic()
+        self._title = title
+        self._rates = _Rates(total)
+        self._last = time.monotonic()
 
     def advance(self, count: int, **state: float) -> None:
         self._rates.done += count
-        now, is_last = time.monotonic(), self._rates.done >= self._rates.total
+        now = time.monotonic()
+        is_last = self._rates.done >= self._rates.total
         if now - self._last < LINE_INTERVAL_SECONDS and not is_last:
             return
         self._last = now
@@ -134,7 +158,9 @@ class _Lines:
 
 class _Bar:
     def __init__(self, progress: Progress, task: TaskID, total: int) -> None:
-        self._progress, self._task, self._rates = progress, task, _Rates(total)
+        self._progress = progress
+        self._task = task
+        self._rates = _Rates(total)
 
     def advance(self, count: int, **state: float) -> None:
         self._rates.done += count
@@ -169,23 +195,3 @@ def format_duration(seconds: float) -> str:
         if seconds < limit:
             return f"{seconds / length:.{digits}f} {unit}"
     return f"{seconds / 86_400:.1f} days"
-
-
-def summarize(store: str, counts: Mapping[str, Any], summary: ExtractionSummary) -> Table:
-    """What the end of a run tells: the store, this run, where its time went.
-
-    Args:
-        counts: Of the store's manifest.
-    """
-    table = Table(show_header=False)
-    table.add_row("store", store)
-    table.add_row("maps", f"{counts['stored']:,} stored, {counts['failed']:,} failed")
-    done = f"{summary.num_clips:,} maps in {summary.num_shards:,} shards"
-    table.add_row("this run", f"{done}, {format_duration(summary.seconds)}")
-    if summary.num_clips:
-        seconds = summary.seconds or 1e-9
-        table.add_row("rate", f"{summary.num_clips / seconds:,.1f} clips/s")
-        table.add_row("backbone", f"{summary.forward_seconds / seconds:.0%} of the time at work")
-        waited = f"{summary.decode_wait_seconds / seconds:.0%} of the time"
-        table.add_row("waiting for decoders", waited)
-    return table

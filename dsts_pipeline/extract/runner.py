@@ -1,7 +1,7 @@
 """Clips -> feature maps, shard by shard: decode processes ahead, one forward pass, one writer.
 
-Enters: a clip index, a frozen backbone, a writer of shards. Leaves: shards in the store, and a
-summary with every clip that could not be decoded.
+Enters: which frames are wanted (a `ViewPlan`), a frozen backbone, a writer of shards. Leaves:
+shards in the store, and a summary with every clip that could not be decoded.
 
 The same store comes out whatever the number of decode processes, of extractions that share it, and
 wherever one was stopped: a shard is done wholly or again from its start, its batches are cut at the
@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, Protocol
 
@@ -21,18 +22,9 @@ import numpy as np
 import torch
 
 from dsts_pipeline.base.children import exit_on_sigterm
-from dsts_pipeline.clips.decode import Decoder
-from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.augmentation import import_transforms
-from dsts_pipeline.extract.decode_pool import (
-    PREFETCH_BYTES,
-    Decoded,
-    DecodeFunction,
-    DecodeJob,
-    DecodePool,
-    decode_clip,
-)
-from dsts_pipeline.extract.forward import Computing, ForwardPass, MapMaker, Precision, map_shapes
+from dsts_pipeline.base.settings import BackboneSettings
+from dsts_pipeline.extract.decode_pool import Decoded, DecodeFunction, DecodePool, decode_clip
+from dsts_pipeline.extract.forward import ForwardPass, MapMaker, choose_computing, map_shapes
 from dsts_pipeline.extract.progress import (
     ClipFailure,
     ExtractionProgress,
@@ -40,13 +32,23 @@ from dsts_pipeline.extract.progress import (
     check_failures,
     show_progress,
 )
-from dsts_pipeline.extract.views import ViewPlan, Views
+from dsts_pipeline.extract.views import FrameRequest, ViewPlan
 
-# ---- One shard after the other: answers of decoders in, maps and reasons out. -------------------
-#
-# Enters: what decode processes answered for the clips of a shard, in order. Leaves: the shard's
-# maps float32 [n, C, T, H, W], and the reason of every row that has none. Batches are cut at the
-# same places whoever decoded, so that the same maps come out.
+_MAX_CLAIMED = 3  # more would leave less to other processes, and more to lose when one is stopped
+
+
+class ShardWriter(Protocol):
+    """What is asked of a store's writer; positions count the store's rows."""
+
+    def pending_shards(self) -> list[int]: ...
+    def claim(self, *, wait: bool = True) -> int | None: ...
+    def claim_shard(self, shard: int) -> bool: ...
+    def shard_clips(self, shard: int) -> range: ...
+    def write_shard(
+        self, shard: int, maps: np.ndarray, failures: Mapping[int, str] | None = None
+    ) -> None: ...
+    def flush(self) -> None: ...
+    def failures(self) -> list[dict[str, Any]]: ...
 
 
 class KnownMaps(Protocol):
@@ -57,6 +59,90 @@ class KnownMaps(Protocol):
     def read(self, positions: Sequence[int]) -> np.ndarray: ...
 
 
+def extract_features(
+    plan: ViewPlan,
+    backbone: MapMaker,
+    writer: ShardWriter | Sequence[ShardWriter],
+    settings: BackboneSettings = BackboneSettings(),
+    *,
+    decode: DecodeFunction = decode_clip,
+    earlier: KnownMaps | None = None,
+) -> ExtractionSummary:
+    """Write every pending shard of the store; afterwards `writer.finish` may be called.
+
+    Ctrl-C, SIGTERM or a kill lose the shards in work at most; the next run starts there. Shards
+    that another extraction holds are left to it; if it dies, they are taken over.
+
+    Args:
+        plan: The rows of the store, and how their frames are decoded.
+        writer: Of the store; of a backbone with several taps, one per tap.
+        settings: How much is decoded ahead and how the backbone is run; what `plan` and `backbone`
+            were made by is not looked at.
+        decode: What the decode processes do with a request; must be importable by name.
+        earlier: Maps of a former store that are copied instead of made; of one tap alone.
+
+    Raises:
+        DataError: Too many clips cannot be decoded, or stored.
+        StoreError: A shard cannot be written.
+        UserError: Not even one clip fits the device's memory.
+    """
+    stores = TapStores(writer if isinstance(writer, Sequence) else [writer])
+    num_pending = sum(len(stores.shard_clips(shard)) for shard in stores.pending_shards())
+    taken = {} if earlier is None else earlier.rows
+    if earlier is not None:
+        _copy_whole_shards(stores, earlier)
+    shards = ShardsAhead(
+        stores, lambda positions: plan.jobs([p for p in positions if p not in taken])
+    )
+    started = time.monotonic()
+    if plan.warm_up is not None:
+        plan.warm_up()  # here first, where an error can be told
+    with (
+        exit_on_sigterm(),
+        DecodePool(
+            settings.num_decode_workers,
+            clip_timeout_seconds=settings.clip_timeout_seconds,
+            prefetch_bytes=settings.prefetch_bytes,
+            decode=decode,
+            warm_up=plan.warm_up,
+        ) as pool,
+        show_progress(f"extract {backbone.name}", num_pending) as progress,
+        torch.inference_mode(),
+    ):
+        forward = ForwardPass(backbone, choose_computing(settings))
+        run = ShardRun(plan, backbone, forward, settings, progress, earlier)
+        results = pool.run(shards.jobs())
+        num_shards = 0
+        # The first answer of a shard, because asking for it is what claims the shard.
+        while (first := next(results, None)) is not None:
+            shard = shards.claimed[0]
+            maps, failures = run.extract_shard(stores.shard_clips(shard), chain([first], results))
+            stores.write_shard(shard, maps, failures)
+            shards.claimed.popleft()
+            num_shards += 1
+            run.check(stores.failures())
+        stores.flush()
+    return ExtractionSummary(
+        num_clips=run.num_clips,
+        failures=tuple(run.failures),
+        seconds=time.monotonic() - started,
+        forward_seconds=forward.seconds,
+        decode_wait_seconds=run.decode_wait_seconds,
+        num_shards=num_shards,
+    )
+
+
+def _copy_whole_shards(stores: TapStores, known: KnownMaps) -> None:
+    """Write the pending shards of which every map is known already."""
+    for shard in stores.pending_shards():
+        positions = stores.shard_clips(shard)
+        if all(position in known.rows for position in positions) and stores.claim_shard(shard):
+            stores.write_shard(shard, [known.read(positions)])
+
+
+# ---- one shard after the other ------------------------------------------------------------------
+
+
 class ShardRun:
     """The state of one extraction: failures so far and where time went."""
 
@@ -65,14 +151,16 @@ class ShardRun:
         plan: ViewPlan,
         backbone: MapMaker,
         forward: ForwardPass,
-        batch_size: int,
-        max_failed_fraction: float,
+        settings: BackboneSettings,
         progress: ExtractionProgress,
         earlier: KnownMaps | None = None,
     ) -> None:
-        self._plan, self._backbone, self._forward = plan, backbone, forward
-        self._batch_size, self._max_failed_fraction = batch_size, max_failed_fraction
-        self._progress, self._earlier = progress, earlier
+        self._plan = plan
+        self._backbone = backbone
+        self._forward = forward
+        self._settings = settings
+        self._progress = progress
+        self._earlier = earlier
         self._taken = {} if earlier is None else earlier.rows
         self.failures: list[ClipFailure] = []
         self.num_clips = 0
@@ -84,13 +172,17 @@ class ShardRun:
         """Maps float32 [n, C, T, H, W] of a shard's rows, and the reasons of those that failed.
 
         One array per tap of the backbone.
+
+        Args:
+            answers: Of the decode processes, one per clip, in order.
         """
         shapes = map_shapes(self._backbone)
         maps = [np.zeros((len(positions), *shape), np.float32) for shape in shapes]
         failures: dict[int, str] = {}
         views = self._views(positions, answers)
-        for start in range(0, len(positions), self._batch_size):
-            batch = positions[start : start + self._batch_size]
+        batch_size = self._settings.batch_size
+        for start in range(0, len(positions), batch_size):
+            batch = positions[start : start + batch_size]
             frames = self._collect(batch, views, failures)
             self._forward.submit(frames, *(each[start : start + len(batch)] for each in maps))
             self.num_clips += len(batch)
@@ -109,10 +201,9 @@ class ShardRun:
     def check(self, stored: Sequence[Mapping[str, Any]]) -> None:
         """Stop if too many clips failed; `stored` may know of some whose maps were refused."""
         failures = [ClipFailure(failure["id"], failure["reason"]) for failure in stored]
+        most = self._settings.max_failed_fraction
         for known in (failures, self.failures):
-            check_failures(
-                known, len(self._plan.index.clips), max_failed_fraction=self._max_failed_fraction
-            )
+            check_failures(known, len(self._plan.index.clips), max_failed_fraction=most)
 
     def _views(
         self, positions: range, answers: Iterator[Decoded]
@@ -120,12 +211,9 @@ class ShardRun:
         """Frames [T, H, W, 3] or None and the reason, for each row; an answer is for one clip."""
         made = (position for position in positions if position not in self._taken)
         for _, rows in groupby(self._plan.rows[position].clip for position in made):
-            decoded, num_views = next(answers), len(list(rows))
-            for view in range(num_views):
-                yield (
-                    None if decoded.frames is None else decoded.frames[view],
-                    decoded.reason,
-                )
+            decoded = next(answers)
+            for view, _ in enumerate(rows):
+                yield None if decoded.frames is None else decoded.frames[view], decoded.reason
 
     def _collect(
         self,
@@ -133,6 +221,7 @@ class ShardRun:
         views: Iterator[tuple[np.ndarray | None, str]],
         failures: dict[int, str],
     ) -> np.ndarray:
+        """Frames of a batch uint8 [n, T, H, W, 3]; zeros, and a reason, where there are none."""
         size = self._backbone.size_px
         frames = np.zeros((len(batch), self._backbone.num_frames, size, size, 3), np.uint8)
         started = time.monotonic()
@@ -150,35 +239,11 @@ class ShardRun:
         return frames
 
 
-# ---- ------------------------------------------------------------------------------------------
-# Which shards a run works on: claimed as its decode processes get to them, handed in in order.
-
-_MAX_CLAIMED = 3  # more would leave less to other processes, and more to lose when one is stopped
-
-
-class ShardWriter(Protocol):
-    """What the runner asks of a store's writer; positions count the store's rows."""
-
-    def pending_shards(self) -> list[int]: ...
-    def claim(self, *, wait: bool = True) -> int | None: ...
-    def claim_shard(self, shard: int) -> bool: ...
-    def shard_clips(self, shard: int) -> range: ...
-    def write_shard(
-        self, shard: int, maps: np.ndarray, failures: Mapping[int, str] | None = None
-    ) -> None: ...
-    def flush(self) -> None: ...
-    def failures(self) -> list[dict[str, Any]]: ...
-
-
-class ShardSource(Protocol):
-    """Where shards are claimed."""
-
-    def claim(self, *, wait: bool = True) -> int | None: ...
-    def shard_clips(self, shard: int) -> range: ...
+# ---- which shards a run works on ----------------------------------------------------------------
 
 
 class ShardsAhead:
-    """The shards of this run.
+    """The shards of this run, claimed as its decode processes get to them.
 
     Attributes:
         claimed: Numbers of those that are not handed in yet, in order: the one in work, and those
@@ -186,13 +251,14 @@ class ShardsAhead:
     """
 
     def __init__(
-        self, writer: ShardSource, plan_jobs: Callable[[range], Iterator[DecodeJob]]
+        self, stores: TapStores, plan_jobs: Callable[[range], Iterator[FrameRequest]]
     ) -> None:
-        self._writer, self._plan_jobs = writer, plan_jobs
+        self._stores = stores
+        self._plan_jobs = plan_jobs
         self.claimed: deque[int] = deque()
 
-    def jobs(self) -> Iterator[DecodeJob | None]:
-        """The jobs of every shard of this run; None: not now, write what is claimed.
+    def jobs(self) -> Iterator[FrameRequest | None]:
+        """The requests of every shard of this run; None: not now, write what is claimed.
 
         Waits for other processes only with empty hands, or two could wait for each other.
         """
@@ -200,25 +266,21 @@ class ShardsAhead:
             if len(self.claimed) >= _MAX_CLAIMED:
                 yield None
                 continue
-            shard = self._writer.claim(wait=not self.claimed)
+            shard = self._stores.claim(wait=not self.claimed)
             if shard is not None:
                 self.claimed.append(shard)
-                yield from self._plan_jobs(self._writer.shard_clips(shard))
+                yield from self._plan_jobs(self._stores.shard_clips(shard))
             elif self.claimed:
                 yield None
             else:
                 return
 
 
-# ---- Several stores written side by side: the maps of several taps from one pass over the clips.
-#
-# Enters: a store's writer for each tap, all with the same rows and the same shards. Leaves: what
-# the runner sees as one writer. A shard is claimed in all stores at once; those that have it
-# already, or whose lock another process holds, are left alone.
-
-
 class TapStores:
-    """Writers of one store per tap.
+    """The stores of several taps, written side by side from one pass over the clips.
+
+    A shard is claimed in all stores at once; those that have it already, or whose lock another
+    process holds, are left alone.
 
     Raises:
         ValueError: Their shards are not of the same rows.
@@ -279,112 +341,74 @@ class TapStores:
         return [failure for writer in self._writers for failure in writer.failures()]
 
 
-# ---- Clips -> feature maps, shard by shard: decode processes ahead, one forward pass, one writer.
-#
-# Enters: a clip index, a frozen backbone, a writer of shards. Leaves: shards in the store, and a
-# summary with every clip that could not be decoded.
-#
-# The same store comes out whatever the number of decode processes, of extractions that share it,
-# and wherever one was stopped: a shard is done wholly or again from its start, its batches are cut
-# at the same places, and a clip that fails leaves its place in the batch empty instead of moving
-# its neighbours up.
+# ---- how long an extraction will take -----------------------------------------------------------
+
+_NUM_BATCHES = 2
 
 
-def extract_features(
-    index: ClipIndex,
-    backbone: MapMaker,
-    writer: ShardWriter | Sequence[ShardWriter],
-    *,
-    views: Views = Views(),
-    decoder: Decoder = "auto",
-    decoder_fallback: Decoder | None = None,
-    num_decode_workers: int = 1,
-    clip_timeout_seconds: float = 60.0,
-    prefetch_bytes: int = PREFETCH_BYTES,
-    batch_size: int = 32,
-    precision: Precision = "float32",
-    compile: bool = False,
-    channels_last: bool = False,
-    max_failed_fraction: float = 0.01,
-    decode: DecodeFunction = decode_clip,
-    earlier: KnownMaps | None = None,
-) -> ExtractionSummary:
-    """Write every pending shard of the store; afterwards `writer.finish` may be called.
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of work per clip, as measured on `num_clips` clips.
 
-    Ctrl-C, SIGTERM or a kill lose the shards in work at most; the next run starts there. Shards
-    that another extraction holds are left to it; if it dies, they are taken over.
-
-    Args:
-        index: The clips, in the order of the writer's plan.
-        writer: Of the store; of a backbone with several taps, one per tap.
-        views: How many maps each clip has; the writer's plan has a row for each.
-        decoder_fallback: Tried on clips on which `decoder` fails.
-        num_decode_workers: Decode processes; 0 decodes here, without a watchdog.
-        clip_timeout_seconds: A clip that takes its decoder longer is failed.
-        prefetch_bytes: Decoded frames held ahead of the backbone, at most.
-        batch_size: Maps per forward pass, halved where they do not fit the device's memory.
-        precision, compile, channels_last: See `Computing`.
-        max_failed_fraction: Clips without a map that are tolerated, of all in the index.
-        decode: What the decode processes do with a job; must be importable by name.
-        earlier: Maps of a former store that are copied instead of made; of one tap alone.
-
-    Raises:
-        DataError: Too many clips cannot be decoded, or stored.
-        StoreError: A shard cannot be written.
-        UserError: Not even one clip fits the device's memory.
+    `decode_seconds` is per clip of all decode processes together, their start left out;
+    `is_parallel` whether decoding goes on beside the forward passes.
     """
-    plan = ViewPlan(index, backbone, views, decoder, decoder_fallback)
-    stores = TapStores(writer if isinstance(writer, Sequence) else [writer])
-    num_pending = sum(len(stores.shard_clips(shard)) for shard in stores.pending_shards())
-    taken = {} if earlier is None else earlier.rows
-    if earlier is not None:
-        _copy_whole_shards(stores, earlier)
-    shards = ShardsAhead(
-        stores, lambda positions: plan.jobs([p for p in positions if p not in taken])
-    )
-    started = time.monotonic()
-    warm_up = import_transforms if views.augmentation.is_on else None
-    if warm_up is not None:
-        warm_up()  # here first, where an error can be told
-    with (
-        exit_on_sigterm(),
-        DecodePool(
-            num_decode_workers,
-            clip_timeout_seconds=clip_timeout_seconds,
-            prefetch_bytes=prefetch_bytes,
-            decode=decode,
-            warm_up=warm_up,
-        ) as pool,
-        show_progress(f"extract {backbone.name}", num_pending) as progress,
-        torch.inference_mode(),
-    ):
-        computing = Computing(batch_size, precision, compile, channels_last)
-        forward = ForwardPass(backbone, computing)
-        run = ShardRun(plan, backbone, forward, batch_size, max_failed_fraction, progress, earlier)
-        results = pool.run(shards.jobs())
-        num_shards = 0
-        # The first answer of a shard, because asking for it is what claims the shard.
-        while (first := next(results, None)) is not None:
-            shard = shards.claimed[0]
-            maps, failures = run.extract_shard(stores.shard_clips(shard), chain([first], results))
-            stores.write_shard(shard, maps, failures)
-            shards.claimed.popleft()
-            num_shards += 1
-            run.check(stores.failures())
-        stores.flush()
-    return ExtractionSummary(
-        num_clips=run.num_clips,
-        failures=tuple(run.failures),
-        seconds=time.monotonic() - started,
-        forward_seconds=forward.seconds,
-        decode_wait_seconds=run.decode_wait_seconds,
-        num_shards=num_shards,
+
+    num_clips: int
+    decode_seconds: float
+    forward_seconds: float
+    is_parallel: bool
+
+    @property
+    def seconds_per_clip(self) -> float:
+        """The slower of both where they go on side by side, else their sum."""
+        both = self.decode_seconds, self.forward_seconds
+        return max(both) if self.is_parallel else sum(both)
+
+
+def forecast_extraction(
+    plan: ViewPlan,
+    backbone: MapMaker,
+    positions: Sequence[int],
+    *,
+    num_decode_workers: int = 1,
+    batch_size: int = 32,
+) -> Forecast:
+    """Time two batches (fewer if fewer are pending) of the rows at `positions`, evenly spread.
+
+    A few clips are decoded and forwarded, nothing is kept.
+
+    Choice: both halves are timed one after the other, because two batches are too few for a
+    pipeline to settle. Where decoding and the backbone share processors the truth is slower.
+    """
+    num_clips = min(len(positions), _NUM_BATCHES * batch_size)
+    chosen = [positions[i * len(positions) // num_clips] for i in range(num_clips)]
+    jobs = [job for position in chosen for job in plan.jobs([position])]
+    size = backbone.size_px
+    frames = np.zeros((num_clips, backbone.num_frames, size, size, 3), np.uint8)
+    with DecodePool(num_decode_workers) as pool:
+        for _ in pool.run(jobs[:1] * num_decode_workers):
+            pass  # starts the processes
+        started = time.monotonic()
+        for row, decoded in enumerate(pool.run(jobs)):
+            if decoded.frames is not None:
+                frames[row] = decoded.frames[0]
+        decode_seconds = time.monotonic() - started
+    return Forecast(
+        num_clips=num_clips,
+        decode_seconds=decode_seconds / num_clips,
+        forward_seconds=_time_forward(backbone, frames, batch_size) / num_clips,
+        is_parallel=num_decode_workers > 0,
     )
 
 
-def _copy_whole_shards(stores: TapStores, known: KnownMaps) -> None:
-    """Write the pending shards of which every map is known already."""
-    for shard in stores.pending_shards():
-        positions = stores.shard_clips(shard)
-        if all(position in known.rows for position in positions) and stores.claim_shard(shard):
-            stores.write_shard(shard, [known.read(positions)])
+def _time_forward(backbone: MapMaker, frames: np.ndarray, batch_size: int) -> float:
+    def run(batch: np.ndarray) -> None:
+        backbone(torch.from_numpy(batch).to(backbone.device)).cpu().numpy()
+
+    with torch.inference_mode():
+        run(frames[:batch_size])  # the first pass of a shape sets the backbone up
+        started = time.monotonic()
+        for start in range(0, len(frames), batch_size):
+            run(frames[start : start + batch_size])
+    return time.monotonic() - started

@@ -1,6 +1,7 @@
 """Where a feature map is taken from a model, and how it becomes "B C T H W".
 
-Enters: the output of a named module, in whatever layout it comes. Leaves: a map [B, C, T, H, W].
+Enters: normalised frames [B, 3, T, H, W]. Leaves: by tap, a map [B, C, T', H', W'] made of the
+output of a named module, in whatever layout it comes. Models run no further than they are tapped.
 
 A tap is written `module`, `module[i]` for one of several outputs, `module@LAYOUT` where the layout
 cannot be told from the module:
@@ -10,7 +11,7 @@ cannot be told from the module:
   THW     tokens in the order time, row, column               [B, (1 +) T*H*W, C]
   HWT     tokens in the order row, column, time (TimeSformer) [B, (1 +) H*W*T, C]
   HWBT    tokens first, time in the batch (UniFormerV2)       [(1 +) H*W, B*T, C]
-Two names stand for more than a module: `neck_time`, TPN's neck with its time left (see `tpn`), and
+Two names stand for more than a module: `neck_time`, TPN's neck with its time left, and
 `pathways`, SlowFast's two maps joined along their channels, the fast one averaged over time to the
 slow one's length: its mean over T, H, W is what SlowFast's classifier sees.
 A class token in front is dropped. Without a layout, 5 dimensions are BCTHW (BTHWC in a block of
@@ -162,7 +163,8 @@ def fold(
         found = found.unflatten(1, (num_clips, -1)).permute(1, 0, 2, 3)  # [B, (1 +) H*W, T, C]
         if grid is not None and found.shape[1] == 1 + grid[1] * grid[2]:
             found = found[:, 1:]
-        found, layout = found.flatten(1, 2), "HWT"
+        found = found.flatten(1, 2)
+        layout = "HWT"
     return _fold_tokens(found, tap, layout, told or grid)
 
 
@@ -243,10 +245,7 @@ def _unfit(tap: Tap, found: Tensor, reason: str) -> SettingsError:
     )
 
 
-# ---- Frozen models behind one interface: normalised frames in, the outputs of named modules out.
-#
-# Enters: frames [B, 3, T, H, W], normalised. Leaves: by tap, a map [B, C, T', H', W'].
-# Each model runs no further than the last module that is tapped.
+# ---- frozen models: normalised frames in, the outputs of named modules out ----------------------
 
 
 class FrozenModel(nn.Module):
@@ -258,7 +257,8 @@ class FrozenModel(nn.Module):
         Raises:
             SettingsError: A tap names no module, or gives no map.
         """
-        root, last = self.root, self.last_module(taps)
+        root = self.root
+        last = self.last_module(taps)
         with listen(root, taps, last=last) as heard:
             self.run(inputs, last)
         missing = [tap.name for tap in taps if tap.name not in heard]
@@ -297,7 +297,8 @@ class Recognizer(FrozenModel):
 
     def __init__(self, recognizer: Any, *, is_2d: bool) -> None:
         super().__init__()
-        self.recognizer, self.is_2d = recognizer, is_2d
+        self.recognizer = recognizer
+        self.is_2d = is_2d
         for module in recognizer.backbone.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 is_flat = isinstance(module, nn.Conv2d)
@@ -348,10 +349,7 @@ class Recognizer(FrozenModel):
         return time, height, width
 
 
-# ---- TPN with its time left: the neck's map before the pool that folds 8 frames into one. -------
-#
-# Enters: a built recognizer with mmaction2's TPN neck, its weights loaded. Leaves: the same neck,
-# changed in place, whose output keeps T.
+# ---- TPN with its time left: the neck's map before the pool that folds 8 frames into one --------
 #
 # The published neck takes the maximum over all frames after its temporal modulation, a (3, 1, 1)
 # convolution, and everything behind sees one frame. Without that pool all layers behind are per-
@@ -361,18 +359,13 @@ class Recognizer(FrozenModel):
 # what the published layers make of frame t.
 
 
-def has_time_to_keep(neck: Any) -> bool:
-    """Whether `neck` is a TPN neck, which pools time away."""
-    return type(neck).__name__ == "TPN"
-
-
 def keep_time(neck: Any) -> None:
     """Let the TPN `neck` return [B, C, T, H, W] instead of T = 1; weights must be loaded before.
 
     Raises:
         SettingsError: The neck is no TPN.
     """
-    if not has_time_to_keep(neck):
+    if type(neck).__name__ != "TPN":
         raise SettingsError(
             f"the tap neck_time is for TPN, this recognizer has {type(neck).__name__} for a neck; "
             "expected the tap backbone or the name of a module"

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +28,10 @@ from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.downloads import digest_of_weights
 from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.taps import FrozenModel, Grid, Tap
-from dsts_pipeline.extract.weights import LoadReport
+from dsts_pipeline.extract.weights import LoadReport, WeightsChoice
 
-if TYPE_CHECKING:
-    from dsts_pipeline.extract.backbones import WeightsChoice
-
-
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 # Heads and decoders of published files, which the bare models do not have.
 _LEFT_OUT = ("classifier.", "decoder.", "encoder_to_decoder.", "fc_norm.", "mask_token", "pooler.")
 # Entries of a config by which the library imports code of the folder or of its hub, or another
@@ -88,7 +85,7 @@ class TokenModel(FrozenModel):
         self.parts = nn.ModuleDict({"backbone": model})
         self._options = dict(kind.run_options)
         config = model.config
-        time, *space = _pair_of_sizes(config)
+        time, *space = _tubelet_steps(config)
         self._stride = (time, space[0], space[-1])
 
     @property
@@ -125,7 +122,8 @@ def build_transformer(
     Args:
         name: "vivit", "videomae" or "vjepa2", or a folder with a config.json.
         choice: A folder with a model.safetensors, or random weights.
-        num_frames, size_px, taps: See `backbones.build_backbone`.
+        num_frames, size_px: The input T and H = W; None: the model's own.
+        taps: Where maps are taken; none: at the model's last tokens.
 
     Raises:
         UserError: The library is not installed.
@@ -187,7 +185,8 @@ def _load(
     library: Any, kind: _Kind, config: Any, folder: Path, choice: WeightsChoice
 ) -> tuple[Any, dict[str, Any], LoadReport | None]:
     """The model in evaluation mode, where its weights are from, and the report of their keys."""
-    model_class, options = getattr(library, kind.model), dict(kind.options)
+    model_class = getattr(library, kind.model)
+    options = dict(kind.options)
     if choice.is_random:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(choice.seed)
@@ -285,11 +284,15 @@ def _read_pipeline(kind: _Kind, config: Any, folder: Path) -> Pipeline:
     size = getattr(config, kind.size_name)
     size_px = int(size if isinstance(size, int) else size[0])
     num_frames = int(getattr(config, kind.frames_name))
-    mean, std, factor, offset = kind.mean, kind.std, 1 / 255, 0.0
+    mean = kind.mean
+    std = kind.std
+    factor = 1 / 255
+    offset = 0.0
     for name in _PROCESSORS:
         if (folder / name).is_file():
             found = read_json(folder / name)
-            mean, std = found.get("image_mean", mean), found.get("image_std", std)
+            mean = found.get("image_mean", mean)
+            std = found.get("image_std", std)
             factor = found.get("rescale_factor", factor)
             offset = 1.0 if found.get("offset") else 0.0
             break
@@ -299,13 +302,12 @@ def _read_pipeline(kind: _Kind, config: Any, folder: Path) -> Pipeline:
         num_frames=num_frames,
         resize_px=int(size_px * kind.resize_ratio),
         size_px=size_px,
-        crops="centre",
         mean=tuple((value + offset) / factor for value in mean),
         std=tuple(value / factor for value in std),
     )
 
 
-def _pair_of_sizes(config: Any) -> tuple[int, ...]:
+def _tubelet_steps(config: Any) -> tuple[int, ...]:
     """Steps of the tubelets along T and along H (and W)."""
     tubelet = config.tubelet_size
     if isinstance(tubelet, int):

@@ -1,7 +1,8 @@
-"""Views of clips: which maps a store holds for each clip, and what a decode process makes of one.
+"""Which frames of which videos are wanted: the rows of a store, and a request for each clip.
 
-Enters: a clip index, the backbone's input, how many views are wanted. Leaves: the store's rows, a
-row per view, the views of a clip next to each other, and a decode job for some views of one clip.
+Enters: a clip index, how the backbone is fed, how many views are wanted. Leaves: the store's rows,
+a row per view, the views of a clip next to each other, and a `FrameRequest` for some views of one
+clip, which `decode_pool` answers.
 
 Test clips (and those held out of train) get V = clips x crops views: the segments are sampled
 `test_clips` times, shifted against each other, and of each sample `test_crops` squares are cut (1:
@@ -10,17 +11,18 @@ Training clips get K views, augmented if asked for; training takes one of them p
 cache gives what training on videos gives, K epochs long.
 
 All that is drawn at random follows from the seed, the clip's id and the view's number, so the same
-store comes out however the work is spread.
+store comes out however the work is spread. Nothing here needs torch or pydantic: decode processes
+import it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.random import Generator
@@ -29,76 +31,117 @@ from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.clips.decode import Decoder, find_refusal, has_decord, name_decoder
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.clips.probe import VideoInfo
 from dsts_pipeline.clips.sampling import SAMPLERS, jitter_generator, uniform_frames
-from dsts_pipeline.extract.augmentation import Augmentation
-from dsts_pipeline.extract.decode_pool import CENTRE, DecodeJob, FrameView
+from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
 from dsts_pipeline.extract.pipelines import Pipeline
 
-# ---- ------------------------------------------------------------------------------------------
-# Which frames the views of a clip show: the backbone's own rule, or centres of equal segments.
-#
-# Enters: the number of frames of a clip. Leaves: frame numbers int64 [views, T], from 0.
+if TYPE_CHECKING:
+    from dsts_pipeline.base.settings import BackboneSettings, DatasetSettings
 
+CENTRE = 1
+_CROPS = {1: (CENTRE,), 3: (0, CENTRE, 2)}
+_TRAIN = "train"
 _TRAINING_OPTIONS = {"clip_len", "frame_interval", "out_of_bound", "keep_tail_frames", "target_fps"}
 
 
-def sample_views(
-    num_frames: int, length: int, count: int, pipeline: Pipeline | None, fps: float | None
-) -> np.ndarray:
-    """`count` samples of `length` frames, as at test.
+# ---- requests for frames ------------------------------------------------------------------------
 
-    Without a pipeline, frame i of sample v is floor((i + (v + 1/2) / count) n / length): together
-    the samples are the centres of count x length segments, and one alone is the centres.
 
-    Raises:
-        SettingsError: The pipeline's rule cannot take so many samples.
+@dataclass(frozen=True)
+class FrameView:
+    """One view of a clip.
+
+    Attributes:
+        indices: Frame numbers in the file, T of them.
+        crop: Where the square lies along the longer side: 0 at its start, 1 in the middle, 2 at
+            its end. Not looked at where the view is augmented.
+        seed: Of the augmentation; None: the view is not augmented.
+        is_flipped: Whether an augmented view is mirrored left to right.
     """
-    if pipeline is not None:
-        return pipeline.with_views(count).sample(num_frames, fps)
-    return uniform_frames(num_frames, length * count).reshape(length, count).T
+
+    indices: tuple[int, ...]
+    crop: int = CENTRE
+    seed: int | None = None
+    is_flipped: bool = False
 
 
-def jitter_frames(
+@dataclass(frozen=True)
+class DecodeJob:
+    """Something that a decode process does with the video at `path`.
+
+    Attributes:
+        fallback: Tried where `decoder` fails; None: nothing is.
+    """
+
+    path: str
+    decoder: Decoder = "auto"
+    fallback: Decoder | None = None
+
+    @property
+    def answer_bytes(self) -> int:
+        """Size of the answer's frames."""
+        raise NotImplementedError
+
+
+class Content(NamedTuple):
+    """What a file held when it was indexed."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameRequest(DecodeJob):
+    """Some views of one video: uint8 [V, T, H, W, 3] are wanted.
+
+    Attributes:
+        size_px: Side of the square that is cut, H = W; None: whole frames as they are stored.
+        resize_px: What the shorter side is scaled to before; None: `size_px`.
+        like_opencv: Scale as mmaction2's pipelines do, by OpenCV's bilinear rule; otherwise the
+            decoder scales.
+        augmentation: What happens to views that have a seed.
+        content: What the file must still hold; None: whatever it holds.
+        info: What the file is, where that is known.
+    """
+
+    views: tuple[FrameView, ...]
+    size_px: int | None
+    resize_px: int | None = None
+    like_opencv: bool = False
+    augmentation: Augmentation = Augmentation()
+    content: Content | None = None
+    info: VideoInfo | None = None
+
+    @property
+    def answer_bytes(self) -> int:
+        """Size of the frames."""
+        assert self.size_px is not None, "a pool bounds its memory by sizes that are known"
+        return sum(len(view.indices) for view in self.views) * self.size_px**2 * 3
+
+
+def preview_request(
+    index: ClipIndex,
+    clip: Clip,
     num_frames: int,
-    length: int,
-    pipeline: Pipeline | None,
-    fps: float | None,
-    generator: Generator,
-) -> np.ndarray:
-    """One sample [T] as in training: by the pipeline's rule, or any frame of each segment."""
-    if pipeline is None:
-        numbers = ((np.arange(length) + generator.random(length)) * num_frames / length).astype(
-            np.int64
-        )
-        return np.minimum(numbers, num_frames - 1)  # a share next to 1 may be rounded up
-    chosen = pipeline.with_views(1)
-    if chosen.sampler in SAMPLERS:
-        options = dict(chosen.options)
-        timed = {"fps": fps} if options.get("target_fps") else {}
-        rule = SAMPLERS[chosen.sampler]
-    else:  # dense positions are clips of neighbouring frames; in training, one of them
-        options = {k: v for k, v in chosen.options.items() if k in _TRAINING_OPTIONS}
-        timed, rule = {}, SAMPLERS["dense"]
-    return rule(num_frames, **options, **timed, generator=generator).reshape(-1)[:length]
+    *,
+    size_px: int | None = None,
+    decoder: Decoder = "auto",
+    fallback: Decoder | None = None,
+) -> FrameRequest:
+    """`num_frames` frames of a clip, evenly spread, to be looked at by people: one view."""
+    numbers = uniform_frames(clip.end_frame - clip.start_frame, num_frames)
+    return FrameRequest(
+        str(Path(index.root) / clip.path),
+        decoder,
+        fallback,
+        views=(FrameView(_in_file(clip.start_frame, numbers)),),
+        size_px=size_px,
+        info=clip.video_info,
+    )
 
 
-# ---- ------------------------------------------------------------------------------------------
-# Views of clips: which maps a store holds for each clip, and what a decode process makes of one.
-#
-# Enters: a clip index, the backbone's input, how many views are wanted. Leaves: the store's rows, a
-# row per view, the views of a clip next to each other, and a decode job for some views of one clip.
-#
-# Test clips (and those held out of train) get V = clips x crops views: the segments are sampled
-# `test_clips` times, shifted against each other, and of each sample `test_crops` squares are cut
-# (1: the middle; 3: left, middle, right, as mmaction2's ThreeCrop). Evaluation averages their
-# answers. Training clips get K views, augmented if asked for; training takes one of them per epoch,
-# so that a cache gives what training on videos gives, K epochs long.
-#
-# All that is drawn at random follows from the seed, the clip's id and the view's number, so the
-# same store comes out however the work is spread.
-
-_CROPS = {1: (CENTRE,), 3: (0, CENTRE, 2)}
-_TRAIN = "train"
+# ---- how a backbone is fed, and how many views of a clip there are ------------------------------
 
 
 class ClipInput(Protocol):
@@ -111,6 +154,27 @@ class ClipInput(Protocol):
     def num_frames(self) -> int: ...
     @property
     def size_px(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class InputRule:
+    """How a backbone is fed, as plain values that a decode process can be sent.
+
+    Attributes:
+        num_frames, size_px, resize_px, pipeline: As of `Backbone`.
+    """
+
+    num_frames: int
+    size_px: int
+    resize_px: int
+    pipeline: Pipeline | None = None
+
+    @classmethod
+    def of(cls, backbone: ClipInput) -> InputRule:
+        """The rule of a backbone."""
+        size_px = backbone.size_px
+        resize_px = getattr(backbone, "resize_px", size_px)
+        return cls(backbone.num_frames, size_px, resize_px, getattr(backbone, "pipeline", None))
 
 
 @dataclass(frozen=True)
@@ -145,9 +209,14 @@ class Views:
         if self.augmentation.flip:
             self.flips.map_label(0)
 
+    @property
+    def num_test(self) -> int:
+        """V, views of a clip of any split but train."""
+        return self.test_clips * self.test_crops
+
     def count(self, split: str) -> int:
         """Views of a clip of `split`."""
-        return self.train if split == _TRAIN else self.test_clips * self.test_crops
+        return self.train if split == _TRAIN else self.num_test
 
     def describe(self) -> dict[str, Any]:
         """For a store's fingerprint; empty where every clip has its one plain view."""
@@ -160,7 +229,28 @@ class Views:
         return {"views": described}
 
 
-class Row(NamedTuple):
+def choose_views(chosen: BackboneSettings, dataset: DatasetSettings) -> Views:
+    """How many maps the settings ask for per clip, and how those of training clips are changed.
+
+    Raises:
+        SettingsError: Views are to be mirrored and a mirrored clip has no class.
+    """
+    return Views(
+        **chosen.views.model_dump(exclude={"augmentation"}),
+        augmentation=Augmentation(**chosen.views.augmentation.model_dump()),
+        flips=FlipRule(dataset.flip, dataset.flip_pairs),
+    )
+
+
+def choose_fallback(chosen: BackboneSettings) -> Decoder | None:
+    """The decoder of files that the first one can't read; None for none."""
+    return None if chosen.decoder_fallback == "none" else chosen.decoder_fallback
+
+
+# ---- the rows of a store ------------------------------------------------------------------------
+
+
+class ViewRow(NamedTuple):
     """A row of the store: clip number `clip` of the index in view `view`, and its class."""
 
     clip: int
@@ -170,7 +260,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """The rows of the store of `index`, in its order, and the decode jobs that make them.
+    """The rows of the store of `index`, in its order, and the requests whose frames they are of.
 
     Attributes:
         input: The backbone, or anything that says what it is fed.
@@ -183,8 +273,13 @@ class ViewPlan:
     decoder: Decoder = "auto"
     fallback: Decoder | None = None
 
+    @property
+    def warm_up(self) -> Callable[[], None] | None:
+        """What a decode process does before its first request; None: nothing."""
+        return import_transforms if self.views.augmentation.is_on else None
+
     @cached_property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[ViewRow, ...]:
         """All rows."""
         return tuple(
             self.row(number, view)
@@ -208,49 +303,51 @@ class ViewPlan:
         """The clip that row number `position` is a view of."""
         return self.index.clips[self.rows[position].clip]
 
-    def jobs(self, positions: Sequence[int]) -> Iterator[DecodeJob]:
-        """One job for each clip of these neighbouring rows, for those of its views."""
+    def jobs(self, positions: Sequence[int]) -> Iterator[FrameRequest]:
+        """One request for each clip of these neighbouring rows, for those of its views."""
         rows = [self.rows[position] for position in positions]
         for _, of_clip in groupby(rows, key=lambda row: row.clip):
             yield self.job(tuple(of_clip))
 
-    def job(self, rows: Sequence[Row]) -> DecodeJob:
-        """The job that makes these rows, all of one clip; they need not be among `self.rows`."""
+    def job(self, rows: Sequence[ViewRow]) -> FrameRequest:
+        """The request for these rows, all of one clip; they need not be among `self.rows`."""
         clip = self.index.clips[rows[0].clip]
-        return DecodeJob(
-            path=str(Path(self.index.root) / clip.path),
+        return FrameRequest(
+            str(Path(self.index.root) / clip.path),
+            self.decoder,
+            self.fallback,
             views=tuple(self.frame_view(row) for row in rows),
-            size_bytes=clip.size_bytes,
-            sha256=clip.sha256,
-            decoder=self.decoder,
-            size_px=self.input.size_px,
-            resize_px=getattr(self.input, "resize_px", self.input.size_px),
-            like_opencv=self._pipeline is not None,
-            fallback=self.fallback,
+            size_px=self._input.size_px,
+            resize_px=self._input.resize_px,
+            like_opencv=self._input.pipeline is not None,
             augmentation=self.views.augmentation,
+            content=Content(clip.size_bytes, clip.sha256),
             info=clip.video_info,
         )
 
-    def row(self, clip: int, view: int) -> Row:
+    def row(self, clip: int, view: int) -> ViewRow:
         """View number `view` of clip number `clip`, with the class that it shows.
 
         Augmented views are there in any number: each is a draw of its own.
         """
-        return Row(clip, view, self._label(self.index.clips[clip], view))
+        return ViewRow(clip, view, self._label(self.index.clips[clip], view))
 
-    def frame_view(self, row: Row) -> FrameView:
-        """What a decode process is told about one row."""
-        clip, views = self.index.clips[row.clip], self.views
+    def frame_view(self, row: ViewRow) -> FrameView:
+        """Which frames one row shows, and how they are cut."""
+        clip = self.index.clips[row.clip]
+        views = self.views
+        rule = self._input
+        length = clip.end_frame - clip.start_frame
+        fps = clip.fps or None
         if clip.split != _TRAIN:
-            number, crop = divmod(row.view, views.test_crops)
-            numbers = self._sample(clip, views.test_clips)[number]
-            return FrameView(_in_file(clip, numbers), _CROPS[views.test_crops][crop])
+            return view_at_test(rule, views, row.view, length, fps, clip.start_frame)
         if not views.augmentation.is_on:
-            return FrameView(_in_file(clip, self._sample(clip, views.train)[row.view]))
+            samples = sample_views(length, rule.num_frames, views.train, rule.pipeline, fps)
+            return FrameView(_in_file(clip.start_frame, samples[row.view]))
         generator = jitter_generator(views.seed, clip.id, row.view)
-        numbers = jitter_frames(*self._length_of(clip), self._pipeline, clip.fps or None, generator)
+        numbers = jitter_frames(length, rule.num_frames, rule.pipeline, fps, generator)
         return FrameView(
-            _in_file(clip, numbers),
+            _in_file(clip.start_frame, numbers),
             seed=derive_seed(views.seed, "augmentation", clip.id, row.view),
             is_flipped=self._is_flipped(clip, row.view),
         )
@@ -263,8 +360,8 @@ class ViewPlan:
         }
         if self.fallback is not None and self.fallback != self.decoder:
             described["decoder_fallback"] = name_decoder(self.fallback)
-        if self._pipeline is not None:
-            described["input_pipeline"] = self._pipeline.with_views().describe()
+        if self._input.pipeline is not None:
+            described["input_pipeline"] = self._input.pipeline.with_views().describe()
         return described | self.views.describe()
 
     def _name_decoder(self) -> str:
@@ -285,15 +382,9 @@ class ViewPlan:
         inexact = self.decoder == "decord" and not all(exact)
         return name_decoder(self.decoder) + (" (exact frames only)" if inexact else "")
 
-    @property
-    def _pipeline(self) -> Pipeline | None:
-        return getattr(self.input, "pipeline", None)
-
-    def _length_of(self, clip: Clip) -> tuple[int, int]:
-        return clip.end_frame - clip.start_frame, self.input.num_frames
-
-    def _sample(self, clip: Clip, count: int) -> np.ndarray:
-        return sample_views(*self._length_of(clip), count, self._pipeline, clip.fps or None)
+    @cached_property
+    def _input(self) -> InputRule:
+        return InputRule.of(self.input)
 
     def _label(self, clip: Clip, view: int) -> int:
         flipped = clip.split == _TRAIN and self._is_flipped(clip, view)
@@ -307,5 +398,79 @@ class ViewPlan:
         return bool(np.random.default_rng(seed).random() < probability)
 
 
-def _in_file(clip: Clip, numbers: np.ndarray) -> tuple[int, ...]:
-    return tuple((clip.start_frame + numbers).tolist())
+def plan_views(
+    index: ClipIndex, backbone: ClipInput, chosen: BackboneSettings, dataset: DatasetSettings
+) -> ViewPlan:
+    """The rows of the store that the settings ask for.
+
+    Raises:
+        SettingsError: Views are to be mirrored and a mirrored clip has no class.
+    """
+    views = choose_views(chosen, dataset)
+    return ViewPlan(index, backbone, views, chosen.decoder, choose_fallback(chosen))
+
+
+# ---- which frames a view shows: the backbone's own rule, or centres of equal segments -----------
+
+
+def view_at_test(
+    rule: InputRule,
+    views: Views,
+    number: int,
+    num_frames: int,
+    fps: float | None,
+    start_frame: int = 0,
+) -> FrameView:
+    """View `number` of the V that a test clip has: sample by sample, of each its squares.
+
+    Args:
+        num_frames, fps: Of the clip; fps None where the file does not say.
+        start_frame: Where the clip begins in its file.
+
+    Raises:
+        SettingsError: The backbone's rule cannot take so many samples.
+    """
+    sample, crop = divmod(number, views.test_crops)
+    samples = sample_views(num_frames, rule.num_frames, views.test_clips, rule.pipeline, fps)
+    return FrameView(_in_file(start_frame, samples[sample]), _CROPS[views.test_crops][crop])
+
+
+def sample_views(
+    num_frames: int, length: int, count: int, pipeline: Pipeline | None, fps: float | None
+) -> np.ndarray:
+    """`count` samples of `length` frames, as at test: numbers int64 [count, length], from 0.
+
+    Without a pipeline, frame i of sample v is floor((i + (v + 1/2) / count) n / length): together
+    the samples are the centres of count x length segments, and one alone is the centres.
+
+    Raises:
+        SettingsError: The pipeline's rule cannot take so many samples.
+    """
+    if pipeline is not None:
+        return pipeline.with_views(count).sample(num_frames, fps)
+    return uniform_frames(num_frames, length * count).reshape(length, count).T
+
+
+def jitter_frames(
+    num_frames: int,
+    length: int,
+    pipeline: Pipeline | None,
+    fps: float | None,
+    generator: Generator,
+) -> np.ndarray:
+    """One sample [T] as in training: by the pipeline's rule, or any frame of each segment."""
+    if pipeline is None:
+        places = (np.arange(length) + generator.random(length)) * num_frames / length
+        return np.minimum(places.astype(np.int64), num_frames - 1)  # a share may be rounded up to 1
+    chosen = pipeline.with_views(1)
+    if chosen.sampler not in SAMPLERS:
+        # Dense positions are clips of neighbouring frames; in training, one of them.
+        options = {k: v for k, v in chosen.options.items() if k in _TRAINING_OPTIONS}
+        return SAMPLERS["dense"](num_frames, **options, generator=generator).reshape(-1)[:length]
+    timed = {"fps": fps} if chosen.options.get("target_fps") else {}
+    rule = SAMPLERS[chosen.sampler]
+    return rule(num_frames, **chosen.options, **timed, generator=generator).reshape(-1)[:length]
+
+
+def _in_file(start_frame: int, numbers: np.ndarray) -> tuple[int, ...]:
+    return tuple((start_frame + numbers).tolist())

@@ -24,9 +24,7 @@ from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import write_atomic
 from dsts_pipeline.extract.downloads import locate_weights, note_of, write_note
 
-# ---- Weights files -> tensors by name, without running anything that is in the file. ------------
-#
-# Enters: a safetensors file, or what `torch.save` wrote. Leaves: a flat dict of tensors.
+# ---- files -> tensors by name, without running anything that is in them -------------------------
 #
 # safetensors hold arrays only. A pickle is read by torch's restricted unpickler, which knows
 # tensors and plain containers and refuses every other name. OpenMMLab's files hold the log of their
@@ -158,11 +156,10 @@ def _find_state(path: Path, content: Any) -> dict[str, Tensor]:
     return {str(name): value.detach() for name, value in content.items()}
 
 
-# ---- Names in a weights file -> names in our recognizers. ---------------------------------------
+# ---- names in a file -> names in our recognizers ------------------------------------------------
 #
-# Enters: the keys of a file. Leaves: for each key the name of the same tensor in an mmaction2
-# recognizer, or None for a tensor that extraction has no use for. Every map is known by name,
-# applied to all keys, and followed by a strict load: what no map explains is an error.
+# Every map is known by name, applied to all keys, and followed by a strict load: what no map
+# explains is an error. None: a tensor that extraction has no use for.
 
 KeyMap = Callable[[str], str | None]
 KeyMapName = Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"]
@@ -217,10 +214,7 @@ def rename_keys(keys: Iterable[str], name: str) -> dict[str, str | None]:
     return renamed
 
 
-# ---- Weights of recognizers: safetensors written, and files of several makes loaded strictly. ---
-#
-# Enters: a weights file and a recognizer. Leaves: a recognizer that holds exactly the file's
-# values, with a report of every key, or a `CheckpointError` that names what does not fit.
+# ---- recognizers filled and written -------------------------------------------------------------
 
 RANDOM = "random"
 CLASSIFIER_WEIGHT = "cls_head.fc_cls.weight"
@@ -261,6 +255,43 @@ class LoadReport:
         return f"{len(self.matched)} keys loaded by the key map {self.key_map}{left_out}"
 
 
+@dataclass(frozen=True)
+class WeightsChoice:
+    """Which weights a model gets, and how they are checked."""
+
+    source: str | Path
+    sha256: str | None = None
+    key_map: KeyMapName = "auto"
+    seed: int = 0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether there is no file."""
+        return str(self.source) == RANDOM
+
+    def read(self) -> dict[str, Tensor]:
+        """The tensors of the file under its own names.
+
+        Raises:
+            CheckpointError: The file is missing, refused, or another one than expected.
+        """
+        return read_state(locate_weights(self.source, sha256=self.sha256).path)
+
+    def fill(
+        self, recognizer: nn.Module, *, leave_out: tuple[str, ...] = ()
+    ) -> tuple[dict[str, Any], LoadReport | None]:
+        """Load the weights; where they are from, for a description, and the report of keys.
+
+        Raises:
+            CheckpointError: They are missing, refused, others than expected, or do not fit.
+        """
+        if self.is_random:
+            return {"random_seed": self.seed}, None
+        file = locate_weights(self.source, sha256=self.sha256)
+        report = load_weights(recognizer, file.path, key_map=self.key_map, leave_out=leave_out)
+        return {"sha256": file.sha256}, report
+
+
 def save_weights(
     recognizer: nn.Module,
     path: str | Path,
@@ -270,7 +301,7 @@ def save_weights(
 ) -> None:
     """Write the recognizer's parameters and buffers to `path`, atomically; same values, same bytes.
 
-    A note of the digest is written beside it (see `downloads`); an old one is removed first.
+    A note of the digest is written beside it; an old one is removed first.
 
     Args:
         half: Store kernels (two dimensions or more) as float16; vectors stay float32.
@@ -284,15 +315,6 @@ def save_weights(
     note_of(path).unlink(missing_ok=True)
     write_atomic(path, safetensors.torch.save(state))
     write_note(path)
-
-
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a weights file; float16 and bfloat16 arrays are widened to float32.
-
-    Raises:
-        CheckpointError: The file is missing, damaged or wants to run code.
-    """
-    return read_state(path)
 
 
 def load_weights(
@@ -311,7 +333,8 @@ def load_weights(
     Raises:
         CheckpointError: Keys are missing, unexpected or of another shape, or a value is not finite.
     """
-    state, expected = read_weights(path), recognizer.state_dict()
+    state = read_state(path)
+    expected = recognizer.state_dict()
     names = AUTOMATIC if key_map == "auto" else (key_map,)
     try:
         matchings = [_match(state, expected, name, leave_out) for name in names]
@@ -342,7 +365,8 @@ def _match(
     leave_out: tuple[str, ...],
 ) -> tuple[LoadReport, dict[str, Tensor]]:
     """The keys of a file against those of a recognizer, by one map."""
-    renamed, left_out = {}, []
+    renamed: dict[str, Tensor] = {}
+    left_out: list[str] = []
     for key, name in rename_keys(state, key_map).items():
         if name is None or (name.startswith(leave_out) and name not in expected):
             left_out.append(key)
@@ -371,7 +395,7 @@ def load_classifier(path: str | Path) -> tuple[Tensor, Tensor]:
     Raises:
         CheckpointError: The file is unreadable or holds no classifier.
     """
-    state = read_weights(path)
+    state = read_state(path)
     missing = [name for name in (CLASSIFIER_WEIGHT, CLASSIFIER_BIAS) if name not in state]
     if missing:
         raise CheckpointError(f"{path}: holds no classifier: {_list('missing', missing)}")
@@ -392,8 +416,9 @@ def find_classifier(
     """
     if str(path) == RANDOM or Path(path).is_dir():
         return None
-    state = read_weights(locate_weights(path).path)
-    weight, bias = state.get(CLASSIFIER_WEIGHT), state.get(CLASSIFIER_BIAS)
+    state = read_state(locate_weights(path).path)
+    weight = state.get(CLASSIFIER_WEIGHT)
+    bias = state.get(CLASSIFIER_BIAS)
     if weight is None or bias is None or tuple(weight.shape) != (num_classes, num_channels):
         return None
     return weight, bias

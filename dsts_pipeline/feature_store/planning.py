@@ -7,9 +7,9 @@ from typing import NamedTuple
 from dsts_pipeline.base.settings import BackboneSettings, DatasetSettings, StoreSettings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.backbones import Backbone
-from dsts_pipeline.extract.forward import choose_device
-from dsts_pipeline.extract.planning import choose_backbone, choose_computing, plan_views
-from dsts_pipeline.extract.views import ViewPlan
+from dsts_pipeline.extract.build import choose_backbone
+from dsts_pipeline.extract.forward import choose_computing, choose_device
+from dsts_pipeline.extract.views import ViewPlan, plan_views
 from dsts_pipeline.feature_store.plan import StorePlan, storage_options
 
 

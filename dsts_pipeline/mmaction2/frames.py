@@ -14,8 +14,9 @@ import numpy as np
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
-from dsts_pipeline.clips.decode import Decoder, count_frames, decode_frames
-from dsts_pipeline.extract.views import jitter_frames, sample_views
+from dsts_pipeline.clips.decode import Decoder, count_frames
+from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.views import FrameRequest, FrameView, jitter_frames, sample_views
 
 
 @TRANSFORMS.register_module()
@@ -51,12 +52,14 @@ class DecodeSegments(BaseTransform):
         path, total = results["filename"], count_frames(results["filename"])
         num_clips = self.num_clips if self.test_mode else 1
         if self.test_mode:
-            places = sample_views(total, self.num_frames, num_clips, None, None).reshape(-1)
+            samples = sample_views(total, self.num_frames, num_clips, None, None)
         else:
             generator = np.random.default_rng(np.random.randint(2**31))
-            places = jitter_frames(total, self.num_frames, None, None, generator)
-        frames = decode_frames(path, places, decoder=self.decoder, size_px=self.size_px)
-        results |= {"imgs": list(frames), "frame_inds": places, "total_frames": total}
+            samples = jitter_frames(total, self.num_frames, None, None, generator)[None]
+        views = tuple(FrameView(tuple(sample.tolist())) for sample in samples)
+        request = FrameRequest(path, self.decoder, views=views, size_px=self.size_px)
+        frames = np.concatenate(decode_clip(request))
+        results |= {"imgs": list(frames), "frame_inds": samples.ravel(), "total_frames": total}
         results |= {"num_clips": num_clips, "clip_len": self.num_frames, "frame_interval": None}
         results |= {"img_shape": frames.shape[1:3], "original_shape": frames.shape[1:3]}
         return results

@@ -7,7 +7,7 @@ long video is cut off, a large one made smaller, so that time and memory are bou
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -21,31 +21,35 @@ from PIL import Image, ImageDraw, ImageFont
 from dsts_pipeline.base.files import open_atomic
 from dsts_pipeline.clips.decode import iterate_frames
 from dsts_pipeline.clips.probe import probe
-from dsts_pipeline.extract.decode_pool import DecodeJob
+from dsts_pipeline.extract.views import DecodeJob
 
 MAX_FRAMES = {".mp4": 1800, ".gif": 240}
 _WIDTH_PX = {".mp4": 480, ".gif": 320}
 _MAX_HEIGHT_PX = 640
-_LINE_PX, _MARGIN_PX = 20, 10
-_PAPER, _INK, _MUTED = (250, 248, 243), (28, 27, 25), (120, 116, 108)
-_BAR, _BEST = (200, 205, 212), (31, 94, 150)
+_LINE_PX = 20
+_MARGIN_PX = 10
+_PAPER = (250, 248, 243)
+_INK = (28, 27, 25)
+_MUTED = (120, 116, 108)
+_BAR = (200, 205, 212)
+_BEST = (31, 94, 150)
 _DEFAULT_FPS = 25.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnnotateJob(DecodeJob):
     """Write the video at `path` to `out` with `bars` (name, probability) and lines of text below.
 
     `out` ends in .mp4 or .gif.
     """
 
-    out: str = ""
-    bars: tuple[tuple[str, float], ...] = ()
-    lines: tuple[str, ...] = ()
+    out: str
+    bars: tuple[tuple[str, float], ...]
+    lines: tuple[str, ...]
 
     @property
-    def frame_bytes(self) -> int:
-        """Size of the answer, which is a number."""
+    def answer_bytes(self) -> int:
+        """The answer is a number."""
         return 8
 
 
@@ -55,7 +59,8 @@ def annotate(job: AnnotateJob) -> np.ndarray:
     Raises:
         VideoError: The video cannot be decoded to its end, or to where it is cut.
     """
-    out, info = Path(job.out), probe(job.path)
+    out = Path(job.out)
+    info = probe(job.path)
     panel = draw_panel(job.bars, job.lines, _WIDTH_PX[out.suffix])
     frames = islice(iterate_frames(job.path), MAX_FRAMES[out.suffix])
     composed = (compose(frame, panel) for frame in frames)
@@ -66,14 +71,15 @@ def annotate(job: AnnotateJob) -> np.ndarray:
 
 
 def draw_panel(
-    bars: Iterable[tuple[str, float]], lines: Iterable[str], width_px: int
+    bars: Sequence[tuple[str, float]], lines: Sequence[str], width_px: int
 ) -> Image.Image:
     """Classes with bars, the first one marked, then lines of text."""
-    bars, lines = list(bars), list(lines)
     height = _LINE_PX * (len(bars) + len(lines)) + 2 * _MARGIN_PX
     panel = Image.new("RGB", (width_px, height + height % 2), _PAPER)
-    draw, font = ImageDraw.Draw(panel), ImageFont.load_default(13)
-    left, right = round(0.58 * width_px), width_px - _MARGIN_PX - 44
+    draw = ImageDraw.Draw(panel)
+    font = ImageFont.load_default(13)
+    left = round(0.58 * width_px)
+    right = width_px - _MARGIN_PX - 44
     for row, (name, probability) in enumerate(bars):
         top = _MARGIN_PX + row * _LINE_PX
         draw.text((_MARGIN_PX, top), _fit(name, left - 2 * _MARGIN_PX, font), _INK, font)
@@ -98,12 +104,14 @@ def _fit(text: str, width_px: float, font: ImageFont.FreeTypeFont | ImageFont.Im
 
 def compose(frame: np.ndarray, panel: Image.Image) -> Image.Image:
     """`frame` above `panel`, scaled to its width; tall videos get a margin at their sides."""
-    image, width = Image.fromarray(frame), panel.width
-    scale = min(width / image.width, _MAX_HEIGHT_PX / image.height)
-    size = max(round(image.width * scale), 1), max(round(image.height * scale / 2) * 2, 2)
-    sheet = Image.new("RGB", (width, size[1] + panel.height), _PAPER)
-    sheet.paste(image.resize(size, Image.Resampling.BILINEAR), ((width - size[0]) // 2, 0))
-    sheet.paste(panel, (0, size[1]))
+    image = Image.fromarray(frame)
+    scale = min(panel.width / image.width, _MAX_HEIGHT_PX / image.height)
+    width = max(round(image.width * scale), 1)
+    height = max(round(image.height * scale / 2) * 2, 2)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    sheet = Image.new("RGB", (panel.width, height + panel.height), _PAPER)
+    sheet.paste(image, ((panel.width - width) // 2, 0))
+    sheet.paste(panel, (0, height))
     return sheet
 
 
@@ -112,7 +120,8 @@ def _write_mp4(file: IO[bytes], pictures: Iterator[Image.Image], fps: float) -> 
     with av.open(file, "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate)
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "20", "preset": "veryfast"}
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "20", "preset": "veryfast"}
         for picture in pictures:
             if not num_frames:
                 stream.width, stream.height = picture.size

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 from rich.table import Table
@@ -18,7 +17,6 @@ from rich.text import Text
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import open_atomic
 from dsts_pipeline.serve.predictor import PARTS, Prediction, Predictor, Refusal
-from dsts_pipeline.serve.video_jobs import name_outputs
 
 TOP = 5
 
@@ -122,13 +120,13 @@ def tell_latency(totals: Mapping[str, float], num_videos: int) -> str:
     return f"milliseconds per video: {', '.join(parts)}; together {whole:.1f}"
 
 
-# ---- Where `predict` leaves answers besides the terminal: a file of JSON lines, annotated copies.
-#
-# The JSON file appears when all is done; an annotated copy as soon as it is whole.
+# ---- files: JSON lines, annotated copies --------------------------------------------------------
 
 
 class Outputs:
-    """Takes answers in the order of `paths`.
+    """Takes answers in the order of `paths` and leaves them in files.
+
+    The JSON file appears when all is done; an annotated copy as soon as it is whole.
 
     Args:
         json_file: A line per video; None for none.
@@ -149,7 +147,9 @@ class Outputs:
     ) -> None:
         if json_file is not None and json_file.resolve() in {path.resolve() for path in paths}:
             raise DataError(f"{json_file}: is one of the videos; give --json another name")
-        self._predictor, self._json_file, self._folder = predictor, json_file, folder
+        self._predictor = predictor
+        self._json_file = json_file
+        self._folder = folder
         self._names = iter(name_outputs(paths, f"-annotated{suffix}"))
         self._stack = ExitStack()
         self._file: IO[bytes] | None = None
@@ -159,18 +159,15 @@ class Outputs:
             self._file = self._stack.enter_context(open_atomic(self._json_file))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
 
     def add(self, answer: Prediction | Refusal) -> Prediction | Refusal:
         """Leave `answer` where it was asked for; a copy that can't be drawn is a refusal."""
-        predictor, name = self._predictor, next(self._names)
-        class_names, shares = predictor.bundle.class_names, predictor.temporal_shares
+        predictor = self._predictor
+        name = next(self._names)
+        class_names = predictor.bundle.class_names
+        shares = predictor.temporal_shares
         if self._folder is not None and isinstance(answer, Prediction):
             bars = [(class_names[number], p) for number, p in answer.top(TOP)]
             lines = []
@@ -184,3 +181,16 @@ class Outputs:
             line = json.dumps(as_json(answer, class_names, shares), allow_nan=False)
             self._file.write(f"{line}\n".encode())
         return answer
+
+
+def name_outputs(paths: Sequence[Path], suffix: str) -> list[str]:
+    """A file name for each of `paths`: its stem, numbered where two have the same, and `suffix`."""
+    names: dict[str, None] = {}
+    for path in paths:
+        stem = path.stem
+        number = 2
+        while stem + suffix in names:
+            stem = f"{path.stem}-{number}"
+            number += 1
+        names[stem + suffix] = None
+    return list(names)

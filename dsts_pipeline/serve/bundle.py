@@ -22,7 +22,8 @@ from dsts_pipeline.base.files import read_signed
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import BackboneSettings, FeedSettings
 from dsts_pipeline.clips.decode import Decoder
-from dsts_pipeline.extract.backbones import Backbone, build_backbone
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.extract.forward import Computing
 from dsts_pipeline.extract.views import Views
 from dsts_pipeline.extract.weights import KeyMapName

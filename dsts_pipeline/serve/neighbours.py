@@ -9,18 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from dsts_pipeline.base.progress import track
-from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.extract.views import preview_request
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.report.previews import strip_uri
 from dsts_pipeline.serve.predictor import Predictor
-from dsts_pipeline.serve.video_jobs import PreviewJob
 
 MAX_CLIPS = 5000
+NUM_PREVIEW_FRAMES = 16
 _MAPS_A_READ = 64
 _NUM_PREVIEWS_KEPT = 256
 
@@ -52,8 +52,9 @@ class Neighbours:
         self._ids = [store.video_ids[row] for row in rows]
         self._labels = store.labels[rows]
         self._directions = _unit(_pool(store, rows))
+        self._index = index
         self._clips = {clip.id: clip for clip in index.clips}
-        self._root, self._preview_px = Path(index.root), preview_px
+        self._preview_px = preview_px
         self._previews: dict[str, str | None] = {}
         self._lock = threading.Lock()
 
@@ -74,10 +75,20 @@ class Neighbours:
         """A strip of frames as data URI for each clip; None where the video can't be shown."""
         with self._lock:
             missing = [name for name in clip_ids if name not in self._previews]
-        jobs = [self._job(self._clips[name], predictor) for name in missing if name in self._clips]
         named = [name for name in missing if name in self._clips]
+        requests = [
+            preview_request(
+                self._index,
+                self._clips[name],
+                NUM_PREVIEW_FRAMES,
+                size_px=self._preview_px,
+                decoder=predictor.bundle.decoder,
+                fallback="pyav",
+            )
+            for name in named
+        ]
         found: dict[str, str | None] = dict.fromkeys(missing)
-        for name, frames in zip(named, predictor.preview(jobs), strict=True):
+        for name, frames in zip(named, predictor.preview(requests), strict=True):
             found[name] = None if frames is None else strip_uri(frames, self._preview_px)
         with self._lock:
             shown = [found.get(name, self._previews.get(name)) for name in clip_ids]
@@ -85,20 +96,6 @@ class Neighbours:
                 self._previews.clear()
             self._previews |= found
         return shown
-
-    def _job(self, clip: Clip, predictor: Predictor) -> PreviewJob:
-        return PreviewJob(
-            path=str(self._root / clip.path),
-            views=(),
-            size_bytes=0,
-            sha256="",
-            decoder=predictor.bundle.decoder,
-            size_px=self._preview_px,
-            resize_px=self._preview_px,
-            fallback="pyav",
-            first=clip.start_frame,
-            end=clip.end_frame,
-        )
 
 
 def _pool(store: FeatureStore, rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -21,12 +20,13 @@ from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.probe import VideoInfo
 from dsts_pipeline.extract.decode_pool import PREFETCH_BYTES, Decoded, DecodePool
 from dsts_pipeline.extract.forward import ForwardPass
+from dsts_pipeline.extract.views import FrameRequest, InputRule
 from dsts_pipeline.head import DSTSHead, compile_head
 from dsts_pipeline.head.inspection import temporal_shares
 from dsts_pipeline.metrics import softmax
 from dsts_pipeline.serve.annotate import AnnotateJob
 from dsts_pipeline.serve.bundle import Bundle
-from dsts_pipeline.serve.video_jobs import InputRule, PreviewJob, SeenVideo, VideoJob, work
+from dsts_pipeline.serve.video_jobs import DecodedVideo, VideoJob, work
 
 PARTS = ("decode", "transform", "backbone", "head")
 
@@ -89,14 +89,15 @@ class Predictor:
         batch_size: int = 32,
         decoder_fallback: Decoder | None = None,
     ) -> None:
-        self.bundle, self._batch_size = bundle, batch_size
+        self.bundle = bundle
+        self._batch_size = batch_size
         self._device = device or torch.device("cpu")
         self._backbone = bundle.backbone.to(self._device)
         self._head = bundle.head.to(self._device).eval()
         self._routes = _routes(self._head)
         self._answering = self._head
-        if isinstance(self._head, DSTSHead):  # the same logits in less time
-            self._answering = compile_head(self._head)
+        if isinstance(self._head, DSTSHead):
+            self._answering = compile_head(self._head)  # the same logits in less time
         self._forward = ForwardPass(self._backbone, bundle.computing)
         self._fallback = bundle.decoder_fallback or decoder_fallback
         self._lock = threading.Lock()
@@ -110,12 +111,7 @@ class Predictor:
     def __enter__(self) -> Predictor:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.close()
 
     @property
@@ -144,14 +140,15 @@ class Predictor:
             num_views += 0 if seen.frames is None else len(seen.frames)
             if num_views >= self._batch_size:
                 yield from self._answer(waiting)
-                waiting, num_views = [], 0
+                waiting = []
+                num_views = 0
         yield from self._answer(waiting)
 
     def warm_up(self) -> None:
         """Let the backbone and the head see one empty clip, so that no video pays for the start."""
-        frames = np.zeros((1, *self._frame_shape), np.uint8)
-        video = SeenVideo(frames)
-        self._compute([video])
+        backbone = self._backbone
+        shape = (1, backbone.num_frames, backbone.size_px, backbone.size_px, 3)
+        self._compute([np.zeros(shape, np.uint8)])
 
     def annotate(
         self,
@@ -162,61 +159,36 @@ class Predictor:
     ) -> Prediction | Refusal:
         """Write an annotated copy of the video to `out`; `answer`, or why there is none."""
         job = AnnotateJob(
-            path=str(answer.path),
-            views=(),
-            size_bytes=0,
-            sha256="",
-            decoder="pyav",
-            size_px=0,
-            resize_px=0,
-            out=str(out),
-            bars=tuple(bars),
-            lines=tuple(lines),
+            str(answer.path), "pyav", out=str(out), bars=tuple(bars), lines=tuple(lines)
         )
         seen = next(self._pool.run([job]))
         if seen.frames is None:
             return Refusal(answer.path, f"it cannot be annotated: {seen.reason}")
         return answer
 
-    def preview(self, jobs: Sequence[PreviewJob]) -> list[np.ndarray | None]:
-        """Frames uint8 [T, size, size, 3] of each job, or None where there are none."""
-        answers = self._pool.run(jobs)
+    def preview(self, requests: Sequence[FrameRequest]) -> list[np.ndarray | None]:
+        """Frames uint8 [T, size, size, 3] of each request's first view, or None without any."""
+        answers = self._pool.run(requests)
         return [None if seen.frames is None else seen.frames[0] for seen in answers]
 
-    @property
-    def _frame_shape(self) -> tuple[int, int, int, int]:
-        backbone = self._backbone
-        return backbone.num_frames, backbone.size_px, backbone.size_px, 3
-
     def _job(self, path: Path) -> VideoJob:
-        backbone, views = self._backbone, self.bundle.views
-        rule = InputRule(
-            backbone.num_frames, backbone.size_px, backbone.resize_px, backbone.pipeline
-        )
         return VideoJob(
-            path=str(path),
-            views=(),
-            size_bytes=0,
-            sha256="",
-            decoder=self.bundle.decoder,
-            size_px=rule.size_px,
-            resize_px=rule.resize_px,
-            like_opencv=rule.pipeline is not None,
-            fallback=self._fallback,
-            input=rule,
-            test_clips=views.test_clips,
-            test_crops=views.test_crops,
+            str(path),
+            self.bundle.decoder,
+            self._fallback,
+            input=InputRule.of(self._backbone),
+            views=self.bundle.views,
         )
 
     def _answer(self, waiting: list[tuple[Path, Decoded]]) -> Iterator[Prediction | Refusal]:
-        seen = [video for _, video in waiting if isinstance(video, SeenVideo)]
-        answers = iter(self._compute(seen))
+        frames = [video.frames for _, video in waiting if video.frames is not None]
+        answers = iter(self._compute(frames))
         for path, video in waiting:
-            if not isinstance(video, SeenVideo):
+            if video.frames is None:
                 yield Refusal(path, video.reason)
                 continue
+            assert isinstance(video, DecodedVideo) and video.info is not None
             logits, neurons, pooled, seconds = next(answers)
-            assert video.info is not None and video.frames is not None
             own = {"decode": video.decode_seconds, "transform": video.transform_seconds}
             yield Prediction(
                 path=path,
@@ -230,12 +202,12 @@ class Predictor:
             )
 
     def _compute(
-        self, videos: Sequence[SeenVideo]
+        self, videos: Sequence[np.ndarray]
     ) -> list[tuple[np.ndarray, np.ndarray | None, np.ndarray, dict[str, float]]]:
-        """Logits, neurons, pooled map and seconds of each video, from one batch."""
+        """Logits, neurons, pooled map and seconds of each video's frames, from one batch."""
         if not videos:
             return []
-        frames = np.concatenate([video.frames for video in videos if video.frames is not None])
+        frames = np.concatenate(videos)
         with self._lock, torch.inference_mode():
             maps = np.empty((len(frames), *self._backbone.map_shape), np.float32)
             before = self._forward.seconds
@@ -251,10 +223,10 @@ class Predictor:
             }
         pooled = maps.mean(axis=(2, 3, 4))
         share = {part: value / len(videos) for part, value in seconds.items()}
-        answers, end = [], 0
+        answers = []
+        end = 0
         for video in videos:
-            assert video.frames is not None
-            rows = slice(end, end := end + len(video.frames))
+            rows = slice(end, end := end + len(video))
             routes = None if neurons is None else neurons[rows]
             answers.append((logits[rows], routes, pooled[rows].mean(axis=0), share))
         return answers

@@ -1,7 +1,7 @@
-"""What a decode process is asked about a video that is in no index; nothing here needs torch.
+"""What a decode process does for `predict` and the page; nothing here needs torch.
 
-Enters: a path, and how the backbone is fed. Leaves: the frames of the views that extraction would
-have taken of such a test clip, with what the file holds and how long it took.
+Enters: a video that is in no index, and how the backbone is fed. Leaves: the frames of the views
+that extraction would have taken of such a test clip, with what the file holds and how long it took.
 
 All of it, the first look at the file too, happens in the process: a decoder may hang on a file's
 header as well.
@@ -12,74 +12,39 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.clips.annotation import VIDEO_SUFFIXES
-from dsts_pipeline.clips.decode import decode_frames
-from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.probe import VideoInfo, probe
-from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.extract.decode_pool import Decoded, DecodeJob, Stopwatch, decode_views
-from dsts_pipeline.extract.pipelines import Pipeline
-from dsts_pipeline.extract.views import ClipInput, ViewPlan, Views
+from dsts_pipeline.extract.decode_pool import Decoded, Stopwatch, decode_clip, decode_views
+from dsts_pipeline.extract.views import DecodeJob, FrameRequest, InputRule, Views, view_at_test
 from dsts_pipeline.serve.annotate import AnnotateJob, annotate
 
-NUM_PREVIEW_FRAMES = 16
 
-
-@dataclass(frozen=True)
-class InputRule:
-    """How a backbone is fed; see `Backbone`."""
-
-    num_frames: int
-    size_px: int
-    resize_px: int
-    pipeline: Pipeline | None = None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VideoJob(DecodeJob):
-    """The views of a whole video, as many as a test clip has.
+    """The frames of a whole video, in as many views as a test clip has; which, its length decides.
 
     Attributes:
         input: How the backbone is fed.
-        test_clips, test_crops: See `Views`.
+        views: How many views a test clip has.
     """
 
-    input: ClipInput = InputRule(1, 1, 1)
-    test_clips: int = 1
-    test_crops: int = 1
+    input: InputRule
+    views: Views
 
     @property
-    def frame_bytes(self) -> int:
-        """Size of the answer."""
-        num_frames = self.test_clips * self.test_crops * self.input.num_frames
-        return num_frames * self.size_px**2 * 3
+    def answer_bytes(self) -> int:
+        """Size of the frames."""
+        return self.views.num_test * self.input.num_frames * self.input.size_px**2 * 3
 
 
 @dataclass(frozen=True)
-class PreviewJob(DecodeJob):
-    """A few frames of a whole video, the shorter side `size_px`, a square cut from the middle.
-
-    Attributes:
-        first, end: The frames that belong to the clip; None: all.
-    """
-
-    first: int = 0
-    end: int | None = None
-
-    @property
-    def frame_bytes(self) -> int:
-        """Size of the answer."""
-        return NUM_PREVIEW_FRAMES * self.size_px**2 * 3
-
-
-@dataclass(frozen=True)
-class SeenVideo(Decoded):
+class DecodedVideo(Decoded):
     """Frames uint8 [V, T, H, W, 3], what the file holds, and seconds by part."""
 
     info: VideoInfo | None = None
@@ -93,42 +58,40 @@ def work(job: DecodeJob) -> np.ndarray | Decoded:
     Raises:
         VideoError: The video cannot be used; the message says why.
     """
-    if isinstance(job, PreviewJob):
-        return _preview(job)
+    if isinstance(job, FrameRequest):
+        return decode_clip(job)
     if isinstance(job, AnnotateJob):
         return annotate(job)
     assert isinstance(job, VideoJob)
     return look_and_decode(job)
 
 
-def look_and_decode(job: VideoJob) -> SeenVideo:
+def look_and_decode(job: VideoJob) -> DecodedVideo:
     """The frames that extraction would have taken.
 
     Raises:
         VideoError: The video cannot be used.
     """
-    started, transforming = time.perf_counter(), Stopwatch()
+    started = time.perf_counter()
+    transforming = Stopwatch()
+    rule = job.input
     info = probe(job.path)
-    clip = Clip(
-        id=job.path,
-        path=job.path,
-        label=0,
-        split="test",
-        num_frames=info.num_frames,
-        start_frame=0,
-        end_frame=info.num_frames,
-        size_bytes=0,
-        sha256="",
-        fps=info.fps,
+    request = FrameRequest(
+        job.path,
+        job.decoder,
+        job.fallback,
+        views=tuple(
+            view_at_test(rule, job.views, number, info.num_frames, info.fps or None)
+            for number in range(job.views.num_test)
+        ),
+        size_px=rule.size_px,
+        resize_px=rule.resize_px,
+        like_opencv=rule.pipeline is not None,
+        info=info,
     )
-    index = ClipIndex("", "", ("",), (), (), (clip,))
-    views = Views(test_clips=job.test_clips, test_crops=job.test_crops)
-    plan = ViewPlan(index, job.input, views, job.decoder, job.fallback)
-    views_of_it = tuple(plan.frame_view(row) for row in plan.rows)
-    shown = replace(job, views=views_of_it, info=info)
-    frames = decode_views(shown, transforming)
+    frames = decode_views(request, transforming)
     seconds = time.perf_counter() - started
-    return SeenVideo(
+    return DecodedVideo(
         frames,
         info=info,
         decode_seconds=seconds - transforming.seconds,
@@ -136,13 +99,7 @@ def look_and_decode(job: VideoJob) -> SeenVideo:
     )
 
 
-def _preview(job: PreviewJob) -> np.ndarray:
-    end = probe(job.path).num_frames if job.end is None else job.end
-    numbers = job.first + uniform_frames(end - job.first, NUM_PREVIEW_FRAMES)
-    return decode_frames(job.path, numbers, decoder=job.decoder, size_px=job.size_px)[None]
-
-
-# ---- Files and folders as typed -> the videos that are meant, in a fixed order. -----------------
+# ---- files and folders as typed -> the videos that are meant, in a fixed order ------------------
 
 
 @dataclass(frozen=True)
@@ -177,14 +134,3 @@ def list_videos(sources: Sequence[Path]) -> VideoList:
             f"{', '.join(sorted(VIDEO_SUFFIXES))}"
         )
     return VideoList(tuple(paths), num_left_out)
-
-
-def name_outputs(paths: Sequence[Path], suffix: str) -> list[str]:
-    """A file name for each of `paths`: its stem, numbered where two have the same, and `suffix`."""
-    names: dict[str, None] = {}
-    for path in paths:
-        stem, number = path.stem, 2
-        while stem + suffix in names:
-            stem, number = f"{path.stem}-{number}", number + 1
-        names[stem + suffix] = None
-    return list(names)

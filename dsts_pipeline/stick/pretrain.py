@@ -27,7 +27,8 @@ from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import PretrainSettings
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.extract.backbones import build_recognizer, normalize_frames
+from dsts_pipeline.extract.backbones import normalize_frames
+from dsts_pipeline.extract.build import build_recognizer
 from dsts_pipeline.stick import RENDERERS, Renderer
 
 # ---- the clips that it learns from ---------------------------------------------------------------

@@ -15,9 +15,12 @@ import numpy as np
 import torch
 
 from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.clips.index import Clip, ClipIndex
+from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.progress import ExtractionSummary
 from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StorePlan, StoreWriter
 from tests.clips.videos import write_video
 
@@ -73,12 +76,19 @@ def plan_store(index: ClipIndex, samples_per_shard: int = SAMPLES_PER_SHARD) -> 
 
 
 def extract_store(
-    root: Path, index: ClipIndex, *, backbone: PoolingBackbone | None = None, **settings
+    root: Path,
+    index: ClipIndex,
+    *,
+    backbone: PoolingBackbone | None = None,
+    decode=decode_clip,
+    **settings,
 ) -> tuple[Path, ExtractionSummary]:
     """Extract what is pending and finish; the store's path and the summary."""
     backbone = backbone or PoolingBackbone()
     with StoreWriter(root, plan_store(index)) as writer:
-        summary = extract_features(index, backbone, writer, **settings)
+        chosen = BackboneSettings(**settings)
+        plan = ViewPlan(index, backbone)
+        summary = extract_features(plan, backbone, writer, chosen, decode=decode)
         return writer.finish({}).parent, summary
 
 
@@ -99,10 +109,9 @@ if __name__ == "__main__":
     per_shard, num_processes = map(int, sys.argv[3:] or (SAMPLES_PER_SHARD, 1))
     with TalkingWriter(sys.argv[2], plan_store(small_index, per_shard)) as talking_writer:
         extract_features(
-            small_index,
+            ViewPlan(small_index, PoolingBackbone()),
             PoolingBackbone(),  # type: ignore[arg-type]
             talking_writer,
-            batch_size=2,
-            num_decode_workers=num_processes,
+            BackboneSettings(batch_size=2, num_decode_workers=num_processes),
         )
         talking_writer.finish({})

@@ -12,7 +12,7 @@ from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.extract import build_backbone, build_recognizer, load_classifier
 from dsts_pipeline.extract.backbones import normalize_frames
 from dsts_pipeline.extract.model_zoo import get_preset, preset_names
-from dsts_pipeline.extract.weights import read_weights, save_weights
+from dsts_pipeline.extract.weights import read_state, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_half_weights_are_kernels_only_and_come_back_rounded(recognizer, weights
     save_weights(recognizer, tmp_path / "half.safetensors", half=True)
     size = (tmp_path / "half.safetensors").stat().st_size
     assert size < 0.55 * weights.stat().st_size
-    whole, half = read_weights(weights), read_weights(tmp_path / "half.safetensors")
+    whole, half = read_state(weights), read_state(tmp_path / "half.safetensors")
     for name, value in whole.items():
         rounded = value.half().float() if value.ndim > 1 else value
         assert torch.equal(half[name], rounded), name
@@ -162,7 +162,7 @@ def test_half_weights_are_kernels_only_and_come_back_rounded(recognizer, weights
 def test_weights_that_do_not_fit_are_refused_by_name(weights, tmp_path, change, message):
     from safetensors.torch import save_file
 
-    state = read_weights(weights)
+    state = read_state(weights)
     change(state)
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=message):

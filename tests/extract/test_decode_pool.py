@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from dsts_pipeline.clips.probe import VideoError
-from dsts_pipeline.extract.decode_pool import Decoded, DecodeJob, DecodePool, FrameView
+from dsts_pipeline.extract.decode_pool import Decoded, DecodePool
+from dsts_pipeline.extract.views import FrameRequest, FrameView
 
 
-def obey(job: DecodeJob) -> np.ndarray:
+def obey(job: FrameRequest) -> np.ndarray:
     """A decoder that does what the job's path says; its frames hold the first index."""
     order, _, argument = job.path.partition(":")
     if order == "hang-in-decord" and job.decoder == "decord":
@@ -50,9 +51,9 @@ def wait() -> None:
     time.sleep(3.0)
 
 
-def _jobs(*orders: str, fallback=None) -> list[DecodeJob]:
+def _jobs(*orders: str, fallback=None) -> list[FrameRequest]:
     return [
-        DecodeJob(order, (FrameView((i,)),), 0, "", "decord", 2, 2, fallback=fallback)
+        FrameRequest(order, "decord", fallback, views=(FrameView((i,)),), size_px=2)
         for i, order in enumerate(orders)
     ]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.errors import DataError, StoreError
-from dsts_pipeline.extract.planning import Forecast, forecast_extraction
-from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.base.settings import BackboneSettings
+from dsts_pipeline.extract.runner import Forecast, extract_features, forecast_extraction
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.extract.small_set import (
     NUM_CLIPS,
@@ -23,6 +24,8 @@ from tests.extract.small_set import (
     write_clips,
 )
 from tests.feature_store.small_store import read_tree
+
+HERE = BackboneSettings(num_decode_workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,7 @@ def test_an_unwritable_store_ends_the_extraction(clips, tmp_path):
     index = index_clips(clips)
     with StoreWriter(tmp_path, plan_store(index)) as writer:
         with pytest.raises(StoreError, match="clip clip0: channel 0 .* overflows float16"):
-            extract_features(index, Hot(), writer, num_decode_workers=0)
+            extract_features(ViewPlan(index, Hot()), Hot(), writer, HERE)
         assert len(writer.pending_shards()) == writer.plan.num_shards
 
 
@@ -96,13 +99,14 @@ def test_overflowing_clips_count_as_failed(clips, tmp_path):
 
     index = index_clips(clips)
     plan = replace(plan_store(index), on_overflow="fail")
+    views = ViewPlan(index, HotAtFirst())
+    settings = HERE.model_copy(update={"max_failed_fraction": 0.05})
     with StoreWriter(tmp_path, plan) as writer:
         with pytest.raises(DataError, match="2 of 22 clips have no map, 1 are .*can't be stored"):
-            extract_features(
-                index, HotAtFirst(), writer, num_decode_workers=0, max_failed_fraction=0.05
-            )
+            extract_features(views, HotAtFirst(), writer, settings)
         assert len(writer.pending_shards()) >= 3, "it does not go on to the end"
-        extract_features(index, HotAtFirst(), writer, num_decode_workers=0, max_failed_fraction=0.3)
+        settings = HERE.model_copy(update={"max_failed_fraction": 0.3})
+        extract_features(views, HotAtFirst(), writer, settings)
         writer.finish({})
     store = open_store(writer.path)
     assert [failure["position"] for failure in store.manifest["failures"]] == [0, 4, 8, 12, 16, 20]
@@ -114,7 +118,7 @@ def test_forecast_measures_pending_clips_and_keeps_nothing(clips, tmp_path, work
     index = index_clips(clips)
     backbone: object = PoolingBackbone()
     forecast = forecast_extraction(
-        index,
+        ViewPlan(index, PoolingBackbone()),
         backbone,  # type: ignore[arg-type]
         range(3, NUM_CLIPS),
         num_decode_workers=workers,
@@ -122,7 +126,8 @@ def test_forecast_measures_pending_clips_and_keeps_nothing(clips, tmp_path, work
     )
     assert forecast.num_clips == 8
     assert 0 < forecast.decode_seconds < 1 and 0 < forecast.forward_seconds < 1
-    few = forecast_extraction(index, backbone, [5], num_decode_workers=0)  # type: ignore[arg-type]
+    plan = ViewPlan(index, PoolingBackbone())
+    few = forecast_extraction(plan, backbone, [5], num_decode_workers=0)  # type: ignore[arg-type]
     assert few.num_clips == 1
 
 

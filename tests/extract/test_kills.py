@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dsts_pipeline.base.settings import BackboneSettings
+from dsts_pipeline.extract.runner import extract_features
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StoreWriter
 from tests.extract.processes import children_of, wait_until_gone
 from tests.extract.small_set import PoolingBackbone, index_clips, plan_store, write_clips
@@ -33,11 +36,11 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(clips, tmp_path_factory):
     """The store as one process writes it, one clip a shard."""
-    from dsts_pipeline.extract.runner import extract_features
-
     index = index_clips(clips)
     with StoreWriter(tmp_path_factory.mktemp("s"), plan_store(index, 1)) as writer:
-        extract_features(index, PoolingBackbone(), writer, num_decode_workers=0)
+        backbone = PoolingBackbone()
+        settings = BackboneSettings(num_decode_workers=0)
+        extract_features(ViewPlan(index, backbone), backbone, writer, settings)
         return writer.finish({}).parent
 
 

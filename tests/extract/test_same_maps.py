@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.probe import probe
 from dsts_pipeline.extract import build_backbone
@@ -98,7 +99,7 @@ def test_maps_are_those_of_intra_only_copies(tmp_path):
         dtype="float32",
     )
     with StoreWriter(tmp_path / "stores", plan) as writer:
-        summary = extract_features(index, backbone, writer, num_decode_workers=0)
+        summary = extract_features(views, backbone, writer, BackboneSettings(num_decode_workers=0))
         store = open_store(writer.finish({}).parent)
     assert not summary.failures
     maps = store.read(range(len(store)))

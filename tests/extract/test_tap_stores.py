@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract.runner import TapStores, extract_features
+from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.extract.small_set import PoolingBackbone, index_clips, plan_store, write_clips
 from tests.feature_store.small_store import read_tree
@@ -44,7 +46,8 @@ def _plans(index):
 def _extract(root, index, plans, backbone, **settings):
     writers = [StoreWriter(root, plan) for plan in plans]
     try:
-        extract_features(index, backbone, writers, num_decode_workers=0, **settings)
+        chosen = BackboneSettings(num_decode_workers=0, **settings)
+        extract_features(ViewPlan(index, backbone), backbone, writers, chosen)
         return [writer.finish({}).parent for writer in writers]
     finally:
         for writer in writers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings import AugmentationSettings, BackboneSettings, ViewSettings
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.extract.augmentation import Augmentation, augment, rand_augment
 from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.forward import Computing, choose_computing
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.feature_store import StoreWriter, open_store
@@ -221,12 +223,10 @@ def test_a_store_of_views_is_the_same_whoever_makes_it(index, tmp_path, workers,
     )
     with StoreWriter(tmp_path, stored) as writer:
         summary = extract_features(
-            index,
+            plan,
             PoolingBackbone(),
             writer,
-            views=views,
-            num_decode_workers=workers,
-            batch_size=batch_size,
+            BackboneSettings(num_decode_workers=workers, batch_size=batch_size),
         )
         store = open_store(writer.finish({}).parent)
     assert summary.num_clips == len(plan.rows) == 30
@@ -248,12 +248,10 @@ def test_all_views_of_a_broken_clip_fail_and_the_clip_counts_once(index, tmp_pat
     stored = replace(plan_store(broken), clips=plan.samples, fingerprint_parts=plan.describe())
     with StoreWriter(tmp_path, stored) as writer:
         extract_features(
-            broken,
+            plan,
             PoolingBackbone(),
             writer,
-            views=views,
-            num_decode_workers=0,
-            max_failed_fraction=1 / 9,
+            BackboneSettings(num_decode_workers=0, max_failed_fraction=1 / 9),
         )
         store = open_store(writer.finish({}).parent)
     assert [failure["id"] for failure in store.manifest["failures"]] == ["clip2"] * 2
@@ -280,9 +278,7 @@ def test_views_by_a_zoo_models_pipeline_are_those_of_its_own_transforms(
     options = {"clip_len": 4, "frame_interval": 2, "num_clips": 1, "out_of_bound": "loop"}
 
     class Input:
-        pipeline = Pipeline(
-            "dense", options, num_frames=4, resize_px=32, size_px=32, crops="centre"
-        )
+        pipeline = Pipeline("dense", options, num_frames=4, resize_px=32, size_px=32)
         num_frames, size_px, resize_px = 4, 32, 32
 
     plan = ViewPlan(index, Input(), Views(test_clips=2, test_crops=num_crops), decoder=decoder)
@@ -304,3 +300,13 @@ def test_views_by_a_zoo_models_pipeline_are_those_of_its_own_transforms(
     theirs = np.stack(results["imgs"]).reshape(-1, 4, 32, 32, 3)
     assert {view.tobytes() for view in views} == {view.tobytes() for view in theirs}
     assert len(views) == len(theirs) == 2 * num_crops
+
+
+def test_plain_records_have_the_defaults_of_their_sections():
+    """Decode processes are sent these, and need no pydantic for it."""
+    section = ViewSettings()
+    assert asdict(Augmentation()) == AugmentationSettings().model_dump()
+    assert Augmentation(**section.augmentation.model_dump()) == Augmentation()
+    plain = {name: getattr(Views(), name) for name in ("train", "test_clips", "test_crops", "seed")}
+    assert plain == section.model_dump(exclude={"augmentation"})
+    assert Computing() == choose_computing(BackboneSettings())

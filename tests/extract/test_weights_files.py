@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.extract.backbones import build_backbone
+from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.extract.downloads import locate_weights
 from dsts_pipeline.extract.weights import (
     find_classifier,

@@ -17,11 +17,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.probe import probe
 from dsts_pipeline.extract import build_backbone
+from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.mmaction_compat import build_model, import_mmaction, read_config
 from dsts_pipeline.extract.model_zoo import ZOO_PRESETS, find_config, read_zoo_model
+from dsts_pipeline.extract.views import FrameRequest, FrameView
 
 SIZE_PX = 64
 # Preset, the tap that mmaction2's extract_feat gives, frames (None: the config's own).
@@ -109,11 +110,23 @@ def mmactions_path(name, path, state, size_px=SIZE_PX, num_frames=None):
 NUM_VIEWS = 2  # of up to 30; the others differ in their frames only, which are compared all
 
 
+MMACTIONS_ORDER = (0, 2, 1)  # ThreeCrop's squares: both ends, then the middle
+
+
 def our_views(backbone, path, decoder="decord"):
     info = probe(path)
-    numbers = backbone.pipeline.sample(info.num_frames, info.fps)
-    frames = decode_frames(path, numbers.ravel(), decoder=decoder)
-    return backbone.pipeline.transform(frames.reshape(*numbers.shape, *frames.shape[1:]))
+    samples = backbone.pipeline.sample(info.num_frames, info.fps)
+    request = FrameRequest(
+        str(path),
+        decoder,
+        views=tuple(
+            FrameView(tuple(s.tolist()), crop) for crop in MMACTIONS_ORDER for s in samples
+        ),
+        size_px=backbone.size_px,
+        resize_px=backbone.resize_px,
+        like_opencv=True,
+    )
+    return decode_clip(request)
 
 
 def as_map(name, features):

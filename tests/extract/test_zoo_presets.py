@@ -49,7 +49,6 @@ def test_settings_of_a_preset_are_its_configs_own_input(name, tmp_path):
     chosen, pipeline = settings_of(name, tmp_path), zoo_model(name).pipeline
     assert chosen.name == name and chosen.weights.endswith(".pth")
     assert (chosen.num_frames, chosen.size_px) == (pipeline.num_frames, pipeline.size_px)
-    assert pipeline.num_crops == 3
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS_PRESETS)
@@ -64,7 +63,7 @@ def test_swin_b_follows_the_recipe_for_something_something(tmp_path):
     assert backbone["arch"] == "base" and tuple(backbone["window_size"]) == (16, 7, 7)
     assert backbone["drop_path_rate"] == 0.4 and backbone["pretrained2d"] is False
     assert pipeline.sampler == "swin_uniform" and pipeline.sample(320).shape == (1, 32)
-    assert (pipeline.resize_px, pipeline.size_px, pipeline.crops) == (224, 224, "three")
+    assert (pipeline.resize_px, pipeline.size_px) == (224, 224)
     assert settings_of("swin_b", tmp_path).key_map == "video_swin"
 
 

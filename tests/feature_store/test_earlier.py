@@ -11,6 +11,7 @@ import pytest
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.clips.decode import name_decoder
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.probe import probe
@@ -26,6 +27,7 @@ SOUND = Encoding("libx264", "mp4", num_frames=30, gop_size=10, num_b_frames=2)
 OPEN = replace(SOUND, groups="open", num_frames=50)
 CUT = replace(SOUND, cut_at=7, gop_size=30, num_b_frames=0)
 FILES = [SOUND] * 8 + [OPEN, SOUND, SOUND, CUT, SOUND, SOUND]
+SETTINGS = BackboneSettings(num_decode_workers=0, batch_size=3)
 SUSPECT = ("clip08", "clip11")
 
 
@@ -75,9 +77,7 @@ def write_store(folder: Path, index: ClipIndex, views: ViewPlan, **changes) -> P
     parts = {"backbone": "pooling"} | views.describe() | changes.pop("parts", {})
     plan = plan_of(index, views, parts)
     with StoreWriter(folder, plan) as writer:
-        summary = extract_features(
-            index, PoolingBackbone(), writer, num_decode_workers=0, batch_size=3, **changes
-        )
+        summary = extract_features(views, PoolingBackbone(), writer, SETTINGS, **changes)
         assert not summary.failures
         return writer.finish({}).parent
 
@@ -132,11 +132,10 @@ def test_suspects_alone_are_made_again_and_the_bytes_are_those_of_a_new_store(
     assert len(known.rows) == len(FILES) - len(SUSPECT)
     with StoreWriter(tmp_path / "renewed", plan) as writer:
         summary = extract_features(
-            index,
+            views,
             PoolingBackbone(),
             writer,
-            num_decode_workers=0,
-            batch_size=3,
+            SETTINGS,
             earlier=known,
             decode=_decode_suspects_alone,
         )

@@ -16,7 +16,7 @@ import torch
 
 from dsts_pipeline.base.errors import BundleError, CheckpointError
 from dsts_pipeline.base.files import sign, write_json
-from dsts_pipeline.extract.backbones import build_backbone
+from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.extract.model_zoo import zoo_names
 from dsts_pipeline.head import save_head
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
@@ -200,7 +200,7 @@ def test_other_input(copy):
 
 
 def test_other_weights(copy, tmp_path):
-    from dsts_pipeline.extract.backbones import build_recognizer
+    from dsts_pipeline.extract.build import build_recognizer
     from dsts_pipeline.extract.weights import save_weights
 
     other = tmp_path / "other.safetensors"

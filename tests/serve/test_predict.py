@@ -15,24 +15,22 @@ import torch
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.base.settings import RenderSettings, Settings
+from dsts_pipeline.base.settings import BackboneSettings, RenderSettings, Settings
 from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.runner import extract_features
-from dsts_pipeline.extract.views import ViewPlan, Views
+from dsts_pipeline.extract.views import InputRule, ViewPlan, Views, preview_request
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.head import LinearProbe
 from dsts_pipeline.metrics import softmax
 from dsts_pipeline.serve import Predictor, Refusal, save_bundle
 from dsts_pipeline.serve.annotate import compose, draw_panel
+from dsts_pipeline.serve.answers import name_outputs
 from dsts_pipeline.serve.video_jobs import (
-    InputRule,
-    PreviewJob,
     VideoJob,
     list_videos,
     look_and_decode,
-    name_outputs,
 )
 from dsts_pipeline.stick import render_embedded
 from stages import predict as stage
@@ -97,7 +95,7 @@ def cache(root: Path, paths: list[Path]):
     rows = ViewPlan(index, backbone(), VIEWS)
     plan = StorePlan({"test": 1}, rows.samples, CLASSES, backbone().map_shape, samples_per_shard=4)
     with StoreWriter(root, plan) as writer:
-        extract_features(index, backbone(), writer, views=VIEWS, num_decode_workers=0)
+        extract_features(rows, backbone(), writer, BackboneSettings(num_decode_workers=0))
         return open_store(writer.finish({}).parent)
 
 
@@ -129,7 +127,7 @@ def test_answers_are_those_of_the_cached_maps(clips, tmp_path):
     assert len({answer.logits.tobytes() for answer in answers}) == 4
 
 
-PIPELINE = Pipeline("swin_uniform", {"clip_len": 8, "num_clips": 1}, 8, 32, 32, "three")
+PIPELINE = Pipeline("swin_uniform", {"clip_len": 8, "num_clips": 1}, 8, 32, 32)
 
 
 @pytest.mark.parametrize("pipeline", [None, PIPELINE])
@@ -138,21 +136,10 @@ def test_frames_are_those_of_extraction(tmp_path, pipeline):
     fed = InputRule(8, 32, 32, pipeline)
     plan = ViewPlan(index_of([path], 21), fed, Views(test_crops=3))
     (job,) = plan.jobs(range(3))
-    own = VideoJob(
-        path=str(path),
-        views=(),
-        size_bytes=0,
-        sha256="",
-        decoder="decord",
-        size_px=32,
-        resize_px=32,
-        like_opencv=pipeline is not None,
-        input=fed,
-        test_crops=3,
-    )
+    own = VideoJob(str(path), "decord", input=fed, views=Views(test_crops=3))
     seen = look_and_decode(own)
     np.testing.assert_array_equal(seen.frames, decode_clip(job))
-    assert own.frame_bytes == seen.frames.nbytes
+    assert own.answer_bytes == seen.frames.nbytes
     assert (seen.info.num_frames, seen.info.width, seen.info.height) == (21, 80, 64)
 
 
@@ -217,11 +204,10 @@ def test_panel_is_as_wide_as_asked_whatever_the_names():
 
 
 def test_preview_is_a_square_of_the_asked_size(odd):
-    def job(name):
-        return PreviewJob(str(odd / name), (), 0, "", decoder="pyav", size_px=48, resize_px=48)
-
+    index = index_of([odd / "odd_size.mp4", odd / "text.mp4"], NUM_FRAMES)
+    requests = [preview_request(index, clip, 16, size_px=48) for clip in index.clips]
     with Predictor(make_bundle()) as predictor:
-        frames, broken = predictor.preview([job("odd_size.mp4"), job("text.mp4")])
+        frames, broken = predictor.preview(requests)
     assert frames.shape == (16, 48, 48, 3) and broken is None
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dsts_pipeline.base.settings import PretrainSettings
-from dsts_pipeline.extract.backbones import build_backbone
+from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.weights import find_classifier, save_weights
 from dsts_pipeline.stick import RENDERERS, something
 from dsts_pipeline.stick.diving import TARGET_NAMES

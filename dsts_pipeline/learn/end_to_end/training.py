@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.extract.decode_pool import DecodePool
-from dsts_pipeline.extract.views import Row, ViewPlan
+from dsts_pipeline.extract.views import ViewPlan, ViewRow
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head.recalibration import recalibrate
 from dsts_pipeline.learn.end_to_end.model import EndToEnd, stage_number
@@ -383,12 +383,12 @@ def answer_clips(
 
 def _batches(
     plan: ViewPlan, clips: Sequence[int], pool: DecodePool, batch_size: int, found: Answers
-) -> Iterator[tuple[list[Row], Tensor]]:
+) -> Iterator[tuple[list[ViewRow], Tensor]]:
     wanted = [
         [plan.row(n, view) for view in range(plan.views.count(plan.index.clips[n].split))]
         for n in clips
     ]
-    rows: list[Row] = []
+    rows: list[ViewRow] = []
     frames: list[np.ndarray] = []
     answers = pool.run(plan.job(of_clip) for of_clip in wanted)
     for of_clip, answer in zip(wanted, answers, strict=True):

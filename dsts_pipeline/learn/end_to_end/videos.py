@@ -7,8 +7,8 @@ same ones again; in evaluation a clip has its one plain view.
 
 A clip that cannot be decoded leaves its batch, which is then smaller; it is listed with its reason,
 not asked for again, and never replaced. Several processes need batches of one size: there it ends
-the training. Decoding is `extract.frames`' own: a pool of processes under a watchdog, frames ahead
-bounded in bytes.
+the training. Clips are asked for and decoded as in an extraction: by `FrameRequest`s, in processes
+under a watchdog, frames ahead bounded in bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.extract.decode_pool import Decoded, DecodePool
 from dsts_pipeline.extract.progress import ClipFailure, check_failures
-from dsts_pipeline.extract.views import Row, ViewPlan, Views
+from dsts_pipeline.extract.views import ViewPlan, ViewRow, Views
 from dsts_pipeline.feed import FeatureBatch, ServesBatches
 
 
@@ -105,7 +105,7 @@ class VideoFeed:
             yield self._assemble(batch, [next(answers) for _ in batch], len(wanted))
 
     def _assemble(
-        self, rows: Sequence[Row], answers: Sequence[Decoded], num_wanted: int
+        self, rows: Sequence[ViewRow], answers: Sequence[Decoded], num_wanted: int
     ) -> FeatureBatch:
         found = []
         for row, answer in zip(rows, answers, strict=True):

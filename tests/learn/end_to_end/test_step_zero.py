@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.clips.index import Clip, ClipIndex
-from dsts_pipeline.extract.backbones import Backbone, build_backbone
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.extract.mmaction_compat import build_model
 from dsts_pipeline.extract.runner import extract_features
@@ -82,7 +84,8 @@ def extracted(index, backbone, root):
         dtype="float16",
     )
     with StoreWriter(root, plan) as writer:
-        extract_features(index, backbone, writer, num_decode_workers=0)
+        settings = BackboneSettings(num_decode_workers=0)
+        extract_features(ViewPlan(index, backbone), backbone, writer, settings)
         return open_store(writer.finish({}).parent)
 
 

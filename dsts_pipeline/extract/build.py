@@ -1,0 +1,253 @@
+"""Names -> frozen backbones: presets, configs of mmaction2's model zoo, transformers models.
+
+Enters: a name, weights, the input and taps that are wanted. Leaves: a `Backbone` with its weights
+in place, checked key by key, and a description of all that decides its maps.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings import BackboneSettings
+from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.mmaction_compat import accepts, build_model
+from dsts_pipeline.extract.model_zoo import (
+    LEFT_OUT,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    TRANSFORMERS_PRESETS,
+    ZOO_PRESETS,
+    ZooModel,
+    ZooPreset,
+    get_preset,
+    is_config_name,
+    preset_names,
+    read_zoo_model,
+    zoo_names,
+)
+from dsts_pipeline.extract.taps import KEEP_TIME, Recognizer, keep_time
+from dsts_pipeline.extract.transformers_models import build_transformer
+from dsts_pipeline.extract.weights import CLASSIFIER_WEIGHT, KeyMapName, WeightsChoice
+
+# Backbones whose own output is no map: where one is.
+_TAP_OF = {
+    "C3D": "backbone.conv5b",
+    "TimeSformer": "backbone.norm@HWT",
+    "UniFormerV2": "backbone.transformer.resblocks.{last}@HWBT",
+}
+
+
+def build_backbone(
+    name: str,
+    *,
+    weights: str | Path,
+    num_frames: int | None = None,
+    size_px: int | None = None,
+    taps: Sequence[str] = (),
+    weights_sha256: str | None = None,
+    key_map: KeyMapName = "auto",
+    seed: int = 0,
+) -> Backbone:
+    """The backbone called `name`, frozen and in evaluation mode.
+
+    Args:
+        name: A preset (see `presets`), a config of mmaction2's model zoo by name, a config file by
+            path, or a folder of the transformers library.
+        weights: A file (safetensors or .pth), an address, for the transformers library a folder;
+            or the word "random": weights drawn from `seed`, which `describe` marks.
+        num_frames, size_px: The input T and H = W; the model's own by default.
+        taps: Where maps are taken, see `taps`; by default the preset's own.
+        weights_sha256: The digest that the file must have.
+        key_map: How the file's keys are renamed, see `key_maps`.
+
+    Raises:
+        SettingsError: There is no such model, or it has no such tap or input.
+        CheckpointError: The weights are missing, refused, others than expected, or do not fit.
+    """
+    if weights is None:
+        raise SettingsError(
+            "backbone.weights is not set; expected a file, an address, or the word random for "
+            "weights that were never trained"
+        )
+    choice = WeightsChoice(weights, weights_sha256, key_map, seed)
+    taps = tuple(taps)
+    is_preset = name in preset_names()
+    is_folder = not is_preset and name not in zoo_names() and (Path(name) / "config.json").is_file()
+    if name in TRANSFORMERS_PRESETS or is_folder:
+        return build_transformer(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
+    if name in ZOO_PRESETS or (not is_preset and is_config_name(name)):
+        return _build_from_zoo(name, choice, num_frames, size_px, taps)
+    return _build_own(name, choice, num_frames, size_px, taps)
+
+
+def choose_backbone(chosen: BackboneSettings) -> Backbone:
+    """The backbone of the settings, frozen, on the CPU.
+
+    Raises:
+        SettingsError: There is no such model, or it has no such tap or input.
+        CheckpointError: There are no sound weights.
+    """
+    return build_backbone(
+        chosen.name,
+        weights=chosen.weights,
+        num_frames=chosen.num_frames,
+        size_px=chosen.size_px,
+        taps=chosen.taps,
+        weights_sha256=chosen.weights_sha256,
+        key_map=chosen.key_map,
+    )
+
+
+# ---- trainable recognizers of our own presets ---------------------------------------------------
+
+
+def build_recognizer(name: str, *, num_classes: int | None = None, seed: int = 0) -> Any:
+    """A trainable mmaction2 recognizer of our own preset `name`, with weights drawn from `seed`.
+
+    Its `backbone(x)` maps [B, 3, T, H, W] to [B, C, T', H', W'], its `cls_head(map)` gives logits
+    [B, K], its linear classifier is `cls_head.fc_cls`. Note that `backbone.train()` and `.eval()`
+    of mmaction2's ResNet3d return None: do not chain them.
+    """
+    config = get_preset(name).recognizer
+    if num_classes is not None:
+        config["cls_head"]["num_classes"] = num_classes
+    return _construct(config, seed)
+
+
+def _construct(config: dict[str, Any], seed: int, *, is_filled: bool = False) -> Any:
+    """A recognizer with weights drawn from `seed`; the global random stream is left alone.
+
+    Args:
+        is_filled: Weights will be loaded: spare the initialisation, 10 s for TPN.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        recognizer = build_model(config)
+        if not is_filled:
+            recognizer.init_weights()
+    return recognizer
+
+
+# ---- mmaction2's recognizers --------------------------------------------------------------------
+
+
+def _build_own(
+    name: str,
+    choice: WeightsChoice,
+    num_frames: int | None,
+    size_px: int | None,
+    taps: tuple[str, ...],
+) -> Backbone:
+    preset = get_preset(name)
+    num_frames = num_frames or preset.num_frames
+    size_px = size_px or preset.size_px
+    config = _fit_classifier(preset.recognizer, choice)
+    recognizer = _construct(config, choice.seed, is_filled=not choice.is_random)
+    origin, report = choice.fill(recognizer)
+    return Backbone(
+        name,
+        Recognizer(recognizer, is_2d=False),
+        num_frames=num_frames,
+        size_px=size_px,
+        taps=taps or ("backbone",),
+        load_report=report,
+        description={
+            "name": name,
+            "recognizer": _as_json(config),
+            "weights": origin,
+            "frames": {"num_frames": num_frames, "sampling": "centres of equal segments"},
+            "transforms": [
+                {"resize_px": [size_px, size_px]},
+                {"mean": list(PIXEL_MEAN), "std": list(PIXEL_STD)},
+            ],
+            "versions": _versions(),
+        },
+    )
+
+
+def _fit_classifier(config: dict[str, Any], choice: WeightsChoice) -> dict[str, Any]:
+    """The recognizer's config with as many classes as the weights know; with none, without."""
+    if choice.is_random:
+        return config
+    state = choice.read()
+    if CLASSIFIER_WEIGHT in state:
+        head = {**config["cls_head"], "num_classes": len(state[CLASSIFIER_WEIGHT])}
+        return {**config, "cls_head": head}
+    if any(key.endswith(CLASSIFIER_WEIGHT) for key in state):
+        return config
+    return {key: value for key, value in config.items() if key != "cls_head"}
+
+
+def _build_from_zoo(
+    name: str,
+    choice: WeightsChoice,
+    num_frames: int | None,
+    size_px: int | None,
+    taps: tuple[str, ...],
+) -> Backbone:
+    preset = ZOO_PRESETS.get(name) or ZooPreset(name)
+    model = read_zoo_model(
+        preset.config, changes=preset.changes, pipeline_changes=preset.pipeline_changes
+    )
+    backbone = model.recognizer["backbone"]
+    tap = _TAP_OF.get(backbone["type"], preset.tap)
+    taps = taps or (tap.format(last=backbone.get("layers", 1) - 1),)
+    pipeline = model.pipeline.resized(num_frames=num_frames, size_px=size_px)
+    config = _fit_segments(model, pipeline.num_frames)
+    recognizer = _construct(config, choice.seed, is_filled=not choice.is_random)
+    origin, report = choice.fill(recognizer, leave_out=LEFT_OUT)
+    _keep_time_if_tapped(recognizer, taps)
+    return Backbone(
+        model.name if name not in ZOO_PRESETS else name,
+        Recognizer(recognizer, is_2d=model.is_2d),
+        num_frames=pipeline.num_frames,
+        size_px=pipeline.size_px,
+        taps=taps,
+        pipeline=pipeline,
+        load_report=report,
+        description={
+            "name": model.name,
+            "recognizer": _as_json(config),
+            "weights": origin,
+            "input": pipeline.describe_input(),
+            "versions": _versions(),
+        },
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what computes the maps."""
+    return {"mmaction2": importlib.metadata.version("mmaction2"), "torch": torch.__version__}
+
+
+def _as_json(value: Any) -> Any:
+    """Tuples become lists, so that a description survives a round trip through JSON."""
+    if isinstance(value, dict):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _fit_segments(model: ZooModel, num_frames: int) -> dict[str, Any]:
+    """The model's config; 2-D backbones that look across frames are told how many there are."""
+    backbone = model.recognizer["backbone"]
+    if not model.is_2d or not accepts(backbone["type"], "num_segments"):
+        return model.recognizer
+    return {**model.recognizer, "backbone": {**backbone, "num_segments": num_frames}}
+
+
+def _keep_time_if_tapped(recognizer: Any, taps: tuple[str, ...]) -> None:
+    if KEEP_TIME not in taps:
+        return
+    others = [tap for tap in taps if tap != KEEP_TIME and tap.split(".")[0].startswith("neck")]
+    if others:
+        raise SettingsError(
+            f"backbone.taps: {KEEP_TIME} changes the neck, so that {', '.join(others)} would not "
+            "be the published one's; take them in another extraction"
+        )
+    keep_time(getattr(recognizer, "neck", None))
