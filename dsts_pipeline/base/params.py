@@ -24,7 +24,14 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import Kind, Section, Settings, VariantSettings, check_together
+from dsts_pipeline.base.settings import (
+    OF_THE_RUN,
+    Kind,
+    Section,
+    Settings,
+    VariantSettings,
+    check_together,
+)
 
 # ---- ------------------------------------------------------------------------------------------
 # YAML that people write, read in one place: params.yaml, experiments, values of --set and --grid.
@@ -306,9 +313,7 @@ def settings_as_yaml(settings: Settings) -> str:
 
 # What a variant may change; the maps, the clips and how a run is run are common to all.
 VARIED = ("head.", "udl.", "train.", "feed.order", "feed.shard_window", "feed.class_balanced")
-COMMON = {"train.device", "train.devices", "train.checkpoint_every_batches"}
-COMMON |= {"train.keep_checkpoints", "train.requeue_status", "train.tensorboard"}
-COMMON |= {"train.data_seed"}
+COMMON = {f"train.{name}" for name in (*OF_THE_RUN, "data_seed")}
 
 
 @dataclass(frozen=True)

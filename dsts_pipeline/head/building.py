@@ -61,7 +61,7 @@ def build_dsts(
     """
     torch.manual_seed(derive_seed(seed, "dsts"))
     try:
-        head = DSTSHead(*sizes, **chosen.model_dump(exclude={"take_over_classifier"}))
+        head = DSTSHead.from_settings(*sizes, chosen)
     except ValueError as error:
         raise SettingsError(f"head: {error}") from None
     if classifier and chosen.take_over_classifier:

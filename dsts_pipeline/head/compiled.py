@@ -155,7 +155,7 @@ def compile_head(head: DSTSHead) -> CompiledHead:
     """The test-time form of `head`, which stays as it is.
 
     Examples:
-        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
+        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1, width=4).eval()
         >>> compile_head(head)(torch.zeros(4, 8, 2, 3, 3)).shape
         torch.Size([4, 3])
     """

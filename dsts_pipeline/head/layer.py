@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head.neurons import (
     SPATIAL,
     TEMPORAL,
@@ -35,7 +36,6 @@ from dsts_pipeline.head.neurons import (
     run_routed,
 )
 from dsts_pipeline.head.norms import NeuronNorm
-from dsts_pipeline.head.options import LayerOptions
 from dsts_pipeline.head.routing import (
     Impulses,
     LayerNoise,
@@ -163,13 +163,17 @@ class DSTSLayer(nn.Module):
     fixed_gates: Tensor
     impulses: Impulses
 
-    def __init__(self, channels: int, num_neurons: int, options: LayerOptions) -> None:
+    def __init__(self, channels: int, options: HeadSettings) -> None:
         super().__init__()
-        self.channels, self.num_neurons, self.options = channels, num_neurons, options
-        n, c, of_layer = num_neurons, channels, options.norm_statistics == "layer"
+        self.channels = channels
+        self.num_neurons = options.num_neurons
+        self.options = options
+        n = options.num_neurons
+        c = channels
+        of_layer = options.norm_statistics == "layer"
         if options.synapse:
             self.scoring_kernel = new_kernel(n, c, c)
-            self.impulses = Impulses(n, options)
+            self.impulses = Impulses(options)
         if options.specialization == "conv3d":
             self._add_kernel("volume", c, c, 3, 3, 3)
             self.volume_norm = NeuronNorm(n, c, of_layer=of_layer)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head.norms import SumAcross, average_of
-from dsts_pipeline.head.options import LayerOptions
 
 
 def sum_impulses(x: Tensor, scoring_kernel: Tensor) -> Tensor:
@@ -104,14 +104,16 @@ class Impulses(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_neurons: int, options: LayerOptions) -> None:
+    def __init__(self, options: HeadSettings) -> None:
         super().__init__()
-        self.kind, self.spread = options.impulse, options.impulse_spread
-        self.momentum, self.eps = 0.1, 1e-5
+        self.kind = options.impulse
+        self.spread = options.impulse_spread
+        self.momentum = 0.1
+        self.eps = 1e-5
         self.sum_across: SumAcross | None = None
         if self.kind == "standardized":
-            self.register_buffer("running_mean", torch.zeros(num_neurons))
-            self.register_buffer("running_var", torch.ones(num_neurons))
+            self.register_buffer("running_mean", torch.zeros(options.num_neurons))
+            self.register_buffer("running_var", torch.ones(options.num_neurons))
 
     def forward(self, x: Tensor, scoring_kernel: Tensor, *, update: bool) -> Tensor:
         """Impulses `[B, N]` of `x [B, T, H, W, C]`; `update` moves running values in training."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +28,7 @@ from dsts_pipeline.base.children import end_with_parent, watch_parent
 from dsts_pipeline.base.errors import BusyError, SettingsError, UserError
 from dsts_pipeline.base.files import hold_alone
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.settings import Device
 from dsts_pipeline.head.norms import SumAcross
 
 # ---- ------------------------------------------------------------------------------------------
@@ -108,7 +109,6 @@ def sum_all(tensors: Sequence[Tensor]) -> list[Tensor]:
 # joined batch, and so does the noise, so that W processes with batches of B make the step that one
 # process makes with a batch of W * B.
 
-DeviceName = Literal["auto", "cpu", "cuda"]
 _STARTED_BY = "DSTS_STARTED_BY"  # process id
 
 
@@ -197,7 +197,7 @@ def _keeps_own_statistics(module: nn.Module) -> bool:
 ALONE = Processes()
 
 
-def choose_device(name: DeviceName) -> str:
+def choose_device(name: Device) -> str:
     """ "cpu" or "cuda"; "auto" takes a GPU where there is one.
 
     Raises:
@@ -213,7 +213,7 @@ def choose_device(name: DeviceName) -> str:
 
 
 @contextmanager
-def joined_processes(device: DeviceName, num_devices: int) -> Iterator[Processes]:
+def joined_processes(device: Device, num_devices: int) -> Iterator[Processes]:
     """Start or find the processes of a training; messages come from the first one alone.
 
     Args:

@@ -242,7 +242,7 @@ class Keeper:
         if options is None:
             return
         decided_by = {
-            "options": dataclasses.asdict(training.options),
+            "recipe": training.recipe.to_json(),
             "data": self._sampler_state()["digest"],
             "identity": options.identity,
             "world_size": training.processes.world_size,
@@ -369,7 +369,7 @@ class Keeper:
             "tally": training.tally.state(),
             "history": training.history,
             "loss_scale": dataclasses.asdict(stepper.scale),
-            "options": dataclasses.asdict(training.options),
+            "recipe": training.recipe.to_json(),
             "best": None,
         }
         if training.best is not None:

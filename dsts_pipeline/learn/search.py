@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,9 +25,9 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.files import sha256_json, write_atomic, write_json
 from dsts_pipeline.base.params import read_yaml, require_setting, settings_as_yaml, with_values
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
-from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.learn.options import OF_THE_RUN, options_of_feed
+from dsts_pipeline.base.settings import OF_THE_RUN, SearchSettings, Settings
 from dsts_pipeline.learn.resume import digest_sources
+from dsts_pipeline.learn.training import order_of
 
 # ---- What became of one trial of a search. ------------------------------------------------------
 
@@ -89,7 +89,7 @@ def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
 FORMS = "key=low:high, key=low:high:log or key=a,b,c"
 SECTIONS = "head", "udl", "train"
 # What decides the clips that trials are judged by has to be the same for all of them.
-FIXED = {f"train.{name}" for name in OF_THE_RUN | {"heldout_fraction", "data_seed"}}
+FIXED = {f"train.{name}" for name in {*OF_THE_RUN, "heldout_fraction", "data_seed"}}
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def name_study(settings: Settings, dimensions: list[Dimension], store: str) -> s
     space = settings.search.model_dump(mode="json", exclude={"num_trials", "timeout_seconds"})
     weights = settings.backbone.weights
     parts = {"settings": content, "space": space, "store": store, "weights": str(weights)}
-    parts |= {"feed": options_of_feed(settings.feed), "sources": digest_sources()}
+    parts |= {"feed": order_of(settings.feed), "sources": digest_sources()}
     return sha256_json(parts)[:16]
 
 
@@ -236,22 +236,6 @@ def name_study(settings: Settings, dimensions: list[Dimension], store: str) -> s
 OnEpoch = Callable[[dict[str, Any]], None]
 TrainTrial = Callable[[int, dict[str, Any], OnEpoch], None]
 """Trains with some values; calls back with every epoch's entry, which may end the trial."""
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """When a trial is ended early.
-
-    Args:
-        kind: "median": worse at an epoch than the median of earlier trials there;
-            "successive_halving": not among the better quarter at epoch 1, 4, 16; or "none".
-        startup_trials: Whose values are random, and which "median" lets finish.
-        warmup_epochs: Of a trial, before "median" may end it.
-    """
-
-    kind: Literal["median", "successive_halving", "none"] = "median"
-    startup_trials: int = 5
-    warmup_epochs: int = 2
 
 
 def import_optuna() -> Any:
@@ -299,6 +283,9 @@ class Study:
         name: Of all that decides the search: studies of other names in the file are left alone.
         dimensions: What is varied.
         present: The values that the settings have now: the first trial, where in the space.
+        how: When a trial is ended early, and how many are drawn at random: "median" ends one that
+            is worse at an epoch than the median of earlier trials there, "successive_halving" one
+            that is not among the better quarter at epoch 1, 4, 16.
     """
 
     def __init__(
@@ -309,10 +296,12 @@ class Study:
         *,
         present: Mapping[str, Any],
         seed: int,
-        pruning: Pruning,
+        how: SearchSettings,
     ) -> None:
         self._optuna = import_optuna()
-        self.dimensions, self.seed, self.pruning = list(dimensions), seed, pruning
+        self.dimensions = list(dimensions)
+        self.seed = seed
+        self.how = how
         self._study = self._optuna.create_study(
             storage=f"sqlite:///{folder.resolve() / 'study.db'}",
             study_name=name,
@@ -391,17 +380,15 @@ class Study:
 
     def _sampler(self, num_finished: int) -> Any:
         seed = derive_seed(self.seed, "search", num_finished) % 2**32
-        return self._optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=self.pruning.startup_trials
-        )
+        return self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.how.startup_trials)
 
     def _pruner(self) -> Any:
-        pruners, how = self._optuna.pruners, self.pruning
-        if how.kind == "none":
+        pruners = self._optuna.pruners
+        if self.how.pruner == "none":
             return pruners.NopPruner()
-        if how.kind == "successive_halving":
+        if self.how.pruner == "successive_halving":
             return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
-        return pruners.MedianPruner(how.startup_trials, how.warmup_epochs)
+        return pruners.MedianPruner(self.how.startup_trials, self.how.warmup_epochs)
 
 
 # ---- A search's trials as a table, as trials.json, and the best one's settings as a params file.

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from dsts_pipeline.base.children import StopRequest, TrainingStopped
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed
-from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.passes import Asking, make_passes_together
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
-from dsts_pipeline.learn.training import Training
+from dsts_pipeline.learn.training import Recipe, Training
 
 # ---- torch's global random generators, one state per training that shares a process with others.
 
@@ -104,7 +103,7 @@ class Member:
     """A training among others. All of its code runs in `within`, with its own randomness.
 
     Args:
-        name: What it is called in messages; `options.seed` says which of that name.
+        name: What it is called in messages; `recipe.seed` says which of that name.
         build: Makes the untrained head.
 
     Attributes:
@@ -116,16 +115,17 @@ class Member:
         name: str,
         build: Callable[[], nn.Module],
         feed: FeatureFeed,
-        options: TrainingOptions,
+        recipe: Recipe,
         processes: Processes,
         checkpoints: CheckpointOptions | None = None,
     ) -> None:
-        self.name, self.finished = name, False
+        self.name = name
+        self.finished = False
         self.failure: str | None = None
         self._randomness = OwnRandomness(processes.device)
         self._began = False
         with self.within():
-            self.training = Training(build(), feed, options, processes)
+            self.training = Training(build(), feed, recipe, processes)
             self.keeper = Keeper(self.training, checkpoints)
 
     @contextmanager
@@ -189,13 +189,14 @@ class Member:
 
     def describe_failure(self) -> str:
         """Who failed, and why."""
-        return f"{self.name}, seed {self.training.options.seed}: {self.failure}"
+        return f"{self.name}, seed {self.training.recipe.seed}: {self.failure}"
 
     @property
     def status(self) -> Status:
         """How far it is."""
         training, tally = self.training, self.training.tally
-        num_epochs, last = training.options.num_epochs, (training.history or [{}])[-1]
+        num_epochs = training.how.num_epochs
+        last = (training.history or [{}])[-1]
         cursor = training.cursor
         count = tally.num_clips
         ahead = cursor.epoch > training.epoch
@@ -203,7 +204,7 @@ class Member:
         whole = self.finished or not num_epochs
         return Status(
             self.name,
-            training.options.seed,
+            training.recipe.seed,
             min(training.epoch + 1, num_epochs),
             num_epochs,
             1.0 if whole else min((training.epoch + part) / num_epochs, 1.0),

@@ -1,7 +1,8 @@
-"""The training of a head on cached maps, epoch by epoch, from wherever it was stopped.
+"""The training of a head on cached maps, from wherever it was stopped.
 
-Enters: a head, a `FeatureFeed` over the training split, options. Leaves: the head, trained in
-place and in evaluation mode, and a history of plain dictionaries.
+Enters: a head, a `FeatureFeed` over the training split, sections of the settings. Leaves: the head,
+trained in place and in evaluation mode, and a history of plain dictionaries. What an epoch does is
+in `training`, what a step does in `steps`, the second-order gradient in `udl`.
 """
 
 from __future__ import annotations
@@ -18,81 +19,13 @@ from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import console, track
+from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
 from dsts_pipeline.base.training_clips import find_shortage
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
-from dsts_pipeline.learn.training import Training
-
-# ---- What can't train is told before a map is read. ---------------------------------------------
-#
-# Enters: what a store says of its clips, options, a head. Leaves: nothing, or an error.
-
-
-def check_clips(
-    store: FeatureStore,
-    rows: np.ndarray,
-    options: TrainingOptions,
-    *,
-    paired: bool,
-    world_size: int = 1,
-) -> None:
-    """Refuse training rows that are too few, or whose classes are not the store's.
-
-    Args:
-        rows: Those of the training split.
-        paired: Whether an iteration takes two disjoint batches, as UDL's does.
-        world_size: Processes that train together; `options.batch_size` is of each.
-
-    Raises:
-        SettingsError: They are. With early stopping also where no clip would be held out.
-    """
-    labels = store.labels[rows]
-    num_classes = len(store.class_names)
-    strange = labels[(labels < 0) | (labels >= num_classes)]
-    if len(strange):
-        raise SettingsError(
-            f"{store.location}: clip {store.video_ids[rows[labels == strange[0]][0]]} is of class "
-            f"{strange[0]}, and the store names {num_classes} classes; the annotations and their "
-            "list of classes disagree: correct them, then `python cli.py prepare` and `extract`"
-        )
-    shortage = find_shortage(
-        labels,
-        np.asarray(store.video_ids)[rows],
-        batch_size=options.batch_size,
-        heldout_fraction=options.heldout_fraction,
-        seed=options.stream_seed,
-        paired=paired,
-        world_size=world_size,
-        early_stopping_epochs=options.early_stopping_epochs,
-    )
-    if shortage:
-        raise SettingsError(shortage)
-
-
-def check_head(head: nn.Module, feed: FeatureFeed) -> None:
-    """Refuse a head that is made for other maps or classes than `feed` serves.
-
-    Raises:
-        SettingsError: Its channels or classes are other ones.
-    """
-    config = getattr(head, "config", {})
-    found = config.get("in_channels"), config.get("num_classes")
-    expected = feed.map_shape[0], feed.num_classes
-    for name, has, wants in zip(("channels", "classes"), found, expected, strict=True):
-        if has is not None and has != wants:
-            raise SettingsError(
-                f"{type(head).__name__} is made for {has} {name}, and the store's maps have "
-                f"{wants}; build the head for this store"
-            )
-
-
-# ---- The training of a head on cached maps, epoch by epoch, from wherever it was stopped. -------
-#
-# Enters: a head, a `FeatureFeed` over the training split, options. Leaves: the head, trained in
-# place and in evaluation mode, and a history of plain dictionaries.
+from dsts_pipeline.learn.training import Recipe, Training
 
 OnEpoch = Callable[[dict[str, Any]], None]
 
@@ -100,12 +33,15 @@ OnEpoch = Callable[[dict[str, Any]], None]
 def train_head(
     head: nn.Module,
     feed: FeatureFeed,
+    train: TrainSettings,
+    udl: UdlSettings = UdlSettings(),
     *,
+    reading: FeedSettings = FeedSettings(),
+    seed: int = 0,
     on_epoch: OnEpoch | None = None,
     title: str = "train",
     processes: Processes = ALONE,
     checkpoints: CheckpointOptions | None = None,
-    **options: Any,
 ) -> list[dict[str, Any]]:
     """Train `head` on the clips of `feed`; with a held-out part, keep the best epoch's values.
 
@@ -118,11 +54,14 @@ def train_head(
 
     Args:
         feed: All training rows; held-out clips are taken from them.
+        train: Optimiser, schedule, what is held out.
+        udl: Whether and how a `DSTSHead` that has upstream parameters is trained by UDL.
+        reading: In which order clips come.
+        seed: Of noise, mixup, batches and held-out clips.
         on_epoch: Called with each entry of the history, those of before a stop included.
         title: What the progress bar says.
         processes: Those that train together; each calls this with equal arguments.
         checkpoints: Where and how often to save; None for never.
-        options: Those of `TrainingOptions`.
 
     Returns:
         Per epoch: epoch, train_loss, train_accuracy, heldout_loss and heldout_accuracy (where
@@ -136,7 +75,7 @@ def train_head(
         TrainingStopped: A stop was asked for; the training is saved.
     """
     check_head(head, feed)
-    training = Training(head, feed, TrainingOptions(**options), processes)
+    training = Training(head, feed, Recipe(train, udl, reading, seed), processes)
     return run_training(training, checkpoints, title, on_epoch)
 
 
@@ -165,7 +104,8 @@ def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoc
     """From where the training is to its last epoch."""
     for entry in training.history:
         on_epoch(entry)
-    num_epochs, num_clips = training.options.num_epochs, training.sampler.num_clips
+    num_epochs = training.how.num_epochs
+    num_clips = training.sampler.num_clips
     done = len(training.history) * num_clips + training.tally.num_clips
     with track(title, num_epochs * num_clips, done=done) as progress:
         while not training.is_done:
@@ -173,10 +113,71 @@ def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoc
             keeper.after_epoch()
 
 
-# ---- ------------------------------------------------------------------------------------------
-# Learning curves: DVCLive for `dvc plots show` and `dvc metrics diff`; TensorBoard on request.
+# ---- what can't train, told before a map is read -----------------------------------------------
+
+
+def check_clips(
+    store: FeatureStore,
+    rows: np.ndarray,
+    recipe: Recipe,
+    *,
+    paired: bool,
+    world_size: int = 1,
+) -> None:
+    """Refuse training rows that are too few, or whose classes are not the store's.
+
+    Args:
+        rows: Those of the training split.
+        paired: Whether an iteration takes two disjoint batches, as UDL's does.
+        world_size: Processes that train together; the batch size is of each.
+
+    Raises:
+        SettingsError: They are. With early stopping also where no clip would be held out.
+    """
+    labels = store.labels[rows]
+    num_classes = len(store.class_names)
+    strange = labels[(labels < 0) | (labels >= num_classes)]
+    if len(strange):
+        raise SettingsError(
+            f"{store.location}: clip {store.video_ids[rows[labels == strange[0]][0]]} is of class "
+            f"{strange[0]}, and the store names {num_classes} classes; the annotations and their "
+            "list of classes disagree: correct them, then `python cli.py prepare` and `extract`"
+        )
+    shortage = find_shortage(
+        labels,
+        np.asarray(store.video_ids)[rows],
+        batch_size=recipe.learning.batch_size,
+        heldout_fraction=recipe.train.heldout_fraction,
+        seed=recipe.stream_seed,
+        paired=paired,
+        world_size=world_size,
+        early_stopping_epochs=recipe.learning.early_stopping_epochs,
+    )
+    if shortage:
+        raise SettingsError(shortage)
+
+
+def check_head(head: nn.Module, feed: FeatureFeed) -> None:
+    """Refuse a head that is made for other maps or classes than `feed` serves.
+
+    Raises:
+        SettingsError: Its channels or classes are other ones.
+    """
+    config = getattr(head, "config", {})
+    found = config.get("in_channels"), config.get("num_classes")
+    expected = feed.map_shape[0], feed.num_classes
+    for name, has, wants in zip(("channels", "classes"), found, expected, strict=True):
+        if has is not None and has != wants:
+            raise SettingsError(
+                f"{type(head).__name__} is made for {has} {name}, and the store's maps have "
+                f"{wants}; build the head for this store"
+            )
+
+
+# ---- learning curves ---------------------------------------------------------------------------
 #
-# A training that goes on after a stop logs its earlier epochs again, so curves are always whole.
+# DVCLive's for `dvc plots show` and `dvc metrics diff`, TensorBoard's on request. A training that
+# goes on after a stop logs its earlier epochs again, so curves are always whole.
 
 # What takes time differs from run to run and is no result: history.json has it.
 NOT_LOGGED = ("epoch", "layers", "best", "seconds")

@@ -13,11 +13,13 @@ to compute it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+
+from dsts_pipeline.base.settings import Method
 
 # ---- The mixed Hessian-vector product of UDL, `d/du [grad_d loss(u, d) . v]`, three ways. -------
 #
@@ -32,7 +34,6 @@ from torch import Tensor
 
 Parameters = Mapping[str, Tensor]
 LossFunction = Callable[[dict[str, Tensor], dict[str, Tensor], Any], Tensor]
-Method = Literal["exact", "forward_over_reverse", "finite_difference"]
 
 FIRST_ORDER_REFUSAL = (
     "UDL without its second-order term has no meta-update: u enters step 2 only through the "

@@ -16,7 +16,7 @@ from dsts_pipeline.head import DSTSHead, LinearProbe, load_head, save_head
 
 @pytest.fixture
 def saved(tmp_path):
-    head = DSTSHead(6, 3, num_neurons=2, num_layers=2, width=4, impulse="standardized")
+    head = DSTSHead.paper(6, 3, num_neurons=2, num_layers=2, width=4, impulse="standardized")
     head(torch.randn(8, 6, 3, 3, 3))  # moves the running statistics
     save_head(tmp_path, head, {"classes": ["a", "b", "c"]})
     return head.eval(), tmp_path
