@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dsts_pipeline.base.children import REQUEUE_STATUS
 from dsts_pipeline.base.errors import SettingsError
 
 # Ranges. A section that inherits a key and gives it another default names the same range again.
@@ -52,7 +53,7 @@ class RenderSettings(Section):
     """An embedded data set, which `prepare` renders into `dataset.root`."""
 
     renderer: Literal["stick_diving", "stick_something"] = "stick_diving"
-    """stick_diving: dives; stick_something: hands and objects"""
+    """stick_diving (dives) or stick_something (hands and objects)"""
     num_train: Count = 2400
     """training clips"""
     num_test: Count = 1200
@@ -64,7 +65,7 @@ class RenderSettings(Section):
     difficulty: Annotated[float, Field(ge=0.0, le=3.0)] = 1.5
     """how much noise, clutter and camera motion, 0 to 3"""
     seed: Number = 0
-    """another seed renders other clips of the same kind"""
+    """renders other clips of the same kind"""
     num_workers: Count = 2
     """processes that render"""
 
@@ -87,7 +88,7 @@ class DatasetSettings(Section):
     class_file: str | None = None
     """list of classes below root; null: the format's own name"""
     end_frame: Literal["auto", "exclusive", "inclusive"] = "auto"
-    """whether the annotated last frame is of the clip; auto: decided from the videos' lengths"""
+    """whether the annotated last frame is part of its clip; auto: by the videos' lengths"""
     official_counts: bool = False
     """compare the splits with the published numbers of clips"""
     min_frames: Count = 1
@@ -101,13 +102,13 @@ class DatasetSettings(Section):
     heldout_by: Literal["clip", "group"] = "clip"
     """group: whole source videos or performers are held out"""
     heldout_seed: Number = 0
-    """another seed holds out other clips"""
+    """holds out other clips"""
     test_fraction: Heldout = 0.0
     """share of all clips that becomes the split test, where the data set has none"""
     allow_outside_root: bool = False
     """take videos outside of root, by absolute names or links"""
     max_problem_fraction: Fraction = 0.01
-    """`prepare` fails where a larger share of the clips can't be used"""
+    """share of clips that can't be used above which `prepare` fails"""
     num_probe_workers: Count = 2
     """processes that look into the videos"""
     render: RenderSettings | None = RenderSettings()
@@ -145,13 +146,13 @@ class ViewSettings(Section):
     """How many maps a clip has."""
 
     train: Count = 1
-    """views of a training clip; more than one is worth it with an augmentation"""
+    """views of a training clip; several are worth it with an augmentation"""
     test_clips: Count = 1
-    """clips in time of any other clip; answers are averaged"""
+    """views in time of any other clip; the answers to them are averaged"""
     test_crops: Literal[1, 3] = 1
-    """crops in space of each of these"""
+    """views in space of each of these, 1 or 3"""
     seed: Number = 0
-    """of the augmentation"""
+    """draws other augmentations"""
     augmentation: AugmentationSettings = AugmentationSettings()
     """what is done to training views"""
 
@@ -167,13 +168,13 @@ class BackboneSettings(Section):
     """The frozen recognizer whose feature map is cached, what it is fed, and how it is run."""
 
     name: str = "stick_r18"
-    """a preset, a config of mmaction2's model zoo, a config file, or a transformers folder"""
+    """a preset, a config of mmaction2's zoo or of yours, or a transformers folder"""
     weights: str = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
     """a file, an address, a transformers folder, or the word random"""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
-    """digest that the weights file must have; null: any"""
+    """digest that the weights file must have; null: not compared"""
     key_map: Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"] = "auto"
-    """whose names the weights' keys are"""
+    """whose names the weights' keys follow; auto: found by trying"""
     taps: tuple[str, ...] = ()
     """where maps are taken, the first is stored; none: where the preset says"""
     num_frames: Count | None = 16
@@ -187,15 +188,15 @@ class BackboneSettings(Section):
     num_decode_workers: Number = 1
     """processes that decode; 0: this one does"""
     clip_timeout_seconds: Positive = 60.0
-    """a clip that takes longer to decode has failed; raise it for slow disks"""
+    """a clip that takes longer to decode is given up; more for slow disks"""
     prefetch_bytes: Count = 256 * 2**20
-    """bound on frames held ahead of the backbone; lower it where memory is short"""
+    """bound on decoded frames that wait; less where memory is short"""
     views: ViewSettings = ViewSettings()
     """how many maps a clip has"""
     device: Device = "auto"
     """auto: this process's GPU where there is one, else the CPU"""
     precision: Precision = "float32"
-    """of the forward pass"""
+    """type of the forward pass: float32, bfloat16 or float16"""
     compile: bool = False
     """torch.compile: slower to start, faster on large sets"""
     channels_last: bool = False
@@ -203,7 +204,7 @@ class BackboneSettings(Section):
     batch_size: Count = 32
     """views at a time; halved where that does not fit the device"""
     max_failed_fraction: Fraction = 0.01
-    """the extraction fails where a larger share of the clips can't be decoded"""
+    """share of clips that can't be decoded above which `extract` fails"""
 
 
 class PretrainSettings(Section):
@@ -214,7 +215,7 @@ class PretrainSettings(Section):
     num_heldout: Annotated[int, Field(ge=48)] = 1200
     """rendered clips to judge by"""
     seed: Number = 20220914
-    """of the clips, other ones than the data set's"""
+    """renders other clips than the data set's"""
     pose_epochs: Number = 1
     """epochs that learn the pose alone"""
     class_epochs: Number = 2
@@ -222,9 +223,9 @@ class PretrainSettings(Section):
     batch_size: Count = 32
     """clips per step"""
     learning_rate: Positive = 2e-3
-    """at its peak"""
+    """at the schedule's peak"""
     pose_weight: Factor = 0.5
-    """of the pose's loss beside the class's"""
+    """weight of the pose's loss beside the class's"""
     pool: str = "data/pretrain_pool"
     """where the clips are rendered to"""
     num_workers: Count = 2
@@ -240,17 +241,17 @@ class StoreSettings(Section):
     root: str = "stores"
     """folder of the stores"""
     dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
-    """storage type"""
+    """float16, bfloat16, float32 or int8"""
     codec: Literal["none", "zstd"] = "none"
-    """zstd: smaller and slower"""
+    """none, or zstd: smaller and slower"""
     zstd_level: Annotated[int, Field(ge=1, le=19)] = 1
-    """of the codec zstd"""
+    """how hard zstd tries, 1 to 19"""
     on_overflow: Literal["error", "fail", "saturate"] = "error"
-    """of a map that dtype can't hold: stop, list the clip as failed, or cut the values"""
+    """values that dtype can't hold: error stops, fail lists the clip, saturate cuts"""
     shard_bytes: Count = 128 * 2**20
     """size that a shard aims at"""
     min_shards: Count = 32
-    """a small set gets smaller shards, so that a stopped extraction keeps most of its work"""
+    """at least so many, so that little is lost when an extraction stops"""
 
 
 class FeedSettings(Section):
@@ -259,21 +260,21 @@ class FeedSettings(Section):
     preload_bytes: Number = 2 * 2**30
     """maps that take no more than this are read into memory once"""
     order: Literal["random", "shard"] = "random"
-    """shard: clips are shuffled near their shards, for stores larger than memory or remote"""
+    """random, or shard: shuffled near their shards, for large or remote stores"""
     shard_window: Count = 16
-    """of the order shard: shards whose clips are mixed"""
+    """shards whose clips the order shard mixes"""
     class_balanced: bool = False
     """draw every class equally often in an epoch of the same length"""
     num_read_threads: Count = 2
     """threads that read shards"""
     verify_checksums: bool = True
-    """compare every chunk's checksum as it is read; false: faster, damage goes unseen"""
+    """of every map that is read; false is faster and lets damage pass"""
     cache_dir: str = ".feature_cache"
-    """of stores read over the network: where shards are kept"""
+    """where shards of remote stores are kept"""
     cache_bytes: Number = 20 * 2**30
-    """of the same: how much of them"""
+    """how much of remote stores is kept"""
     stall_seconds: Positive = 30.0
-    """of the same: a server that sends less than 1 kB/s for so long is given up"""
+    """a server that sends less than 1 kB/s for so long is given up"""
 
 
 # ---- the head and its training -----------------------------------------------------------------
@@ -293,27 +294,27 @@ class HeadSettings(Section):
     synapse: bool = True
     """false: all neurons run and are averaged (Table 4)"""
     specialization: Specialization = "gated"
-    """gated (paper), fixed halves of the channels, or one conv3d per neuron (Table 3)"""
+    """gated (paper), fixed (halves of the channels) or conv3d (Table 3)"""
     impulse: ImpulseKind = "standardized"
-    """how strongly a neuron answers: sum (paper), mean, or standardized over the batch"""
+    """how a neuron's answer is measured: sum (paper), mean or standardized"""
     impulse_spread: Positive = 20.0
     """standard deviation of standardized impulses, against noise of 1.28"""
     routing_gradient: RoutingGradient = "selected"
-    """straight-through over all neurons (dense, paper) or the chosen one alone"""
+    """straight-through over all neurons (dense, paper) or the selected one"""
     norm_statistics: NormStatistics = "routed"
-    """whose clips a neuron's norms see: its own, all by their own neuron, or all by it (dense)"""
+    """of a neuron's routed clips, of its layer's, or of the batch (needs dense)"""
     impulse_gradient: ImpulseGradient = "map"
-    """whether routing's gradient goes into the map (paper) or stops at the scoring kernel"""
+    """routing's gradient goes into the map (paper) or stops at the kernel"""
     shared_neuron: bool = False
-    """a neuron is one common to its layer plus its own part"""
+    """a neuron is one common to its layer plus a part of its own"""
     own_scale: Factor = 1.0
-    """of a shared neuron: factor on the own part"""
+    """of a shared neuron: factor on its own part"""
     layer_residual: bool = True
     """add a layer's input to its output; paper: false"""
     skip: bool = True
     """the connection around the module"""
     zero_start: bool = True
-    """the module adds nothing at first, so training starts at the classifier; paper: false"""
+    """training starts at the classifier's answers; paper: false"""
     temperature: Positive = 1.0
     """tau of the Gumbel-softmax"""
     gumbel_scale: Factor = 1.0
@@ -321,9 +322,9 @@ class HeadSettings(Section):
     gate_noise_scale: Factor = 1.0
     """factor on the gates' noise in training"""
     gate_init_std: Factor = 0.01
-    """spread of the first gate logits"""
+    """standard deviation of the first gate logits"""
     take_over_classifier: bool = True
-    """start from the backbone's own classifier, where it has one for these classes"""
+    """start from the backbone's classifier, where it fits the classes"""
 
 
 class UdlSettings(Section):
@@ -332,7 +333,7 @@ class UdlSettings(Section):
     enabled: bool = True
     """false: upstream and downstream parameters share one ordinary step (Table 5)"""
     method: Method = "exact"
-    """how the second-order product is computed; the first two are exact"""
+    """exact, forward_over_reverse (exact, less memory) or finite_difference"""
     inner_learning_rate: Positive | None = None
     """alpha of the simulated step; null: the current learning rate"""
     redraw_noise: bool = False
@@ -358,45 +359,45 @@ class LearningSettings(Section):
     batch_size: Count = 32
     """clips per batch and process; UDL takes two batches an iteration"""
     part_size: Count | None = None
-    """gradient accumulation: clips gone through at a time; null: the batch"""
+    """clips gone through at a time (gradient accumulation); null: the batch"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw (the paper's for Swin) or sgd (for TPN)"""
     learning_rate: Positive
     """at the schedule's peak"""
     classifier_learning_rate_factor: Factor
-    """of the classifier's learning rate"""
+    """times the learning rate, for the classifier"""
     scoring_learning_rate_factor: Factor = 1.0
-    """of the scoring kernels' learning rate"""
+    """times the learning rate, for the scoring kernels"""
     gate_learning_rate_factor: Factor
-    """of the gate logits' learning rate"""
+    """times the learning rate, for the gate logits"""
     schedule: Schedule = "one_cycle"
-    """of the learning rate"""
+    """of the learning rate: one_cycle, cosine, steps or constant"""
     step_milestones: tuple[Inside, ...] = (0.5, 0.8333)
-    """of the schedule steps: shares of the training"""
+    """shares of the training at which the schedule steps lowers the rate"""
     step_factor: Decay = 0.1
-    """of the schedule steps: what the rate is multiplied by at each milestone"""
+    """what it multiplies the rate by there"""
     warmup_fraction: BelowOne
     """share of the training in which the rate rises"""
     weight_decay: Factor = 0.05
-    """of kernels and projections"""
+    """of kernels and projections; vectors have none"""
     momentum: BelowOne = 0.9
-    """of sgd"""
+    """of the optimizer sgd"""
     clip_norm: Positive | None = None
     """largest norm of a gradient; null: no clipping"""
     precision: Precision = "float32"
-    """of the forward pass; float16 scales the loss"""
+    """type of the forward pass: float32, bfloat16 or float16"""
     label_smoothing: BelowOne = 0.0
     """share of the label spread over all classes"""
     balance_weight: Factor = 0.0
-    """of the load-balancing loss; 0 is the paper"""
+    """weight of the load-balancing loss; 0 is the paper"""
     ema_decay: Inside | None = None
-    """of a moving average of the weights, which is evaluated and kept; null: none"""
+    """keeps a moving average of the weights instead of the last; null: none"""
     recompute_statistics: bool = True
-    """give norms the statistics of noise-free passes before every evaluation"""
+    """norms get the statistics of noise-free passes before each evaluation"""
     recompute_clips: Count = 512
-    """clips that serve for that, at each epoch"""
+    """clips of these passes at each epoch"""
     early_stopping_epochs: Count | None = None
-    """end after so many epochs without a best one on the held-out clips; null: never"""
+    """epochs without a better one after which it ends; null: never"""
 
     def rate_of(self, name: str) -> float:
         """Peak learning rate of a head's parameter `name`."""
@@ -416,11 +417,11 @@ class RunSettings(Section):
     device: Device = "auto"
     """auto: a GPU where there is one"""
     devices: Count = 1
-    """processes on this machine, each on a device of its own; `torchrun` overrules it"""
+    """processes that train together, each on its own; torchrun overrules it"""
     checkpoint_every_batches: Count | None
-    """besides after every epoch; null: then alone"""
-    requeue_status: Annotated[int, Field(ge=1, le=255)] = 99
-    """exit status after SIGTERM, by which a cluster starts the job again"""
+    """and after every epoch; null: after epochs alone"""
+    requeue_status: Annotated[int, Field(ge=1, le=255)] = REQUEUE_STATUS
+    """exit status after SIGTERM, by which a cluster starts the job anew"""
 
 
 class TrainSettings(RunSettings, LearningSettings):
@@ -433,15 +434,15 @@ class TrainSettings(RunSettings, LearningSettings):
     warmup_fraction: BelowOne = 0.2
     checkpoint_every_batches: Count | None = 200
     mixup_alpha: Factor = 0.0
-    """of mixup on maps; 0: none"""
+    """strength of mixup on maps; 0: none"""
     final_noise: Factor = 1.0
-    """factor on routing's and gates' noise at the end, linear from 1; 1 is the paper"""
+    """factor on the noise at the end, linear from 1; 1 is the paper"""
     heldout_fraction: Heldout = 0.1
-    """share of the training clips held out to choose the epoch by; for `finetune`, too"""
+    """of the training clips, to choose the epoch by; `finetune` takes the same"""
     data_seed: Number | None = None
     """of batches and held-out clips; null: the run's seed"""
     recompute_clips_at_end: Count | None = None
-    """clips for the norms' last statistics; null: all training clips"""
+    """clips of the last such passes; null: all training clips"""
     tensorboard: bool = False
     """write curves for TensorBoard, too"""
 
@@ -464,9 +465,9 @@ class FinetuneSettings(RunSettings, LearningSettings):
     warmup_fraction: BelowOne = 0.1
     checkpoint_every_batches: Count | None = 50
     head: str = "outputs/heads/dsts"
-    """folder of the head to start from, trained on the backbone's cached maps"""
+    """the head to start from, trained on the backbone's cached maps"""
     inner_step: InnerStep = "head"
-    """what UDL's simulated step moves: the head, so that maps are computed once, or all (paper)"""
+    """what UDL's simulated step moves: head (maps computed once) or all (paper)"""
     frozen_stages: Number = 3
     """stages of the backbone that keep their values, counted from the pixels"""
     frozen: tuple[str, ...] = ()
@@ -474,13 +475,13 @@ class FinetuneSettings(RunSettings, LearningSettings):
     recompute: bool = False
     """activation checkpointing: less memory, more time"""
     backbone_norms: Literal["frozen", "batch"] = "frozen"
-    """statistics of the backbone's batch norms: as they came, or of the batch"""
+    """statistics of its batch norms: frozen as they came, or of the batch"""
     backbone_dropout: bool = False
     """dropout and stochastic depth of the backbone"""
     backbone_learning_rate_factor: Factor = 1.0
-    """of the backbone's learning rate; Video Swin's recipe has 0.1"""
+    """times the learning rate, for the backbone; Video Swin's recipe has 0.1"""
     layer_decay: Decay = 1.0
-    """each stage of the backbone learns at so many times the rate of the next"""
+    """a stage's rate as a factor on the next one's; 1: all alike"""
     augmentation: AugmentationSettings = AugmentationSettings()
     """what is done to training views, anew in every epoch"""
     evaluate_test: bool = False
@@ -494,26 +495,26 @@ class EvaluateSettings(Section):
     """Which split heads are run over, and how sure their figures are."""
 
     split: Literal["test", "val"] = "test"
-    """val is for choosing settings, and leaves test unseen; see dataset.heldout_fraction"""
+    """test, or val to choose settings by (see dataset.heldout_fraction)"""
     batch_size: Count = 64
     """maps at a time"""
     num_bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
     """resamples behind the intervals"""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
-    """of the intervals"""
+    """share of cases that the intervals hold for"""
     num_bins: Annotated[int, Field(ge=2, le=100)] = 15
-    """of the calibration"""
+    """bins of probability in the calibration"""
     num_permutations: Annotated[int, Field(ge=20, le=100_000)] = 200
-    """behind the comparison of routing with chance"""
+    """shuffles behind the comparison of routing with chance"""
     temporal_need: Literal["shuffle", "average", "none"] = "shuffle"
-    """how maps lose their order in time to see who needs it, in a second pass; none: left out"""
+    """how maps lose their order in time to see who needs it: shuffle, average, none"""
 
 
 class ReportSettings(Section):
     """What the HTML page shows."""
 
     title: str = "Dynamic spatio-temporal specialization: a run in figures"
-    """of the page"""
+    """on the page and in its tab"""
     num_confused_pairs: Annotated[int, Field(ge=1, le=200)] = 12
     """rows of the table of confused classes"""
     num_gallery_clips: Annotated[int, Field(ge=0, le=24)] = 4
@@ -525,7 +526,7 @@ class ReportSettings(Section):
     preview_size_px: Annotated[int, Field(ge=32, le=160)] = 72
     """side of a preview"""
     max_preview_mb: Annotated[float, Field(ge=0, le=200)] = 12.0
-    """largest share of the page that previews take, in megabytes"""
+    """megabytes that all previews may take"""
     write_plots: bool = True
     """also write every figure as a file"""
 
@@ -545,17 +546,17 @@ class SearchSettings(Section):
         "head.impulse_spread=5.0:50.0:log",
         "head.width=16,32,64",
     )
-    """settings of head, udl and train: key=low:high, key=low:high:log or key=a,b,c"""
+    """settings to vary: key=low:high, key=low:high:log or key=a,b,c"""
     num_trials: Count = 30
     """of the study, those of earlier calls included"""
     timeout_seconds: Positive | None = None
     """no trial is begun after so long; null: no limit"""
     pruner: Literal["median", "successive_halving", "none"] = "median"
-    """ends a trial that is worse than the median, or than three quarters of the others"""
+    """what ends bad trials early: median, successive_halving or none"""
     startup_trials: Number = 5
-    """trials drawn at random; the median pruner spares them"""
+    """trials drawn at random, which median lets finish"""
     warmup_epochs: Number = 2
-    """epochs of a trial before the median pruner may end it"""
+    """epochs of a trial before median may end it"""
 
 
 Kind = Literal[
@@ -584,19 +585,19 @@ class AblateSettings(Section):
     """Which heads `ablate` trains; every one is compared with `reference`."""
 
     reference: Annotated[str, Field(min_length=1)] = "full"
-    """name of the variant that others are compared with; no such one: the settings as they are"""
+    """what the others are compared with; the settings as they are"""
     variants: tuple[VariantSettings, ...] = ()
-    """each with a name and the settings that differ; see configs/experiment/paper_tables.yaml"""
+    """names and what differs; see configs/experiment/paper_tables.yaml"""
     leave_out: tuple[str, ...] = ()
     """names of variants that are not wanted"""
     grid: tuple[str, ...] = ()
-    """such as head.num_neurons=5,10: every combination of the values is a variant"""
+    """such as head.num_neurons=5,10; every combination is a variant"""
     num_seeds: Count = 3
     """trainings of each variant; seeds count up from the run's"""
     jobs: Count = 1
     """processes that share the trainings"""
     num_together: Count = 64
-    """trainings that one process holds at a time; lower it where memory is short"""
+    """trainings a process holds at a time; fewer where memory is short"""
 
     @field_validator("variants")
     @classmethod
@@ -615,7 +616,7 @@ class Settings(Section):
     """Everything that a run depends on besides code and data: one section per stage's concern."""
 
     seed: Number = 0
-    """of initial values, noise, batches and held-out clips"""
+    """decides initial values, noise, batches and held-out clips"""
     dataset: DatasetSettings = DatasetSettings()
     """where the clips are, and which are held out"""
     backbone: BackboneSettings = BackboneSettings()

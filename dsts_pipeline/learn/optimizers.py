@@ -7,7 +7,7 @@ AdamW (the paper's for Swin) and SGD with momentum (for TPN).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,28 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.base.settings import LearningSettings, Precision, Schedule
+from dsts_pipeline.base.settings import LearningSettings, Precision
 
 
-def learning_rate_factor(
-    progress: float,
-    schedule: Schedule,
-    warmup_fraction: float,
-    step_milestones: Sequence[float] = (),
-    step_factor: float = 0.1,
-) -> float:
-    """Factor on the base learning rate at `progress` in [0, 1] of the training.
-
-    "steps" multiplies by `step_factor` at each of `step_milestones`, shares of the training.
-    """
-    if progress < warmup_fraction and schedule != "constant":
-        start = 0.04 if schedule == "one_cycle" else 0.0
-        return start + (1.0 - start) * progress / warmup_fraction
-    if schedule == "constant":
+def learning_rate_factor(progress: float, how: LearningSettings) -> float:
+    """Factor on the base learning rate at `progress` in [0, 1] of the training."""
+    warmup = how.warmup_fraction
+    if how.schedule == "constant":
         return 1.0
-    if schedule == "steps":
-        return step_factor ** sum(progress >= milestone for milestone in step_milestones)
-    rest = (progress - warmup_fraction) / max(1.0 - warmup_fraction, 1e-12)
+    if progress < warmup:
+        start = 0.04 if how.schedule == "one_cycle" else 0.0
+        return start + (1.0 - start) * progress / warmup
+    if how.schedule == "steps":
+        return how.step_factor ** sum(progress >= place for place in how.step_milestones)
+    rest = (progress - warmup) / max(1.0 - warmup, 1e-12)
     return 0.5 * (1.0 + math.cos(math.pi * min(rest, 1.0)))
 
 
@@ -68,13 +60,7 @@ class ScheduledOptimizer:
 
     def set_progress(self, progress: float) -> float:
         """Set the learning rates at `progress` in [0, 1]; returns their common factor."""
-        factor = learning_rate_factor(
-            progress,
-            self.how.schedule,
-            self.how.warmup_fraction,
-            self.how.step_milestones,
-            self.how.step_factor,
-        )
+        factor = learning_rate_factor(progress, self.how)
         for group in [] if self.optimizer is None else self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         return factor

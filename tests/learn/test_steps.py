@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dsts_pipeline.base.settings import UdlSettings
+from dsts_pipeline.base.settings import TrainSettings, UdlSettings
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer, learning_rate_factor
@@ -140,7 +140,10 @@ def test_overflow_skips_the_step_and_lowers_the_scale():
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 def test_schedules_stay_within_their_peak(schedule):
-    factors = [learning_rate_factor(step / 50, schedule, 0.2) for step in range(51)]
+    factors = [
+        learning_rate_factor(step / 50, TrainSettings(schedule=schedule, warmup_fraction=0.2))
+        for step in range(51)
+    ]
     assert max(factors) == pytest.approx(1.0)
     assert min(factors) >= 0.0
     if schedule != "constant":

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import track
+from dsts_pipeline.base.settings import TrainSettings
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.head.recalibration import recalibrate
@@ -30,8 +31,12 @@ def batch_of(size=6):
 
 
 def test_steps_multiply_at_their_milestones():
+    how = TrainSettings(
+        schedule="steps", warmup_fraction=0.1, step_milestones=(0.5, 0.75), step_factor=0.1
+    )
+
     def factor(progress):
-        return learning_rate_factor(progress, "steps", 0.1, (0.5, 0.75), 0.1)
+        return learning_rate_factor(progress, how)
 
     assert [factor(p) for p in (0.0, 0.05, 0.1, 0.49)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
     assert [factor(p) for p in (0.5, 0.74, 0.75, 1.0)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
