@@ -35,12 +35,11 @@ from dsts_pipeline.base.settings import (
     check_together,
 )
 
-# ---- ------------------------------------------------------------------------------------------
-# YAML that people write, read in one place: params.yaml, experiments, values of --set and --grid.
+# ---- YAML ----------------------------------------------------------------------------------------
 #
-# Enters: text of YAML 1.2, as DVC reads it. Leaves: its plain values. An alias (`*name`) stands for
-# all that its anchor holds, so ten lines of aliases of aliases can stand for billions of values;
-# what the text stands for is counted on its events, before a single value is made.
+# As DVC reads it, 1.2, for params.yaml, experiments, --set and --grid. An alias (`*name`) stands
+# for all that its anchor holds, so ten lines of aliases of aliases can stand for billions of
+# values; what the text stands for is counted on its events, before a single value is made.
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
@@ -111,11 +110,7 @@ def _require_plain(value: Any, depth: int = 0) -> None:
         raise YAMLError(f"a whole number of {value.bit_length():,} bits; none has more than 1,024")
 
 
-# ---- The tree of all settings, and how it is read. ----------------------------------------------
-#
-# Enters: params.yaml (YAML 1.2, read as DVC reads it) and overrides "dotted.key=value", applied in
-# order. Leaves: a `Settings`. An unknown key is an error that names the closest known one, never a
-# default in silence.
+# ---- reading settings ----------------------------------------------------------------------------
 
 
 _NO_CHECKPOINTS = "leave it out; the checkpoints of a finished training are deleted"
@@ -202,7 +197,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         )
     require_setting(key, f"--set {override}")
     try:
-        value = read_yaml(text) if text.strip() else ""
+        value = read_value(text)
     except YAMLError as error:
         raise SettingsError(
             f"--set {override}: {text!r} is not a YAML value ({reason_of(error)}); quote it as "
@@ -251,7 +246,8 @@ def describe_fault(error: ValidationError, source: str, where: str | None = None
 
 def _expected(fault: Mapping[str, Any]) -> str:
     """What was found and what was expected, in our own words where a section says it itself."""
-    found, message = _show(fault["input"]), fault["msg"]
+    found = _show(fault["input"])
+    message = fault["msg"]
     if fault["type"] == "value_error":
         return f"found {found}; {message.removeprefix('Value error, ')}"
     message = message.removeprefix("Input should be ").replace("an object", "a section of settings")
@@ -278,7 +274,7 @@ def _show(value: Any) -> str:
     return "nothing (null)" if value is None else f"{text} ({kind})"
 
 
-# ---- Settings with some values replaced, and settings as a file that --params takes. ------------
+# ---- settings changed and written ----------------------------------------------------------------
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
@@ -362,10 +358,7 @@ def section_of(model: type[Section], name: str) -> type[Section] | None:
     return None
 
 
-# ---- The variants of an ablation as settings: listed ones, and every combination of a grid. -----
-#
-# Enters: the settings of a run. Leaves: for each variant its name and the whole settings that it
-# is trained with, checked like those of a file.
+# ---- the variants of an ablation -----------------------------------------------------------------
 
 # What a variant may change; the maps, the clips and how a run is run are common to all.
 VARIED = ("head.", "udl.", "train.", "feed.order", "feed.shard_window", "feed.class_balanced")

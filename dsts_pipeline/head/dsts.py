@@ -202,7 +202,8 @@ class DSTSHead(nn.Module):
         if not self.layers:
             logits = self.classifier(x.mean(dim=(2, 3, 4)))
             return (logits, ()) if with_records else logits
-        layers, draws = list(self.dsts_layers()), self._noise_for(x, noise)
+        layers = list(self.dsts_layers())
+        draws = self._noise_for(x, noise)
         hidden = start = self.enter(x)
         how = Pass(update_statistics, first_order=first_order)
         records: list[LayerRecord] = []
@@ -259,7 +260,8 @@ class DSTSHead(nn.Module):
     ) -> tuple[LayerNoise, ...]:
         """Draw the noise of one training pass over `num_samples` samples, a draw per layer."""
         reference = self.classifier.weight
-        device, dtype = reference.device, reference.dtype
+        device = reference.device
+        dtype = reference.dtype
         return tuple(
             draw_layer_noise(
                 num_samples,
@@ -350,10 +352,7 @@ def _is_upstream(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in UPSTREAM_NAMES
 
 
-# ---- Start a head from the classifier that its backbone was trained with. -----------------------
-#
-# Enters: a head with a linear `classifier` and the backbone's weight `[K, C]`, bias `[K]`. With
-# `zero_start` the first logits of a `DSTSHead` then equal the backbone's own.
+# ---- the classifier of the backbone --------------------------------------------------------------
 
 
 @torch.no_grad()

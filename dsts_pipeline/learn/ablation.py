@@ -58,11 +58,7 @@ from dsts_pipeline.learn.together import Member, Status, Tell, Together
 from dsts_pipeline.learn.train import check_clips
 from dsts_pipeline.learn.training import Recipe, order_of
 
-# ---- ------------------------------------------------------------------------------------------
-# One training of an ablation: all that decides it, the name of its folder, its untrained head.
-#
-# Enters: plain values. Leaves: a `RunPlan`, and from it the head that `train-head` would build with
-# the same seed and settings.
+# ---- one training --------------------------------------------------------------------------------
 
 Classifier = tuple[Tensor, Tensor]
 
@@ -189,11 +185,7 @@ def _digest(classifier: Classifier) -> str:
     return hashlib.sha256(b"".join(values)).hexdigest()
 
 
-# ---- The trainings of an ablation: what is finished on disk, and how the rest is trained. -------
-#
-# Enters: plans, the feed of the training split, where to keep things. Leaves: a folder per run with
-# `history.json`, `head.safetensors` and, written last, `head.json`. A run that has those is
-# finished: it is never trained again, whatever variants come later.
+# ---- the trainings -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,13 +305,12 @@ class Runs:
         return Member(plan.name, build, feed, plan.recipe, Processes(device=device), checkpoints)
 
 
-# ---- An ablation by several processes, each with a share of the trainings and of the threads. ---
+# ---- several processes ---------------------------------------------------------------------------
 #
 # Small matrices gain little from a second thread; two processes of one thread each use two cores.
-# Every process reads every batch, from maps in memory that all of them share.
-#
-# Enters: plans. Leaves: finished runs on disk. A process that ends before its time ends the others,
-# which save; SIGTERM is passed on; a process whose parent is gone leaves, too.
+# Every process reads every batch, from maps in memory that all of them share. A process that ends
+# before its time ends the others, which save; SIGTERM is passed on; a process whose parent is gone
+# leaves, too.
 
 TELL_INTERVAL_SECONDS = 0.5
 
@@ -468,10 +459,10 @@ def _work(
             told.put(("error", error))
 
 
-# ---- How far an ablation is: on a terminal a table that moves, else a line a minute. ------------
+# ---- what is shown -------------------------------------------------------------------------------
 #
-# Enters: the status of every training. Leaves: loss and accuracy of each variant (means over its
-# seeds), the epoch, the share of the work that is done and the time left.
+# On a terminal a table that moves, else a line a minute: loss and accuracy of each variant (means
+# over its seeds), the epoch, the share of the work that is done and the time left.
 
 LINE_INTERVAL_SECONDS = 60.0
 MAX_LIVE_ROWS = 40
@@ -481,7 +472,8 @@ class Display:
     """Keeps the last status of every training; any number of processes may tell theirs."""
 
     def __init__(self, num_runs: int, show: Callable[[Display], None]) -> None:
-        self.num_runs, self._show = num_runs, show
+        self.num_runs = num_runs
+        self._show = show
         self.statuses: dict[tuple[str, int], Status] = {}
         self.start = time.monotonic()
         self._done_before: dict[tuple[str, int], float] = {}
@@ -566,7 +558,8 @@ def show_ablation(num_runs: int) -> Iterator[Display]:
 
 class _Lines:
     def __init__(self) -> None:
-        self._last, self._ended = time.monotonic(), False
+        self._last = time.monotonic()
+        self._ended = False
 
     def __call__(self, display: Display) -> None:
         now = time.monotonic()
@@ -574,7 +567,8 @@ class _Lines:
         ends = ends and len(display.statuses) == display.num_runs
         if (now - self._last < LINE_INTERVAL_SECONDS and not ends) or self._ended:
             return
-        self._last, self._ended = now, ends
+        self._last = now
+        self._ended = ends
         known = display.by_variant()
         console.print(
             f"ablate: {100 * display.done:.0f} % of {display.num_runs} trainings, "

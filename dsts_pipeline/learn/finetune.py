@@ -304,9 +304,11 @@ def answer_clips(
         clips: Numbers in the plan's index.
         batch_size: Views at a time, at most (one clip's views are never split).
     """
-    was_training, device = model.training, model.backbone.device
+    was_training = model.training
+    device = model.backbone.device
     model.eval()
-    found, parts = Answers(), []
+    found = Answers()
+    parts = []
     with track(title, len(clips)) as progress:
         for rows, frames in _batches(plan, clips, pool, batch_size, found):
             parts.append(model(frames.to(device)).float().softmax(dim=1).cpu().numpy())
@@ -335,7 +337,8 @@ def _batches(
             continue
         if rows and len(rows) + len(of_clip) > batch_size:
             yield rows, torch.from_numpy(np.concatenate(frames))
-            rows, frames = [], []
+            rows = []
+            frames = []
         rows += of_clip
         frames.append(answer.frames)
     if rows:

@@ -117,7 +117,7 @@ def _decays(name: str) -> bool:
     return last.endswith("kernel") or (last == "weight" and not of_norm)
 
 
-# ---- Half precision: which type the forward pass runs in, and the loss scale that float16 needs.
+# ---- half precision ------------------------------------------------------------------------------
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -99,9 +99,7 @@ def _place(rows: np.ndarray, seen: list[np.ndarray]) -> int:
     return next(place for place, other in enumerate(seen) if np.array_equal(rows, other))
 
 
-# ---- Evaluation of a head on clips held out of the training split, to choose the best epoch by.
-#
-# Which they are: `base.training_clips`.
+# ---- evaluation on held-out clips ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,10 @@ class _Counts:
     """Loss, right answers and choices of `head`, summed over batches."""
 
     def __init__(self, head: nn.Module) -> None:
-        self.head, self.loss, self.num_correct, self.num_seen = head, 0.0, 0, 0
+        self.head = head
+        self.loss = 0.0
+        self.num_correct = 0
+        self.num_seen = 0
         self.routing: list[Tensor] = []
 
     @torch.no_grad()

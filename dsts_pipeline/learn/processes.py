@@ -4,10 +4,10 @@ Enters: a device and how many of them. Leaves: a `Processes`. Lightning Fabric s
 processes (or finds those that `torchrun` started), names their devices and joins them. One process
 needs none of that: then Fabric, which takes seconds to import, stays out.
 
-Every process holds the whole head, takes its own share of every batch, and makes the same update:
-`collectives` says how. Norms, standardized impulses and the load-balancing loss belong to the
-joined batch, and so does the noise, so that W processes with batches of B make the step that one
-process makes with a batch of W * B.
+Every process holds the whole head, takes its own share of every batch, and makes the same update.
+Norms, standardized impulses and the load-balancing loss belong to the joined batch, and so does the
+noise, so that W processes with batches of B make the step that one process makes with a batch of
+W * B.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Device
 from dsts_pipeline.head.norms import SumAcross
 
-# ---- ------------------------------------------------------------------------------------------
-# Sums over processes: one that derivatives of every order and both modes pass through, one plain.
-#
-# Enters: tensors of one shape on every process, which all call in the same order. Leaves: the sums.
+# ---- sums over processes -------------------------------------------------------------------------
 #
 # What is differentiated is the sum of all processes' scalars, each process asking for the gradient
 # by its own copy of the parameters. A sum over processes reaches every process's scalar, so its
@@ -98,16 +95,7 @@ def sum_all(tensors: Sequence[Tensor]) -> list[Tensor]:
     return result
 
 
-# ---- The processes that train one head together, and the device of each. ------------------------
-#
-# Enters: a device and how many of them. Leaves: a `Processes`. Lightning Fabric starts the other
-# processes (or finds those that `torchrun` started), names their devices and joins them. One
-# process needs none of that: then Fabric, which takes seconds to import, stays out.
-#
-# Every process holds the whole head, takes its own share of every batch, and makes the same update:
-# `collectives` says how. Norms, standardized impulses and the load-balancing loss belong to the
-# joined batch, and so does the noise, so that W processes with batches of B make the step that one
-# process makes with a batch of W * B.
+# ---- processes and devices -----------------------------------------------------------------------
 
 _STARTED_BY = "DSTS_STARTED_BY"  # process id
 
@@ -189,7 +177,7 @@ class Processes:
 
 
 def _keeps_own_statistics(module: nn.Module) -> bool:
-    """Whether it is a batch norm that is not held still (see `end_to_end.model`)."""
+    """Whether it is a batch norm that is not held still (see `EndToEnd.train`)."""
     is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
     return is_norm and not getattr(module, "statistics_frozen", False)
 
@@ -228,7 +216,8 @@ def joined_processes(device: Device, num_devices: int) -> Iterator[Processes]:
         yield Processes(device=torch.device(kind))
         return
     fabric = _launch(kind, num_devices)
-    quiet, console.quiet = console.quiet, fabric.global_rank > 0
+    quiet = console.quiet
+    console.quiet = fabric.global_rank > 0
     try:
         yield Processes(fabric.global_rank, fabric.world_size, fabric.device)
     finally:

@@ -23,13 +23,13 @@ from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.files import sha256_json, write_atomic, write_json
-from dsts_pipeline.base.params import read_yaml, require_setting, settings_as_yaml, with_values
+from dsts_pipeline.base.params import read_value, require_setting, settings_as_yaml, with_values
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
 from dsts_pipeline.base.settings import OF_THE_RUN, SearchSettings, Settings
 from dsts_pipeline.learn.resume import digest_sources
 from dsts_pipeline.learn.training import order_of
 
-# ---- What became of one trial of a search. ------------------------------------------------------
+# ---- one trial -----------------------------------------------------------------------------------
 
 
 class TrialRefused(Exception):
@@ -82,9 +82,7 @@ def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
     return min(complete, key=lambda trial: trial.loss or 0.0, default=None)
 
 
-# ---- What a search may vary: "key=low:high", "key=low:high:log" or "key=a,b,c". -----------------
-#
-# It is checked before anything runs, and gives the search its name.
+# ---- the space -----------------------------------------------------------------------------------
 
 FORMS = "key=low:high, key=low:high:log or key=a,b,c"
 SECTIONS = "head", "udl", "train"
@@ -165,7 +163,7 @@ def _parse_range(text: str, key: str, parts: list[str]) -> Dimension:
 
 def _read(text: str, value: str) -> Any:
     try:
-        return read_yaml(value) if value.strip() else ""
+        return read_value(value)
     except YAMLError:
         raise SettingsError(f"{text}: {value!r} is not a YAML value; expected {FORMS}") from None
 
@@ -225,13 +223,7 @@ def name_study(settings: Settings, dimensions: list[Dimension], store: str) -> s
     return sha256_json(parts)[:16]
 
 
-# ---- A study of trials on disk, by Optuna: killed at any moment, it goes on where it was. -------
-#
-# Enters: dimensions, a folder, and a function that trains with some values and calls back after
-# every epoch. Leaves: records of trials. A trial's values depend on the seed and the trials
-# finished before alone, so a search that was killed and went on finds what an unbroken one finds;
-# the trial that was at work is repeated with its values (its training goes on from its own
-# checkpoint).
+# ---- the study -----------------------------------------------------------------------------------
 
 OnEpoch = Callable[[dict[str, Any]], None]
 TrainTrial = Callable[[int, dict[str, Any], OnEpoch], None]
@@ -328,7 +320,8 @@ class Study:
         self._study.sampler = self._sampler(len(self.finished))
         trial = self._study.ask()
         values = {d.key: d.suggest(trial) for d in self.dimensions}
-        began, entries = time.monotonic(), list[dict[str, Any]]()
+        began = time.monotonic()
+        entries = list[dict[str, Any]]()
 
         def on_epoch(entry: dict[str, Any]) -> None:
             entries.append(entry)
@@ -336,7 +329,8 @@ class Study:
             if trial.should_prune():
                 raise self._optuna.TrialPruned
 
-        states, state = self._optuna.trial.TrialState, "complete"
+        states = self._optuna.trial.TrialState
+        state = "complete"
         try:
             train(trial.number, values, on_epoch)
         except self._optuna.TrialPruned:
@@ -391,7 +385,7 @@ class Study:
         return pruners.MedianPruner(self.how.startup_trials, self.how.warmup_epochs)
 
 
-# ---- A search's trials as a table, as trials.json, and the best one's settings as a params file.
+# ---- results -------------------------------------------------------------------------------------
 
 NUM_SHOWN = 10
 BEST_PARAMS = "best_params.yaml"  # in the search's folder

@@ -30,7 +30,7 @@ from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
 from dsts_pipeline.learn.training import Recipe, Training
 
-# ---- torch's global random generators, one state per training that shares a process with others.
+# ---- randomness ----------------------------------------------------------------------------------
 
 
 class OwnRandomness:
@@ -67,11 +67,7 @@ class OwnRandomness:
             torch.cuda.set_rng_state(states[1], self._device)
 
 
-# ---- ------------------------------------------------------------------------------------------
-# One training in a pass that it shares with others: its randomness, checkpoint, clock and end.
-#
-# Enters: an untrained head's maker, the common feed, options. Leaves: the head, trained as if
-# alone.
+# ---- one member ----------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
@@ -216,17 +212,7 @@ class Member:
         )
 
 
-# ---- ------------------------------------------------------------------------------------------
-# Many trainings in one pass over the maps: every batch is read and moved once, for all of them.
-#
-# Enters: members that agree on the order of batches and on what is held out. Leaves: their heads,
-# each trained as if it were alone.
-#
-# Choice: UDL takes a training and a validation batch an iteration, an ordinary step takes one. All
-# members of a pass go through UDL's pairs if any of them trains by UDL; one that does not learns
-# from the training batches, which are those of its own epoch alone, and leaves the validation
-# batches be. So every variant makes the same number of updates of d from the same batches in the
-# same order. Evaluations and statistics of norms read their maps once for all members, too.
+# ---- the pass ------------------------------------------------------------------------------------
 
 Tell = Callable[[Sequence[Status]], None]
 OnFinished = Callable[[Member], None]
@@ -253,8 +239,12 @@ class Together:
         on_finished: OnFinished = lambda member: None,
         stop: StopRequest | None = None,
     ) -> None:
-        self.members, self.feed, self.device = list(members), feed, device
-        self.tell, self.on_finished, self.stop = tell, on_finished, stop
+        self.members = list(members)
+        self.feed = feed
+        self.device = device
+        self.tell = tell
+        self.on_finished = on_finished
+        self.stop = stop
         for member in self.members:
             self._check_alike(member)
 
@@ -353,7 +343,8 @@ class Together:
         )
 
     def _check_alike(self, member: Member) -> None:
-        first, own = self.members[0].training, member.training
+        first = self.members[0].training
+        own = member.training
         same = (
             first.sampler.digest == own.sampler.digest
             and first.sampler.seed == own.sampler.seed
