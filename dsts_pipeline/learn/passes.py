@@ -28,7 +28,7 @@ Within = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, eq=False)
 class MapPass:
-    """A wish: `consume` is called with every batch of `rows`, in order."""
+    """A pass that is asked for: `consume` is called with every batch of `rows`, in order."""
 
     rows: np.ndarray
     consume: Callable[[FeatureBatch], None]
@@ -79,10 +79,10 @@ def make_passes_together(
         advance(number)
     seen: list[np.ndarray] = []
     while waiting:
-        for wish in waiting.values():
-            if not any(np.array_equal(wish.rows, rows) for rows in seen):
-                seen.append(wish.rows)
-        wanted = {n: _place(wish.rows, seen) for n, wish in waiting.items()}
+        for asked in waiting.values():
+            if not any(np.array_equal(asked.rows, rows) for rows in seen):
+                seen.append(asked.rows)
+        wanted = {n: _place(asked.rows, seen) for n, asked in waiting.items()}
         first = min(wanted.values())
         together = [number for number, place in wanted.items() if place == first]
         for batch in feed.batches(split_batches(seen[first], batch_size)):
@@ -131,7 +131,7 @@ def evaluate_rows(
 def evaluation_pass(
     head: nn.Module, rows: np.ndarray, processes: Processes = ALONE
 ) -> Asking[Evaluation]:
-    """`evaluate_rows` as one wish for a pass."""
+    """`evaluate_rows` as a pass that is asked for."""
     was_training = head.training
     head.eval()
     counts = _Counts(head)

@@ -152,7 +152,7 @@ class Member:
         return self.failure is None and not self.training.is_done
 
     def guard(self, asking: Asking[T]) -> Asking[T | None]:
-        """The same wishes; where the training diverges it ends, and not the others with it."""
+        """The same passes; where the training diverges it ends, and not the others with it."""
         try:
             return (yield from asking)
         except SettingsError as error:

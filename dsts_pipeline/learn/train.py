@@ -88,7 +88,7 @@ def run_training(
     """Bring `training` to its end from wherever its checkpoint is; returns its history.
 
     Raises:
-        SettingsError, CheckpointError, TrainingStopped: See `train_head`.
+        SettingsError, CheckpointError, TrainingStopped: As `train_head` does.
     """
     with Keeper(training, checkpoints) as keeper:
         if keeper.resume():
