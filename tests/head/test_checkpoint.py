@@ -51,6 +51,18 @@ def _change_arguments(directory, **changes):
     (directory / "head.json").write_text(json.dumps(sign(record)))
 
 
+def test_what_an_older_file_does_not_name_is_as_in_the_paper(saved):
+    head, directory = saved
+    record = json.loads((directory / "head.json").read_text())
+    for name in ("layer_residual", "zero_start", "routing_gradient", "impulse_gradient"):
+        del record["arguments"][name]
+    (directory / "head.json").write_text(json.dumps(sign(record)))
+    loaded, _ = load_head(directory)
+    assert loaded.config == head.config
+    maps = torch.randn(4, 6, 3, 3, 3)
+    assert torch.equal(loaded(maps), head(maps))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
