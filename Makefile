@@ -92,8 +92,9 @@ bench: $(STAMP)  ## Run the benchmarks (the store's leaves its table in docs/)
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$file"; python -m benchmarks.$$(basename $$file .py); done
 
-params: $(STAMP)  ## Compose configs/ into params.yaml
+params: $(STAMP)  ## Compose configs/ into params.yaml, each key with its meaning
 	$(COMPOSE) params.yaml
+	python cli.py show > .params.yaml && mv .params.yaml params.yaml
 
 clean:  ## Delete what runs made (videos, stores, outputs) and site/; .venv stays
 	rm -rf data stores outputs runs site

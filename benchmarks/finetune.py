@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import status_kib
+from dsts_pipeline.base.settings import TrainSettings, UdlSettings
 from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.learn.end_to_end.model import EndToEnd, compute_twice, stages_of
-from dsts_pipeline.learn.end_to_end.training import JointObjective, JointStepper
-from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
-from dsts_pipeline.learn.steps import downstream_of, upstream_of
+from dsts_pipeline.learn.end_to_end import EndToEnd, compute_twice, stages_of
+from dsts_pipeline.learn.finetune import JointObjective
+from dsts_pipeline.learn.optimizers import ScheduledOptimizer
+from dsts_pipeline.learn.steps import Stepper, downstream_of, upstream_of
 
 GOAL = 1.5  # UDL over plain
 RECOMPUTED = ", recomputed"
@@ -39,7 +40,7 @@ def build(arguments: argparse.Namespace) -> EndToEnd:
         num_frames=arguments.frames,
         size_px=arguments.size_px,
     )
-    head = DSTSHead(
+    head = DSTSHead.paper(
         backbone.map_shape[0],
         48,
         width=arguments.width,
@@ -64,11 +65,8 @@ def steps_of(arguments: argparse.Namespace, model: EndToEnd) -> Steps:
     """A step of each way, at a learning rate too small to change anything."""
 
     def optimizer(parameters: dict) -> ScheduledOptimizer:
-        rates = dict.fromkeys(parameters, 1e-9)
-        options = {"weight_decay": 0.0, "momentum": 0.9, "schedule": "constant"}
-        return ScheduledOptimizer(
-            parameters, rates, name="sgd", warmup_fraction=0.0, clip_norm=None, **options
-        )
+        how = TrainSettings(optimizer="sgd", weight_decay=0.0, schedule="constant")
+        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, 1e-9), how)
 
     def batch(first_row: int) -> FeatureBatch:
         side = model.backbone.size_px
@@ -79,9 +77,9 @@ def steps_of(arguments: argparse.Namespace, model: EndToEnd) -> Steps:
 
     train, val = batch(0), batch(1000)
     model.train()
-    own = optimizer(upstream_of(model)), optimizer(downstream_of(model)), LossScale()
-    head = JointStepper(JointObjective(model), *own, inner_step="head")
-    both = JointStepper(JointObjective(model), *own, inner_step="all")
+    own = optimizer(upstream_of(model)), optimizer(downstream_of(model)), UdlSettings()
+    head = Stepper(JointObjective(model, inner_step="head"), *own)
+    both = Stepper(JointObjective(model, inner_step="all"), *own)
     return {
         "plain": lambda: head.plain_step(train),
         "UDL, head": lambda: head.udl_step(train, val, inner_lr=0.01),

@@ -23,7 +23,7 @@ def build(arguments: argparse.Namespace, **options: object) -> DSTSHead:
     """A head of the benchmark's size with routing that is spread over its neurons."""
     torch.manual_seed(0)
     defaults = {"width": arguments.width, "impulse": "standardized", "layer_residual": True}
-    head = DSTSHead(arguments.channels, 48, **(defaults | options))
+    head = DSTSHead.paper(arguments.channels, 48, **(defaults | options))
     return head.to(arguments.device)
 
 

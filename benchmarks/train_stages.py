@@ -13,7 +13,6 @@ import torch
 
 from benchmarks.measure import peak_mib, wait
 from benchmarks.udl import new_stepper
-from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.feature_store import FeatureStore, StorePlan, StoreWriter, open_store
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed, udl_pairs
 from dsts_pipeline.head import DSTSHead
@@ -97,10 +96,8 @@ def write_random_store(root: Path, map_shape: tuple[int, ...], num_maps: int) ->
 
 def house_head(channels: int) -> DSTSHead:
     """The head of the default settings."""
-    options = HeadSettings().model_dump(exclude={"take_over_classifier"})
-    options["width"] = min(options["width"], channels)
     torch.manual_seed(0)
-    return DSTSHead(channels, NUM_CLASSES, **options)
+    return DSTSHead(channels, NUM_CLASSES, width=min(32, channels))
 
 
 class Iterations:

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from benchmarks.measure import peak_mib
 from benchmarks.train_stages import PROCESS, WALL, Clock
-from dsts_pipeline.base.settings import HeadSettings
+from dsts_pipeline.base.settings import HeadSettings, TrainSettings, UdlSettings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.learn import TrainingOptions
+from dsts_pipeline.learn import Recipe
 from dsts_pipeline.learn.ablation import RunPlan, Runs
 
 COLUMNS = "maps|clock|together, s|one by one, s|ratio|maps read|peak MiB, both"
@@ -33,14 +33,12 @@ class CountingFeed(FeatureFeed):
 
 def plan_variants(num_variants: int, batch_size: int, width: int) -> list[RunPlan]:
     """One epoch each of heads of 2, 4, ... neurons, the first half by UDL."""
-    head = HeadSettings().model_dump(exclude={"take_over_classifier"}) | {"width": width}
+    train = TrainSettings(num_epochs=1, batch_size=batch_size, heldout_fraction=0.0, data_seed=0)
     plans = []
     for number in range(num_variants):
-        options = TrainingOptions(
-            num_epochs=1, batch_size=batch_size, udl=2 * number < num_variants, data_seed=0
-        )
-        neurons = {"num_neurons": 2 * (number + 1)}
-        plans.append(RunPlan(f"variant {number}", "dsts", head | neurons, False, options))
+        head = HeadSettings(width=width, num_neurons=2 * (number + 1), take_over_classifier=False)
+        recipe = Recipe(train, UdlSettings(enabled=2 * number < num_variants))
+        plans.append(RunPlan(f"variant {number}", "dsts", head, recipe))
     return plans
 
 

@@ -13,12 +13,12 @@ import torch
 
 from benchmarks.head import build, new_maps
 from benchmarks.measure import measure, print_table
+from dsts_pipeline.base.settings import Method, TrainSettings, UdlSettings
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn import meta_gradient
-from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
+from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.steps import Objective, Stepper
-from dsts_pipeline.learn.udl import Method
 
 METHODS: tuple[Method, ...] = ("exact", "forward_over_reverse", "finite_difference")
 
@@ -34,19 +34,11 @@ def new_stepper(head: DSTSHead, method: Method) -> Stepper:
     """AdamW for u and d at a learning rate too small to change anything in a benchmark."""
 
     def optimizer(parameters: dict) -> ScheduledOptimizer:
-        return ScheduledOptimizer(
-            parameters,
-            dict.fromkeys(parameters, 1e-9),
-            name="adamw",
-            weight_decay=0.0,
-            momentum=0.0,
-            schedule="constant",
-            warmup_fraction=0.0,
-            clip_norm=None,
-        )
+        how = TrainSettings(weight_decay=0.0, schedule="constant")
+        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, 1e-9), how)
 
     u, d = head.upstream_parameters(), head.downstream_parameters()
-    return Stepper(Objective(head), optimizer(u), optimizer(d), LossScale(), method=method)
+    return Stepper(Objective(head), optimizer(u), optimizer(d), UdlSettings(method=method))
 
 
 def iterations(arguments: argparse.Namespace, estimator: str) -> list[tuple]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
 from dsts_pipeline.base.params import Variant, list_variants
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
-from dsts_pipeline.base.settings import EvaluateSettings, Settings
+from dsts_pipeline.base.settings import EvaluateSettings, Settings, UdlSettings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head.building import classifier_of
-from dsts_pipeline.learn import TrainingOptions, stop_on_sigterm
+from dsts_pipeline.learn import Recipe, stop_on_sigterm
 from dsts_pipeline.learn.ablation import RunPlan, Runs, show_ablation, train_in_processes
-from dsts_pipeline.learn.options import dsts_options
 from dsts_pipeline.learn.processes import choose_device
 from dsts_pipeline.metrics import HeadResult, Predictions
 from dsts_pipeline.metrics.ablation import (
@@ -101,15 +99,12 @@ def _ablate(settings: Settings) -> None:
 def _plan_runs(variant: Variant, seeds: Sequence[int], data_seed: int) -> list[RunPlan]:
     """A training per seed, all of them through the batches of one seed of the data."""
     chosen = variant.settings
-    options = TrainingOptions(**dsts_options(chosen.train, chosen.udl, chosen.feed, chosen.seed))
-    if options.data_seed is None:
-        options = replace(options, data_seed=data_seed)
-    if variant.kind != "dsts":
-        options = replace(options, udl=False)
-    head = chosen.head.model_dump(exclude={"take_over_classifier"})
-    take_over = chosen.head.take_over_classifier
+    train = chosen.train
+    if train.data_seed is None:
+        train = train.model_copy(update={"data_seed": data_seed})
+    udl = chosen.udl if variant.kind == "dsts" else UdlSettings(enabled=False)
     return [
-        RunPlan(variant.name, variant.kind, head, take_over, replace(options, seed=seed))
+        RunPlan(variant.name, variant.kind, chosen.head, Recipe(train, udl, chosen.feed, seed))
         for seed in seeds
     ]
 
@@ -125,9 +120,8 @@ def _train_runs(
             f"train.devices is {settings.train.devices}: several processes that train one head; "
             "an ablation shares out its heads instead: set train.devices to 1 and ablate.jobs"
         )
-    for name in ("keep_checkpoints", "tensorboard"):
-        if getattr(settings.train, name):
-            console.print(f"train.{name} has no effect here: an ablation keeps heads and histories")
+    if settings.train.tensorboard:
+        console.print("train.tensorboard has no effect here: an ablation keeps histories")
     num_runs = len({runs.folder(plan) for plan in plans})
     console.print(f"{num_runs} trainings, {num_runs - len(todo)} of them finished before")
     if not todo:

@@ -17,7 +17,7 @@ from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import read_signed, sign, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
-from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.base.settings import Settings, UdlSettings
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
@@ -39,18 +39,17 @@ from dsts_pipeline.learn import (
     remove_checkpoints,
     stop_on_sigterm,
 )
-from dsts_pipeline.learn.end_to_end.model import EndToEnd, check_can_be_saved, save_backbone
-from dsts_pipeline.learn.end_to_end.training import Finetuned, answer_clips, finetune
-from dsts_pipeline.learn.end_to_end.videos import VideoFeed
+from dsts_pipeline.learn.end_to_end import EndToEnd, check_can_be_saved, save_backbone
+from dsts_pipeline.learn.finetune import Finetuned, answer_clips, finetune
 from dsts_pipeline.learn.resume import digest_sources
+from dsts_pipeline.learn.videos import VideoFeed
 from dsts_pipeline.metrics import average_views, softmax
 from dsts_pipeline.metrics.accuracy import plain_figures
 from stages import common
 
-# What of the section makes the model, the views or the run, and is no option of `finetune`.
-_MODEL = {"frozen_stages", "frozen", "recompute"}
-_OTHER = {"head", "backbone_norms", "backbone_dropout", "augmentation", "evaluate_test"}
-_RUN = {"device", "devices", "checkpoint_every_batches", "keep_checkpoints", "requeue_status"}
+# What of the section makes the model and the views, which a checkpoint has to be of.
+_MODEL = {"head", "frozen_stages", "frozen", "recompute", "backbone_norms", "backbone_dropout"}
+_MODEL |= {"augmentation", "evaluate_test"}
 
 
 # ---- finetune: backbone and head together, from a head on cached maps --------------------------
@@ -71,12 +70,10 @@ def run(settings: Settings) -> None:
             f"{start}: trained on store {extra['store']}, {common.FEATURES} names "
             f"{store.fingerprint}; run `python cli.py train-head`"
         )
-    udl: dict[str, Any] = {"udl": settings.udl.enabled, "udl_method": settings.udl.method}
-    udl |= settings.udl.model_dump(include={"redraw_noise", "inner_learning_rate"})
     with _open_work(settings, common.FINETUNED, "finetune") as work:
         _check_maps(store, work.backbone)
         left_out = sorted({failure["id"] for failure in store.manifest["failures"]})
-        model, feed, done = _train_jointly(work, head, left_out, **udl)
+        model, feed, done = _train_jointly(work, head, left_out, settings.udl)
         if not work.processes.is_first:
             return
         folder = common.FINETUNED
@@ -173,7 +170,7 @@ def pretrain_backbone(settings: Settings) -> None:
         classifier = find_classifier(settings.backbone.weights, *sizes)
         if classifier is not None:
             take_over_classifier(head, *classifier)
-        model, feed, done = _train_jointly(work, head, [], udl=False)
+        model, feed, done = _train_jointly(work, head, [], UdlSettings(enabled=False))
         if not work.processes.is_first:
             return
         folder = common.PRETRAINED
@@ -241,9 +238,9 @@ def _open_work(settings: Settings, folder: Path, name: str) -> Iterator[Work]:
 
 
 def _train_jointly(
-    work: Work, head: nn.Module, left_out: list[str], **udl: Any
+    work: Work, head: nn.Module, left_out: list[str], udl: UdlSettings
 ) -> tuple[EndToEnd, VideoFeed, Finetuned]:
-    """Train `head` with the backbone by the section `finetune`; `udl` are UDL's options."""
+    """Train `head` with the backbone by the section `finetune`."""
     settings = work.settings
     chosen = settings.finetune
     views = Views(
@@ -262,27 +259,37 @@ def _train_jointly(
     model = EndToEnd(
         work.backbone,
         head,
+        frozen_stages=chosen.frozen_stages,
+        frozen=chosen.frozen,
         norms=chosen.backbone_norms,
         dropout=chosen.backbone_dropout,
-        **chosen.model_dump(include=_MODEL),
+        recompute=chosen.recompute,
     )
     work.saved.identity = {
         "clips": work.clips.digest,
         "backbone": work.backbone.describe(),
-        "model": chosen.model_dump(mode="json", include=_MODEL | _OTHER),
+        "model": chosen.model_dump(mode="json", include=_MODEL),
         "left_out": left_out,
         "sources": digest_sources(("clips", "extract")),
     }
-    options = chosen.model_dump(exclude=_MODEL | _OTHER | _RUN) | {"seed": settings.seed} | udl
-    options |= settings.train.model_dump(include={"heldout_fraction", "data_seed"})
-    together: dict[str, Any] = {"processes": work.processes, "checkpoints": work.saved}
-    return model, feed, finetune(model, feed, title="Training end to end", **together, **options)
+    done = finetune(
+        model,
+        feed,
+        chosen,
+        udl,
+        settings.train,
+        seed=settings.seed,
+        title="Training end to end",
+        processes=work.processes,
+        checkpoints=work.saved,
+    )
+    return model, feed, done
 
 
 def _save_all(
     work: Work, folder: Path, title: str, model: EndToEnd, done: Finetuned, sections: dict[str, Any]
 ) -> None:
-    """Write backbone, head and history; then drop the checkpoints unless they are kept.
+    """Write backbone, head and history; then drop the checkpoints.
 
     The head names the store that the new backbone's maps will have, on which it can be evaluated.
     """
@@ -292,10 +299,7 @@ def _save_all(
     made_of = {"title": title, "store": _store_of_weights(work.settings, weights)}
     save_head(folder / "head", model.head, made_of | {"provenance": collect_provenance(shown)})
     write_json(folder / "history.json", sign({"epochs": done.history}))
-    if work.settings.finetune.keep_checkpoints:
-        console.print(f"checkpoints: {', '.join(map(str, work.saved.used))}")
-    else:
-        remove_checkpoints(work.saved)
+    remove_checkpoints(work.saved)
 
 
 def _joint_figures(
@@ -306,7 +310,8 @@ def _joint_figures(
         return None
     views = choose_views(work.settings.backbone, work.settings.dataset)
     plan = work.plan(replace(views, train=1, augmentation=Augmentation()))
-    size = work.settings.finetune.evaluation_batch
+    how = work.settings.finetune
+    size = how.part_size or how.batch_size
     numbers = [int(number) for number in clips]
     found = answer_clips(model, plan, numbers, work.pool, batch_size=size, title=title)
     answers = average_views(found.clip_ids, np.array(found.labels), found.probabilities)

@@ -19,18 +19,16 @@ from dsts_pipeline.head.building import Classifier, build_dsts, classifier_of
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
-    TrainingOptions,
+    Recipe,
     check_clips,
     joined_processes,
     remove_checkpoints,
     stop_on_sigterm,
     train_head,
 )
-from dsts_pipeline.learn.options import dsts_options
 from dsts_pipeline.learn.search import (
     Dimension,
     OnEpoch,
-    Pruning,
     Study,
     TrialRefused,
     import_optuna,
@@ -72,7 +70,7 @@ def run(settings: Settings) -> None:
             dimensions,
             present=present,
             seed=settings.seed,
-            pruning=Pruning(how.pruner, how.startup_trials, how.warmup_epochs),
+            how=how,
         )
         console.print(f"study {name}: {len(study.finished)} of {how.num_trials} trials are done")
         saved = CheckpointOptions(
@@ -105,7 +103,8 @@ def _check_ends(
             if tried.udl.enabled:
                 head = build_dsts(tried.head, sizes, None, tried.seed)
                 paired = bool(head.upstream_parameters())
-            check_clips(store, rows, TrainingOptions(**_options_of(tried)), paired=paired)
+            recipe = Recipe(tried.train, tried.udl, tried.feed, tried.seed)
+            check_clips(store, rows, recipe, paired=paired)
 
 
 def _run_trials(settings: Settings, study: Study, trainer: TrialTrainer, name: str) -> None:
@@ -134,12 +133,20 @@ class TrialTrainer:
     def __call__(self, number: int, values: dict[str, Any], on_epoch: OnEpoch) -> None:
         """Train with `values`; values that can't be trained, or diverge, refuse the trial."""
         sizes = self.feed.map_shape[0], self.feed.num_classes
-        how: dict[str, Any] = {"processes": self.processes, "checkpoints": self.saved}
         try:
             tried = with_values(self.settings, values)
-            head = build_dsts(tried.head, sizes, self.classifier, tried.seed)
-            how |= {"on_epoch": on_epoch, "title": f"Trial {number}", **_options_of(tried)}
-            train_head(head, self.feed, **how)
+            train_head(
+                build_dsts(tried.head, sizes, self.classifier, tried.seed),
+                self.feed,
+                tried.train,
+                tried.udl,
+                reading=tried.feed,
+                seed=tried.seed,
+                on_epoch=on_epoch,
+                title=f"Trial {number}",
+                processes=self.processes,
+                checkpoints=self.saved,
+            )
         except SettingsError as error:
             raise TrialRefused(str(error)) from None
 
@@ -147,7 +154,3 @@ class TrialTrainer:
         """Delete the checkpoints of finished trials."""
         remove_checkpoints(self.saved)
         self.saved.used.clear()
-
-
-def _options_of(tried: Settings) -> dict[str, Any]:
-    return dsts_options(tried.train, tried.udl, tried.feed, tried.seed)

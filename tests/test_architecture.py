@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import json
 import re
 import subprocess
 import sys
@@ -14,8 +16,19 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from dsts_pipeline.base.params import load_settings, setting_keys
-from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.base.params import load_settings, section_of, setting_keys, settings_as_yaml
+from dsts_pipeline.base.settings import (
+    BackboneSettings,
+    FeedSettings,
+    HeadSettings,
+    Section,
+    Settings,
+    UdlSettings,
+)
+from dsts_pipeline.extract.decode_pool import DecodePool
+from dsts_pipeline.feed import EpochSampler, FeatureFeed
+from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.learn import meta_gradient
 from tests.imports import closure_of, file_of, imports_of, statements_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -283,15 +296,6 @@ def test_prepare_reads_of_later_stages_what_a_training_needs_of_clips_alone():
 # ---- settings ---------------------------------------------------------------------------------
 
 
-def flatten(values: dict, prefix: str = "") -> set[str]:
-    keys = set()
-    for name, value in values.items():
-        keys.add(prefix + name)
-        if isinstance(value, dict):
-            keys |= flatten(value, f"{prefix}{name}.")
-    return keys
-
-
 def compose(*overrides: str) -> dict:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -306,13 +310,63 @@ def test_params_file_is_what_the_groups_compose_to():
     assert compose() == load_yaml("params.yaml")
 
 
-def test_params_file_states_every_setting():
-    assert flatten(load_yaml("params.yaml")) == set(setting_keys())
+def test_params_file_holds_the_defaults_and_says_what_each_key_is():
+    # A key's meaning is the text below it in its section; `make params` writes it here.
+    assert (ROOT / "params.yaml").read_text() == settings_as_yaml(Settings()), "run `make params`"
 
 
-def test_params_file_holds_the_defaults():
-    # Three places state a default: the class, its group in configs/, params.yaml.
-    assert load_yaml("params.yaml") == Settings().model_dump(mode="json")
+def sections(model: type[Section] = Settings) -> set[type[Section]]:
+    parts = {section_of(model, name) for name in model.model_fields} - {None}
+    return parts.union(*(sections(part) for part in parts))
+
+
+def test_every_key_says_what_it_is():
+    lines = [line for line in (ROOT / "params.yaml").read_text().splitlines() if "- " not in line]
+    assert len(lines) == len(list(setting_keys()))
+    for line in lines:
+        assert re.fullmatch(r" *\w+:( .+)? # .{8,}", line), line
+
+
+def test_a_default_is_stated_once_or_inherited():
+    # A section that inherits a key may give it another default, nothing else.
+    for section in sections():
+        for name in section.__annotations__.keys() & section.model_fields.keys():
+            own = section.model_fields[name]
+            for base in section.__mro__[1:]:
+                if (known := getattr(base, "model_fields", {}).get(name)) is not None:
+                    assert (own.annotation, own.metadata) == (known.annotation, known.metadata)
+                    assert own.description is None, f"{section.__name__}.{name} says it again"
+                    assert known.is_required(), f"{section.__name__}.{name} has two defaults"
+
+
+# Public constructors and functions, with the section whose keys their arguments are.
+SIGNATURES = [
+    (DSTSHead, HeadSettings),
+    (EpochSampler, FeedSettings),
+    (FeatureFeed, FeedSettings),
+    (meta_gradient, UdlSettings),
+    (DecodePool, BackboneSettings),
+]
+
+
+@pytest.mark.parametrize(("called", "section"), SIGNATURES)
+def test_defaults_of_a_signature_are_those_of_its_section(called, section):
+    given = inspect.signature(called).parameters
+    same = [name for name in given if name in section.model_fields]
+    for name in same:
+        assert given[name].default == section.model_fields[name].default, name
+
+
+def test_arguments_of_the_head_are_the_keys_of_its_section():
+    names = set(inspect.signature(DSTSHead).parameters) - {"in_channels", "num_classes"}
+    assert names == HeadSettings.model_fields.keys() - {"take_over_classifier"}
+
+
+def test_the_papers_head_is_the_group_of_that_name():
+    head = HeadSettings.model_validate_json(json.dumps(compose("head=paper")["head"]))
+    found = DSTSHead.paper(8, 3).config
+    assert found == DSTSHead.from_settings(8, 3, head).config
+    assert DSTSHead.paper(8, 3, width=4, impulse="mean").config["width"] == 4
 
 
 def group_options() -> list[str]:

@@ -111,8 +111,9 @@ def _let_go_of_pipes(is_quiet: bool) -> None:
             os.close(nothing)
 
 
-# ---- ------------------------------------------------------------------------------------------
-# SIGTERM unwinds the stack as Ctrl-C does, so that decode processes end and locks are dropped.
+# ---- SIGTERM as an end ---------------------------------------------------------------------------
+#
+# It unwinds the stack as Ctrl-C does, so that decode processes end and locks are dropped.
 
 SIGTERM_STATUS = 128 + signal.SIGTERM
 
@@ -134,13 +135,14 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-# ---- SIGTERM as a request: the training saves after the batch in work and exits to be requeued.
+# ---- SIGTERM as a request ------------------------------------------------------------------------
 #
-# The exit status is 99 unless set otherwise. Grid Engine requeues a job that exits with 99 by
-# itself; LSF requeues on its REQUEUE_EXIT_VALUES and Slurm on its RequeueExit, where sites name the
-# statuses and 99 is the usual one. It is none of those that shells and kernels give (126 to 165),
-# so a job that crashed is not started again and again. Slurm's own preemption requeues whatever the
-# status; HTCondor's checkpoint_exit_code is often 85.
+# The training saves after the batch in work and exits to be requeued, with status 99 unless set
+# otherwise. Grid Engine requeues a job that exits with 99 by itself; LSF requeues on its
+# REQUEUE_EXIT_VALUES and Slurm on its RequeueExit, where sites name the statuses and 99 is the
+# usual one. It is none of those that shells and kernels give (126 to 165), so a job that crashed is
+# not started again and again. Slurm's own preemption requeues whatever the status; HTCondor's
+# checkpoint_exit_code is often 85.
 
 REQUEUE_STATUS = 99
 
@@ -157,7 +159,8 @@ class StopRequest:
     """Whether the training should stop, and the status to exit with."""
 
     def __init__(self, exit_status: int = REQUEUE_STATUS) -> None:
-        self.exit_status, self.requested = exit_status, False
+        self.exit_status = exit_status
+        self.requested = False
 
 
 @contextmanager

@@ -20,18 +20,26 @@ from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import Kind, Section, Settings, VariantSettings, check_together
+from dsts_pipeline.base.settings import (
+    OF_THE_RUN,
+    Kind,
+    Section,
+    Settings,
+    VariantSettings,
+    check_together,
+)
 
-# ---- ------------------------------------------------------------------------------------------
-# YAML that people write, read in one place: params.yaml, experiments, values of --set and --grid.
+# ---- YAML ----------------------------------------------------------------------------------------
 #
-# Enters: text of YAML 1.2, as DVC reads it. Leaves: its plain values. An alias (`*name`) stands for
-# all that its anchor holds, so ten lines of aliases of aliases can stand for billions of values;
-# what the text stands for is counted on its events, before a single value is made.
+# As DVC reads it, 1.2, for params.yaml, experiments, --set and --grid. An alias (`*name`) stands
+# for all that its anchor holds, so ten lines of aliases of aliases can stand for billions of
+# values; what the text stands for is counted on its events, before a single value is made.
 
 MAX_VALUES = 100_000
 MAX_DEPTH = 50
@@ -102,11 +110,22 @@ def _require_plain(value: Any, depth: int = 0) -> None:
         raise YAMLError(f"a whole number of {value.bit_length():,} bits; none has more than 1,024")
 
 
-# ---- The tree of all settings, and how it is read. ----------------------------------------------
-#
-# Enters: params.yaml (YAML 1.2, read as DVC reads it) and overrides "dotted.key=value", applied in
-# order. Leaves: a `Settings`. An unknown key is an error that names the closest known one, never a
-# default in silence.
+# ---- reading settings ----------------------------------------------------------------------------
+
+
+_NO_CHECKPOINTS = "leave it out; the checkpoints of a finished training are deleted"
+_DIVERGED = "leave it out; a training ends where its loss is not finite or above 1e6"
+# Keys of earlier releases, and what to do instead.
+REMOVED_SETTINGS = {
+    "train.max_loss": _DIVERGED,
+    "train.keep_checkpoints": _NO_CHECKPOINTS,
+    "finetune.max_loss": _DIVERGED,
+    "finetune.keep_checkpoints": _NO_CHECKPOINTS,
+    "finetune.evaluation_batch": (
+        "leave it out; evaluation takes as many clips at a time as training does "
+        "(finetune.part_size, or finetune.batch_size)"
+    ),
+}
 
 
 def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:
@@ -135,12 +154,10 @@ def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:
 
 def setting_keys(model: type[Section] = Settings, prefix: str = "") -> Iterator[str]:
     """All dotted keys of `model`, sections included, in the order of their definition."""
-    for name, field in model.model_fields.items():
+    for name in model.model_fields:
         yield prefix + name
-        for part in (field.annotation, *typing.get_args(field.annotation)):
-            if isinstance(part, type) and not isinstance(part, types.GenericAlias):
-                if issubclass(part, Section):
-                    yield from setting_keys(part, f"{prefix}{name}.")
+        if section := section_of(model, name):
+            yield from setting_keys(section, f"{prefix}{name}.")
 
 
 def _read_params(path: Path) -> dict[str, Any]:
@@ -180,7 +197,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         )
     require_setting(key, f"--set {override}")
     try:
-        value = read_yaml(text) if text.strip() else ""
+        value = read_value(text)
     except YAMLError as error:
         raise SettingsError(
             f"--set {override}: {text!r} is not a YAML value ({reason_of(error)}); quote it as "
@@ -229,7 +246,8 @@ def describe_fault(error: ValidationError, source: str, where: str | None = None
 
 def _expected(fault: Mapping[str, Any]) -> str:
     """What was found and what was expected, in our own words where a section says it itself."""
-    found, message = _show(fault["input"]), fault["msg"]
+    found = _show(fault["input"])
+    message = fault["msg"]
     if fault["type"] == "value_error":
         return f"found {found}; {message.removeprefix('Value error, ')}"
     message = message.removeprefix("Input should be ").replace("an object", "a section of settings")
@@ -237,7 +255,9 @@ def _expected(fault: Mapping[str, Any]) -> str:
 
 
 def _unknown(key: str, known: set[str]) -> str:
-    """What to say of a key that nobody knows: the closest known key by spelling."""
+    """What to say of a key that is none: what became of it, or the closest key by spelling."""
+    if key in REMOVED_SETTINGS:
+        return f"{key} is no setting any more: {REMOVED_SETTINGS[key]}"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if not close:
         leaf = key.rpartition(".")[2]
@@ -254,7 +274,7 @@ def _show(value: Any) -> str:
     return "nothing (null)" if value is None else f"{text} ({kind})"
 
 
-# ---- Settings with some values replaced, and settings as a file that --params takes. ------------
+# ---- settings changed and written ----------------------------------------------------------------
 
 
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
@@ -290,25 +310,59 @@ def read_value(text: str) -> Any:
     return read_yaml(text) if text.strip() else ""
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes "null" where ruamel would leave nothing."""
+
+    def represent_none(self, value: None) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
+
+
 def settings_as_yaml(settings: Settings) -> str:
-    """All settings, section by section: a file for --params."""
-    writer, stream = YAML(typ="safe", pure=True), io.StringIO()
-    writer.default_flow_style = False
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    writer.dump(settings.model_dump(mode="json"), stream)
+    """All settings, section by section, each key with its meaning: a file for --params."""
+    writer = YAML()
+    writer.Representer = _Representer
+    writer.width = 1000  # a value and its comment stay on one line
+    stream = io.StringIO()
+    writer.dump(_commented(Settings, settings.model_dump(mode="json")), stream)
     return stream.getvalue()
 
 
-# ---- The variants of an ablation as settings: listed ones, and every combination of a grid. -----
-#
-# Enters: the settings of a run. Leaves: for each variant its name and the whole settings that it
-# is trained with, checked like those of a file.
+def meaning_of(model: type[Section], name: str) -> str:
+    """What a key is for, as its section says, or the one that this one inherits it from."""
+    for owner in model.__mro__:
+        field = getattr(owner, "model_fields", {}).get(name)
+        if field is not None and field.description:
+            return " ".join(field.description.split())
+    raise KeyError(f"{model.__name__}.{name} has no text below it that says what it is for")
+
+
+def _commented(model: type[Section], values: Mapping[str, Any]) -> CommentedMap:
+    content = CommentedMap()
+    for name, value in values.items():
+        section = section_of(model, name)
+        content[name] = _commented(section, value) if section and value is not None else value
+        content.yaml_add_eol_comment(meaning_of(model, name), name, column=0)
+    return content
+
+
+def section_of(model: type[Section], name: str) -> type[Section] | None:
+    """The section that a key holds, if it holds one."""
+    annotation = model.model_fields[name].annotation
+    for part in (annotation, *typing.get_args(annotation)):
+        if isinstance(part, type) and not isinstance(part, types.GenericAlias):
+            if issubclass(part, Section):
+                return part
+    return None
+
+
+# ---- the variants of an ablation -----------------------------------------------------------------
 
 # What a variant may change; the maps, the clips and how a run is run are common to all.
 VARIED = ("head.", "udl.", "train.", "feed.order", "feed.shard_window", "feed.class_balanced")
-COMMON = {"train.device", "train.devices", "train.checkpoint_every_batches"}
-COMMON |= {"train.keep_checkpoints", "train.requeue_status", "train.tensorboard"}
-COMMON |= {"train.data_seed"}
+COMMON = {f"train.{name}" for name in (*OF_THE_RUN, "data_seed")}
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def _git(root: str | Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-# ---- Seeds: every random stream has a name, and the same name gives the same stream. ------------
+# ---- seeds ---------------------------------------------------------------------------------------
 
 
 def derive_seed(seed: int, *names: str | int) -> int:

@@ -1,4 +1,9 @@
-"""The base class of every settings section: strict, frozen, closed to unknown names."""
+"""Every setting of a run: its name, type, range, default and meaning, stated here and nowhere else.
+
+A section is one concern of params.yaml; code that needs an option takes the section itself. The
+text below a key is what params.yaml says of it. Where a default departs from the paper's text, the
+text names the paper's value; `head=paper` (configs/head/paper.yaml) has all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,98 +11,108 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dsts_pipeline.base.children import REQUEUE_STATUS
 from dsts_pipeline.base.errors import SettingsError
+
+# Ranges. A section that inherits a key and gives it another default names the same range again.
+Number = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(ge=0.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Heldout = Annotated[float, Field(ge=0.0, lt=0.9)]
+BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
+Inside = Annotated[float, Field(gt=0.0, lt=1.0)]
+Decay = Annotated[float, Field(gt=0.0, le=1.0)]
+
+# Choices that signatures elsewhere name, too.
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16", "float16"]
+Specialization = Literal["gated", "fixed", "conv3d"]
+ImpulseKind = Literal["sum", "mean", "standardized"]
+ImpulseGradient = Literal["map", "kernel"]
+RoutingGradient = Literal["dense", "selected"]
+NormStatistics = Literal["routed", "layer", "batch"]
+Method = Literal["exact", "forward_over_reverse", "finite_difference"]
+Schedule = Literal["one_cycle", "cosine", "steps", "constant"]
+InnerStep = Literal["head", "all"]
 
 
 class Section(BaseModel):
     """One section of params.yaml: unknown keys and lossy conversions are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
 
 
-# ---- Settings of views and their augmentation: what an extraction makes of one clip. ------------
-
-
-class AugmentationSettings(Section):
-    """What is done to training views; as they stand here nothing is.
-
-    `flip`, `erasing`: probabilities. `color_jitter`: largest relative change. `rand_augment`:
-    magnitude of two random operations, 10 the strongest.
-    """
-
-    crop: Literal["centre", "multi_scale", "resized"] = "centre"
-    flip: float = Field(0.0, ge=0.0, le=1.0)
-    color_jitter: float = Field(0.0, ge=0.0, le=1.0)
-    rand_augment: float = Field(0.0, ge=0.0, le=10.0)
-    erasing: float = Field(0.0, ge=0.0, le=1.0)
-
-
-class ViewSettings(Section):
-    """How many maps a clip has: `train` of a training clip, clips x crops of any other."""
-
-    train: int = Field(1, ge=1)
-    test_clips: int = Field(1, ge=1)
-    test_crops: Literal[1, 3] = 1
-    seed: int = Field(0, ge=0)
-    augmentation: AugmentationSettings = AugmentationSettings()
-
-    @model_validator(mode="after")
-    def _check_augmentation(self) -> ViewSettings:
-        seed = self.seed
-        if seed and self.augmentation == AugmentationSettings():
-            raise ValueError(f"seed is {seed} but nothing is drawn; expected an augmentation")
-        return self
-
-
-# ---- Settings of stage one's input: the data set and the frozen backbone. -----------------------
+# ---- the data set ------------------------------------------------------------------------------
 
 
 class RenderSettings(Section):
-    """An embedded data set: which one, how many clips, of which look."""
+    """An embedded data set, which `prepare` renders into `dataset.root`."""
 
     renderer: Literal["stick_diving", "stick_something"] = "stick_diving"
-    num_train: int = Field(2400, ge=1)
-    num_test: int = Field(1200, ge=1)
-    size_px: int = Field(96, ge=32, le=512, multiple_of=2)
-    num_frames: int = Field(16, ge=4, le=256)
-    difficulty: float = Field(1.5, ge=0.0, le=3.0)
-    seed: int = Field(0, ge=0)
-    num_workers: int = Field(2, ge=1)
+    """stick_diving (dives) or stick_something (hands and objects)"""
+    num_train: Count = 2400
+    """training clips"""
+    num_test: Count = 1200
+    """test clips"""
+    size_px: Annotated[int, Field(ge=32, le=512, multiple_of=2)] = 96
+    """side of the frames"""
+    num_frames: Annotated[int, Field(ge=4, le=256)] = 16
+    """frames of a clip"""
+    difficulty: Annotated[float, Field(ge=0.0, le=3.0)] = 1.5
+    """how much noise, clutter and camera motion, 0 to 3"""
+    seed: Number = 0
+    """renders other clips of the same kind"""
+    num_workers: Count = 2
+    """processes that render"""
 
 
 class DatasetSettings(Section):
-    """Where the clips are, how their annotations are read, and which are held out.
-
-    `video_folder` and the three file names replace the format's own, relative to `root`.
-    `end_frame` says whether the annotated last frame belongs to its clip; "auto" decides from the
-    videos' frame counts. `heldout_fraction` of train becomes the split "val" of the clip index, by
-    clip or by whole groups (source video, performer), so that settings are chosen without the test
-    split. `test_fraction` of the clips becomes the split "test" of a data set that comes without
-    one, drawn with `heldout_seed`, the same share of every class, by whole groups where the clips
-    have some. `allow_outside_root` takes videos that lie outside of `root`, by absolute names or
-    links. `official_counts` compares the splits with the published numbers of clips.
-    """
+    """Where the clips are, how their annotations are read, and which are held out."""
 
     name: str = "stick_diving"
+    """shown in reports"""
     format: Literal["diving48", "ssv2", "folder", "csv", "mmaction"] = "diving48"
+    """of the annotations: diving48, ssv2, folder, csv or mmaction"""
     root: str = "data/stick_diving"
+    """folder of the data set"""
     video_folder: str | None = None
+    """where below root the videos are; null: where the format has them"""
     train_file: str | None = None
+    """training annotations below root; null: the format's own name"""
     test_file: str | None = None
+    """test annotations below root; null: the format's own name"""
     class_file: str | None = None
+    """list of classes below root; null: the format's own name"""
     end_frame: Literal["auto", "exclusive", "inclusive"] = "auto"
+    """whether the annotated last frame is part of its clip; auto: by the videos' lengths"""
     official_counts: bool = False
-    min_frames: int = Field(1, ge=1)
+    """compare the splits with the published numbers of clips"""
+    min_frames: Count = 1
+    """clips with fewer frames are problems"""
     flip: Literal["allowed", "label_mapped", "forbidden"] = "allowed"
+    """whether a mirrored clip keeps its class, or has the one of flip_pairs"""
     flip_pairs: tuple[tuple[int, int], ...] = ()
-    heldout_fraction: float = Field(0.0, ge=0.0, lt=0.9)
+    """classes that mirroring exchanges, by number; with label_mapped alone"""
+    heldout_fraction: Heldout = 0.0
+    """share of train that becomes the split val, to choose settings by"""
     heldout_by: Literal["clip", "group"] = "clip"
-    heldout_seed: int = Field(0, ge=0)
-    test_fraction: float = Field(0.0, ge=0.0, lt=0.9)
+    """group: whole source videos or performers are held out"""
+    heldout_seed: Number = 0
+    """holds out other clips"""
+    test_fraction: Heldout = 0.0
+    """share of all clips that becomes the split test, where the data set has none"""
     allow_outside_root: bool = False
-    max_problem_fraction: float = Field(0.01, ge=0.0, le=1.0)
-    num_probe_workers: int = Field(2, ge=1)
+    """take videos outside of root, by absolute names or links"""
+    max_problem_fraction: Fraction = 0.01
+    """share of clips that can't be used above which `prepare` fails"""
+    num_probe_workers: Count = 2
+    """processes that look into the videos"""
     render: RenderSettings | None = RenderSettings()
+    """an embedded data set to be rendered first; null for videos that are there"""
 
     @model_validator(mode="after")
     def _check_flip(self) -> DatasetSettings:
@@ -109,140 +124,220 @@ class DatasetSettings(Section):
         return self
 
 
-class BackboneSettings(Section):
-    """The frozen recognizer whose feature map is cached, what it is fed, and how it is run.
+# ---- the backbone and what it is fed -----------------------------------------------------------
 
-    `name` is a preset, a config of mmaction2's model zoo by name, the path of a config file, or a
-    folder of the transformers library. `weights` is a file, an address, such a folder, or the word
-    random; a file must have the digest `weights_sha256` if one is given, and `key_map` says whose
-    names its keys are. `num_frames` and `size_px` null stand for the model's own input. Maps are
-    taken at `taps`, the first of which is stored; none given: where the preset says.
-    `decoder` "auto" has decord read what it reads exactly, and PyAV all else; the others refuse
-    what they can't read exactly, and `decoder_fallback` is tried where they refuse, fail or hang.
-    `prefetch_bytes` bounds the
-    frames that are held ahead of the backbone. `batch_size` is halved where it does not fit the
-    device. `device` "auto" takes the CUDA device of this process's number on its host, else the
-    CPU.
-    """
+
+class AugmentationSettings(Section):
+    """What is done to training views."""
+
+    crop: Literal["centre", "multi_scale", "resized"] = "centre"
+    """centre, or a random one: multi_scale (TSN's) or resized (random area and shape)"""
+    flip: Fraction = 0.0
+    """probability of mirroring"""
+    color_jitter: Fraction = 0.0
+    """largest relative change of brightness, contrast and saturation"""
+    rand_augment: Annotated[float, Field(ge=0.0, le=10.0)] = 0.0
+    """magnitude of two random operations; 10 is the strongest"""
+    erasing: Fraction = 0.0
+    """probability of erasing a rectangle"""
+
+
+class ViewSettings(Section):
+    """How many maps a clip has."""
+
+    train: Count = 1
+    """views of a training clip; several are worth it with an augmentation"""
+    test_clips: Count = 1
+    """views in time of any other clip; the answers to them are averaged"""
+    test_crops: Literal[1, 3] = 1
+    """views in space of each of these, 1 or 3"""
+    seed: Number = 0
+    """draws other augmentations"""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """what is done to training views"""
+
+    @model_validator(mode="after")
+    def _check_augmentation(self) -> ViewSettings:
+        seed = self.seed
+        if seed and self.augmentation == AugmentationSettings():
+            raise ValueError(f"seed is {seed} but nothing is drawn; expected an augmentation")
+        return self
+
+
+class BackboneSettings(Section):
+    """The frozen recognizer whose feature map is cached, what it is fed, and how it is run."""
 
     name: str = "stick_r18"
+    """a preset, a config of mmaction2's zoo or of yours, or a transformers folder"""
     weights: str = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
-    weights_sha256: str | None = Field(None, pattern=r"^[0-9a-fA-F]{64}$")
+    """a file, an address, a transformers folder, or the word random"""
+    weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+    """digest that the weights file must have; null: not compared"""
     key_map: Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"] = "auto"
+    """whose names the weights' keys follow; auto: found by trying"""
     taps: tuple[str, ...] = ()
-    num_frames: int | None = Field(16, ge=1)
-    size_px: int | None = Field(64, ge=16)
+    """where maps are taken, the first is stored; none: where the preset says"""
+    num_frames: Count | None = 16
+    """frames of a view; null: the model's own"""
+    size_px: Annotated[int, Field(ge=16)] | None = 64
+    """side of the input; null: the model's own"""
     decoder: Literal["auto", "decord", "pyav", "torchcodec", "torchcodec_cuda"] = "auto"
+    """auto: decord for what it reads exactly, PyAV for all else"""
     decoder_fallback: Literal["none", "decord", "pyav"] = "none"
-    num_decode_workers: int = Field(1, ge=0)
-    clip_timeout_seconds: float = Field(60.0, gt=0.0)
-    prefetch_bytes: int = Field(256 * 2**20, ge=1)
+    """tried where the decoder refuses, fails or hangs"""
+    num_decode_workers: Number = 1
+    """processes that decode; 0: this one does"""
+    clip_timeout_seconds: Positive = 60.0
+    """a clip that takes longer to decode is given up; more for slow disks"""
+    prefetch_bytes: Count = 256 * 2**20
+    """bound on decoded frames that wait; less where memory is short"""
     views: ViewSettings = ViewSettings()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """how many maps a clip has"""
+    device: Device = "auto"
+    """auto: this process's GPU where there is one, else the CPU"""
+    precision: Precision = "float32"
+    """type of the forward pass: float32, bfloat16 or float16"""
     compile: bool = False
+    """torch.compile: slower to start, faster on large sets"""
     channels_last: bool = False
-    batch_size: int = Field(32, ge=1)
-    max_failed_fraction: float = Field(0.01, ge=0.0, le=1.0)
+    """memory layout; faster for convolutions on some GPUs"""
+    batch_size: Count = 32
+    """views at a time; halved where that does not fit the device"""
+    max_failed_fraction: Fraction = 0.01
+    """share of clips that can't be decoded above which `extract` fails"""
 
 
 class PretrainSettings(Section):
     """How the embedded backbone is made (`python cli.py pretrain`, not part of the default run)."""
 
-    num_clips: int = Field(12000, ge=96)
-    num_heldout: int = Field(1200, ge=48)
-    seed: int = Field(20220914, ge=0)
-    pose_epochs: int = Field(1, ge=0)
-    class_epochs: int = Field(2, ge=0)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-3, gt=0.0)
-    pose_weight: float = Field(0.5, ge=0.0)
+    num_clips: Annotated[int, Field(ge=96)] = 12000
+    """rendered clips to learn from"""
+    num_heldout: Annotated[int, Field(ge=48)] = 1200
+    """rendered clips to judge by"""
+    seed: Number = 20220914
+    """renders other clips than the data set's"""
+    pose_epochs: Number = 1
+    """epochs that learn the pose alone"""
+    class_epochs: Number = 2
+    """epochs that learn the class, too"""
+    batch_size: Count = 32
+    """clips per step"""
+    learning_rate: Positive = 2e-3
+    """at the schedule's peak"""
+    pose_weight: Factor = 0.5
+    """weight of the pose's loss beside the class's"""
     pool: str = "data/pretrain_pool"
-    num_workers: int = Field(2, ge=1)
+    """where the clips are rendered to"""
+    num_workers: Count = 2
+    """processes that render"""
 
 
-# ---- Settings of the feature store and of reading it back. --------------------------------------
+# ---- the feature store, and reading it back ----------------------------------------------------
 
 
 class StoreSettings(Section):
-    """Where feature maps are kept and how they are stored.
-
-    `codec` zstd is for those with little disk space; `zstd_level` 1 is fast, 19 small.
-    `shard_bytes` is the size a shard aims at; a small data set gets smaller shards, so that there
-    are at least `min_shards` of them and a stopped extraction resumes from most of its work.
-    `on_overflow` says what becomes of a map that the storage type can't hold: the extraction stops,
-    the clip is listed as failed, or the values are cut to the type's largest and counted.
-    """
+    """Where feature maps are kept and how they are stored."""
 
     root: str = "stores"
+    """folder of the stores"""
     dtype: Literal["float16", "bfloat16", "float32", "int8"] = "float16"
+    """float16, bfloat16, float32 or int8"""
     codec: Literal["none", "zstd"] = "none"
-    zstd_level: int = Field(1, ge=1, le=19)
+    """none, or zstd: smaller and slower"""
+    zstd_level: Annotated[int, Field(ge=1, le=19)] = 1
+    """how hard zstd tries, 1 to 19"""
     on_overflow: Literal["error", "fail", "saturate"] = "error"
-    shard_bytes: int = Field(128 * 2**20, ge=1)
-    min_shards: int = Field(32, ge=1)
+    """values that dtype can't hold: error stops, fail lists the clip, saturate cuts"""
+    shard_bytes: Count = 128 * 2**20
+    """size that a shard aims at"""
+    min_shards: Count = 32
+    """at least so many, so that little is lost when an extraction stops"""
 
 
 class FeedSettings(Section):
-    """How stored maps are read for training and evaluation; nothing here changes a stored byte.
+    """How stored maps are read for training and evaluation; nothing here changes a stored byte."""
 
-    `order`: "random" draws every clip from the whole split, "shard" shuffles shards and then the
-    clips within a window of `shard_window` shards (for stores far larger than memory, or remote
-    ones). `class_balanced` draws every class equally often in an epoch of the same length.
-    `cache_dir` and `cache_bytes` are for stores that are read over the network; a server of theirs
-    that sends less than 1 kB/s for `stall_seconds` is given up, on the second try with an error.
-    """
-
-    preload_bytes: int = Field(2 * 2**30, ge=0)
+    preload_bytes: Number = 2 * 2**30
+    """maps that take no more than this are read into memory once"""
     order: Literal["random", "shard"] = "random"
-    shard_window: int = Field(16, ge=1)
+    """random, or shard: shuffled near their shards, for large or remote stores"""
+    shard_window: Count = 16
+    """shards whose clips the order shard mixes"""
     class_balanced: bool = False
-    num_read_threads: int = Field(2, ge=1)
+    """draw every class equally often in an epoch of the same length"""
+    num_read_threads: Count = 2
+    """threads that read shards"""
     verify_checksums: bool = True
+    """of every map that is read; false is faster and lets damage pass"""
     cache_dir: str = ".feature_cache"
-    cache_bytes: int = Field(20 * 2**30, ge=0)
-    stall_seconds: float = Field(30.0, gt=0.0)
+    """where shards of remote stores are kept"""
+    cache_bytes: Number = 20 * 2**30
+    """how much of remote stores is kept"""
+    stall_seconds: Positive = 30.0
+    """a server that sends less than 1 kB/s for so long is given up"""
 
 
-# ---- Settings of the head and of its training; defaults are what learns on the embedded data set.
+# ---- the head and its training -----------------------------------------------------------------
 #
-# Where a default departs from the paper's text, the value that follows the paper stands beside it.
-
-Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+# Defaults are what learns on the embedded data set.
 
 
 class HeadSettings(Section):
     """The DSTS head; the names are those of `DSTSHead`'s arguments."""
 
-    num_neurons: int = Field(10, ge=1)
-    num_layers: int = Field(3, ge=0)
-    width: int | None = Field(32, ge=1)  # paper: null
+    num_neurons: Count = 10
+    """N: specialized neurons per layer, of which each clip activates one"""
+    num_layers: Number = 3
+    """L: layers; 0 is a linear classifier on the pooled map"""
+    width: Count | None = 32
+    """channels inside the module, projected from the map's and back; null (paper): all"""
     synapse: bool = True
-    specialization: Literal["gated", "fixed", "conv3d"] = "gated"
-    impulse: Literal["sum", "mean", "standardized"] = "standardized"  # paper: sum
-    impulse_spread: float = Field(20.0, gt=0.0)
-    routing_gradient: Literal["dense", "selected"] = "selected"  # paper: dense
-    norm_statistics: Literal["routed", "layer", "batch"] = "routed"
-    impulse_gradient: Literal["map", "kernel"] = "map"
+    """false: all neurons run and are averaged (Table 4)"""
+    specialization: Specialization = "gated"
+    """gated (paper), fixed (halves of the channels) or conv3d (Table 3)"""
+    impulse: ImpulseKind = "standardized"
+    """how a neuron's answer is measured: sum (paper), mean or standardized"""
+    impulse_spread: Positive = 20.0
+    """standard deviation of standardized impulses, against noise of 1.28"""
+    routing_gradient: RoutingGradient = "selected"
+    """straight-through over all neurons (dense, paper) or the selected one"""
+    norm_statistics: NormStatistics = "routed"
+    """of a neuron's routed clips, of its layer's, or of the batch (needs dense)"""
+    impulse_gradient: ImpulseGradient = "map"
+    """routing's gradient goes into the map (paper) or stops at the kernel"""
     shared_neuron: bool = False
-    own_scale: float = Field(1.0, ge=0.0)
-    layer_residual: bool = True  # paper: false
+    """a neuron is one common to its layer plus a part of its own"""
+    own_scale: Factor = 1.0
+    """of a shared neuron: factor on its own part"""
+    layer_residual: bool = True
+    """add a layer's input to its output; paper: false"""
     skip: bool = True
-    zero_start: bool = True  # paper: false
-    temperature: float = Field(1.0, gt=0.0)
-    gumbel_scale: float = Field(1.0, ge=0.0)
-    gate_noise_scale: float = Field(1.0, ge=0.0)
-    gate_init_std: float = Field(0.01, ge=0.0)
-    take_over_classifier: bool = True  # the backbone's own, where it has one for these classes
+    """the connection around the module"""
+    zero_start: bool = True
+    """training starts at the classifier's answers; paper: false"""
+    temperature: Positive = 1.0
+    """tau of the Gumbel-softmax"""
+    gumbel_scale: Factor = 1.0
+    """factor on routing's noise in training"""
+    gate_noise_scale: Factor = 1.0
+    """factor on the gates' noise in training"""
+    gate_init_std: Factor = 0.01
+    """standard deviation of the first gate logits"""
+    take_over_classifier: bool = True
+    """start from the backbone's classifier, where it fits the classes"""
 
 
 class UdlSettings(Section):
-    """Upstream-Downstream Learning; with `enabled: false` u and d share one ordinary step."""
+    """Upstream-Downstream Learning (paper 3.3)."""
 
     enabled: bool = True
-    method: Literal["exact", "forward_over_reverse", "finite_difference"] = "exact"
-    inner_learning_rate: float | None = Field(None, gt=0.0)  # null: d's current learning rate
+    """false: upstream and downstream parameters share one ordinary step (Table 5)"""
+    method: Method = "exact"
+    """exact, forward_over_reverse (exact, less memory) or finite_difference"""
+    inner_learning_rate: Positive | None = None
+    """alpha of the simulated step; null: the current learning rate"""
     redraw_noise: bool = False
+    """draw new noise for the step that is made, after the one that was simulated"""
 
     @field_validator("method", mode="before")
     @classmethod
@@ -256,155 +351,191 @@ class UdlSettings(Section):
         return value
 
 
-class TrainSettings(Section):
-    """Optimisers, schedules and what is kept of a training."""
+class LearningSettings(Section):
+    """What a training on maps and a fine-tuning on videos have in common."""
 
-    num_epochs: int = Field(12, ge=0)
-    batch_size: int = Field(32, ge=1)
+    num_epochs: Number
+    """passes over the clips that are not held out"""
+    batch_size: Count = 32
+    """clips per batch and process; UDL takes two batches an iteration"""
+    part_size: Count | None = None
+    """clips gone through at a time (gradient accumulation); null: the batch"""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(2e-3, gt=0.0)
-    classifier_learning_rate_factor: float = Field(5.0, ge=0.0)
-    scoring_learning_rate_factor: float = Field(1.0, ge=0.0)
-    gate_learning_rate_factor: float = Field(20.0, ge=0.0)
-    schedule: Literal["one_cycle", "cosine", "steps", "constant"] = "one_cycle"
-    step_milestones: tuple[Share, ...] = (0.5, 0.8333)  # of "steps": shares of the training
-    step_factor: float = Field(0.1, gt=0.0, le=1.0)
-    warmup_fraction: float = Field(0.2, ge=0.0, lt=1.0)
-    weight_decay: float = Field(0.05, ge=0.0)
-    momentum: float = Field(0.9, ge=0.0, lt=1.0)
-    clip_norm: float | None = Field(None, gt=0.0)
-    part_size: int | None = Field(None, ge=1)  # gradient accumulation: samples at a time
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    mixup_alpha: float = Field(0.0, ge=0.0)  # 0: no mixup
-    final_noise: float = Field(1.0, ge=0.0)  # factor on routing's and gates' noise, linear from 1
-    balance_weight: float = Field(0.0, ge=0.0)
-    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
-    max_loss: float = Field(1e6, gt=0.0)  # above it a training counts as diverged
-    heldout_fraction: float = Field(0.1, ge=0.0, lt=0.9)  # of train, to choose the epoch by
-    data_seed: int | None = Field(None, ge=0)  # of batches and held-out clips; null: the run's seed
+    """adamw (the paper's for Swin) or sgd (for TPN)"""
+    learning_rate: Positive
+    """at the schedule's peak"""
+    classifier_learning_rate_factor: Factor
+    """times the learning rate, for the classifier"""
+    scoring_learning_rate_factor: Factor = 1.0
+    """times the learning rate, for the scoring kernels"""
+    gate_learning_rate_factor: Factor
+    """times the learning rate, for the gate logits"""
+    schedule: Schedule = "one_cycle"
+    """of the learning rate: one_cycle, cosine, steps or constant"""
+    step_milestones: tuple[Inside, ...] = (0.5, 0.8333)
+    """shares of the training at which the schedule steps lowers the rate"""
+    step_factor: Decay = 0.1
+    """what it multiplies the rate by there"""
+    warmup_fraction: BelowOne
+    """share of the training in which the rate rises"""
+    weight_decay: Factor = 0.05
+    """of kernels and projections; vectors have none"""
+    momentum: BelowOne = 0.9
+    """of the optimizer sgd"""
+    clip_norm: Positive | None = None
+    """largest norm of a gradient; null: no clipping"""
+    precision: Precision = "float32"
+    """type of the forward pass: float32, bfloat16 or float16"""
+    label_smoothing: BelowOne = 0.0
+    """share of the label spread over all classes"""
+    balance_weight: Factor = 0.0
+    """weight of the load-balancing loss; 0 is the paper"""
+    ema_decay: Inside | None = None
+    """keeps a moving average of the weights instead of the last; null: none"""
     recompute_statistics: bool = True
-    recompute_clips: int = Field(512, ge=1)  # at each epoch
-    recompute_clips_at_end: int | None = Field(None, ge=1)  # null: all training clips
-    early_stopping_epochs: int | None = Field(None, ge=1)  # so many without a best one
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1)  # processes on this machine; `torchrun` overrules it
-    checkpoint_every_batches: int | None = Field(200, ge=1)  # and after every epoch
-    keep_checkpoints: bool = False  # also after the end
-    requeue_status: int = Field(99, ge=1, le=255)  # exit status after SIGTERM
+    """norms get the statistics of noise-free passes before each evaluation"""
+    recompute_clips: Count = 512
+    """clips of these passes at each epoch"""
+    early_stopping_epochs: Count | None = None
+    """epochs without a better one after which it ends; null: never"""
+
+    def rate_of(self, name: str) -> float:
+        """Peak learning rate of a head's parameter `name`."""
+        factor = 1.0
+        if name.endswith("scoring_kernel"):
+            factor = self.scoring_learning_rate_factor
+        elif name.endswith("gate_logits"):
+            factor = self.gate_learning_rate_factor
+        elif name.startswith("classifier."):
+            factor = self.classifier_learning_rate_factor
+        return self.learning_rate * factor
+
+
+class RunSettings(Section):
+    """How a training is run; nothing here decides its result."""
+
+    device: Device = "auto"
+    """auto: a GPU where there is one"""
+    devices: Count = 1
+    """processes that train together, each on its own; torchrun overrules it"""
+    checkpoint_every_batches: Count | None
+    """and after every epoch; null: after epochs alone"""
+    requeue_status: Annotated[int, Field(ge=1, le=255)] = REQUEUE_STATUS
+    """exit status after SIGTERM, by which a cluster starts the job anew"""
+
+
+class TrainSettings(RunSettings, LearningSettings):
+    """Training of heads on cached maps."""
+
+    num_epochs: Number = 12
+    learning_rate: Positive = 2e-3
+    classifier_learning_rate_factor: Factor = 5.0
+    gate_learning_rate_factor: Factor = 20.0
+    warmup_fraction: BelowOne = 0.2
+    checkpoint_every_batches: Count | None = 200
+    mixup_alpha: Factor = 0.0
+    """strength of mixup on maps; 0: none"""
+    final_noise: Factor = 1.0
+    """factor on the noise at the end, linear from 1; 1 is the paper"""
+    heldout_fraction: Heldout = 0.1
+    """of the training clips, to choose the epoch by; `finetune` takes the same"""
+    data_seed: Number | None = None
+    """of batches and held-out clips; null: the run's seed"""
+    recompute_clips_at_end: Count | None = None
+    """clips of the last such passes; null: all training clips"""
     tensorboard: bool = False
+    """write curves for TensorBoard, too"""
 
 
-# ---- Settings of the last two stages: evaluation and report. ------------------------------------
+# What decides nothing about a training's result.
+OF_THE_RUN = frozenset(RunSettings.model_fields) | {"tensorboard"}
+
+
+class FinetuneSettings(RunSettings, LearningSettings):
+    """Training of backbone and head together on videos (`finetune`, `pretrain-backbone`).
+
+    Input, decoding and limits are those of `backbone`, UDL's own options those of `udl`; the same
+    clips are held out as in `train`.
+    """
+
+    num_epochs: Number = 1
+    learning_rate: Positive = 1e-4
+    classifier_learning_rate_factor: Factor = 1.0
+    gate_learning_rate_factor: Factor = 1.0
+    warmup_fraction: BelowOne = 0.1
+    checkpoint_every_batches: Count | None = 50
+    head: str = "outputs/heads/dsts"
+    """the head to start from, trained on the backbone's cached maps"""
+    inner_step: InnerStep = "head"
+    """what UDL's simulated step moves: head (maps computed once) or all (paper)"""
+    frozen_stages: Number = 3
+    """stages of the backbone that keep their values, counted from the pixels"""
+    frozen: tuple[str, ...] = ()
+    """beginnings of parameters' names that keep their values, too"""
+    recompute: bool = False
+    """activation checkpointing: less memory, more time"""
+    backbone_norms: Literal["frozen", "batch"] = "frozen"
+    """statistics of its batch norms: frozen as they came, or of the batch"""
+    backbone_dropout: bool = False
+    """dropout and stochastic depth of the backbone"""
+    backbone_learning_rate_factor: Factor = 1.0
+    """times the learning rate, for the backbone; Video Swin's recipe has 0.1"""
+    layer_decay: Decay = 1.0
+    """a stage's rate as a factor on the next one's; 1: all alike"""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """what is done to training views, anew in every epoch"""
+    evaluate_test: bool = False
+    """score the test split, too, before and after"""
+
+
+# ---- evaluation and report ---------------------------------------------------------------------
 
 
 class EvaluateSettings(Section):
-    """Which split heads are run over, and how sure their figures are.
-
-    `split` "val" is for choosing settings: it is there where `dataset.heldout_fraction` or the
-    annotations make one, and leaves "test" unseen until the settings are settled.
-    `num_bins` is for calibration; `num_permutations` for the nulls of routing. `temporal_need` is
-    how maps lose their order in time to measure which classes need it, at the price of a second
-    pass of the heads that route; "none" leaves it out.
-    """
+    """Which split heads are run over, and how sure their figures are."""
 
     split: Literal["test", "val"] = "test"
-    batch_size: int = Field(64, ge=1)
-    num_bootstrap: int = Field(2000, ge=100, le=100_000)
-    confidence: float = Field(0.95, gt=0.5, lt=1.0)
-    num_bins: int = Field(15, ge=2, le=100)
-    num_permutations: int = Field(200, ge=20, le=100_000)
+    """test, or val to choose settings by (see dataset.heldout_fraction)"""
+    batch_size: Count = 64
+    """maps at a time"""
+    num_bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    """resamples behind the intervals"""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """share of cases that the intervals hold for"""
+    num_bins: Annotated[int, Field(ge=2, le=100)] = 15
+    """bins of probability in the calibration"""
+    num_permutations: Annotated[int, Field(ge=20, le=100_000)] = 200
+    """shuffles behind the comparison of routing with chance"""
     temporal_need: Literal["shuffle", "average", "none"] = "shuffle"
+    """how maps lose their order in time to see who needs it: shuffle, average, none"""
 
 
 class ReportSettings(Section):
-    """What the HTML page shows.
-
-    `num_gallery_clips` is the number of moving previews per neuron; 0 leaves the gallery out.
-    `num_cell_clips` is the same for each cell of the confusion matrix, and `num_mistakes` how many
-    wrong answers are shown one by one. All previews together take at most `max_preview_mb`
-    megabytes of the page.
-    """
+    """What the HTML page shows."""
 
     title: str = "Dynamic spatio-temporal specialization: a run in figures"
-    num_confused_pairs: int = Field(12, ge=1, le=200)
-    num_gallery_clips: int = Field(4, ge=0, le=24)
-    num_cell_clips: int = Field(6, ge=0, le=100)
-    num_mistakes: int = Field(40, ge=0, le=1000)
-    preview_size_px: int = Field(72, ge=32, le=160)
-    max_preview_mb: float = Field(12.0, ge=0, le=200)
+    """on the page and in its tab"""
+    num_confused_pairs: Annotated[int, Field(ge=1, le=200)] = 12
+    """rows of the table of confused classes"""
+    num_gallery_clips: Annotated[int, Field(ge=0, le=24)] = 4
+    """moving previews per neuron; 0: no gallery"""
+    num_cell_clips: Annotated[int, Field(ge=0, le=100)] = 6
+    """previews per cell of the confusion matrix"""
+    num_mistakes: Annotated[int, Field(ge=0, le=1000)] = 40
+    """wrong answers shown one by one"""
+    preview_size_px: Annotated[int, Field(ge=32, le=160)] = 72
+    """side of a preview"""
+    max_preview_mb: Annotated[float, Field(ge=0, le=200)] = 12.0
+    """megabytes that all previews may take"""
     write_plots: bool = True
+    """also write every figure as a file"""
 
 
-# ---- Settings of training backbone and head together on videos (`finetune`, `pretrain-backbone`).
-
-Share_of_finetuning = Annotated[float, Field(gt=0.0, lt=1.0)]
-
-
-class FinetuneSettings(Section):
-    """How a backbone trains, with a head that was trained on its cached maps or a linear one.
-
-    Input, decoding and limits are those of `backbone`, UDL's own options those of `udl`; the same
-    clips are held out as in `train` (`train.heldout_fraction`). `inner_step`: what UDL's simulated
-    step moves, the "head" alone, so that each map is computed once, or "all" (the paper's text).
-    `frozen_stages` counts from the pixels, `frozen` names beginnings of parameters. The backbone
-    learns at `backbone_learning_rate_factor` times the learning rate, each stage before its last
-    one at `layer_decay` times that of the next. `backbone_norms`: "frozen" keeps the statistics of
-    batch norms; `backbone_dropout` switches on dropout and stochastic depth. `recompute`:
-    activation checkpointing. `evaluate_test` also scores the test split, before and after.
-    """
-
-    head: str = "outputs/heads/dsts"
-    num_epochs: int = Field(1, ge=0)
-    batch_size: int = Field(32, ge=1)
-    part_size: int | None = Field(None, ge=1)  # gradient accumulation: clips at a time
-    inner_step: Literal["head", "all"] = "head"
-    frozen_stages: int = Field(3, ge=0)
-    frozen: tuple[str, ...] = ()
-    recompute: bool = False
-    backbone_norms: Literal["frozen", "batch"] = "frozen"
-    backbone_dropout: bool = False
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-4, gt=0.0)
-    backbone_learning_rate_factor: float = Field(1.0, ge=0.0)
-    layer_decay: float = Field(1.0, gt=0.0, le=1.0)
-    classifier_learning_rate_factor: float = Field(1.0, ge=0.0)
-    scoring_learning_rate_factor: float = Field(1.0, ge=0.0)
-    gate_learning_rate_factor: float = Field(1.0, ge=0.0)
-    schedule: Literal["one_cycle", "cosine", "steps", "constant"] = "one_cycle"
-    step_milestones: tuple[Share_of_finetuning, ...] = (0.5, 0.8333)
-    step_factor: float = Field(0.1, gt=0.0, le=1.0)
-    warmup_fraction: float = Field(0.1, ge=0.0, lt=1.0)
-    weight_decay: float = Field(0.05, ge=0.0)
-    momentum: float = Field(0.9, ge=0.0, lt=1.0)
-    clip_norm: float | None = Field(None, gt=0.0)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    balance_weight: float = Field(0.0, ge=0.0)
-    ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
-    max_loss: float = Field(1e6, gt=0.0)
-    recompute_statistics: bool = True
-    recompute_clips: int = Field(512, ge=1)  # their maps are held in memory, at each epoch
-    early_stopping_epochs: int | None = Field(None, ge=1)
-    augmentation: AugmentationSettings = AugmentationSettings()
-    evaluation_batch: int = Field(32, ge=1)
-    evaluate_test: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1)
-    checkpoint_every_batches: int | None = Field(50, ge=1)
-    keep_checkpoints: bool = False
-    requeue_status: int = Field(99, ge=1, le=255)
-
-
-# ---- Settings of the search of settings on held-out clips. --------------------------------------
+# ---- search and ablation -----------------------------------------------------------------------
 
 
 class SearchSettings(Section):
-    """What `search` tries, how long, and how it gives up on a trial.
-
-    `space` lists settings of the sections head, udl and train with their range: "key=low:high"
-    (even; whole numbers if both are), "key=low:high:log" (even in the logarithm) or "key=a,b,c".
-    """
+    """What `search` tries, how long, and how it gives up on a trial."""
 
     space: tuple[str, ...] = (
         "train.learning_rate=0.0005:0.008:log",
@@ -415,14 +546,18 @@ class SearchSettings(Section):
         "head.impulse_spread=5.0:50.0:log",
         "head.width=16,32,64",
     )
-    num_trials: int = Field(30, ge=1)  # of the study, those of earlier calls included
-    timeout_seconds: float | None = Field(None, gt=0.0)  # no trial is begun after so long
+    """settings to vary: key=low:high, key=low:high:log or key=a,b,c"""
+    num_trials: Count = 30
+    """of the study, those of earlier calls included"""
+    timeout_seconds: Positive | None = None
+    """no trial is begun after so long; null: no limit"""
     pruner: Literal["median", "successive_halving", "none"] = "median"
-    startup_trials: int = Field(5, ge=0)  # drawn at random; the median pruner spares them, too
-    warmup_epochs: int = Field(2, ge=0)  # of a trial, before the median pruner may end it
+    """what ends bad trials early: median, successive_halving or none"""
+    startup_trials: Number = 5
+    """trials drawn at random, which median lets finish"""
+    warmup_epochs: Number = 2
+    """epochs of a trial before median may end it"""
 
-
-# ---- Settings of the ablation: which variants are trained, and with how many seeds. -------------
 
 Kind = Literal[
     "dsts", "baseline", "continued_classifier", "linear_probe", "attentive_probe", "conv_block"
@@ -447,22 +582,22 @@ class VariantSettings(BaseModel):
 
 
 class AblateSettings(Section):
-    """Which heads `ablate` trains.
+    """Which heads `ablate` trains; every one is compared with `reference`."""
 
-    Every variant is compared with the one named `reference`, which is the settings as they are
-    unless `variants` has it. `leave_out` names those of `variants` that are not wanted, such as the
-    baseline where the backbone has no classifier. Each of `grid`, such as head.num_neurons=5,10,
-    lists the values of a setting; every combination is a variant. Seeds count up from the run's.
-    `jobs` processes share the trainings; each holds at most `num_together` of them at a time.
-    """
-
-    reference: str = Field("full", min_length=1)
+    reference: Annotated[str, Field(min_length=1)] = "full"
+    """what the others are compared with; the settings as they are"""
     variants: tuple[VariantSettings, ...] = ()
+    """names and what differs; see configs/experiment/paper_tables.yaml"""
     leave_out: tuple[str, ...] = ()
+    """names of variants that are not wanted"""
     grid: tuple[str, ...] = ()
-    num_seeds: int = Field(3, ge=1)
-    jobs: int = Field(1, ge=1)
-    num_together: int = Field(64, ge=1)
+    """such as head.num_neurons=5,10; every combination is a variant"""
+    num_seeds: Count = 3
+    """trainings of each variant; seeds count up from the run's"""
+    jobs: Count = 1
+    """processes that share the trainings"""
+    num_together: Count = 64
+    """trainings a process holds at a time; fewer where memory is short"""
 
     @field_validator("variants")
     @classmethod
@@ -474,39 +609,51 @@ class AblateSettings(Section):
         return value
 
 
-# ---- All sections as one tree. ------------------------------------------------------------------
+# ---- all of them -------------------------------------------------------------------------------
 
 
 class Settings(Section):
     """Everything that a run depends on besides code and data: one section per stage's concern."""
 
-    seed: int = Field(0, ge=0)
+    seed: Number = 0
+    """decides initial values, noise, batches and held-out clips"""
     dataset: DatasetSettings = DatasetSettings()
+    """where the clips are, and which are held out"""
     backbone: BackboneSettings = BackboneSettings()
+    """the frozen recognizer whose maps are cached"""
     store: StoreSettings = StoreSettings()
+    """how maps are stored"""
     feed: FeedSettings = FeedSettings()
+    """how stored maps are read"""
     head: HeadSettings = HeadSettings()
+    """the DSTS head"""
     udl: UdlSettings = UdlSettings()
+    """Upstream-Downstream Learning"""
     train: TrainSettings = TrainSettings()
+    """training of heads on cached maps"""
     evaluate: EvaluateSettings = EvaluateSettings()
+    """what heads are scored on, and how"""
     report: ReportSettings = ReportSettings()
+    """what the page shows"""
     pretrain: PretrainSettings = PretrainSettings()
+    """`pretrain`: how the embedded backbone is made"""
     finetune: FinetuneSettings = FinetuneSettings()
+    """`finetune`, `pretrain-backbone`: backbone and head together, on videos"""
     search: SearchSettings = SearchSettings()
+    """`search`: settings found on held-out clips"""
     ablate: AblateSettings = AblateSettings()
-
-
-# ---- Settings that are sound one by one and wrong together, told before any command runs. -------
+    """`ablate`: many variants in one pass"""
 
 
 def check_together(settings: Settings) -> None:
-    """Refuse combinations that can't do what they say.
+    """Refuse settings that are sound one by one and can't do together what they say.
 
     Raises:
         SettingsError: UDL of a head without upstream parameters; early stopping with nothing
             held out.
     """
-    head, train = settings.head, settings.train
+    head = settings.head
+    train = settings.train
     if settings.udl.enabled and head.num_layers == 0:
         raise SettingsError(
             "udl.enabled is true and head.num_layers 0: a head without layers has no upstream "

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dsts_pipeline.feed.batch import ClipFeed, FeatureBatch, ServesBatches
 from dsts_pipeline.feed.epochs import EpochSampler, SamplerCursor
-from dsts_pipeline.feed.loader import BatchDataset, FeatureFeed
+from dsts_pipeline.feed.loader import (
+    BatchDataset,
+    ClipFeed,
+    FeatureBatch,
+    FeatureFeed,
+    ServesBatches,
+)
 from dsts_pipeline.feed.samplers import (
     balanced_draws,
     epoch_batches,

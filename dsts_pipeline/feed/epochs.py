@@ -2,7 +2,7 @@
 
 Enters: the rows of a split with their clips, classes and shards, and options. Leaves: batches, or
 UDL's pairs of batches, of row numbers. An `EpochSampler` keeps nothing in between: its batches
-follow from its fields and the epoch's number (`cursor` adds the place that was reached).
+follow from its fields and the epoch's number (`SamplerCursor` adds the place that was reached).
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from dsts_pipeline.feed.samplers import (
     split_batches,
 )
 
-SHARD_WINDOW = 16
-
 
 @dataclass(frozen=True, eq=False)
 class EpochSampler:
@@ -54,8 +52,8 @@ class EpochSampler:
     Args:
         rows: Row numbers `[n]`, all different.
         batch_size: Clips per batch and process.
-        order: "random", "shard" (see `orders.shard_order`) or "sequential".
-        class_balanced: See `orders.balanced_draws`.
+        order: "random", "shard" (see `shard_order`) or "sequential".
+        class_balanced: See `balanced_draws`.
         groups: Clip id of each row; None where every row is a clip.
         labels: Class of each row; needed for `class_balanced`.
         shards: Shard of each row; needed for the order "shard".
@@ -83,7 +81,7 @@ class EpochSampler:
     groups: np.ndarray | None = None
     labels: np.ndarray | None = None
     shards: np.ndarray | None = None
-    window: int = SHARD_WINDOW
+    window: int = 16
     drop_last: bool = False
     rank: int = 0
     world_size: int = 1
@@ -117,10 +115,12 @@ class EpochSampler:
         Raises:
             SettingsError: Too few clips for two disjoint batches on every process.
         """
-        together, order = self.batch_size * self.world_size, self._order(epoch)
+        together = self.batch_size * self.world_size
+        order = self._order(epoch)
         if self.class_balanced:
             places = self._places(order)
-            clips, labels = self._clips[places], np.asarray(self.labels)[places]
+            clips = self._clips[places]
+            labels = np.asarray(self.labels)[places]
             sides = part_by_clip(clips, labels, seed=self.seed, epoch=epoch)
             pairs = pair_sides(order[sides[0]], order[sides[1]], together, drop_last=self._drops)
         else:
@@ -188,10 +188,7 @@ class EpochSampler:
         return batches
 
 
-# ---- A place in a training's batches, saved and loaded. -----------------------------------------
-#
-# Enters: an `EpochSampler`, or the state of a cursor of equal data. Leaves: the batches that are
-# still to come, and plain values that say where they start.
+# ---- the place in a training ---------------------------------------------------------------------
 
 
 class SamplerCursor:
@@ -206,8 +203,10 @@ class SamplerCursor:
     """
 
     def __init__(self, sampler: EpochSampler, *, paired: bool = False) -> None:
-        self.sampler, self.paired = sampler, paired
-        self.epoch, self.num_done = 0, 0
+        self.sampler = sampler
+        self.paired = paired
+        self.epoch = 0
+        self.num_done = 0
         self._cached: tuple[int, list[Any]] | None = None
 
     def remaining(self) -> list[Any]:
@@ -223,7 +222,8 @@ class SamplerCursor:
         """One more batch is done; after an epoch's last one comes the first of the next epoch."""
         self.num_done += 1
         if self.num_done == len(self._of_epoch()):
-            self.epoch, self.num_done = self.epoch + 1, 0
+            self.epoch = self.epoch + 1
+            self.num_done = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values: epoch, batches done, seed, and a digest of what is iterated."""
@@ -249,7 +249,8 @@ class SamplerCursor:
                     "settings, or start the training anew"
                 )
         before = self.epoch, self.num_done
-        self.epoch, self.num_done = int(state["epoch"]), int(state["batches_done"])
+        self.epoch = int(state["epoch"])
+        self.num_done = int(state["batches_done"])
         if self.epoch < 0 or not 0 <= self.num_done < len(self._of_epoch()):
             self.epoch, self.num_done = before
             raise SettingsError(

@@ -1,4 +1,7 @@
-"""Rows of a store to batches of tensors, from memory where they fit, else read ahead of need."""
+"""Rows of a store to batches of tensors, from memory where they fit, else read ahead of need.
+
+B batch, C channels, T H W time and space of the map.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,9 +21,79 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.reader import BufferPool
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES, StoredMaps
-from dsts_pipeline.feed.batch import FeatureBatch
 
-# ---- Stored maps of some rows, read once and kept in memory, which processes may share. ---------
+# ---- a batch, and what serves batches ------------------------------------------------------------
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureBatch:
+    """Maps of some clips with their classes.
+
+    Args:
+        maps: float32 `[B, C, T, H, W]`; where a backbone trains, too, what it is fed in their
+            place: frames uint8 `[B, T, H, W, 3]`.
+        labels: class numbers, int64 `[B]`.
+        rows: row numbers in the store, int64 `[B]`, on the CPU.
+
+    Raises:
+        ValueError: the shapes or types do not fit together.
+    """
+
+    maps: Tensor
+    labels: Tensor
+    rows: Tensor
+
+    def __post_init__(self) -> None:
+        size = len(self.rows)
+        if self.maps.ndim != 5 or len(self.maps) != size or self.labels.shape != (size,):
+            raise ValueError(f"shapes do not fit: {self!r}, expected [B, C, T, H, W], [B], [B]")
+        is_map = self.maps.is_floating_point() or self.maps.dtype == torch.uint8
+        if self.labels.dtype != torch.int64 or not is_map:
+            raise ValueError(f"types do not fit: {self!r}, expected float maps and int64 labels")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        maps, labels, rows = (tuple(part.shape) for part in (self.maps, self.labels, self.rows))
+        return f"FeatureBatch(maps={self.maps.dtype} {maps}, labels={labels}, rows={rows})"
+
+    def to(self, device: torch.device | str) -> FeatureBatch:
+        """The same batch with maps and labels on `device`; pinned maps go in the background."""
+        background = self.maps.is_pinned()
+        maps = self.maps.to(device, non_blocking=background)
+        return FeatureBatch(maps, self.labels.to(device), self.rows)
+
+
+class ServesBatches(Protocol):
+    """Gives the batches of some rows, one after the other."""
+
+    def batches(self, order: Iterable[np.ndarray]) -> Iterator[FeatureBatch]: ...
+
+
+class ClipFeed(ServesBatches, Protocol):
+    """The clips of a split with their classes, as `FeatureFeed` serves them.
+
+    Attributes:
+        rows: Row numbers, int64.
+        labels, groups, shards: Class, clip id and shard of each of `rows`.
+    """
+
+    @property
+    def rows(self) -> np.ndarray: ...
+    @property
+    def labels(self) -> np.ndarray: ...
+    @property
+    def groups(self) -> np.ndarray: ...
+    @property
+    def shards(self) -> np.ndarray: ...
+    def name_of(self, row: int) -> str: ...
+    def pairs(
+        self, order: Iterable[tuple[np.ndarray, np.ndarray]]
+    ) -> Iterator[tuple[FeatureBatch, FeatureBatch]]: ...
+
+
+# ---- maps in memory, which processes may share ---------------------------------------------------
 
 SHARED_MEMORY = "/dev/shm"
 _ROWS_A_READ = 64
@@ -41,7 +115,8 @@ class PreloadedMaps:
     """
 
     def __init__(self, store: FeatureStore, rows: np.ndarray, *, shared: bool = False) -> None:
-        self._type, self._shape = store.stored_type, (len(rows), *store.map_shape)
+        self._type = store.stored_type
+        self._shape = (len(rows), *store.map_shape)
         self._maps = torch.empty(0, dtype=torch.uint8)
         num_bytes = int(np.prod(self._shape)) * STORED_DTYPES[self._type].itemsize
         scale_shape = (len(rows), store.map_shape[0]) if self._type == "int8" else (0, 0)
@@ -50,7 +125,8 @@ class PreloadedMaps:
         self._maps = torch.from_numpy(np.empty(num_bytes, dtype=np.uint8))
         self._scales = torch.empty(scale_shape)
         if shared:
-            self._maps, self._scales = self._maps.share_memory_(), self._scales.share_memory_()
+            self._maps = self._maps.share_memory_()
+            self._scales = self._scales.share_memory_()
         whole = self.stored
         for start in range(0, len(rows), _ROWS_A_READ):
             part = slice(start, start + _ROWS_A_READ)
@@ -72,7 +148,8 @@ class PreloadedMaps:
     def __getstate__(self) -> dict[str, Any]:
         if not self.is_shared:
             _require_room(self._maps.nbytes)
-            self._maps, self._scales = self._maps.share_memory_(), self._scales.share_memory_()
+            self._maps = self._maps.share_memory_()
+            self._scales = self._scales.share_memory_()
         return self.__dict__
 
 
@@ -91,7 +168,7 @@ def _require_room(num_bytes: int) -> None:
         )
 
 
-# ---- Rows of a store to batches of tensors, from memory where they fit, else read ahead of need.
+# ---- the feed ------------------------------------------------------------------------------------
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -129,12 +206,14 @@ class FeatureFeed:
     ) -> None:
         if read_ahead < 1:
             raise ValueError(f"read_ahead is {read_ahead}, expected >= 1")
-        self.store, self.read_ahead = store, read_ahead
+        self.store = store
+        self.read_ahead = read_ahead
         self.pin = torch.cuda.is_available() if pin is None else pin
         self.rows = np.arange(len(store)) if rows is None else np.asarray(rows, dtype=np.int64)
         self._slots = np.full(len(store), -1, dtype=np.int64)
         self._slots[self.rows] = np.arange(len(self.rows))
-        self._buffers, self._stored_buffers = BufferPool(), BufferPool(num_spare=1)
+        self._buffers = BufferPool()
+        self._stored_buffers = BufferPool(num_spare=1)
         self._preloaded: PreloadedMaps | None = None
         if len(self.rows) * store.sample_bytes <= preload_bytes:
             self._preloaded = PreloadedMaps(store, self.rows, shared=shared)
@@ -266,7 +345,7 @@ def _convert(stored: StoredMaps, maps: Tensor) -> None:
         maps.mul_(torch.from_numpy(stored.scales)[:, :, None, None, None])
 
 
-# ---- A feed as a torch `Dataset` of whole batches, for those whose trainer wants a `DataLoader`.
+# ---- for a `DataLoader` --------------------------------------------------------------------------
 
 
 class BatchDataset(Dataset[FeatureBatch]):
@@ -282,7 +361,8 @@ class BatchDataset(Dataset[FeatureBatch]):
     """
 
     def __init__(self, feed: FeatureFeed, batches: Sequence[np.ndarray]) -> None:
-        self.feed, self.batches = feed, batches
+        self.feed = feed
+        self.batches = batches
 
     def __len__(self) -> int:
         return len(self.batches)

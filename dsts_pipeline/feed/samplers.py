@@ -112,32 +112,21 @@ def pair_batches(
     return list(zip(train, val, strict=True))
 
 
-def evaluation_rows(
-    rows: np.ndarray, rank: int, world_size: int, *, groups: np.ndarray | None = None
-) -> np.ndarray:
+def evaluation_rows(rows: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     """The rows that process `rank` evaluates: over all processes every row exactly once.
 
-    Choice: consecutive blocks of clips, the first ones longer by one where it does not divide
-    (or empty at the end). No clip is padded or repeated, and the views of a clip stay together,
-    so that their mean is taken in one place.
+    Choice: consecutive blocks, the first ones longer by one where it does not divide (or empty at
+    the end). No row is padded or repeated.
 
     Raises:
         SettingsError: `rank` is not one of the processes.
     """
     if not 0 <= rank < world_size:
         raise SettingsError(f"rank is {rank}, expected 0 to {world_size - 1}")
-    rows = np.asarray(rows, dtype=np.int64)
-    if groups is None:
-        return np.array_split(rows, world_size)[rank]
-    _, first, clip_of_row = np.unique(np.asarray(groups), return_index=True, return_inverse=True)
-    appearance = np.argsort(np.argsort(first))[clip_of_row]
-    return rows[np.isin(appearance, np.array_split(np.arange(len(first)), world_size)[rank])]
+    return np.array_split(np.asarray(rows, dtype=np.int64), world_size)[rank]
 
 
-# ---- In which order the rows of an epoch come: random, shuffled near their shards, or as stored.
-#
-# Enters: row numbers and what is known of them (clip, class, shard), seed and epoch. Leaves: row
-# numbers. Everything follows from the arguments, so an epoch can be computed again at any time.
+# ---- orders --------------------------------------------------------------------------------------
 
 Order = Literal["random", "shard", "sequential"]
 Groups = Sequence[str] | np.ndarray
@@ -220,7 +209,8 @@ def balanced_draws(
     generator = np.random.default_rng(derive_seed(seed, "balanced-views", epoch))
     views = _by_value(clip_of_row)
     turns = np.random.default_rng(derive_seed(seed, "balanced-classes")).permutation(len(by_class))
-    begin, end = epoch * len(clips), (epoch + 1) * len(clips)
+    begin = epoch * len(clips)
+    end = (epoch + 1) * len(clips)
     drawn = np.concatenate(
         [
             _draw(by_class[label], _turns_before(begin, place, len(turns)),
@@ -254,10 +244,7 @@ def _draw(clips: np.ndarray, begin: int, end: int, seed: int, label: int) -> np.
     return np.concatenate([*shuffled, clips[:0]])[start : start + end - begin]
 
 
-# ---- UDL's pairs of batches from draws in which a clip may come many times. ---------------------
-#
-# Enters: the draws of a class-balanced epoch and the clip and class of each. Leaves: two sides of
-# draws that have no clip in common, and the pairs of batches made of them.
+# ---- pairs of draws in which a clip may come many times ------------------------------------------
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -281,9 +268,11 @@ def part_by_clip(
     shuffled = shuffled[np.argsort(-counts[shuffled], kind="stable")]
     of_class = np.unique(labels, return_inverse=True)[1][first]
     ahead = np.zeros(int(of_class.max()) + 1, dtype=np.int64)  # of the second side, per class
-    total, on_second = 0, np.zeros(len(first), dtype=bool)
+    total = 0
+    on_second = np.zeros(len(first), dtype=bool)
     for clip in shuffled.tolist():
-        count, lead = int(counts[clip]), int(ahead[of_class[clip]])
+        count = int(counts[clip])
+        lead = int(ahead[of_class[clip]])
         on_second[clip] = lead < 0 or (lead == 0 and total < 0)
         step = count if on_second[clip] else -count
         ahead[of_class[clip]] += step

@@ -31,7 +31,8 @@ def classifier_of(weights: str | Path, store: FeatureStore) -> Classifier | None
         CheckpointError: The weights file of an extracted store's backbone is missing, damaged, or
             not the one that made the maps.
     """
-    made_of, file = store.manifest["made_of"], Path(weights)
+    made_of = store.manifest["made_of"]
+    file = Path(weights)
     made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
     if "import" in made_of:
         if made_by is None or not file.is_file() or sha256_file(file) != made_by:
@@ -61,7 +62,7 @@ def build_dsts(
     """
     torch.manual_seed(derive_seed(seed, "dsts"))
     try:
-        head = DSTSHead(*sizes, **chosen.model_dump(exclude={"take_over_classifier"}))
+        head = DSTSHead.from_settings(*sizes, chosen)
     except ValueError as error:
         raise SettingsError(f"head: {error}") from None
     if classifier and chosen.take_over_classifier:

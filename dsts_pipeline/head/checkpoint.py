@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def load_head(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     directory = Path(directory)
     record = _read_record(directory)
-    kinds = {kind.__name__: kind for kind in HEADS}
+    kinds: dict[str, Callable[..., nn.Module]] = {kind.__name__: kind for kind in HEADS}
+    # An option that a file of an earlier release does not name had the paper's value.
+    kinds["DSTSHead"] = DSTSHead.paper
     try:
         head = kinds[record["kind"]](**record["arguments"])
     except (KeyError, TypeError, ValueError) as error:

@@ -74,12 +74,15 @@ class CompiledLayer(nn.Module):
 
     def __init__(self, layer: DSTSLayer) -> None:
         super().__init__()
-        self.synapse, self.num_neurons = layer.options.synapse, layer.num_neurons
+        self.synapse = layer.options.synapse
+        self.num_neurons = layer.num_neurons
         if self.synapse:
             scoring, offset = _folded_scoring(layer)
             self.register_buffer("scoring", scoring)
             self.register_buffer("offset", offset)
-        gates, fusion, branches = layer.gates(None), layer.fusion(), layer.branches(None)
+        gates = layer.gates(None)
+        fusion = layer.fusion()
+        branches = layer.branches(None)
         self.operators = nn.ModuleList()
         for branch, side in zip(branches, (0.0, 1.0), strict=False):
             everything = torch.ones(layer.num_neurons, layer.channels, dtype=torch.bool)
@@ -155,7 +158,7 @@ def compile_head(head: DSTSHead) -> CompiledHead:
     """The test-time form of `head`, which stays as it is.
 
     Examples:
-        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
+        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1, width=4).eval()
         >>> compile_head(head)(torch.zeros(4, 8, 2, 3, 3)).shape
         torch.Size([4, 3])
     """

@@ -10,25 +10,34 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError
-from dsts_pipeline.head.layer import DSTSLayer, LayerRecord, Pass
-from dsts_pipeline.head.options import (
+from dsts_pipeline.base.settings import (
+    HeadSettings,
     ImpulseGradient,
     ImpulseKind,
-    LayerOptions,
     NormStatistics,
     RoutingGradient,
     Specialization,
-    check_sizes,
 )
+from dsts_pipeline.head.layer import DSTSLayer, LayerRecord, Pass
 from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
 
 UPSTREAM_NAMES = ("scoring_kernel", "gate_logits", "shared_gate_logits")
+# Where the paper's text says otherwise than the defaults; configs/head/paper.yaml has the same.
+PAPER: dict[str, Any] = {
+    "width": None,
+    "impulse": "sum",
+    "impulse_spread": 1.0,
+    "routing_gradient": "dense",
+    "layer_residual": False,
+    "zero_start": False,
+}
 
 
 class DSTSHead(nn.Module):
@@ -42,8 +51,8 @@ class DSTSHead(nn.Module):
         num_classes: K >= 1.
         num_neurons: N >= 1 neurons per layer.
         num_layers: L >= 0; with 0 the head is a linear classifier on the pooled map.
-        width: Channels inside the module, projected from C and back; None builds the text as
-            written. Deviation: the paper's model size needs it but its text does not name it.
+        width: Channels inside the module, projected from C and back; None (paper) for all C.
+            Deviation: the paper's model size needs it but its text does not name it.
         synapse: False runs all neurons and averages their outputs (Table 4).
         specialization: "gated" (paper), "fixed" halves of the channels, or one "conv3d" per
             neuron (Table 3).
@@ -58,15 +67,18 @@ class DSTSHead(nn.Module):
         layer_residual: Adds a layer's input to its output. Deviation: off in the paper.
         skip: The connection around the module.
         zero_start: The module's last projection (or, without width, a gain per channel) starts at
-            zero, so that the first logits are those of the classifier on X. Deviation: off.
+            zero, so that the first logits are those of the classifier on X. Deviation: off in the
+            paper.
         temperature: tau of the Gumbel-softmax; `gumbel_scale` and `gate_noise_scale` scale the
             noise of training (paper: 1); `gate_init_std` spreads the first gate logits.
+
+    Defaults are those of `HeadSettings`; `DSTSHead.paper` has the paper's.
 
     Raises:
         ValueError: An argument is out of range or two exclude each other.
 
     Examples:
-        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
+        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1, width=4).eval()
         >>> head(torch.zeros(4, 8, 2, 3, 3)).shape
         torch.Size([4, 3])
         >>> head.routing(torch.zeros(4, 8, 2, 3, 3)).shape  # [B, L]
@@ -82,49 +94,83 @@ class DSTSHead(nn.Module):
         *,
         num_neurons: int = 10,
         num_layers: int = 3,
-        width: int | None = None,
+        width: int | None = 32,
         synapse: bool = True,
         specialization: Specialization = "gated",
-        impulse: ImpulseKind = "sum",
-        impulse_spread: float = 1.0,
-        routing_gradient: RoutingGradient = "dense",
+        impulse: ImpulseKind = "standardized",
+        impulse_spread: float = 20.0,
+        routing_gradient: RoutingGradient = "selected",
         norm_statistics: NormStatistics = "routed",
         impulse_gradient: ImpulseGradient = "map",
         shared_neuron: bool = False,
         own_scale: float = 1.0,
-        layer_residual: bool = False,
+        layer_residual: bool = True,
         skip: bool = True,
-        zero_start: bool = False,
+        zero_start: bool = True,
         temperature: float = 1.0,
         gumbel_scale: float = 1.0,
         gate_noise_scale: float = 1.0,
         gate_init_std: float = 0.01,
     ) -> None:
-        super().__init__()
-        self.config: dict[str, Any] = {
-            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        given = {
+            name: value for name, value in locals().items() if name in HeadSettings.model_fields
         }
-        check_sizes(in_channels, num_classes, num_neurons, num_layers, width)
-        if zero_start and not skip:
-            raise ValueError("zero_start=True with skip=False would ignore the input; use skip")
-        options = LayerOptions(
-            **{name: self.config[name] for name in LayerOptions.__dataclass_fields__}
-        )
-        self.in_channels, self.num_classes = in_channels, num_classes
-        self.layer_residual, self.skip = layer_residual, skip
+        super().__init__()
+        try:
+            options = HeadSettings(**given)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            expected = fault["msg"].removeprefix("Input should be ")
+            raise ValueError(f"{fault['loc'][0]}={fault['input']!r}; expected {expected}") from None
+        self._assemble(in_channels, num_classes, options)
+
+    @classmethod
+    def paper(cls, in_channels: int, num_classes: int, **options: Any) -> Self:
+        """The head as the paper's text has it; `options` as for the class.
+
+        Examples:
+            >>> DSTSHead.paper(8, 3, num_neurons=2).config["impulse"]
+            'sum'
+        """
+        return cls(in_channels, num_classes, **PAPER | options)
+
+    @classmethod
+    def from_settings(cls, in_channels: int, num_classes: int, options: HeadSettings) -> Self:
+        """The head of a section of settings.
+
+        Raises:
+            ValueError: Two options exclude each other, or do not fit `in_channels`.
+        """
+        head = cls.__new__(cls)
+        nn.Module.__init__(head)
+        head._assemble(in_channels, num_classes, options)
+        return head
+
+    def _assemble(self, in_channels: int, num_classes: int, options: HeadSettings) -> None:
+        _check_options(in_channels, num_classes, options)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.options = options
+        self.layer_residual = options.layer_residual
+        self.skip = options.skip
+        width = options.width
         channels = in_channels if width is None else width
-        self.layers = nn.ModuleList(
-            DSTSLayer(channels, num_neurons, options) for _ in range(num_layers)
-        )
-        projects = width is not None and num_layers > 0
+        self.layers = nn.ModuleList(DSTSLayer(channels, options) for _ in range(options.num_layers))
+        projects = width is not None and options.num_layers > 0
         self.project_in = nn.Linear(in_channels, channels, bias=False) if projects else None
         self.project_out = nn.Linear(channels, in_channels, bias=False) if projects else None
         self.register_parameter("output_gain", None)
-        if zero_start and self.project_out is not None:
+        if options.zero_start and self.project_out is not None:
             nn.init.zeros_(self.project_out.weight)
-        elif zero_start and num_layers > 0:
+        elif options.zero_start and options.num_layers > 0:
             self.output_gain = nn.Parameter(torch.zeros(in_channels))
         self.classifier = nn.Linear(in_channels, num_classes)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that build this head again, as plain values."""
+        options = self.options.model_dump(exclude={"take_over_classifier"})
+        return {"in_channels": self.in_channels, "num_classes": self.num_classes} | options
 
     def forward(
         self,
@@ -156,7 +202,8 @@ class DSTSHead(nn.Module):
         if not self.layers:
             logits = self.classifier(x.mean(dim=(2, 3, 4)))
             return (logits, ()) if with_records else logits
-        layers, draws = list(self.dsts_layers()), self._noise_for(x, noise)
+        layers = list(self.dsts_layers())
+        draws = self._noise_for(x, noise)
         hidden = start = self.enter(x)
         how = Pass(update_statistics, first_order=first_order)
         records: list[LayerRecord] = []
@@ -213,7 +260,8 @@ class DSTSHead(nn.Module):
     ) -> tuple[LayerNoise, ...]:
         """Draw the noise of one training pass over `num_samples` samples, a draw per layer."""
         reference = self.classifier.weight
-        device, dtype = reference.device, reference.dtype
+        device = reference.device
+        dtype = reference.dtype
         return tuple(
             draw_layer_noise(
                 num_samples,
@@ -276,6 +324,26 @@ class DSTSHead(nn.Module):
                 )
 
 
+def _check_options(in_channels: int, num_classes: int, options: HeadSettings) -> None:
+    """Refuse what no head can have: sizes, and options that exclude each other."""
+    for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
+        if value < 1:
+            raise ValueError(f"{name}={value}; expected at least 1")
+    if options.width is not None and options.width > in_channels:
+        raise ValueError(
+            f"width={options.width} is above in_channels={in_channels}; use a smaller width, "
+            "or width=None for no projection"
+        )
+    if options.zero_start and not options.skip:
+        raise ValueError("zero_start=True with skip=False would ignore the input; use skip")
+    selected = options.synapse and options.routing_gradient == "selected"
+    if options.norm_statistics == "batch" and selected:
+        raise ValueError(
+            "norm_statistics='batch' needs the outputs of all neurons, which "
+            "routing_gradient='selected' does not compute; use 'routed' or 'dense'"
+        )
+
+
 def _average(tokens: Tensor) -> Tensor:
     return tokens.mean(dim=(1, 2, 3))
 
@@ -284,10 +352,7 @@ def _is_upstream(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in UPSTREAM_NAMES
 
 
-# ---- Start a head from the classifier that its backbone was trained with. -----------------------
-#
-# Enters: a head with a linear `classifier` and the backbone's weight `[K, C]`, bias `[K]`. With
-# `zero_start` the first logits of a `DSTSHead` then equal the backbone's own.
+# ---- the classifier of the backbone --------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head.neurons import (
     SPATIAL,
     TEMPORAL,
@@ -35,7 +36,6 @@ from dsts_pipeline.head.neurons import (
     run_routed,
 )
 from dsts_pipeline.head.norms import NeuronNorm
-from dsts_pipeline.head.options import LayerOptions
 from dsts_pipeline.head.routing import (
     Impulses,
     LayerNoise,
@@ -47,7 +47,7 @@ from dsts_pipeline.head.routing import (
     selected_coefficient,
 )
 
-# ---- The term that carries the dense straight-through gradient: zero in value, alive in gradient.
+# ---- the dense estimator -------------------------------------------------------------------------
 #
 # With coefficients `y = hard + (soft - sg(soft))`, the layer's output `sum_i y_i n_i(X)` is the
 # chosen neuron's output plus `sum_i (soft_i - sg(soft_i)) n_i(X)`. The second sum is zero; its
@@ -95,7 +95,7 @@ def routing_term(soft: Tensor, z: Tensor, fusion: Tensor | None, *, first_order:
     return _weigh(soft - soft.detach(), z, fusion)
 
 
-# ---- Parameters that a layer's neurons own, and their arrangement as matrices. ------------------
+# ---- parameters and their arrangement as matrices ------------------------------------------------
 
 
 def new_kernel(*shape: int) -> nn.Parameter:
@@ -117,17 +117,7 @@ def kernel_matrices(kernel: Tensor, gates: Tensor | None) -> Tensor:
     return matrices.flatten(1, 2)
 
 
-# ---- One DSTS layer: N specialized neurons of which each sample activates one (paper 3.2). ------
-#
-# Enters: `x [B, T, H, W, C]`, channels last, and the pass's noise. Leaves: `[B, T, H, W, C]`, or
-# its
-# average over positions, and a `LayerRecord` of what was decided. The layer owns its neurons'
-# parameters with the neuron as first axis. What is computed:
-# - each sample's own neuron, grouped by neuron: always, and nothing else at test time or with the
-#   selected estimator;
-# - with the dense estimator (the paper's) in training, also all N neurons' outputs, without a
-# graph;
-# - without synapse, or with norms over the whole batch: all N, joined in one product per operator.
+# ---- the layer -----------------------------------------------------------------------------------
 
 
 class LayerRecord(NamedTuple):
@@ -163,13 +153,17 @@ class DSTSLayer(nn.Module):
     fixed_gates: Tensor
     impulses: Impulses
 
-    def __init__(self, channels: int, num_neurons: int, options: LayerOptions) -> None:
+    def __init__(self, channels: int, options: HeadSettings) -> None:
         super().__init__()
-        self.channels, self.num_neurons, self.options = channels, num_neurons, options
-        n, c, of_layer = num_neurons, channels, options.norm_statistics == "layer"
+        self.channels = channels
+        self.num_neurons = options.num_neurons
+        self.options = options
+        n = options.num_neurons
+        c = channels
+        of_layer = options.norm_statistics == "layer"
         if options.synapse:
             self.scoring_kernel = new_kernel(n, c, c)
-            self.impulses = Impulses(n, options)
+            self.impulses = Impulses(options)
         if options.specialization == "conv3d":
             self._add_kernel("volume", c, c, 3, 3, 3)
             self.volume_norm = NeuronNorm(n, c, of_layer=of_layer)
@@ -323,7 +317,8 @@ class DSTSLayer(nn.Module):
         self, x: Tensor, choice: Tensor, logits: Tensor, noise: LayerNoise | None, how: Pass
     ) -> Tensor:
         """Training: output `[B, P or 1, C]` of each sample's neuron, with its gradient."""
-        branches, fusion = self.branches(noise), self.fusion()
+        branches = self.branches(noise)
+        fusion = self.fusion()
         ordered, routing = self._sort(x, choice, self.num_neurons)
         routed = run_routed(ordered, branches, routing, update=how.update)
         z = _fuse(routed.z, fusion, routing, how)

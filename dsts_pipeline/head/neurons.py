@@ -14,11 +14,11 @@ from torch import Tensor
 
 from dsts_pipeline.head.norms import Affine, NeuronNorm
 
-# ---- One matrix product per group of rows: each sample meets only its own neuron's kernel. ------
+# ---- one product per group of rows ---------------------------------------------------------------
 #
-# Enters: rows `[R, K]` sorted by neuron, kernels `[N, K, M]`, rows per neuron. Leaves: `[R, M]`.
-# The two operations below are each other's derivatives, so every order of derivative stays grouped,
-# and a neuron without rows costs nothing and gets an exact zero.
+# Each sample meets only its own neuron's kernel. The two operations below are each other's
+# derivatives, so every order of derivative stays grouped, and a neuron without rows costs nothing
+# and gets an exact zero.
 
 
 class Groups(NamedTuple):
@@ -42,7 +42,8 @@ def group_samples(choice: Tensor, num_neurons: int) -> Groups:
 
 def _spans(num_rows: int, counts: tuple[int, ...]) -> list[tuple[int, slice]]:
     rows_per_sample = num_rows // max(sum(counts), 1)
-    spans, start = [], 0
+    spans = []
+    start = 0
     for neuron, count in enumerate(counts):
         stop = start + count * rows_per_sample
         if count:
@@ -135,15 +136,15 @@ def grouped_product(rows: Tensor, kernels: Tensor, counts: tuple[int, ...]) -> T
     device = rows.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        rows, kernels = rows.to(dtype), kernels.to(dtype)
+        rows = rows.to(dtype)
+        kernels = kernels.to(dtype)
     return _GroupedProduct.apply(rows, kernels, counts)
 
 
-# ---- Convolutions as products: columns of neighbours, and one product per group of rows. --------
+# ---- convolutions as products --------------------------------------------------------------------
 #
-# Enters: `x [B, T, H, W, C]`, channels last. Leaves: `[B, T, H, W, taps * C]`, zero padded, tap by
-# tap; a kernel arranged to match turns a convolution into one matrix product, with every order of
-# derivative made of the same two operations.
+# Columns of neighbours, zero padded, tap by tap: a kernel arranged to match turns a convolution
+# into one matrix product, with every order of derivative made of the same two operations.
 
 Extent = tuple[int, int, int]
 SPATIAL: Extent = (1, 3, 3)
@@ -158,7 +159,8 @@ def _tap_slices(shape: torch.Size, extent: Extent) -> list[tuple[Slices, Slices]
     """For every tap, where its values are read in x and written in the columns."""
     pairs = []
     for tap in product(*(range(size) for size in extent)):
-        read, write = [], []
+        read = []
+        write = []
         for length, size, position in zip(shape[1:4], extent, tap, strict=True):
             shift = position - size // 2
             read.append(slice(max(0, shift), length + min(0, shift)))
@@ -236,11 +238,7 @@ def neighbour_columns(x: Tensor, extent: Extent) -> Tensor:
     return _Columns.apply(x, extent)
 
 
-# ---- ------------------------------------------------------------------------------------------
-# What the specialized neurons compute, for their own samples or for all (paper 3.2.2, Eq. 4-8).
-#
-# Enters: `x [B, T, H, W, C]`, the operators with gates folded into their kernels, the routing.
-# Leaves: `z = relu(bn(S x)) + relu(bn(T x))`, before fusion.
+# ---- the operators -------------------------------------------------------------------------------
 
 
 class Branch(NamedTuple):
@@ -298,7 +296,9 @@ def run_routed(
     x: Tensor, branches: tuple[Branch, ...], routing: Routing, *, update: bool
 ) -> RoutedRun:
     """Each sample's own neuron in a training pass."""
-    total, affines, kept = None, [], []
+    total = None
+    affines = []
+    kept = []
     for branch in branches:
         columns = columns_of(x, branch)
         raw = widen(routed_product(columns, branch.kernels, routing))

@@ -22,11 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# ---- Statistics over the joined batch of several processes. -------------------------------------
+# ---- sums over processes -------------------------------------------------------------------------
 #
-# Enters: a process's own sums or means, and a function that sums over processes and can be
-# differentiated (None: there is one process, and nothing is computed). Leaves: those of all
-# samples.
+# `sum_across` sums over processes and can be differentiated; None where there is one process.
 
 SumAcross = Callable[[Tensor], Tensor]
 
@@ -44,20 +42,7 @@ def average_of(mean: Tensor, num_samples: int, sum_across: SumAcross | None) -> 
     return sum_across(mean * (num_samples / total))
 
 
-# ---- Batch norms of a layer's N neurons, each fed only by the samples routed to it. -------------
-#
-# Enters: outputs of an operator and the routing. Leaves: statistics `[N, C]` and the normalised
-# outputs. At test time a neuron sees only its own samples, so its statistics describe those. Rules,
-# where the paper is silent (`Choice:` all three):
-# - A neuron that got samples is normalised by their statistics, and so are the outputs of it that
-#   the dense estimator looks at for samples that went elsewhere.
-# - A neuron that got fewer than two values per channel is normalised by its running statistics,
-#   which then stay as they are.
-# - With statistics of the layer, all samples feed all neurons, each with its own neuron's output;
-#   scale and shift remain each neuron's. Deviation: a neuron is not normalised by what it sees.
-# - Running statistics move with `momentum` and the unbiased variance, like torch's batch norm.
-# Where several processes train together, statistics are those of their joined batch, derivatives of
-# every order included: `sum_across` sums over processes.
+# ---- the norms -----------------------------------------------------------------------------------
 
 
 class Affine(NamedTuple):
@@ -83,7 +68,9 @@ class NeuronNorm(nn.Module):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.of_layer, self.momentum, self.eps = of_layer, momentum, eps
+        self.of_layer = of_layer
+        self.momentum = momentum
+        self.eps = eps
         self.sum_across: SumAcross | None = None
         self.weight = nn.Parameter(torch.ones(num_neurons, channels))
         self.bias = nn.Parameter(torch.zeros(num_neurons, channels))

@@ -101,12 +101,12 @@ def count_parameters(head: nn.Module) -> int:
     return total - sum(parameter.numel() for parameter in classifier.parameters())
 
 
-# ---- Attentive probe: cross-attention pooling by one learned query, then a linear classifier. ---
+# ---- attentive probe -----------------------------------------------------------------------------
 #
-# Enters: `x [B, C, T, H, W]`. Leaves: logits `[B, K]`. Source: the frozen evaluation of V-JEPA
-# (Bardes et al. 2024, "Revisiting Feature Prediction for Learning Visual Representations from
-# Video", section 4 and its attentive pooler of depth one: cross-attention and an MLP, both residual
-# and pre-normalised).
+# Cross-attention pooling by one learned query, then a linear classifier. Source: the frozen
+# evaluation of V-JEPA (Bardes et al. 2024, "Revisiting Feature Prediction for Learning Visual
+# Representations from Video", section 4 and its attentive pooler of depth one: cross-attention and
+# an MLP, both residual and pre-normalised).
 
 
 class AttentiveProbe(nn.Module):

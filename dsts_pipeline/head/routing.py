@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head.norms import SumAcross, average_of
-from dsts_pipeline.head.options import LayerOptions
 
 
 def sum_impulses(x: Tensor, scoring_kernel: Tensor) -> Tensor:
@@ -86,16 +86,15 @@ def balance_loss(choice: Tensor, impulses: Tensor, sum_across: SumAcross | None 
     return num_neurons * (share * probability).sum()
 
 
-# ---- How strongly each neuron answers a sample: the sum of Eq. 2, its mean, or standardized. ----
+# ---- impulses ------------------------------------------------------------------------------------
 #
-# Enters: `x [B, T, H, W, C]` and scoring kernels `[N, C, C]`. Leaves: `[B, N]`.
+# How strongly each neuron answers a sample:
 # - `sum`: the paper's. A sum over C * T * H * W products: its spread can swamp the Gumbel noise.
 # - `mean`: that sum divided by the number of summed elements.
 # - `standardized`: per neuron, centred and scaled over the batch (running values at test time),
-# then
-#   times `impulse_spread`. Deviation: pooled maps of different clips point in nearly one direction,
-#   so uncentred impulses rank the neurons alike for all clips and the layer collapses to one.
-#   The batch is that of all processes which train together (`sum_across`).
+#   then times `impulse_spread`. Deviation: pooled maps of different clips point in nearly one
+#   direction, so uncentred impulses rank the neurons alike for all clips and the layer collapses to
+#   one. The batch is that of all processes which train together (`sum_across`).
 
 
 class Impulses(nn.Module):
@@ -104,14 +103,16 @@ class Impulses(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, num_neurons: int, options: LayerOptions) -> None:
+    def __init__(self, options: HeadSettings) -> None:
         super().__init__()
-        self.kind, self.spread = options.impulse, options.impulse_spread
-        self.momentum, self.eps = 0.1, 1e-5
+        self.kind = options.impulse
+        self.spread = options.impulse_spread
+        self.momentum = 0.1
+        self.eps = 1e-5
         self.sum_across: SumAcross | None = None
         if self.kind == "standardized":
-            self.register_buffer("running_mean", torch.zeros(num_neurons))
-            self.register_buffer("running_var", torch.ones(num_neurons))
+            self.register_buffer("running_mean", torch.zeros(options.num_neurons))
+            self.register_buffer("running_var", torch.ones(options.num_neurons))
 
     def forward(self, x: Tensor, scoring_kernel: Tensor, *, update: bool) -> Tensor:
         """Impulses `[B, N]` of `x [B, T, H, W, C]`; `update` moves running values in training."""
@@ -120,7 +121,8 @@ class Impulses(nn.Module):
             return raw
         num_samples = self._num_samples(raw) if self.training else 0
         if num_samples < 2:
-            mean, var = self.running_mean, self.running_var
+            mean = self.running_mean
+            var = self.running_var
         else:
             mean = average_of(raw.mean(dim=0), len(raw), self.sum_across)
             var = average_of((raw - mean).square().mean(dim=0), len(raw), self.sum_across)
@@ -152,10 +154,10 @@ class Impulses(nn.Module):
         self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
 
 
-# ---- Gates by Improved SemHash: which operator each input channel goes to (paper 3.2.2, Eq. 4-5).
+# ---- gates ---------------------------------------------------------------------------------------
 #
-# Enters: gate logits `g [N, C]` and noise. Leaves: `b [N, C]` in [0, 1]; 0 sends a channel to the
-# spatial operator, 1 to the temporal one. Source: Kaiser & Bengio 2018; Chen et al. 2019
+# Improved SemHash (paper 3.2.2, Eq. 4-5) says which operator each input channel goes to: `b [N, C]`
+# in [0, 1], 0 the spatial one, 1 the temporal one. Source: Kaiser & Bengio 2018; Chen et al. 2019
 # (GaterNet).
 
 SATURATION = math.log(11.0)
@@ -201,11 +203,10 @@ def halve_channels(num_neurons: int, channels: int) -> Tensor:
     return gates
 
 
-# ---- Random draws of one training forward pass, made once and passed in. ------------------------
+# ---- noise ---------------------------------------------------------------------------------------
 #
-# Enters: sizes and a `torch.Generator`. Leaves: a `LayerNoise` per layer. The same draw can be used
-# twice, which is what UDL's first step and its derivative need, and what comparisons with the
-# literal reference need. No noise at all means the decisions of test time.
+# All random draws of one training pass, made once and passed in: the same draw can be used twice,
+# which UDL's first step and its derivative need. No noise at all means the decisions of test time.
 
 
 class LayerNoise(NamedTuple):

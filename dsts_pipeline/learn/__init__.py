@@ -1,16 +1,16 @@
 """Logits to a trained head: UDL, the plain step, the loop, its checkpoints and processes."""
 
 from dsts_pipeline.base.children import TrainingStopped, stop_on_sigterm
-from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.processes import Processes, hold_together, joined_processes
 from dsts_pipeline.learn.resume import CheckpointOptions, remove_checkpoints
 from dsts_pipeline.learn.train import check_clips, train_head
+from dsts_pipeline.learn.training import Recipe
 from dsts_pipeline.learn.udl import meta_gradient
 
 __all__ = [
     "CheckpointOptions",
     "Processes",
-    "TrainingOptions",
+    "Recipe",
     "TrainingStopped",
     "check_clips",
     "hold_together",

@@ -39,7 +39,7 @@ from dsts_pipeline.base.errors import SettingsError, UserError
 from dsts_pipeline.base.files import read_signed, sha256_json, sign, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import derive_seed
-from dsts_pipeline.base.settings import Kind
+from dsts_pipeline.base.settings import HeadSettings, Kind
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import (
@@ -51,18 +51,14 @@ from dsts_pipeline.head import (
     save_head,
     take_over_classifier,
 )
-from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, digest_sources
 from dsts_pipeline.learn.steps import upstream_of
 from dsts_pipeline.learn.together import Member, Status, Tell, Together
 from dsts_pipeline.learn.train import check_clips
+from dsts_pipeline.learn.training import Recipe, order_of
 
-# ---- ------------------------------------------------------------------------------------------
-# One training of an ablation: all that decides it, the name of its folder, its untrained head.
-#
-# Enters: plain values. Leaves: a `RunPlan`, and from it the head that `train-head` would build with
-# the same seed and settings.
+# ---- one training --------------------------------------------------------------------------------
 
 Classifier = tuple[Tensor, Tensor]
 
@@ -76,21 +72,19 @@ class RunPlan:
         kind: "dsts", or an opponent on the same maps: "baseline" (the backbone's own classifier as
             it is), "continued_classifier" (the same, trained on), "linear_probe" (from random
             values), "attentive_probe", "conv_block" (one 3x3x3 block of as many parameters).
-        head: Arguments of `DSTSHead` beside the sizes.
-        take_over: Whether a DSTS head starts from the backbone's classifier, where there is one.
-        options: Of the training; its seed is this run's.
+        head: Of the DSTS head.
+        recipe: Of the training; its seed is this run's.
     """
 
     name: str
     kind: Kind
-    head: dict[str, Any]
-    take_over: bool
-    options: TrainingOptions
+    head: HeadSettings
+    recipe: Recipe
 
     @property
     def seed(self) -> int:
         """The run's seed."""
-        return self.options.seed
+        return self.recipe.seed
 
     @property
     def is_trained(self) -> bool:
@@ -107,9 +101,9 @@ class RunPlan:
         """
         decided: dict[str, Any] = {"kind": self.kind, "store": store, "torch": torch.__version__}
         if self.is_trained:
-            decided |= {"options": dataclasses.asdict(self.options), "sources": digest_sources()}
+            decided |= {"recipe": self.recipe.to_json(), "sources": digest_sources()}
         if self.kind in ("dsts", "conv_block"):
-            decided["head"] = self.head
+            decided["head"] = _plain(self.head)
         if self.uses_classifier:
             decided["classifier"] = None if classifier is None else _digest(classifier)
         return sha256_json(decided)[:12]
@@ -118,7 +112,7 @@ class RunPlan:
     def uses_classifier(self) -> bool:
         """Whether it starts from the backbone's classifier, if there is one."""
         if self.kind == "dsts":
-            return self.take_over
+            return self.head.take_over_classifier
         return self.kind in ("baseline", "continued_classifier")
 
     def folder_name(self, store: str, classifier: Classifier | None) -> str:
@@ -155,11 +149,11 @@ class RunPlan:
 
     def _new_head(self, sizes: tuple[int, int]) -> nn.Module:
         if self.kind == "dsts":
-            return DSTSHead(*sizes, **self.head)
+            return DSTSHead.from_settings(*sizes, self.head)
         if self.kind == "attentive_probe":
             return AttentiveProbe(*sizes)
         if self.kind == "conv_block":
-            same = count_parameters(DSTSHead(*sizes, **self.head))
+            same = count_parameters(DSTSHead.from_settings(*sizes, self.head))
             return ConvBlockHead(*sizes, num_parameters=same)
         return LinearProbe(*sizes)
 
@@ -170,17 +164,20 @@ def stream_of(plan: RunPlan) -> tuple[Any, ...]:
     UDL's pairs train on the same batches, in the same order, that an ordinary epoch has, so the
     two share them; class-balanced pairs are dealt out otherwise.
     """
-    options = plan.options
-    balanced = options.class_balanced
+    recipe = plan.recipe
+    pairs_count = recipe.reading.class_balanced and recipe.udl.enabled and plan.kind == "dsts"
     return (
-        options.stream_seed,
-        options.batch_size,
-        options.heldout_fraction,
-        options.order,
-        options.shard_window,
-        balanced,
-        balanced and options.udl and plan.kind == "dsts",
+        recipe.stream_seed,
+        recipe.train.batch_size,
+        recipe.train.heldout_fraction,
+        *order_of(recipe.reading).values(),
+        pairs_count,
     )
+
+
+def _plain(head: HeadSettings) -> dict[str, Any]:
+    """What decides a head's shape and passes."""
+    return head.model_dump(mode="json", exclude={"take_over_classifier"})
 
 
 def _digest(classifier: Classifier) -> str:
@@ -188,11 +185,7 @@ def _digest(classifier: Classifier) -> str:
     return hashlib.sha256(b"".join(values)).hexdigest()
 
 
-# ---- The trainings of an ablation: what is finished on disk, and how the rest is trained. -------
-#
-# Enters: plans, the feed of the training split, where to keep things. Leaves: a folder per run with
-# `history.json`, `head.safetensors` and, written last, `head.json`. A run that has those is
-# finished: it is never trained again, whatever variants come later.
+# ---- the trainings -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,11 +243,11 @@ class Runs:
         """
         for plan in {(plan.name, plan.kind): plan for plan in plans}.values():
             head = plan.build(self.sizes, self.classifier)
-            paired = plan.options.udl and bool(upstream_of(head))
+            paired = plan.recipe.udl.enabled and bool(upstream_of(head))
             if not plan.is_trained:
                 continue
             try:
-                check_clips(store, rows, plan.options, paired=paired)
+                check_clips(store, rows, plan.recipe, paired=paired)
             except SettingsError as error:
                 raise SettingsError(f"variant {plan.name}: {error}") from None
 
@@ -262,7 +255,7 @@ class Runs:
         """Keep a trained head."""
         folder = self.folder(plan)
         write_json(folder / "history.json", sign({"epochs": history}))
-        run = {"options": dataclasses.asdict(plan.options), "head": plan.head}
+        run = {"recipe": plan.recipe.to_json(), "head": _plain(plan.head)}
         of_run = {"variant": plan.name, "seed": plan.seed, "title": plan.name, "run": run}
         save_head(folder, head, self.made_of | {"store": self.store} | of_run)
 
@@ -309,16 +302,15 @@ class Runs:
         identity = {"store": self.store}
         checkpoints = CheckpointOptions(self.checkpoints, identity, self.every_batches)
         build = partial(plan.build, self.sizes, self.classifier)
-        return Member(plan.name, build, feed, plan.options, Processes(device=device), checkpoints)
+        return Member(plan.name, build, feed, plan.recipe, Processes(device=device), checkpoints)
 
 
-# ---- An ablation by several processes, each with a share of the trainings and of the threads. ---
+# ---- several processes ---------------------------------------------------------------------------
 #
 # Small matrices gain little from a second thread; two processes of one thread each use two cores.
-# Every process reads every batch, from maps in memory that all of them share.
-#
-# Enters: plans. Leaves: finished runs on disk. A process that ends before its time ends the others,
-# which save; SIGTERM is passed on; a process whose parent is gone leaves, too.
+# Every process reads every batch, from maps in memory that all of them share. A process that ends
+# before its time ends the others, which save; SIGTERM is passed on; a process whose parent is gone
+# leaves, too.
 
 TELL_INTERVAL_SECONDS = 0.5
 
@@ -336,12 +328,13 @@ def share_out(plans: Sequence[RunPlan], num_jobs: int) -> list[list[RunPlan]]:
 
 def work_of(plan: RunPlan) -> float:
     """Rough cost of a training, in layers that run forward once for each clip."""
+    num_epochs = plan.recipe.train.num_epochs
     if plan.kind != "dsts":
-        return 0.2 * plan.options.num_epochs
-    layers = int(plan.head.get("num_layers", 3))
+        return 0.2 * num_epochs
     # Without synapse all neurons run; measured at 3.5 times the time of ten neurons' selected one.
-    everyone = 1.0 if plan.head.get("synapse", True) else 3.5
-    return layers * everyone * (4.0 if plan.options.udl else 1.0) * plan.options.num_epochs
+    everyone = 1.0 if plan.head.synapse else 3.5
+    of_udl = 4.0 if plan.recipe.udl.enabled else 1.0
+    return plan.head.num_layers * everyone * of_udl * num_epochs
 
 
 def train_in_processes(
@@ -466,10 +459,10 @@ def _work(
             told.put(("error", error))
 
 
-# ---- How far an ablation is: on a terminal a table that moves, else a line a minute. ------------
+# ---- what is shown -------------------------------------------------------------------------------
 #
-# Enters: the status of every training. Leaves: loss and accuracy of each variant (means over its
-# seeds), the epoch, the share of the work that is done and the time left.
+# On a terminal a table that moves, else a line a minute: loss and accuracy of each variant (means
+# over its seeds), the epoch, the share of the work that is done and the time left.
 
 LINE_INTERVAL_SECONDS = 60.0
 MAX_LIVE_ROWS = 40
@@ -479,7 +472,8 @@ class Display:
     """Keeps the last status of every training; any number of processes may tell theirs."""
 
     def __init__(self, num_runs: int, show: Callable[[Display], None]) -> None:
-        self.num_runs, self._show = num_runs, show
+        self.num_runs = num_runs
+        self._show = show
         self.statuses: dict[tuple[str, int], Status] = {}
         self.start = time.monotonic()
         self._done_before: dict[tuple[str, int], float] = {}
@@ -564,7 +558,8 @@ def show_ablation(num_runs: int) -> Iterator[Display]:
 
 class _Lines:
     def __init__(self) -> None:
-        self._last, self._ended = time.monotonic(), False
+        self._last = time.monotonic()
+        self._ended = False
 
     def __call__(self, display: Display) -> None:
         now = time.monotonic()
@@ -572,7 +567,8 @@ class _Lines:
         ends = ends and len(display.statuses) == display.num_runs
         if (now - self._last < LINE_INTERVAL_SECONDS and not ends) or self._ended:
             return
-        self._last, self._ended = now, ends
+        self._last = now
+        self._ended = ends
         known = display.by_variant()
         console.print(
             f"ablate: {100 * display.done:.0f} % of {display.num_runs} trainings, "

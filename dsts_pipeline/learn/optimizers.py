@@ -7,85 +7,60 @@ AdamW (the paper's for Swin) and SGD with momentum (for TPN).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-OptimizerName = Literal["adamw", "sgd"]
-ScheduleName = Literal["one_cycle", "cosine", "steps", "constant"]
+from dsts_pipeline.base.settings import LearningSettings, Precision
 
 
-def learning_rate_factor(
-    progress: float,
-    schedule: ScheduleName,
-    warmup_fraction: float,
-    step_milestones: Sequence[float] = (),
-    step_factor: float = 0.1,
-) -> float:
-    """Factor on the base learning rate at `progress` in [0, 1] of the training.
-
-    "steps" multiplies by `step_factor` at each of `step_milestones`, shares of the training.
-    """
-    if progress < warmup_fraction and schedule != "constant":
-        start = 0.04 if schedule == "one_cycle" else 0.0
-        return start + (1.0 - start) * progress / warmup_fraction
-    if schedule == "constant":
+def learning_rate_factor(progress: float, how: LearningSettings) -> float:
+    """Factor on the base learning rate at `progress` in [0, 1] of the training."""
+    warmup = how.warmup_fraction
+    if how.schedule == "constant":
         return 1.0
-    if schedule == "steps":
-        return step_factor ** sum(progress >= milestone for milestone in step_milestones)
-    rest = (progress - warmup_fraction) / max(1.0 - warmup_fraction, 1e-12)
+    if progress < warmup:
+        start = 0.04 if how.schedule == "one_cycle" else 0.0
+        return start + (1.0 - start) * progress / warmup
+    if how.schedule == "steps":
+        return how.step_factor ** sum(progress >= place for place in how.step_milestones)
+    rest = (progress - warmup) / max(1.0 - warmup, 1e-12)
     return 0.5 * (1.0 + math.cos(math.pi * min(rest, 1.0)))
 
 
 class ScheduledOptimizer:
     """An optimiser whose learning rates follow a schedule over the whole training.
 
+    Kernels and projections decay, vectors per neuron or channel do not.
+
     Args:
         parameters: What it updates, by name; may be empty.
         learning_rates: Of each of `parameters`, at the schedule's peak.
-        weight_decay: Of kernels and projections; vectors per neuron or channel have none.
-        clip_norm: Largest norm of the joint gradient; None for no clipping.
-        step_milestones, step_factor: Of the schedule "steps"; see `learning_rate_factor`.
+        how: Which optimiser, its schedule, decay and clipping.
     """
 
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
         learning_rates: Mapping[str, float],
-        *,
-        name: OptimizerName,
-        weight_decay: float,
-        momentum: float,
-        schedule: ScheduleName,
-        warmup_fraction: float,
-        clip_norm: float | None,
-        step_milestones: Sequence[float] = (),
-        step_factor: float = 0.1,
+        how: LearningSettings,
     ) -> None:
         self.parameters = list(parameters.values())
-        self.schedule: ScheduleName = schedule
-        self.warmup_fraction, self.clip_norm = warmup_fraction, clip_norm
-        self.step_milestones, self.step_factor = tuple(step_milestones), step_factor
+        self.how = how
         self.optimizer: torch.optim.Optimizer | None = None
-        groups = _groups(parameters, learning_rates, weight_decay)
-        if groups and name == "adamw":
+        groups = _groups(parameters, learning_rates, how.weight_decay)
+        if groups and how.optimizer == "adamw":
             self.optimizer = torch.optim.AdamW(groups)
         elif groups:
-            self.optimizer = torch.optim.SGD(groups, momentum=momentum)
+            self.optimizer = torch.optim.SGD(groups, momentum=how.momentum)
 
     def set_progress(self, progress: float) -> float:
         """Set the learning rates at `progress` in [0, 1]; returns their common factor."""
-        factor = learning_rate_factor(
-            progress,
-            self.schedule,
-            self.warmup_fraction,
-            self.step_milestones,
-            self.step_factor,
-        )
+        factor = learning_rate_factor(progress, self.how)
         for group in [] if self.optimizer is None else self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         return factor
@@ -96,8 +71,8 @@ class ScheduledOptimizer:
             return
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        if self.how.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.how.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -142,9 +117,8 @@ def _decays(name: str) -> bool:
     return last.endswith("kernel") or (last == "weight" and not of_norm)
 
 
-# ---- Half precision: which type the forward pass runs in, and the loss scale that float16 needs.
+# ---- half precision ------------------------------------------------------------------------------
 
-Precision = Literal["float32", "bfloat16", "float16"]
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -186,7 +160,8 @@ class LossScale:
         found = [gradient for gradient in gradients if gradient is not None]
         finite = bool(torch.stack([torch.isfinite(g).all() for g in found]).all())
         if not finite:
-            self.value, self.num_good = max(self.value / 2.0, 1.0), 0
+            self.value = max(self.value / 2.0, 1.0)
+            self.num_good = 0
             return False
         self.num_good += 1
         if self.num_good % self.growth_interval == 0:

@@ -28,7 +28,7 @@ Within = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, eq=False)
 class MapPass:
-    """A wish: `consume` is called with every batch of `rows`, in order."""
+    """A pass that is asked for: `consume` is called with every batch of `rows`, in order."""
 
     rows: np.ndarray
     consume: Callable[[FeatureBatch], None]
@@ -79,10 +79,10 @@ def make_passes_together(
         advance(number)
     seen: list[np.ndarray] = []
     while waiting:
-        for wish in waiting.values():
-            if not any(np.array_equal(wish.rows, rows) for rows in seen):
-                seen.append(wish.rows)
-        wanted = {n: _place(wish.rows, seen) for n, wish in waiting.items()}
+        for asked in waiting.values():
+            if not any(np.array_equal(asked.rows, rows) for rows in seen):
+                seen.append(asked.rows)
+        wanted = {n: _place(asked.rows, seen) for n, asked in waiting.items()}
         first = min(wanted.values())
         together = [number for number, place in wanted.items() if place == first]
         for batch in feed.batches(split_batches(seen[first], batch_size)):
@@ -99,9 +99,7 @@ def _place(rows: np.ndarray, seen: list[np.ndarray]) -> int:
     return next(place for place, other in enumerate(seen) if np.array_equal(rows, other))
 
 
-# ---- Evaluation of a head on clips held out of the training split, to choose the best epoch by.
-#
-# Which they are: `base.training_clips`.
+# ---- evaluation on held-out clips ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ def evaluate_rows(
 def evaluation_pass(
     head: nn.Module, rows: np.ndarray, processes: Processes = ALONE
 ) -> Asking[Evaluation]:
-    """`evaluate_rows` as one wish for a pass."""
+    """`evaluate_rows` as a pass that is asked for."""
     was_training = head.training
     head.eval()
     counts = _Counts(head)
@@ -153,7 +151,10 @@ class _Counts:
     """Loss, right answers and choices of `head`, summed over batches."""
 
     def __init__(self, head: nn.Module) -> None:
-        self.head, self.loss, self.num_correct, self.num_seen = head, 0.0, 0, 0
+        self.head = head
+        self.loss = 0.0
+        self.num_correct = 0
+        self.num_seen = 0
         self.routing: list[Tensor] = []
 
     @torch.no_grad()

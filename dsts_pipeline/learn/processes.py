@@ -4,10 +4,10 @@ Enters: a device and how many of them. Leaves: a `Processes`. Lightning Fabric s
 processes (or finds those that `torchrun` started), names their devices and joins them. One process
 needs none of that: then Fabric, which takes seconds to import, stays out.
 
-Every process holds the whole head, takes its own share of every batch, and makes the same update:
-`collectives` says how. Norms, standardized impulses and the load-balancing loss belong to the
-joined batch, and so does the noise, so that W processes with batches of B make the step that one
-process makes with a batch of W * B.
+Every process holds the whole head, takes its own share of every batch, and makes the same update.
+Norms, standardized impulses and the load-balancing loss belong to the joined batch, and so does the
+noise, so that W processes with batches of B make the step that one process makes with a batch of
+W * B.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,12 +28,10 @@ from dsts_pipeline.base.children import end_with_parent, watch_parent
 from dsts_pipeline.base.errors import BusyError, SettingsError, UserError
 from dsts_pipeline.base.files import hold_alone
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.settings import Device
 from dsts_pipeline.head.norms import SumAcross
 
-# ---- ------------------------------------------------------------------------------------------
-# Sums over processes: one that derivatives of every order and both modes pass through, one plain.
-#
-# Enters: tensors of one shape on every process, which all call in the same order. Leaves: the sums.
+# ---- sums over processes -------------------------------------------------------------------------
 #
 # What is differentiated is the sum of all processes' scalars, each process asking for the gradient
 # by its own copy of the parameters. A sum over processes reaches every process's scalar, so its
@@ -97,18 +95,8 @@ def sum_all(tensors: Sequence[Tensor]) -> list[Tensor]:
     return result
 
 
-# ---- The processes that train one head together, and the device of each. ------------------------
-#
-# Enters: a device and how many of them. Leaves: a `Processes`. Lightning Fabric starts the other
-# processes (or finds those that `torchrun` started), names their devices and joins them. One
-# process needs none of that: then Fabric, which takes seconds to import, stays out.
-#
-# Every process holds the whole head, takes its own share of every batch, and makes the same update:
-# `collectives` says how. Norms, standardized impulses and the load-balancing loss belong to the
-# joined batch, and so does the noise, so that W processes with batches of B make the step that one
-# process makes with a batch of W * B.
+# ---- processes and devices -----------------------------------------------------------------------
 
-DeviceName = Literal["auto", "cpu", "cuda"]
 _STARTED_BY = "DSTS_STARTED_BY"  # process id
 
 
@@ -189,7 +177,7 @@ class Processes:
 
 
 def _keeps_own_statistics(module: nn.Module) -> bool:
-    """Whether it is a batch norm that is not held still (see `end_to_end.model`)."""
+    """Whether it is a batch norm that is not held still (see `EndToEnd.train`)."""
     is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
     return is_norm and not getattr(module, "statistics_frozen", False)
 
@@ -197,7 +185,7 @@ def _keeps_own_statistics(module: nn.Module) -> bool:
 ALONE = Processes()
 
 
-def choose_device(name: DeviceName) -> str:
+def choose_device(name: Device) -> str:
     """ "cpu" or "cuda"; "auto" takes a GPU where there is one.
 
     Raises:
@@ -213,7 +201,7 @@ def choose_device(name: DeviceName) -> str:
 
 
 @contextmanager
-def joined_processes(device: DeviceName, num_devices: int) -> Iterator[Processes]:
+def joined_processes(device: Device, num_devices: int) -> Iterator[Processes]:
     """Start or find the processes of a training; messages come from the first one alone.
 
     Args:
@@ -228,7 +216,8 @@ def joined_processes(device: DeviceName, num_devices: int) -> Iterator[Processes
         yield Processes(device=torch.device(kind))
         return
     fabric = _launch(kind, num_devices)
-    quiet, console.quiet = console.quiet, fabric.global_rank > 0
+    quiet = console.quiet
+    console.quiet = fabric.global_rank > 0
     try:
         yield Processes(fabric.global_rank, fabric.world_size, fabric.device)
     finally:

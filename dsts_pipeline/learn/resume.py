@@ -25,13 +25,12 @@ from dsts_pipeline.base.errors import CheckpointError, DataError
 from dsts_pipeline.base.files import read_signed, sha256_json, sign, write_atomic, write_json
 from dsts_pipeline.learn.training import Best, Training
 
-# ---- Checkpoints of a training on disk: tensors in safetensors files, the rest in `state.json`.
+# ---- checkpoints on disk -------------------------------------------------------------------------
 #
-# Enters: tensors by name and JSON values. Leaves: a folder with `last-*.safetensors`,
-# `best-*.safetensors` and, replaced atomically after them, `state.json`, which names both files and
-# their digests, and bears one of itself; all are compared on resuming. So a checkpoint is there
-# whole or not at all: a process killed, or a disk filled, in the middle of saving leaves the one
-# before. Nothing that is loaded can run code.
+# A folder with `last-*.safetensors`, `best-*.safetensors` and, replaced atomically after them,
+# `state.json`, which names both files and their digests, and bears one of itself; all are compared
+# on resuming. So a checkpoint is there whole or not at all: a process killed, or a disk filled, in
+# the middle of saving leaves the one before. Nothing that is loaded can run code.
 
 FORMAT = 1
 Tensors = dict[str, Tensor]
@@ -147,10 +146,11 @@ class CheckpointFolder:
         return f"delete {self.path} to train from the start"
 
 
-# ---- What decides a training, as one short name, so that no training resumes another one's state.
+# ---- the name of a training ----------------------------------------------------------------------
 #
-# Enters: everything that decides the final weights. Leaves: 16 hexadecimal digits. The initial
-# values stand for how the head was built, the sources' digest for what is done with them.
+# No training resumes another one's state: its folder is named by everything that decides the final
+# weights. The initial values stand for how the head was built, the sources' digest for what is done
+# with them.
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = "feed", "head", "learn"
@@ -194,11 +194,7 @@ def training_key(head: nn.Module, decided_by: dict[str, Any]) -> str:
     return sha256_json(parts | decided_by)[:16]
 
 
-# ---- A training's whole state to a checkpoint and back, bit for bit. ----------------------------
-#
-# Enters: a `Training` and a folder. Leaves: the checkpoint of the last place (head, optimisers,
-# average, random generators, sampler's place, the epoch so far, history) and of the best epoch. The
-# first process writes; all of them read, so they need a common file system.
+# ---- saving and resuming -------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -235,14 +231,15 @@ class Keeper:
     """
 
     def __init__(self, training: Training, options: CheckpointOptions | None) -> None:
-        self.training, self.options = training, options
+        self.training = training
+        self.options = options
         self.folder: CheckpointFolder | None = None
         self._best_file: dict[str, str] | None = None
         self._best_epoch: int | None = None
         if options is None:
             return
         decided_by = {
-            "options": dataclasses.asdict(training.options),
+            "recipe": training.recipe.to_json(),
             "data": self._sampler_state()["digest"],
             "identity": options.identity,
             "world_size": training.processes.world_size,
@@ -286,7 +283,8 @@ class Keeper:
             tensors = self.folder.load_tensors(files["best"])
             on_device = {n: v.to(self.training.processes.device) for n, v in tensors.items()}
             self.training.best = Best(**values["best"], values=on_device)
-            self._best_epoch, self._best_file = self.training.best.epoch, files["best"]
+            self._best_epoch = self.training.best.epoch
+            self._best_file = files["best"]
         self._note_place()
         return True
 
@@ -369,7 +367,7 @@ class Keeper:
             "tally": training.tally.state(),
             "history": training.history,
             "loss_scale": dataclasses.asdict(stepper.scale),
-            "options": dataclasses.asdict(training.options),
+            "recipe": training.recipe.to_json(),
             "best": None,
         }
         if training.best is not None:
@@ -395,7 +393,8 @@ class Keeper:
             training.cursor.load_state_dict(values["sampler"])
         for name, value in values["loss_scale"].items():
             setattr(stepper.scale, name, value)
-        training.epoch, training.num_steps = values["epoch"], values["num_steps"]
+        training.epoch = values["epoch"]
+        training.num_steps = values["num_steps"]
         training.history = values["history"]
         training.tally.load(values["tally"])
 

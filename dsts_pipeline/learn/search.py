@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,13 +23,13 @@ from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.files import sha256_json, write_atomic, write_json
-from dsts_pipeline.base.params import read_yaml, require_setting, settings_as_yaml, with_values
+from dsts_pipeline.base.params import read_value, require_setting, settings_as_yaml, with_values
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
-from dsts_pipeline.base.settings import Settings
-from dsts_pipeline.learn.options import OF_THE_RUN, options_of_feed
+from dsts_pipeline.base.settings import OF_THE_RUN, SearchSettings, Settings
 from dsts_pipeline.learn.resume import digest_sources
+from dsts_pipeline.learn.training import order_of
 
-# ---- What became of one trial of a search. ------------------------------------------------------
+# ---- one trial -----------------------------------------------------------------------------------
 
 
 class TrialRefused(Exception):
@@ -82,14 +82,12 @@ def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
     return min(complete, key=lambda trial: trial.loss or 0.0, default=None)
 
 
-# ---- What a search may vary: "key=low:high", "key=low:high:log" or "key=a,b,c". -----------------
-#
-# It is checked before anything runs, and gives the search its name.
+# ---- the space -----------------------------------------------------------------------------------
 
 FORMS = "key=low:high, key=low:high:log or key=a,b,c"
 SECTIONS = "head", "udl", "train"
 # What decides the clips that trials are judged by has to be the same for all of them.
-FIXED = {f"train.{name}" for name in OF_THE_RUN | {"heldout_fraction", "data_seed"}}
+FIXED = {f"train.{name}" for name in {*OF_THE_RUN, "heldout_fraction", "data_seed"}}
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def _parse_range(text: str, key: str, parts: list[str]) -> Dimension:
 
 def _read(text: str, value: str) -> Any:
     try:
-        return read_yaml(value) if value.strip() else ""
+        return read_value(value)
     except YAMLError:
         raise SettingsError(f"{text}: {value!r} is not a YAML value; expected {FORMS}") from None
 
@@ -221,37 +219,15 @@ def name_study(settings: Settings, dimensions: list[Dimension], store: str) -> s
     space = settings.search.model_dump(mode="json", exclude={"num_trials", "timeout_seconds"})
     weights = settings.backbone.weights
     parts = {"settings": content, "space": space, "store": store, "weights": str(weights)}
-    parts |= {"feed": options_of_feed(settings.feed), "sources": digest_sources()}
+    parts |= {"feed": order_of(settings.feed), "sources": digest_sources()}
     return sha256_json(parts)[:16]
 
 
-# ---- A study of trials on disk, by Optuna: killed at any moment, it goes on where it was. -------
-#
-# Enters: dimensions, a folder, and a function that trains with some values and calls back after
-# every epoch. Leaves: records of trials. A trial's values depend on the seed and the trials
-# finished before alone, so a search that was killed and went on finds what an unbroken one finds;
-# the trial that was at work is repeated with its values (its training goes on from its own
-# checkpoint).
+# ---- the study -----------------------------------------------------------------------------------
 
 OnEpoch = Callable[[dict[str, Any]], None]
 TrainTrial = Callable[[int, dict[str, Any], OnEpoch], None]
 """Trains with some values; calls back with every epoch's entry, which may end the trial."""
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """When a trial is ended early.
-
-    Args:
-        kind: "median": worse at an epoch than the median of earlier trials there;
-            "successive_halving": not among the better quarter at epoch 1, 4, 16; or "none".
-        startup_trials: Whose values are random, and which "median" lets finish.
-        warmup_epochs: Of a trial, before "median" may end it.
-    """
-
-    kind: Literal["median", "successive_halving", "none"] = "median"
-    startup_trials: int = 5
-    warmup_epochs: int = 2
 
 
 def import_optuna() -> Any:
@@ -299,6 +275,9 @@ class Study:
         name: Of all that decides the search: studies of other names in the file are left alone.
         dimensions: What is varied.
         present: The values that the settings have now: the first trial, where in the space.
+        how: When a trial is ended early, and how many are drawn at random: "median" ends one that
+            is worse at an epoch than the median of earlier trials there, "successive_halving" one
+            that is not among the better quarter at epoch 1, 4, 16.
     """
 
     def __init__(
@@ -309,10 +288,12 @@ class Study:
         *,
         present: Mapping[str, Any],
         seed: int,
-        pruning: Pruning,
+        how: SearchSettings,
     ) -> None:
         self._optuna = import_optuna()
-        self.dimensions, self.seed, self.pruning = list(dimensions), seed, pruning
+        self.dimensions = list(dimensions)
+        self.seed = seed
+        self.how = how
         self._study = self._optuna.create_study(
             storage=f"sqlite:///{folder.resolve() / 'study.db'}",
             study_name=name,
@@ -339,7 +320,8 @@ class Study:
         self._study.sampler = self._sampler(len(self.finished))
         trial = self._study.ask()
         values = {d.key: d.suggest(trial) for d in self.dimensions}
-        began, entries = time.monotonic(), list[dict[str, Any]]()
+        began = time.monotonic()
+        entries = list[dict[str, Any]]()
 
         def on_epoch(entry: dict[str, Any]) -> None:
             entries.append(entry)
@@ -347,7 +329,8 @@ class Study:
             if trial.should_prune():
                 raise self._optuna.TrialPruned
 
-        states, state = self._optuna.trial.TrialState, "complete"
+        states = self._optuna.trial.TrialState
+        state = "complete"
         try:
             train(trial.number, values, on_epoch)
         except self._optuna.TrialPruned:
@@ -391,20 +374,18 @@ class Study:
 
     def _sampler(self, num_finished: int) -> Any:
         seed = derive_seed(self.seed, "search", num_finished) % 2**32
-        return self._optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=self.pruning.startup_trials
-        )
+        return self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.how.startup_trials)
 
     def _pruner(self) -> Any:
-        pruners, how = self._optuna.pruners, self.pruning
-        if how.kind == "none":
+        pruners = self._optuna.pruners
+        if self.how.pruner == "none":
             return pruners.NopPruner()
-        if how.kind == "successive_halving":
+        if self.how.pruner == "successive_halving":
             return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
-        return pruners.MedianPruner(how.startup_trials, how.warmup_epochs)
+        return pruners.MedianPruner(self.how.startup_trials, self.how.warmup_epochs)
 
 
-# ---- A search's trials as a table, as trials.json, and the best one's settings as a params file.
+# ---- results -------------------------------------------------------------------------------------
 
 NUM_SHOWN = 10
 BEST_PARAMS = "best_params.yaml"  # in the search's folder

@@ -1,33 +1,35 @@
-"""One iteration of training: an ordinary step, or UDL's three.
+"""One iteration of training: an ordinary step, or UDL's three (paper 3.3, Eq. 9-11).
 
-Enters: an `Objective`, the optimisers of u and d, batches. Leaves: updated parameters and what the
-pass over the training batch gave. A batch may be gone through in parts (gradient accumulation):
+Enters: an objective, the optimisers of u and d, batches. Leaves: updated parameters and what the
+pass over the training batch gave. `udl_step` serves the training of heads on maps, of backbone and
+head together, and mmaction2's loop. A batch may be gone through in parts (gradient accumulation):
 norms and gates then belong to a part, gradients to the whole. Where several processes train
 together, a part is that part of all of them, and gradients are sums over processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dsts_pipeline.base.settings import LearningSettings, TrainSettings, UdlSettings
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LayerNoise, LayerRecord
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.routing import balance_loss
-from dsts_pipeline.learn.optimizers import LossScale, Precision, ScheduledOptimizer, forward_context
+from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer, forward_context
 from dsts_pipeline.learn.processes import ALONE, Processes
-from dsts_pipeline.learn.udl import Method, meta_gradient_of_parts
+from dsts_pipeline.learn.udl import meta_gradient_of_parts
 
-# ---- ------------------------------------------------------------------------------------------
-# Mixup on feature maps: every clip of a batch is blended with another one, and so is its label.
+# ---- mixup -------------------------------------------------------------------------------------
 #
+# Every clip of a batch of maps is blended with another one, and so is its label:
 # `x = s x_i + (1 - s) x_j`, loss `s CE(., y_i) + (1 - s) CE(., y_j)`: cross-entropy with the soft
 # label. s is drawn from Beta(alpha, alpha) per batch, and the larger of s and 1 - s is taken, so
 # that a clip keeps the greater part of itself. Source: Zhang et al. 2018. Deviation: not in the
@@ -71,10 +73,9 @@ def split_batch(batch: FeatureBatch, size: int) -> list[FeatureBatch]:
     ]
 
 
-# ---- The parts of a model that trains: its DSTS head, and what UDL calls upstream and downstream.
+# ---- upstream and downstream -------------------------------------------------------------------
 #
-# Enters: a head on cached maps, or a model with a backbone in front whose `head` is one. Leaves:
-# the head, and parameters by the model's own names.
+# A model is a head on cached maps, or has a backbone in front and a head named `head`.
 
 
 def head_of(model: nn.Module) -> nn.Module:
@@ -107,18 +108,24 @@ def downstream_of(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-# ---- The loss of a head on a batch, with its randomness fixed beforehand. -----------------------
-#
-# Enters: a head, a `FeatureBatch` and the noise of the pass. Leaves: cross-entropy, optionally with
-# the load-balancing loss, as a function of any parameter values.
+# ---- the loss ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A batch together with the noise of its pass (None for heads that draw none)."""
+    """A batch together with all that is random in a pass over it.
 
-    batch: FeatureBatch
+    Attributes:
+        noise: The head's, one per layer; None for heads that draw none.
+        seed: Of a backbone's random numbers (dropout); None where it has none.
+        features: What the head gets of the batch where that is computed beforehand; None: in every
+            pass.
+    """
+
+    batch: Any
     noise: Sequence[LayerNoise] | None
+    seed: int | None = None
+    features: Any = None
 
     def with_noise_scaled(self, factor: float) -> Self:
         """The same with its noise times `factor`."""
@@ -131,23 +138,19 @@ class Draw:
 class Objective:
     """Loss of `head`: cross-entropy plus `balance_weight` times the load-balancing loss.
 
-    `head` may be a model with a backbone in front (see `parts`); a batch's maps are then frames.
+    `head` may be a model with a backbone in front; a batch's maps are then frames.
 
     Called with values of u and d, as `meta_gradient` does, it may be differentiated twice;
     `first_order_loss` is the same loss, cheaper, for one derivative.
 
     Args:
-        label_smoothing: In [0, 1).
-        balance_weight: 0 is the paper.
-        precision: Type that the forward pass runs in.
+        how: Label smoothing, weight of the load-balancing loss, precision.
         processes: Those that train together: noise, norms and the load-balancing loss are those
             of their joined batch, cross-entropy is this one's.
     """
 
     head: nn.Module
-    label_smoothing: float = 0.0
-    balance_weight: float = 0.0
-    precision: Precision = "float32"
+    how: LearningSettings = field(default_factory=TrainSettings)
     processes: Processes = ALONE
 
     def draw(self, batch: FeatureBatch, generator: torch.Generator | None = None) -> Draw:
@@ -165,6 +168,18 @@ class Objective:
             start = size * self.processes.rank
             noise = tuple(n._replace(gumbel=n.gumbel[start : start + size]) for n in noise)
         return Draw(batch, noise)
+
+    def simulated(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+        """u, and what of d UDL's simulated step moves."""
+        return upstream_of(self.head), downstream_of(self.head)
+
+    def with_features(self, draw: Draw, *, of_training: bool, with_graph: bool) -> Draw:
+        """Here nothing is computed beforehand."""
+        return draw
+
+    def constant(self, draw: Draw) -> Draw:
+        """The draw with its features cut from the graph that made them."""
+        return draw
 
     def __call__(
         self, upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
@@ -186,8 +201,8 @@ class Objective:
         *,
         update_statistics: bool,
         first_order: bool = True,
-    ) -> tuple[Tensor, Tensor, tuple[LayerRecord, ...]]:
-        """Loss, logits `[B, K]` and records, at `parameters` or the head's own values."""
+    ) -> tuple[Tensor, Answer]:
+        """The loss, and logits `[B, K]` with records, at `parameters` or the head's own values."""
         is_dsts = dsts_of(self.head) is not None
         options: dict[str, Any] = {}
         if is_dsts:
@@ -197,45 +212,172 @@ class Objective:
                 "first_order": first_order,
                 "with_records": True,
             }
-        options |= self.options_of(draw)
         batch = draw.batch
-        with forward_context(self.precision, batch.maps.device):
-            if parameters is None:
-                output = self.head(batch.maps, **options)
-            else:
-                output = functional_call(self.head, parameters, (batch.maps,), options)
+        with forward_context(self.how.precision, batch.maps.device):
+            output = self._run(draw, parameters, options)
         logits, records = output if is_dsts else (output, ())
         logits = widen(logits)
         loss = self._cross_entropy(logits, batch.labels)
         if isinstance(batch, MixedBatch):
             rest = 1.0 - batch.share
             loss = batch.share * loss + rest * self._cross_entropy(logits, batch.partners)
-        if self.balance_weight:
+        if self.how.balance_weight:
             for record in records:
                 if record.choice is not None:
-                    loss = loss + self.balance_weight * balance_loss(
+                    loss = loss + self.how.balance_weight * balance_loss(
                         record.choice, record.impulses, self.processes.sum_across
                     )
-        return loss, logits, records
+        return loss, (logits.detach(), records)
 
-    def options_of(self, draw: Draw) -> dict[str, Any]:
-        """What the model is told beside the head's options."""
-        return {}
+    def _run(
+        self, draw: Draw, parameters: dict[str, Tensor] | None, options: dict[str, Any]
+    ) -> Any:
+        return run_at(self.head, parameters, draw.batch.maps, options)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        smoothing = self.how.label_smoothing
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
-# ---- One iteration of training: an ordinary step, or UDL's three. -------------------------------
-#
-# Enters: an `Objective`, the optimisers of u and d, batches. Leaves: updated parameters and what
-# the pass over the training batch gave. A batch may be gone through in parts (gradient
-# accumulation): norms and gates then belong to a part, gradients to the whole. Where several
-# processes train together, a part is that part of all of them, and gradients are sums over
-# processes.
+def run_at(
+    module: nn.Module, parameters: dict[str, Tensor] | None, x: Tensor, options: dict[str, Any]
+) -> Any:
+    """`module(x, **options)` at `parameters`, or at its own values."""
+    if parameters is None:
+        return module(x, **options)
+    return functional_call(module, parameters, (x,), options)
 
+
+# ---- the steps ---------------------------------------------------------------------------------
+
+Answer = tuple[Tensor, tuple[LayerRecord, ...]]
 Part = tuple[Draw, float]
-"""A part of a batch with its noise, and its weight in the mean."""
+"""A part of a batch with its randomness, and its weight in the mean."""
+
+
+class UdlObjective(Protocol):
+    """A loss that UDL's steps are made on; `Objective` says what each of this does."""
+
+    @property
+    def processes(self) -> Processes: ...
+    def simulated(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]: ...
+    def with_features(self, draw: Draw, *, of_training: bool, with_graph: bool) -> Draw: ...
+    def constant(self, draw: Draw) -> Draw: ...
+    def __call__(
+        self, upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
+    ) -> Tensor: ...
+    def first_order_loss(
+        self, upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
+    ) -> Tensor: ...
+    def evaluate(self, draw: Draw, *, update_statistics: bool) -> tuple[Tensor, Any]: ...
+
+
+class Updates(Protocol):
+    """An optimiser of some parameters, as `ScheduledOptimizer` is one."""
+
+    parameters: list[nn.Parameter]
+
+    def step(self, gradients: Iterable[Tensor | None]) -> None: ...
+
+
+def udl_step(
+    objective: UdlObjective,
+    train: Sequence[Part],
+    val: Sequence[Part],
+    inner_lr: float,
+    *,
+    upstream: Updates,
+    downstream: Updates,
+    scale: LossScale,
+    udl: UdlSettings,
+    redraw: Callable[[Draw], Draw],
+) -> tuple[float, list[Any]]:
+    """UDL's three steps.
+
+    Step 1 simulates a step of d on the training batch (Eq. 9), step 2 updates u by the loss on the
+    validation batch after it (Eq. 10), step 3 updates d at the new u (Eq. 11). The same randomness
+    serves step 1 and its derivative. Choice: step 3 uses it again, so that the update which was
+    simulated is the one that is made, but for u'.
+
+    Where the simulated step moves the head alone, features are computed once, with their graph,
+    and step 3 goes on from them; a batch in several parts keeps no graph of more than one part, and
+    step 3 computes them anew.
+
+    Args:
+        train, val: Parts of two disjoint batches; weights sum to 1 over all processes.
+        inner_lr: alpha of the simulated step.
+        upstream, downstream: Optimisers of u and of d.
+        scale: The loss scale; a step whose gradients overflow is left out.
+        udl: How the product is computed, and whether step 3 draws new noise.
+        redraw: Draws it.
+
+    Returns:
+        The mean loss of step 3 over all processes, and what the objective says of each part.
+    """
+    in_one = len(train) == 1
+    known = [
+        (objective.with_features(draw, of_training=True, with_graph=in_one), weight)
+        for draw, weight in train
+    ]
+    of_val = [
+        (objective.with_features(draw, of_training=False, with_graph=False), weight)
+        for draw, weight in val
+    ]
+    u, d = objective.simulated()
+    meta = meta_gradient_of_parts(
+        objective,
+        u,
+        d,
+        [(objective.constant(draw), weight) for draw, weight in known],
+        of_val,
+        inner_lr,
+        method=udl.method,
+        first_order_loss_fn=objective.first_order_loss,
+        loss_scale=scale.value,
+        sum_across=objective.processes.sum_named,
+    )
+    if scale.accepts(meta.values()):
+        upstream.step(list(meta.values()))
+    last = known if in_one else train
+    if udl.redraw_noise:
+        last = [(redraw(draw), weight) for draw, weight in last]
+    gradients, loss, answers = gradients_of(objective, last, downstream.parameters, scale)
+    if scale.accepts(gradients):
+        downstream.step(gradients)
+    return loss, answers
+
+
+def gradients_of(
+    objective: UdlObjective,
+    parts: Sequence[Part],
+    parameters: Sequence[Tensor],
+    scale: LossScale,
+) -> tuple[list[Tensor | None], float, list[Any]]:
+    """Gradients of the weighted loss by `parameters`, the loss, and what is said of each part.
+
+    Gradients and loss are sums over processes. Running statistics move.
+    """
+    total: list[Tensor | None] = [None] * len(parameters)
+    loss_sum = 0.0
+    answers = []
+    for draw, weight in parts:
+        loss, answer = objective.evaluate(draw, update_statistics=True)
+        factor = weight * scale.value
+        found = torch.autograd.grad(loss * factor, parameters, allow_unused=True)
+        total = [_add(old, new) for old, new in zip(total, found, strict=True)]
+        loss_sum += weight * loss.item()
+        answers.append(answer)
+    processes = objective.processes
+    total = processes.sum_gradients(total)
+    gradients = [None if g is None else g / scale.value for g in total]
+    loss_sum = float(processes.sum_numbers(torch.tensor(loss_sum, dtype=torch.float64)))
+    return gradients, loss_sum, answers
+
+
+def _add(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+    if old is None or new is None:
+        return new if old is None else old
+    return old + new
 
 
 @dataclass(frozen=True)
@@ -249,117 +391,85 @@ class StepResult:
     logits: Tensor
     records: list[tuple[LayerRecord, ...]]
 
+    @classmethod
+    def of(cls, loss: float, answers: Sequence[Answer]) -> StepResult:
+        """The parts' answers as those of the batch."""
+        logits = torch.cat([logits for logits, _ in answers])
+        return cls(loss, logits, [records for _, records in answers])
 
-@dataclass
+
 class Stepper:
     """Makes the iterations of a training.
 
     Args:
-        objective: The loss.
+        objective: The loss; its settings say how many samples are gone through at a time.
         upstream, downstream: Optimisers of u and d.
-        scale: The loss scale.
-        part_size: Samples gone through at a time; None for the whole batch.
-        method: How UDL's product is computed.
-        redraw: Whether UDL's step 3 draws new noise.
+        udl: UDL's options.
+        scale: The loss scale; None: the one of the precision.
         generator: Randomness of the noise.
+
+    Attributes:
         noise_scale: Factor on the noise of the steps to come.
     """
 
-    objective: Objective
-    upstream: ScheduledOptimizer
-    downstream: ScheduledOptimizer
-    scale: LossScale
-    part_size: int | None = None
-    method: Method = "exact"
-    redraw: bool = False
-    generator: torch.Generator | None = None
-    noise_scale: float = 1.0
+    def __init__(
+        self,
+        objective: Objective,
+        upstream: ScheduledOptimizer,
+        downstream: ScheduledOptimizer,
+        udl: UdlSettings,
+        *,
+        scale: LossScale | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.objective = objective
+        self.upstream = upstream
+        self.downstream = downstream
+        self.udl = udl
+        self.scale = scale or LossScale.for_precision(objective.how.precision)
+        self.generator = generator
+        self.noise_scale = 1.0
 
     def plain_step(self, batch: FeatureBatch) -> StepResult:
         """Update u and d by the gradient of one loss (the ablation without UDL, Table 5)."""
         both = self.upstream.parameters + self.downstream.parameters
-        gradients, result = self._gradients(self.objective, self._parts(batch), both)
+        found = gradients_of(self.objective, self._parts(batch), both, self.scale)
+        gradients, loss, answers = found
         if self.scale.accepts(gradients):
             self.upstream.step(gradients[: len(self.upstream.parameters)])
             self.downstream.step(gradients[len(self.upstream.parameters) :])
-        return result
+        return StepResult.of(loss, answers)
 
     def udl_step(
         self, train_batch: FeatureBatch, val_batch: FeatureBatch, *, inner_lr: float
     ) -> StepResult:
-        """UDL's three steps (Eq. 9-11).
-
-        The same noise serves step 1 and its derivative. Choice: step 3 uses it again, so that the
-        update which was simulated is the one that is made, but for u'; `redraw` draws anew.
-
-        Args:
-            inner_lr: alpha of the simulated step.
+        """UDL's three steps.
 
         Raises:
             ValueError: The batches share a sample.
         """
         check_disjoint(train_batch, val_batch)
-        train, val = self._parts(train_batch), self._parts(val_batch)
-        self._meta_update(self.objective, train, val, inner_lr)
-        if self.redraw:
-            train = self._parts(train_batch)
-        return self._downstream_update(self.objective, train)
-
-    def _meta_update(
-        self, objective: Objective, train: Sequence[Part], val: Sequence[Part], inner_lr: float
-    ) -> None:
-        """Steps 1 and 2: update u of the objective's model."""
-        model = objective.head
-        meta = meta_gradient_of_parts(
-            objective,
-            upstream_of(model),
-            downstream_of(model),
-            train,
-            val,
+        loss, answers = udl_step(
+            self.objective,
+            self._parts(train_batch),
+            self._parts(val_batch),
             inner_lr,
-            method=self.method,
-            first_order_loss_fn=objective.first_order_loss,
-            loss_scale=self.scale.value,
-            sum_across=objective.processes.sum_named,
+            upstream=self.upstream,
+            downstream=self.downstream,
+            scale=self.scale,
+            udl=self.udl,
+            redraw=lambda draw: replace(self._draw(draw.batch), features=draw.features),
         )
-        if self.scale.accepts(meta.values()):
-            self.upstream.step(list(meta.values()))
-
-    def _downstream_update(self, objective: Objective, train: Sequence[Part]) -> StepResult:
-        """Step 3: update d at the new u."""
-        gradients, result = self._gradients(objective, train, self.downstream.parameters)
-        if self.scale.accepts(gradients):
-            self.downstream.step(gradients)
-        return result
+        return StepResult.of(loss, answers)
 
     def _parts(self, batch: FeatureBatch) -> list[Part]:
         """The batch's parts with their noise and weight in the mean."""
-        parts = split_batch(batch, self.part_size or len(batch))
+        parts = split_batch(batch, self.objective.how.part_size or len(batch))
         num_samples = len(batch) * self.objective.processes.world_size
         return [(self._draw(part), len(part) / num_samples) for part in parts]
 
     def _draw(self, part: FeatureBatch) -> Draw:
         return self.objective.draw(part, self.generator).with_noise_scaled(self.noise_scale)
-
-    def _gradients(
-        self, objective: Objective, parts: Sequence[Part], parameters: Sequence[Tensor]
-    ) -> tuple[list[Tensor | None], StepResult]:
-        """Gradients of the weighted loss by `parameters`; running statistics move."""
-        total: list[Tensor | None] = [None] * len(parameters)
-        loss_sum, logits, records = 0.0, [], []
-        for draw, weight in parts:
-            loss, part_logits, part_records = objective.evaluate(draw, update_statistics=True)
-            factor = weight * self.scale.value
-            found = torch.autograd.grad(loss * factor, parameters, allow_unused=True)
-            total = [_add(old, new) for old, new in zip(total, found, strict=True)]
-            loss_sum += weight * loss.item()
-            logits.append(part_logits.detach())
-            records.append(part_records)
-        processes = objective.processes
-        total = processes.sum_gradients(total)
-        gradients = [None if g is None else g / self.scale.value for g in total]
-        loss_sum = float(processes.sum_numbers(torch.tensor(loss_sum, dtype=torch.float64)))
-        return gradients, StepResult(loss_sum, torch.cat(logits), records)
 
 
 def check_disjoint(train_batch: FeatureBatch, val_batch: FeatureBatch) -> None:
@@ -374,9 +484,3 @@ def check_disjoint(train_batch: FeatureBatch, val_batch: FeatureBatch) -> None:
             f"training and validation batch share {len(shared)} samples (row {shared[0]} first); "
             "UDL needs disjoint batches: take them from feed.udl_pairs"
         )
-
-
-def _add(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    if old is None or new is None:
-        return new if old is None else old
-    return old + new

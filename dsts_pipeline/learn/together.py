@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from dsts_pipeline.base.children import StopRequest, TrainingStopped
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed
-from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.passes import Asking, make_passes_together
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
-from dsts_pipeline.learn.training import Training
+from dsts_pipeline.learn.training import Recipe, Training
 
-# ---- torch's global random generators, one state per training that shares a process with others.
+# ---- randomness ----------------------------------------------------------------------------------
 
 
 class OwnRandomness:
@@ -68,11 +67,7 @@ class OwnRandomness:
             torch.cuda.set_rng_state(states[1], self._device)
 
 
-# ---- ------------------------------------------------------------------------------------------
-# One training in a pass that it shares with others: its randomness, checkpoint, clock and end.
-#
-# Enters: an untrained head's maker, the common feed, options. Leaves: the head, trained as if
-# alone.
+# ---- one member ----------------------------------------------------------------------------------
 
 T = TypeVar("T")
 
@@ -104,7 +99,7 @@ class Member:
     """A training among others. All of its code runs in `within`, with its own randomness.
 
     Args:
-        name: What it is called in messages; `options.seed` says which of that name.
+        name: What it is called in messages; `recipe.seed` says which of that name.
         build: Makes the untrained head.
 
     Attributes:
@@ -116,16 +111,17 @@ class Member:
         name: str,
         build: Callable[[], nn.Module],
         feed: FeatureFeed,
-        options: TrainingOptions,
+        recipe: Recipe,
         processes: Processes,
         checkpoints: CheckpointOptions | None = None,
     ) -> None:
-        self.name, self.finished = name, False
+        self.name = name
+        self.finished = False
         self.failure: str | None = None
         self._randomness = OwnRandomness(processes.device)
         self._began = False
         with self.within():
-            self.training = Training(build(), feed, options, processes)
+            self.training = Training(build(), feed, recipe, processes)
             self.keeper = Keeper(self.training, checkpoints)
 
     @contextmanager
@@ -156,7 +152,7 @@ class Member:
         return self.failure is None and not self.training.is_done
 
     def guard(self, asking: Asking[T]) -> Asking[T | None]:
-        """The same wishes; where the training diverges it ends, and not the others with it."""
+        """The same passes; where the training diverges it ends, and not the others with it."""
         try:
             return (yield from asking)
         except SettingsError as error:
@@ -189,13 +185,14 @@ class Member:
 
     def describe_failure(self) -> str:
         """Who failed, and why."""
-        return f"{self.name}, seed {self.training.options.seed}: {self.failure}"
+        return f"{self.name}, seed {self.training.recipe.seed}: {self.failure}"
 
     @property
     def status(self) -> Status:
         """How far it is."""
         training, tally = self.training, self.training.tally
-        num_epochs, last = training.options.num_epochs, (training.history or [{}])[-1]
+        num_epochs = training.how.num_epochs
+        last = (training.history or [{}])[-1]
         cursor = training.cursor
         count = tally.num_clips
         ahead = cursor.epoch > training.epoch
@@ -203,7 +200,7 @@ class Member:
         whole = self.finished or not num_epochs
         return Status(
             self.name,
-            training.options.seed,
+            training.recipe.seed,
             min(training.epoch + 1, num_epochs),
             num_epochs,
             1.0 if whole else min((training.epoch + part) / num_epochs, 1.0),
@@ -215,17 +212,7 @@ class Member:
         )
 
 
-# ---- ------------------------------------------------------------------------------------------
-# Many trainings in one pass over the maps: every batch is read and moved once, for all of them.
-#
-# Enters: members that agree on the order of batches and on what is held out. Leaves: their heads,
-# each trained as if it were alone.
-#
-# Choice: UDL takes a training and a validation batch an iteration, an ordinary step takes one. All
-# members of a pass go through UDL's pairs if any of them trains by UDL; one that does not learns
-# from the training batches, which are those of its own epoch alone, and leaves the validation
-# batches be. So every variant makes the same number of updates of d from the same batches in the
-# same order. Evaluations and statistics of norms read their maps once for all members, too.
+# ---- the pass ------------------------------------------------------------------------------------
 
 Tell = Callable[[Sequence[Status]], None]
 OnFinished = Callable[[Member], None]
@@ -252,8 +239,12 @@ class Together:
         on_finished: OnFinished = lambda member: None,
         stop: StopRequest | None = None,
     ) -> None:
-        self.members, self.feed, self.device = list(members), feed, device
-        self.tell, self.on_finished, self.stop = tell, on_finished, stop
+        self.members = list(members)
+        self.feed = feed
+        self.device = device
+        self.tell = tell
+        self.on_finished = on_finished
+        self.stop = stop
         for member in self.members:
             self._check_alike(member)
 
@@ -352,7 +343,8 @@ class Together:
         )
 
     def _check_alike(self, member: Member) -> None:
-        first, own = self.members[0].training, member.training
+        first = self.members[0].training
+        own = member.training
         same = (
             first.sampler.digest == own.sampler.digest
             and first.sampler.seed == own.sampler.seed

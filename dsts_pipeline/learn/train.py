@@ -1,7 +1,8 @@
-"""The training of a head on cached maps, epoch by epoch, from wherever it was stopped.
+"""The training of a head on cached maps, from wherever it was stopped.
 
-Enters: a head, a `FeatureFeed` over the training split, options. Leaves: the head, trained in
-place and in evaluation mode, and a history of plain dictionaries.
+Enters: a head, a `FeatureFeed` over the training split, sections of the settings. Leaves: the head,
+trained in place and in evaluation mode, and a history of plain dictionaries. What an epoch does is
+in `training`, what a step does in `steps`, the second-order gradient in `udl`.
 """
 
 from __future__ import annotations
@@ -18,23 +19,107 @@ from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import console, track
+from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
 from dsts_pipeline.base.training_clips import find_shortage
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.learn.options import TrainingOptions
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
-from dsts_pipeline.learn.training import Training
+from dsts_pipeline.learn.training import Recipe, Training
 
-# ---- What can't train is told before a map is read. ---------------------------------------------
-#
-# Enters: what a store says of its clips, options, a head. Leaves: nothing, or an error.
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def train_head(
+    head: nn.Module,
+    feed: FeatureFeed,
+    train: TrainSettings,
+    udl: UdlSettings = UdlSettings(),
+    *,
+    reading: FeedSettings = FeedSettings(),
+    seed: int = 0,
+    on_epoch: OnEpoch | None = None,
+    title: str = "train",
+    processes: Processes = ALONE,
+    checkpoints: CheckpointOptions | None = None,
+) -> list[dict[str, Any]]:
+    """Train `head` on the clips of `feed`; with a held-out part, keep the best epoch's values.
+
+    The untrained head takes part in that choice, so a head that starts at its baseline does not
+    end below it on the held-out clips.
+
+    With `checkpoints`, a training that was stopped in any way goes on from its last checkpoint and
+    ends with the same weights, bit for bit on the same machine. The checkpoint of a finished
+    training stays until `remove_checkpoints`: asked again, it comes to its end at once.
+
+    Args:
+        feed: All training rows; held-out clips are taken from them.
+        train: Optimiser, schedule, what is held out.
+        udl: Whether and how a `DSTSHead` that has upstream parameters is trained by UDL.
+        reading: In which order clips come.
+        seed: Of noise, mixup, batches and held-out clips.
+        on_epoch: Called with each entry of the history, those of before a stop included.
+        title: What the progress bar says.
+        processes: Those that train together; each calls this with equal arguments.
+        checkpoints: Where and how often to save; None for never.
+
+    Returns:
+        Per epoch: epoch, train_loss, train_accuracy, heldout_loss and heldout_accuracy (where
+        clips are held out), best (whether it is the best so far), seconds, and for a `DSTSHead`
+        layers (see `inspection.summarize_layer`).
+
+    Raises:
+        SettingsError: The head is made for other maps or classes, too few clips for UDL's pairs of
+            batches, or the training diverged.
+        CheckpointError: The checkpoint is damaged or in use.
+        TrainingStopped: A stop was asked for; the training is saved.
+    """
+    check_head(head, feed)
+    training = Training(head, feed, Recipe(train, udl, reading, seed), processes)
+    return run_training(training, checkpoints, title, on_epoch)
+
+
+def run_training(
+    training: Training,
+    checkpoints: CheckpointOptions | None,
+    title: str,
+    on_epoch: OnEpoch | None = None,
+) -> list[dict[str, Any]]:
+    """Bring `training` to its end from wherever its checkpoint is; returns its history.
+
+    Raises:
+        SettingsError, CheckpointError, TrainingStopped: As `train_head` does.
+    """
+    with Keeper(training, checkpoints) as keeper:
+        if keeper.resume():
+            console.print(f"{title}: goes on from {training.watch.last_good}")
+        else:
+            training.make_passes(training.start())
+        _run_epochs(training, keeper, title, on_epoch or (lambda entry: None))
+        training.make_passes(training.finish())
+    return training.history
+
+
+def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoch) -> None:
+    """From where the training is to its last epoch."""
+    for entry in training.history:
+        on_epoch(entry)
+    num_epochs = training.how.num_epochs
+    num_clips = training.sampler.num_clips
+    done = len(training.history) * num_clips + training.tally.num_clips
+    with track(title, num_epochs * num_clips, done=done) as progress:
+        while not training.is_done:
+            on_epoch(training.run_epoch(progress, keeper.after_batch))
+            keeper.after_epoch()
+
+
+# ---- what can't train, told before a map is read -----------------------------------------------
 
 
 def check_clips(
     store: FeatureStore,
     rows: np.ndarray,
-    options: TrainingOptions,
+    recipe: Recipe,
     *,
     paired: bool,
     world_size: int = 1,
@@ -44,7 +129,7 @@ def check_clips(
     Args:
         rows: Those of the training split.
         paired: Whether an iteration takes two disjoint batches, as UDL's does.
-        world_size: Processes that train together; `options.batch_size` is of each.
+        world_size: Processes that train together; the batch size is of each.
 
     Raises:
         SettingsError: They are. With early stopping also where no clip would be held out.
@@ -61,12 +146,12 @@ def check_clips(
     shortage = find_shortage(
         labels,
         np.asarray(store.video_ids)[rows],
-        batch_size=options.batch_size,
-        heldout_fraction=options.heldout_fraction,
-        seed=options.stream_seed,
+        batch_size=recipe.learning.batch_size,
+        heldout_fraction=recipe.train.heldout_fraction,
+        seed=recipe.stream_seed,
         paired=paired,
         world_size=world_size,
-        early_stopping_epochs=options.early_stopping_epochs,
+        early_stopping_epochs=recipe.learning.early_stopping_epochs,
     )
     if shortage:
         raise SettingsError(shortage)
@@ -89,94 +174,10 @@ def check_head(head: nn.Module, feed: FeatureFeed) -> None:
             )
 
 
-# ---- The training of a head on cached maps, epoch by epoch, from wherever it was stopped. -------
+# ---- learning curves ---------------------------------------------------------------------------
 #
-# Enters: a head, a `FeatureFeed` over the training split, options. Leaves: the head, trained in
-# place and in evaluation mode, and a history of plain dictionaries.
-
-OnEpoch = Callable[[dict[str, Any]], None]
-
-
-def train_head(
-    head: nn.Module,
-    feed: FeatureFeed,
-    *,
-    on_epoch: OnEpoch | None = None,
-    title: str = "train",
-    processes: Processes = ALONE,
-    checkpoints: CheckpointOptions | None = None,
-    **options: Any,
-) -> list[dict[str, Any]]:
-    """Train `head` on the clips of `feed`; with a held-out part, keep the best epoch's values.
-
-    The untrained head takes part in that choice, so a head that starts at its baseline does not
-    end below it on the held-out clips.
-
-    With `checkpoints`, a training that was stopped in any way goes on from its last checkpoint and
-    ends with the same weights, bit for bit on the same machine. The checkpoint of a finished
-    training stays until `remove_checkpoints`: asked again, it comes to its end at once.
-
-    Args:
-        feed: All training rows; held-out clips are taken from them.
-        on_epoch: Called with each entry of the history, those of before a stop included.
-        title: What the progress bar says.
-        processes: Those that train together; each calls this with equal arguments.
-        checkpoints: Where and how often to save; None for never.
-        options: Those of `TrainingOptions`.
-
-    Returns:
-        Per epoch: epoch, train_loss, train_accuracy, heldout_loss and heldout_accuracy (where
-        clips are held out), best (whether it is the best so far), seconds, and for a `DSTSHead`
-        layers (see `inspection.summarize_layer`).
-
-    Raises:
-        SettingsError: The head is made for other maps or classes, too few clips for UDL's pairs of
-            batches, or the training diverged.
-        CheckpointError: The checkpoint is damaged or in use.
-        TrainingStopped: A stop was asked for; the training is saved.
-    """
-    check_head(head, feed)
-    training = Training(head, feed, TrainingOptions(**options), processes)
-    return run_training(training, checkpoints, title, on_epoch)
-
-
-def run_training(
-    training: Training,
-    checkpoints: CheckpointOptions | None,
-    title: str,
-    on_epoch: OnEpoch | None = None,
-) -> list[dict[str, Any]]:
-    """Bring `training` to its end from wherever its checkpoint is; returns its history.
-
-    Raises:
-        SettingsError, CheckpointError, TrainingStopped: See `train_head`.
-    """
-    with Keeper(training, checkpoints) as keeper:
-        if keeper.resume():
-            console.print(f"{title}: goes on from {training.watch.last_good}")
-        else:
-            training.make_passes(training.start())
-        _run_epochs(training, keeper, title, on_epoch or (lambda entry: None))
-        training.make_passes(training.finish())
-    return training.history
-
-
-def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoch) -> None:
-    """From where the training is to its last epoch."""
-    for entry in training.history:
-        on_epoch(entry)
-    num_epochs, num_clips = training.options.num_epochs, training.sampler.num_clips
-    done = len(training.history) * num_clips + training.tally.num_clips
-    with track(title, num_epochs * num_clips, done=done) as progress:
-        while not training.is_done:
-            on_epoch(training.run_epoch(progress, keeper.after_batch))
-            keeper.after_epoch()
-
-
-# ---- ------------------------------------------------------------------------------------------
-# Learning curves: DVCLive for `dvc plots show` and `dvc metrics diff`; TensorBoard on request.
-#
-# A training that goes on after a stop logs its earlier epochs again, so curves are always whole.
+# DVCLive's for `dvc plots show` and `dvc metrics diff`, TensorBoard's on request. A training that
+# goes on after a stop logs its earlier epochs again, so curves are always whole.
 
 # What takes time differs from run to run and is no result: history.json has it.
 NOT_LOGGED = ("epoch", "layers", "best", "seconds")

@@ -1,7 +1,7 @@
-"""One training: what it holds, and how it goes through an epoch.
+"""One training: what decides it, what it holds, and how it goes through an epoch.
 
-Enters: a head, a `FeatureFeed` over the training split, options, processes. Leaves: the head,
-trained in place, and a history of plain dictionaries. `loop` drives it, `resume` saves it.
+Enters: a head, a `FeatureFeed` over the training split, a `Recipe`, processes. Leaves: the head,
+trained in place, and a history of plain dictionaries. `train` drives it, `resume` saves it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,13 +21,19 @@ from torch import Tensor, nn
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import Track
 from dsts_pipeline.base.provenance import derive_seed
+from dsts_pipeline.base.settings import (
+    OF_THE_RUN,
+    FeedSettings,
+    LearningSettings,
+    TrainSettings,
+    UdlSettings,
+)
 from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.feed import ClipFeed, EpochSampler, FeatureBatch
 from dsts_pipeline.feed.epochs import SamplerCursor
 from dsts_pipeline.head.inspection import summarize_head, usage_entropy
 from dsts_pipeline.head.recalibration import recalibration_passes
-from dsts_pipeline.learn.optimizers import LossScale
-from dsts_pipeline.learn.options import TrainingOptions
+from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.passes import Asking, Evaluation, MapPass, evaluation_pass, make_passes
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.steps import (
@@ -40,9 +46,65 @@ from dsts_pipeline.learn.steps import (
     upstream_of,
 )
 
-# ---- What an epoch has come to so far: clips, loss, accuracy, which neurons were used. ----------
-#
-# Enters: the results of steps. Leaves: means over the epoch's clips, of all processes.
+# ---- what decides a training -------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The sections of settings that decide a training, and its seed.
+
+    Args:
+        reading: Of which the order of batches counts.
+        seed: Of noise and mixup, and of batches and held-out clips where `train.data_seed` is None;
+            the head's first values are the caller's.
+
+    Raises:
+        SettingsError: Early stopping, and nothing is held out.
+    """
+
+    section: ClassVar[str] = "train"  # of the settings, for messages
+    train: TrainSettings
+    udl: UdlSettings
+    reading: FeedSettings = FeedSettings()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        patience = self.learning.early_stopping_epochs
+        if patience is not None and not self.train.heldout_fraction:
+            raise SettingsError(
+                f"early_stopping_epochs is {patience} and heldout_fraction 0: there is nothing to "
+                "judge an epoch by; set train.heldout_fraction, such as 0.1"
+            )
+
+    @property
+    def learning(self) -> LearningSettings:
+        """What all trainings have."""
+        return self.train
+
+    @property
+    def stream_seed(self) -> int:
+        """The seed of the order of batches and of what is held out.
+
+        Trainings of different seeds and one data seed go through the same batches.
+        """
+        return self.seed if self.train.data_seed is None else self.train.data_seed
+
+    def to_json(self) -> dict[str, Any]:
+        """All that decides the result, as plain values."""
+        return {
+            "train": self.train.model_dump(mode="json", exclude=set(OF_THE_RUN)),
+            "udl": self.udl.model_dump(mode="json"),
+            "feed": order_of(self.reading),
+            "seed": self.seed,
+        }
+
+
+def order_of(reading: FeedSettings) -> dict[str, Any]:
+    """What of the settings of reading decides a training, as plain values."""
+    return reading.model_dump(mode="json", include={"order", "shard_window", "class_balanced"})
+
+
+# ---- what an epoch has come to so far ----------------------------------------------------------
 
 
 class Tally:
@@ -58,7 +120,10 @@ class Tally:
         layers = [] if dsts is None else list(dsts.dsts_layers())
         routed = bool(layers) and layers[0].options.synapse
         self.processes = processes
-        self.num_clips, self.num_correct, self.loss, self.seconds = 0, 0, 0.0, 0.0
+        self.num_clips = 0
+        self.num_correct = 0
+        self.loss = 0.0
+        self.seconds = 0.0
         num_neurons = layers[0].num_neurons if routed else 0
         self.usage = torch.zeros(len(layers) if routed else 0, num_neurons, dtype=torch.int64)
 
@@ -106,11 +171,11 @@ class Tally:
         self.usage = torch.tensor(state["usage"], dtype=torch.int64).view_as(self.usage)
 
 
-# ---- A moving average of the weights, which often generalizes better than the last weights. -----
+# ---- a moving average of the weights -----------------------------------------------------------
 #
-# `a <- m a + (1 - m) w` after every step, with `m = min(decay, (1 + n) / (10 + n))` after n steps,
-# so that the start is forgotten. Source: Tarvainen & Valpola 2017 (mean teacher). Deviation: not in
-# the paper; off by default.
+# It often generalizes better than the last weights. `a <- m a + (1 - m) w` after every step, with
+# `m = min(decay, (1 + n) / (10 + n))` after n steps, so that the start is forgotten. Source:
+# Tarvainen & Valpola 2017 (mean teacher). Deviation: not in the paper; off by default.
 
 
 class WeightAverage:
@@ -122,7 +187,9 @@ class WeightAverage:
     """
 
     def __init__(self, head: nn.Module, decay: float) -> None:
-        self.head, self.decay, self.num_steps = head, decay, 0
+        self.head = head
+        self.decay = decay
+        self.num_steps = 0
         self.values = {name: p.detach().clone() for name, p in head.named_parameters()}
 
     @torch.no_grad()
@@ -156,11 +223,9 @@ class WeightAverage:
         self.num_steps = num_steps
 
 
-# ---- Watches for a training that diverges, and says where. --------------------------------------
-#
-# Enters: losses, evaluations and weights. Leaves: nothing, or an error that names the step, the
-# clips of its batch and the last good checkpoint.
+# ---- divergence --------------------------------------------------------------------------------
 
+MAX_LOSS = 1e6  # above it a training counts as diverged
 NUM_CLIPS_NAMED = 64
 
 
@@ -179,20 +244,21 @@ class NamesClips(Protocol):
 
 
 class Watch:
-    """Raises `SettingsError` where a training diverges.
+    """Raises `SettingsError` where a training diverges, naming step, clips and last checkpoint.
 
     Args:
         feed: Knows the clips' ids.
-        options: `max_loss`, and what is advised about.
+        recipe: What is advised about.
     """
 
-    def __init__(self, feed: NamesClips, options: TrainingOptions) -> None:
-        self.feed, self.options = feed, options
+    def __init__(self, feed: NamesClips, recipe: Recipe) -> None:
+        self.feed = feed
+        self.recipe = recipe
         self.last_good = "none"
 
     def check_loss(self, loss: float, place: Place, position: int, batch: FeatureBatch) -> None:
-        """A training loss that is not finite or above `max_loss` is an error."""
-        if math.isfinite(loss) and loss <= self.options.max_loss:
+        """A training loss that is not finite or above `MAX_LOSS` is an error."""
+        if math.isfinite(loss) and loss <= MAX_LOSS:
             return
         clips = [self.feed.name_of(row) for row in batch.rows.tolist()]
         named = ", ".join(clips[:NUM_CLIPS_NAMED])
@@ -218,15 +284,12 @@ class Watch:
         return SettingsError(
             f"training diverged: {found} in epoch {place.epoch}, step {place.num_steps} ({where}); "
             f"last good checkpoint: {self.last_good}; lower "
-            f"{self.options.section}.learning_rate (now {self.options.learning_rate:g}) or set "
-            f"{self.options.section}.clip_norm"
+            f"{self.recipe.section}.learning_rate (now {self.recipe.learning.learning_rate:g}) or "
+            f"set {self.recipe.section}.clip_norm"
         )
 
 
-# ---- One training: what it holds, and how it goes through an epoch. -----------------------------
-#
-# Enters: a head, a `FeatureFeed` over the training split, options, processes. Leaves: the head,
-# trained in place, and a history of plain dictionaries. `loop` drives it, `resume` saves it.
+# ---- the training ------------------------------------------------------------------------------
 
 AfterBatch = Callable[[], None]
 Pair = tuple[FeatureBatch, FeatureBatch | None]
@@ -252,26 +315,38 @@ class Training:
     """
 
     def __init__(
-        self, head: nn.Module, feed: ClipFeed, options: TrainingOptions, processes: Processes
+        self, head: nn.Module, feed: ClipFeed, recipe: Recipe, processes: Processes
     ) -> None:
-        self.head, self.feed, self.options, self.processes = head, feed, options, processes
+        self.head = head
+        self.feed = feed
+        self.recipe = recipe
+        self.how = recipe.learning
+        self.processes = processes
         processes.adopt(head)
         self.rows, self.heldout = hold_out(
             feed.rows,
             feed.labels,
             feed.groups,
-            fraction=options.heldout_fraction,
-            seed=options.stream_seed,
+            fraction=recipe.train.heldout_fraction,
+            seed=recipe.stream_seed,
         )
         self.dsts = dsts_of(head)
-        self.udl = options.udl and bool(upstream_of(head))
-        self.stepper = self._stepper()
+        self.udl = recipe.udl.enabled and bool(upstream_of(head))
+        self.stepper = Stepper(
+            self._objective(),
+            self._optimizer(upstream_of(head)),
+            self._optimizer(downstream_of(head)),
+            recipe.udl,
+            generator=torch.Generator(processes.device),
+        )
         self.sampler = self._sampler()
         self.cursor = SamplerCursor(self.sampler, paired=self.udl)
-        self.average = None if options.ema_decay is None else WeightAverage(head, options.ema_decay)
-        self.watch = Watch(feed, options)
+        decay = self.how.ema_decay
+        self.average = None if decay is None else WeightAverage(head, decay)
+        self.watch = Watch(feed, recipe)
         self.best: Best | None = None
-        self.epoch, self.num_steps = 0, 0
+        self.epoch = 0
+        self.num_steps = 0
         self.history: list[dict[str, Any]] = []
         self.tally = Tally(head, processes)
 
@@ -288,14 +363,14 @@ class Training:
     @property
     def ends_early(self) -> bool:
         """Whether early stopping has had enough epochs without a best one."""
-        patience = self.options.early_stopping_epochs
+        patience = self.how.early_stopping_epochs
         last = self.history[-patience:] if patience else []
         return bool(last) and len(last) == patience and not any(entry["best"] for entry in last)
 
     @property
     def is_done(self) -> bool:
         """Whether no epoch is to come."""
-        return self.epoch >= self.options.num_epochs or self.ends_early
+        return self.epoch >= self.how.num_epochs or self.ends_early
 
     def run_epoch(self, progress: Track, after_batch: AfterBatch) -> dict[str, Any]:
         """Train to the end of the epoch, evaluate, and describe both."""
@@ -318,7 +393,7 @@ class Training:
         self.head.train()
         at_start = self.cursor.epoch == self.epoch and self.cursor.num_done == 0
         if at_start and self.stepper.generator is not None:
-            seed = derive_seed(self.options.seed, "noise", self.epoch)
+            seed = derive_seed(self.recipe.seed, "noise", self.epoch)
             self.stepper.generator.manual_seed(seed)
 
     def remaining(self) -> list[Any]:
@@ -327,8 +402,9 @@ class Training:
 
     def step(self, batch: FeatureBatch, val_batch: FeatureBatch | None) -> None:
         """Learn from the next batch, with UDL's validation batch where it takes one."""
-        position, num_batches = self.cursor.num_done, self.cursor.num_batches
-        done = (self.epoch + position / num_batches) / self.options.num_epochs
+        position = self.cursor.num_done
+        num_batches = self.cursor.num_batches
+        done = (self.epoch + position / num_batches) / self.how.num_epochs
         result = self._update(batch, val_batch, done)
         self.num_steps += 1
         self.watch.check_loss(result.loss, self, position, batch)
@@ -341,7 +417,8 @@ class Training:
         entry = yield from self._describe_epoch()
         entry["seconds"] = self.tally.seconds
         self.history.append(entry)
-        self.epoch, self.tally = self.epoch + 1, Tally(self.head, self.processes)
+        self.epoch += 1
+        self.tally = Tally(self.head, self.processes)
         return entry
 
     def finish(self) -> Asking[None]:
@@ -350,8 +427,8 @@ class Training:
             self.head.load_state_dict(self.best.values)
         elif self.average is not None:
             self.average.apply()
-        if self.options.num_epochs:
-            yield from self._recalibrate(self.rows[: self.options.recompute_clips_at_end])
+        if self.how.num_epochs:
+            yield from self._recalibrate(self.rows[: self.recipe.train.recompute_clips_at_end])
         self.head.eval()
 
     def _describe_epoch(self) -> Asking[dict[str, Any]]:
@@ -365,7 +442,7 @@ class Training:
         if self.average is not None:
             averaged = self.average.in_place()
         with averaged:
-            yield from self._recalibrate(self.rows[: self.options.recompute_clips])
+            yield from self._recalibrate(self.rows[: self.how.recompute_clips])
             routing = self.tally.routing
             if len(self.heldout):
                 found = yield from self._evaluate()
@@ -378,7 +455,8 @@ class Training:
 
     def _batches(self) -> Iterator[Pair]:
         """The epoch's remaining batches, each with UDL's validation batch or None."""
-        device, left = self.processes.device, self.remaining()
+        device = self.processes.device
+        left = self.remaining()
         if self.udl:
             return ((a.to(device), b.to(device)) for a, b in self.feed.pairs(left))
         return ((batch.to(device), None) for batch in self.feed.batches(left))
@@ -388,19 +466,25 @@ class Training:
     ) -> StepResult:
         factor = self.stepper.downstream.set_progress(progress)
         self.stepper.upstream.set_progress(progress)
-        self.stepper.noise_scale = self.options.noise_scale_at(progress)
-        if self.options.mixup_alpha:
-            place = self.num_steps, self.processes.rank
-            seed = derive_seed(self.options.seed, "mixup", *place)
-            batch = mix_batch(batch, alpha=self.options.mixup_alpha, seed=seed)
+        batch = self._prepare(batch, progress)
         if val_batch is None:
             result = self.stepper.plain_step(batch)
         else:
-            alpha = self.options.inner_learning_rate or factor * self.options.learning_rate
+            alpha = self.recipe.udl.inner_learning_rate or factor * self.how.learning_rate
             result = self.stepper.udl_step(batch, val_batch, inner_lr=alpha)
         if self.average is not None:
             self.average.update()
         return result
+
+    def _prepare(self, batch: FeatureBatch, progress: float) -> FeatureBatch:
+        """Noise and mixup as they are at `progress` in [0, 1] of the training."""
+        train = self.recipe.train
+        self.stepper.noise_scale = 1.0 + progress * (train.final_noise - 1.0)
+        if not train.mixup_alpha:
+            return batch
+        place = self.num_steps, self.processes.rank
+        seed = derive_seed(self.recipe.seed, "mixup", *place)
+        return mix_batch(batch, alpha=train.mixup_alpha, seed=seed)
 
     def _evaluate(self) -> Asking[Evaluation]:
         found = yield from evaluation_pass(self.head, self.heldout, self.processes)
@@ -417,41 +501,34 @@ class Training:
 
     def _recalibrate(self, rows: np.ndarray) -> Asking[None]:
         """Choice: every process goes through all of `rows` itself."""
-        if self.options.recompute_statistics and self.dsts is not None:
+        if self.how.recompute_statistics and self.dsts is not None:
             for consume in recalibration_passes(self.dsts):
                 yield MapPass(rows, partial(_give_maps, consume))
 
-    def _stepper(self) -> Stepper:
-        options = self.options
-        return Stepper(
-            Objective(
-                self.head,
-                options.label_smoothing,
-                options.balance_weight,
-                options.precision,
-                self.processes,
-            ),
-            options.optimizer_of(upstream_of(self.head)),
-            options.optimizer_of(downstream_of(self.head)),
-            LossScale.for_precision(options.precision),
-            part_size=options.part_size,
-            method=options.udl_method,
-            redraw=options.redraw_noise,
-            generator=torch.Generator(self.processes.device),
-        )
+    def _objective(self) -> Objective:
+        return Objective(self.head, self.how, self.processes)
+
+    def _optimizer(self, parameters: dict[str, nn.Parameter]) -> ScheduledOptimizer:
+        rates = {name: self._rate_of(name) for name in parameters}
+        return ScheduledOptimizer(parameters, rates, self.how)
+
+    def _rate_of(self, name: str) -> float:
+        """Peak learning rate of a parameter."""
+        return self.how.rate_of(name)
 
     def _sampler(self) -> EpochSampler:
-        options, kept = self.options, np.isin(self.feed.rows, self.rows)
+        reading = self.recipe.reading
+        kept = np.isin(self.feed.rows, self.rows)
         return EpochSampler(
             self.rows,
-            options.batch_size,
-            options.stream_seed,
-            order=options.order,
-            class_balanced=options.class_balanced,
+            self.how.batch_size,
+            self.recipe.stream_seed,
+            order=reading.order,
+            class_balanced=reading.class_balanced,
             groups=self.feed.groups[kept],
             labels=self.feed.labels[kept],
-            shards=self.feed.shards[kept] if options.order == "shard" else None,
-            window=options.shard_window,
+            shards=self.feed.shards[kept] if reading.order == "shard" else None,
+            window=reading.shard_window,
             rank=self.processes.rank,
             world_size=self.processes.world_size,
         )

@@ -6,33 +6,33 @@ Nothing here knows of DSTS.
 Step 1 (Eq. 9): `d_hat(u) = d - alpha grad_d loss(u, d; train)`. Step 2 (Eq. 10) differentiates
 `loss(u_hat, d_hat(u); val)` by u, with u_hat a constant. With
 `v = grad_{d_hat} loss(u_hat, d_hat; val)` that is a mixed Hessian-vector product,
-`-alpha d/du [grad_d loss(u, d; train) . v]`: v's graph need not be kept. `products` has the ways
-to compute it.
+`-alpha d/du [grad_d loss(u, d; train) . v]`: v's graph need not be kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-# ---- The mixed Hessian-vector product of UDL, `d/du [grad_d loss(u, d) . v]`, three ways. -------
+from dsts_pipeline.base.settings import Method
+
+# ---- the mixed Hessian-vector product ------------------------------------------------------------
 #
-# In units of one forward pass (a backward pass by all parameters costs 2):
+# `d/du [grad_d loss(u, d) . v]`, three ways. In units of one forward pass (a backward pass by all
+# parameters costs 2):
 # - `exact`, reverse over reverse: the gradient by d is built with a graph and differentiated again:
 #   forward 1, backward 2, backward through both about 4 to 5. Its first two also give step 1.
 # - `forward_over_reverse`: dual numbers carry the derivative along v through one forward and one
 #   backward pass by u: about 3 + 3. No graph of a backward pass is kept.
 # - `finite_difference`: two gradients by u at `d +- eps v` (Liu et al. 2019, DARTS, Eq. 8): 2 x 2
-# to
-#   2 x 3. Approximate; a discrete decision that flips between the two points is a jump.
+#   to 2 x 3. Approximate; a discrete decision that flips between the two points is a jump.
 
 Parameters = Mapping[str, Tensor]
 LossFunction = Callable[[dict[str, Tensor], dict[str, Tensor], Any], Tensor]
-Method = Literal["exact", "forward_over_reverse", "finite_difference"]
 
 FIRST_ORDER_REFUSAL = (
     "UDL without its second-order term has no meta-update: u enters step 2 only through the "
@@ -151,16 +151,7 @@ def _named(by: dict[str, Tensor], found: tuple[Tensor | None, ...]) -> dict[str,
     }
 
 
-# ---- Upstream-Downstream Learning: the gradient of its meta-update step (paper 3.3, Eq. 9-11). --
-#
-# Enters: a loss of upstream and downstream parameters and two batches. Leaves: gradients by name.
-# Nothing here knows of DSTS.
-#
-# Step 1 (Eq. 9): `d_hat(u) = d - alpha grad_d loss(u, d; train)`. Step 2 (Eq. 10) differentiates
-# `loss(u_hat, d_hat(u); val)` by u, with u_hat a constant. With
-# `v = grad_{d_hat} loss(u_hat, d_hat; val)` that is a mixed Hessian-vector product,
-# `-alpha d/du [grad_d loss(u, d; train) . v]`: v's graph need not be kept. `products` has the ways
-# to compute it.
+# ---- the meta-gradient ---------------------------------------------------------------------------
 
 Part = tuple[Any, float]
 """A micro-batch and its weight in the mean; the weights of a batch sum to 1."""
@@ -251,7 +242,8 @@ def meta_gradient_of_parts(
     """
     check_method(method)
     plain_fn = first_order_loss_fn or loss_fn
-    u, d = as_leaves(upstream), as_leaves(downstream)
+    u = as_leaves(upstream)
+    d = as_leaves(downstream)
     keep = method == "exact" and len(train_parts) == 1
     step: dict[str, Tensor] = {}
     for batch, weight in train_parts:

@@ -60,7 +60,8 @@ class DSTSHead(BaseHead):
         balance_weight: Weight of the load-balancing loss; 0 is the paper.
         average_clips: How views of a clip are averaged: "prob" as in `evaluate`.
         loss_cls, label_smooth_eps, multi_class, topk, init_cfg: As in mmaction2's `BaseHead`.
-        options: All others of `dsts_pipeline.head.DSTSHead`, such as num_neurons and width.
+        options: All others of `dsts_pipeline.head.DSTSHead`, such as num_neurons and width; what
+            is left out is as in the paper.
 
     A checkpoint that holds an ordinary head's `fc_cls` gives its weights to the classifier where
     they fit: with `zero_start=True` and `load_from`, training starts at that model's logits.
@@ -93,7 +94,7 @@ class DSTSHead(BaseHead):
         )
         self.num_segments = num_segments
         self.balance_weight = balance_weight
-        self.head = Head(in_channels, num_classes, **options)
+        self.head = Head.paper(in_channels, num_classes, **options)
         self.sum_across: SumAcross | None = None
         self._pass = HeadPass()
 

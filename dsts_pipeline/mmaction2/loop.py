@@ -10,9 +10,9 @@ updates d by half of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,23 +26,20 @@ from torch.func import functional_call
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.provenance import derive_seed
+from dsts_pipeline.base.settings import Method, Precision, UdlSettings
 from dsts_pipeline.head import LayerNoise
-from dsts_pipeline.learn.optimizers import LossScale, Precision, forward_context
+from dsts_pipeline.learn.optimizers import LossScale, forward_context
 from dsts_pipeline.learn.processes import ALONE, Processes
-from dsts_pipeline.learn.steps import Objective
-from dsts_pipeline.learn.udl import Method, check_method, meta_gradient_of_parts
+from dsts_pipeline.learn.steps import Draw, Objective, udl_step
+from dsts_pipeline.learn.udl import check_method
 from dsts_pipeline.mmaction2.components import DSTSHead, HeadPass
 
-# ---- UDL's three steps (paper 3.3, Eq. 9-11) on an mmaction2 recognizer with a `DSTSHead`. ------
+# ---- UDL's three steps on a recognizer ---------------------------------------------------------
 #
-# Enters: a recognizer, its optimiser wrapper, two disjoint preprocessed batches. Leaves: updated
-# parameters and the losses of the pass that updated d. The losses are the recognizer's own,
-# auxiliary ones included. Upstream parameters are the head's scoring kernels and gates; all others
-# that require gradients are downstream, the backbone's among them.
-#
-# Where the simulated step leaves the backbone alone, each map is computed once: step 1, its
-# derivative and the validation pass go through the head only, and step 3 goes on from the same
-# maps. Otherwise all passes over one batch use the same random numbers (dropout, stochastic depth).
+# The losses are the recognizer's own, auxiliary ones included. Upstream parameters are the head's
+# scoring kernels and gates; all others that require gradients are downstream, the backbone's among
+# them. Where the simulated step leaves the backbone alone, each map is computed once. Otherwise all
+# passes over one batch use the same random numbers (dropout, stochastic depth).
 
 _ROOT = "recognizer."
 _HEAD = f"{_ROOT}cls_head."
@@ -57,22 +54,6 @@ class RecognizerBatch:
 
     def __len__(self) -> int:
         return len(self.data_samples)
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A batch with the randomness of its passes and, where they are there, its features.
-
-    Attributes:
-        noise: The head's.
-        seed: Of all other random numbers of a pass.
-        features: What the head gets, with keywords; None: to be computed in every pass.
-    """
-
-    batch: RecognizerBatch
-    noise: tuple[LayerNoise, ...]
-    seed: int
-    features: tuple[Any, dict[str, Any]] | None = None
 
 
 class _Losses(nn.Module):
@@ -91,31 +72,28 @@ class _Losses(nn.Module):
         return losses | (options.get("loss_aux") or {} if with_auxiliary else {})
 
 
-@dataclass
-class RecognizerStep:
-    """Makes UDL iterations on `recognizer`.
+class RecognizerObjective:
+    """The losses of a recognizer whose `cls_head` is a `DSTSHead`, for `udl_step`.
 
     Args:
-        recognizer: A `Recognizer2D` or `Recognizer3D` whose `cls_head` is a `DSTSHead`.
         simulate_backbone: Whether the simulated step moves the backbone (and neck), too.
-        method: How the meta-gradient's product is computed; see `learn.products`.
-        redraw_noise: Whether step 3 draws new noise.
-        precision, scale: Of forward passes, and the loss scale that float16 needs.
+        precision: Of forward passes.
         processes: Those that train together, with the sums over them that the second order needs.
-        generator: Source of the head's noise.
     """
 
-    recognizer: Any
-    simulate_backbone: bool = False
-    method: Method = "exact"
-    redraw_noise: bool = False
-    precision: Precision = "float32"
-    scale: LossScale = field(default_factory=LossScale)
-    processes: Processes = ALONE
-    generator: torch.Generator | None = None
-
-    def __post_init__(self) -> None:
-        self._losses = _Losses(self.recognizer)
+    def __init__(
+        self,
+        recognizer: Any,
+        *,
+        simulate_backbone: bool,
+        precision: Precision,
+        processes: Processes,
+    ) -> None:
+        self.recognizer = recognizer
+        self.simulate_backbone = simulate_backbone
+        self.precision: Precision = precision
+        self.processes = processes
+        self._losses = _Losses(recognizer)
 
     def parameters(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
         """u and d by name: all parameters that require gradients."""
@@ -125,6 +103,132 @@ class RecognizerStep:
             {name: p for name, p in trained.items() if name in upstream},
             {name: p for name, p in trained.items() if name not in upstream},
         )
+
+    def simulated(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+        """u, and what of d the simulated step moves."""
+        u, d = self.parameters()
+        return u, {n: p for n, p in d.items() if self.simulate_backbone or n.startswith(_HEAD)}
+
+    def draw(self, batch: RecognizerBatch, generator: torch.Generator | None) -> Draw:
+        """Fix the randomness of all passes over `batch`."""
+        seed = int(torch.randint(2**31, ()))
+        return Draw(batch, self.noise(batch, generator), seed)
+
+    def noise(
+        self, batch: RecognizerBatch, generator: torch.Generator | None
+    ) -> Sequence[LayerNoise] | None:
+        """The head's noise for `batch`."""
+        objective = Objective(self.recognizer.cls_head.head, processes=self.processes)
+        sized: Any = batch  # of a batch it needs the length
+        return objective.draw(sized, generator).noise
+
+    def with_features(self, draw: Draw, *, of_training: bool, with_graph: bool) -> Draw:
+        """The draw with what the head gets, where one pass over the backbone serves all."""
+        if self.simulate_backbone:
+            return draw
+        batch = draw.batch
+        with self._random(draw), forward_context(self.precision, batch.inputs.device):
+            if of_training:
+                samples = batch.data_samples
+                found = self.recognizer.extract_feat(batch.inputs, data_samples=samples)
+            else:
+                with torch.no_grad(), _spared_buffers(self.recognizer):
+                    found = self.recognizer.extract_feat(batch.inputs)
+        return replace(draw, features=found)
+
+    def constant(self, draw: Draw) -> Draw:
+        """The draw with its features cut from the graph that made them."""
+        if draw.features is None:
+            return draw
+        maps, options = draw.features
+        if isinstance(maps, tuple | list):
+            cut: Any = type(maps)(part.detach() for part in maps)
+        else:
+            cut = maps.detach()
+        return replace(draw, features=(cut, options))
+
+    def __call__(self, upstream: Values, downstream: Values, draw: Draw) -> Tensor:
+        """The loss at these parameter values; running statistics stay as they are."""
+        return self._loss_at({**upstream, **downstream}, draw, first_order=False)
+
+    def first_order_loss(self, upstream: Values, downstream: Values, draw: Draw) -> Tensor:
+        """The same loss, whose gradient is not to be differentiated again."""
+        return self._loss_at({**upstream, **downstream}, draw, first_order=True)
+
+    def evaluate(self, draw: Draw, *, update_statistics: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, and all losses by name, at the recognizer's own values."""
+        how = HeadPass(draw.noise, update_statistics=update_statistics)
+        losses = self._evaluate(draw, how, {}, with_auxiliary=True)
+        return self.recognizer.parse_losses(losses)
+
+    def _loss_at(self, values: Values, draw: Draw, *, first_order: bool) -> Tensor:
+        how = HeadPass(draw.noise, update_statistics=False, first_order=first_order)
+        # What d_hat's backbone does to an auxiliary loss belongs to the loss where it moves.
+        auxiliary = self.simulate_backbone
+        with _spared_buffers(self.recognizer):
+            losses = self._evaluate(draw, how, values, with_auxiliary=auxiliary)
+        return self.recognizer.parse_losses(losses)[0]
+
+    def _evaluate(
+        self, draw: Draw, how: HeadPass, values: Values, *, with_auxiliary: bool
+    ) -> dict[str, Tensor]:
+        with (
+            self.recognizer.cls_head.passing(how),
+            self._random(draw),
+            forward_context(self.precision, draw.batch.inputs.device),
+        ):
+            return functional_call(self._losses, values, (draw, with_auxiliary))
+
+    def _random(self, draw: Draw) -> AbstractContextManager[None]:
+        assert draw.seed is not None
+        return _seeded(draw.seed, draw.batch.inputs.device)
+
+
+Values = dict[str, Tensor]
+
+
+class _Updates:
+    """Steps of an optimiser wrapper on some of its parameters: it leaves those without gradient."""
+
+    def __init__(self, wrapper: Any, parameters: dict[str, nn.Parameter]) -> None:
+        self.wrapper = wrapper
+        self.parameters = list(parameters.values())
+
+    def step(self, gradients: Iterable[Tensor | None]) -> None:
+        self.wrapper.zero_grad()
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.wrapper.step()
+        self.wrapper.zero_grad()
+
+
+class RecognizerStep:
+    """Makes UDL iterations on `recognizer`; arguments as for `RecognizerObjective` and `udl_step`.
+
+    Args:
+        recognizer: A `Recognizer2D` or `Recognizer3D` whose `cls_head` is a `DSTSHead`.
+        generator: Source of the head's noise.
+    """
+
+    def __init__(
+        self,
+        recognizer: Any,
+        *,
+        udl: UdlSettings = UdlSettings(),
+        simulate_backbone: bool = False,
+        precision: Precision = "float32",
+        processes: Processes = ALONE,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.objective = RecognizerObjective(
+            recognizer,
+            simulate_backbone=simulate_backbone,
+            precision=precision,
+            processes=processes,
+        )
+        self.udl = udl
+        self.scale = LossScale.for_precision(precision)
+        self.generator = generator
 
     def __call__(
         self,
@@ -139,118 +243,24 @@ class RecognizerStep:
             optim_wrapper: Of all parameters; it clips u's and d's gradients separately.
             inner_lr: alpha of the simulated step.
         """
-        u, d = self.parameters()
-        draw = self._draw(train_batch)
-        meta = self._meta_gradient(u, d, draw, self._draw(val_batch, is_training=False), inner_lr)
-        if self.scale.accepts(meta.values()):
-            _update(optim_wrapper, u, [meta[name] for name in u])
-        if self.redraw_noise:
-            draw = Draw(train_batch, self._noise(train_batch), draw.seed, draw.features)
-        losses = self._evaluate(draw, HeadPass(draw.noise), with_auxiliary=True)
-        total, logged = self.recognizer.parse_losses(losses)
-        factor = self.scale.value / self.processes.world_size
-        found = torch.autograd.grad(total * factor, list(d.values()), allow_unused=True)
-        summed = self.processes.sum_gradients(list(found))
-        gradients = [None if g is None else g / self.scale.value for g in summed]
-        if self.scale.accepts(gradients):
-            _update(optim_wrapper, d, gradients)
+        objective = self.objective
+        u, d = objective.parameters()
+        weight = 1.0 / objective.processes.world_size
+        _, (logged,) = udl_step(
+            objective,
+            [(objective.draw(train_batch, self.generator), weight)],
+            [(objective.draw(val_batch, self.generator), weight)],
+            inner_lr,
+            upstream=_Updates(optim_wrapper, u),
+            downstream=_Updates(optim_wrapper, d),
+            scale=self.scale,
+            udl=self.udl,
+            redraw=self._redraw,
+        )
         return logged
 
-    def _meta_gradient(
-        self,
-        u: dict[str, nn.Parameter],
-        d: dict[str, nn.Parameter],
-        train: Draw,
-        val: Draw,
-        inner_lr: float,
-    ) -> dict[str, Tensor]:
-        def loss_fn(
-            upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
-        ) -> Tensor:
-            return self._loss_at({**upstream, **downstream}, draw, first_order=False)
-
-        def first_order_loss_fn(
-            upstream: dict[str, Tensor], downstream: dict[str, Tensor], draw: Draw
-        ) -> Tensor:
-            return self._loss_at({**upstream, **downstream}, draw, first_order=True)
-
-        moved = {n: p for n, p in d.items() if self.simulate_backbone or n.startswith(_HEAD)}
-        weight = 1.0 / self.processes.world_size
-        if train.features is not None:
-            train = Draw(train.batch, train.noise, train.seed, _detached(train.features))
-        with _spared_buffers(self.recognizer):
-            return meta_gradient_of_parts(
-                loss_fn,
-                u,
-                moved,
-                [(train, weight)],
-                [(val, weight)],
-                inner_lr,
-                method=self.method,
-                first_order_loss_fn=first_order_loss_fn,
-                loss_scale=self.scale.value,
-                sum_across=self.processes.sum_named,
-            )
-
-    def _loss_at(self, values: dict[str, Tensor], draw: Draw, *, first_order: bool) -> Tensor:
-        how = HeadPass(draw.noise, update_statistics=False, first_order=first_order)
-        # What d_hat's backbone does to an auxiliary loss belongs to the loss where it moves.
-        losses = self._evaluate(draw, how, values, with_auxiliary=self.simulate_backbone)
-        return self.recognizer.parse_losses(losses)[0]
-
-    def _evaluate(
-        self,
-        draw: Draw,
-        how: HeadPass,
-        values: dict[str, Tensor] | None = None,
-        *,
-        with_auxiliary: bool,
-    ) -> dict[str, Tensor]:
-        """Losses by name, at `values` or the recognizer's own."""
-        device = draw.batch.inputs.device
-        with (
-            self.recognizer.cls_head.passing(how),
-            _seeded(draw.seed, device),
-            forward_context(self.precision, device),
-        ):
-            return functional_call(self._losses, values or {}, (draw, with_auxiliary))
-
-    def _draw(self, batch: RecognizerBatch, *, is_training: bool = True) -> Draw:
-        """Fix the randomness; compute the features where one pass over the backbone serves all."""
-        seed = int(torch.randint(2**31, ()))
-        noise, device = self._noise(batch), batch.inputs.device
-        if self.simulate_backbone:
-            return Draw(batch, noise, seed)
-        with _seeded(seed, device), forward_context(self.precision, device):
-            if is_training:
-                found = self.recognizer.extract_feat(batch.inputs, data_samples=batch.data_samples)
-            else:
-                with torch.no_grad(), _spared_buffers(self.recognizer):
-                    found = self.recognizer.extract_feat(batch.inputs)
-        return Draw(batch, noise, seed, found)
-
-    def _noise(self, batch: RecognizerBatch) -> tuple[LayerNoise, ...]:
-        objective = Objective(self.recognizer.cls_head.head, processes=self.processes)
-        sized: Any = batch  # of a batch it needs the length
-        return tuple(objective.draw(sized, self.generator).noise or ())
-
-
-def _detached(features: tuple[Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
-    maps, options = features
-    if isinstance(maps, tuple | list):
-        return type(maps)(part.detach() for part in maps), options
-    return maps.detach(), options
-
-
-def _update(
-    optim_wrapper: Any, parameters: dict[str, nn.Parameter], gradients: Sequence[Tensor | None]
-) -> None:
-    """One step of the optimiser on `parameters` alone: it leaves those without gradient."""
-    optim_wrapper.zero_grad()
-    for parameter, gradient in zip(parameters.values(), gradients, strict=True):
-        parameter.grad = gradient
-    optim_wrapper.step()
-    optim_wrapper.zero_grad()
+    def _redraw(self, draw: Draw) -> Draw:
+        return replace(draw, noise=self.objective.noise(draw.batch, self.generator))
 
 
 @contextmanager
@@ -331,14 +341,13 @@ class UDLTrainLoop(EpochBasedTrainLoop):
         _check_head(self.recognizer)
         _check_batches(self.dataloader)
         device = next(self.recognizer.parameters()).device
+        self.processes = Processes(get_rank(), get_world_size(), device)
         self.step = RecognizerStep(
             self.recognizer,
+            udl=UdlSettings(method=udl_method, redraw_noise=redraw_noise),
             simulate_backbone=simulate_backbone,
-            method=udl_method,
-            redraw_noise=redraw_noise,
             precision=precision,
-            scale=LossScale.for_precision(precision),
-            processes=Processes(get_rank(), get_world_size(), device),
+            processes=self.processes,
             generator=torch.Generator(device),
         )
 
@@ -346,8 +355,8 @@ class UDLTrainLoop(EpochBasedTrainLoop):
         """Launch training."""
         _check_optimizer(self.runner.optim_wrapper)
         _check_graph(self.recognizer, self.runner.cfg)
-        if self.step.processes.world_size > 1:
-            self.step.processes.adopt(self.recognizer.cls_head)
+        if self.processes.world_size > 1:
+            self.processes.adopt(self.recognizer.cls_head)
         return super().run()
 
     def run_iter(self, idx: int, data_batch: Any) -> None:

@@ -30,7 +30,7 @@ def as_exportable(head: nn.Module) -> ExportableHead | PlainHead:
     """The test-time form of `head` as a graph that can be exported; `head` stays as it is.
 
     Examples:
-        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1).eval()
+        >>> head = DSTSHead(8, 3, num_neurons=2, num_layers=1, width=4).eval()
         >>> logits, routing = as_exportable(head)(torch.zeros(4, 8, 2, 3, 3))
         >>> logits.shape, routing.shape
         (torch.Size([4, 3]), torch.Size([4, 1]))

@@ -146,7 +146,7 @@ def _build_head(checkpoint: str | Path, state: dict[str, Tensor]) -> DSTSHead:
         if name.startswith(HEAD_PREFIX)
     }
     try:
-        head = DSTSHead(**decode_options(state[OPTIONS_KEY]))
+        head = DSTSHead.paper(**decode_options(state[OPTIONS_KEY]))
         head.load_state_dict(values, strict=True)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.params import load_settings, setting_keys
+from dsts_pipeline.base.params import REMOVED_SETTINGS, load_settings, setting_keys
 from dsts_pipeline.base.settings import Settings
 
 
@@ -91,6 +91,15 @@ def test_fault_names_what_was_found_and_expected(tmp_path, text, expected):
 )
 def test_fault_of_an_override(tmp_path, override, expected):
     assert expected in fault_of(tmp_path, "", override)
+
+
+@pytest.mark.parametrize("key", REMOVED_SETTINGS)
+def test_a_key_of_an_earlier_release_is_told_with_what_to_do(tmp_path, key):
+    section, name = key.split(".")
+    expected = f"{key} is no setting any more: {REMOVED_SETTINGS[key]}"
+    assert expected in fault_of(tmp_path, f"{section}: {{{name}: 1}}\n")
+    assert fault_of(tmp_path, "", f"{key}=1") == f"--set {key}=1: {expected}"
+    assert key not in setting_keys()
 
 
 def test_misspelt_name_is_told_before_other_faults(tmp_path):

@@ -249,7 +249,7 @@ def test_routes_tell_specialists_from_chance(tmp_path):
 
     def described(channel):
         """Of a head that routes by the sign of a channel's mean."""
-        head = DSTSHead(6, 4, num_neurons=2, num_layers=1, impulse="mean")
+        head = DSTSHead.paper(6, 4, num_neurons=2, num_layers=1, impulse="mean")
         with torch.no_grad():
             kernel = head.layers[0].scoring_kernel.zero_()
             kernel[0].view(-1)[channel], kernel[1].view(-1)[channel] = 1.0, -1.0

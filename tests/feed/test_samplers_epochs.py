@@ -200,22 +200,12 @@ def test_processes_train_on_equal_parts_of_one_order():
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    num_clips=st.integers(0, 40), num_views=st.integers(1, 3), world_size=st.integers(1, 6),
-    shuffled=st.booleans(),
-)  # fmt: skip
-def test_processes_evaluate_every_row_once(num_clips, num_views, world_size, shuffled):
-    rows = np.arange(num_clips * num_views)
-    groups = np.array([f"clip {row // num_views}" for row in rows], dtype=str)
-    if shuffled:
-        groups = np.random.default_rng(0).permutation(groups)
-    parts = [evaluation_rows(rows, rank, world_size, groups=groups) for rank in range(world_size)]
-    assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
-    clips = [set(groups[part].tolist()) for part in parts]
-    assert sum(map(len, clips)) == num_clips
-    assert max(map(len, clips)) - min(map(len, clips)) <= 1
-    plain = [evaluation_rows(rows, rank, world_size) for rank in range(world_size)]
-    np.testing.assert_array_equal(np.concatenate(plain), rows)
+@given(num_rows=st.integers(0, 120), world_size=st.integers(1, 6))
+def test_processes_evaluate_every_row_once(num_rows, world_size):
+    rows = np.arange(num_rows)
+    parts = [evaluation_rows(rows, rank, world_size) for rank in range(world_size)]
+    np.testing.assert_array_equal(np.concatenate(parts), rows)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize(

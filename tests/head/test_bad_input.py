@@ -11,27 +11,30 @@ from dsts_pipeline.head import DSTSHead
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_neurons": 0}, "num_neurons=0; expected at least 1"),
-        ({"num_layers": -1}, "num_layers=-1; expected at least 0"),
+        ({"num_neurons": 0}, "num_neurons=0; expected greater than or equal to 1"),
+        ({"num_layers": -1}, "num_layers=-1; expected greater than or equal to 0"),
         ({"width": 9}, "width=9 is above in_channels=8"),
-        ({"width": 0}, "width=0; expected at least 1"),
-        ({"specialization": "gate"}, "specialization='gate'.*'gated', 'fixed', 'conv3d'"),
+        ({"width": 0}, "width=0; expected greater than or equal to 1"),
+        (
+            {"specialization": "gate"},
+            "specialization='gate'; expected 'gated', 'fixed' or 'conv3d'",
+        ),
         ({"impulse": "max"}, "impulse='max'"),
         ({"routing_gradient": "top1"}, "routing_gradient='top1'"),
-        ({"temperature": 0.0}, "temperature=0.0 must be greater than 0"),
-        ({"gate_noise_scale": -1.0}, "must not be negative"),
+        ({"temperature": 0.0}, "temperature=0.0; expected greater than 0"),
+        ({"gate_noise_scale": -1.0}, "gate_noise_scale=-1.0; expected greater than or equal to 0"),
         ({"norm_statistics": "batch", "routing_gradient": "selected"}, "needs the outputs of all"),
         ({"zero_start": True, "skip": False}, "would ignore the input"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
-        DSTSHead(8, 3, **arguments)
+        DSTSHead.paper(8, 3, **arguments)
 
 
 @pytest.fixture
 def head():
-    return DSTSHead(8, 3, num_neurons=2, num_layers=1)
+    return DSTSHead.paper(8, 3, num_neurons=2, num_layers=1)
 
 
 @pytest.mark.parametrize("shape", [(8, 2, 3, 3), (2, 7, 2, 3, 3), (2, 2, 3, 3, 8)])
@@ -54,6 +57,6 @@ def test_no_time_extent_warns(head):
 
 
 def test_routing_without_synapse():
-    head = DSTSHead(8, 3, num_neurons=2, num_layers=1, synapse=False)
+    head = DSTSHead.paper(8, 3, num_neurons=2, num_layers=1, synapse=False)
     with pytest.raises(ValueError, match="nothing is routed"):
         head.routing(torch.zeros(2, 8, 2, 3, 3))

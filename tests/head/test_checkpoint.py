@@ -16,7 +16,7 @@ from dsts_pipeline.head import DSTSHead, LinearProbe, load_head, save_head
 
 @pytest.fixture
 def saved(tmp_path):
-    head = DSTSHead(6, 3, num_neurons=2, num_layers=2, width=4, impulse="standardized")
+    head = DSTSHead.paper(6, 3, num_neurons=2, num_layers=2, width=4, impulse="standardized")
     head(torch.randn(8, 6, 3, 3, 3))  # moves the running statistics
     save_head(tmp_path, head, {"classes": ["a", "b", "c"]})
     return head.eval(), tmp_path
@@ -49,6 +49,18 @@ def _change_arguments(directory, **changes):
     record = json.loads((directory / "head.json").read_text())
     record["arguments"] |= changes
     (directory / "head.json").write_text(json.dumps(sign(record)))
+
+
+def test_what_an_older_file_does_not_name_is_as_in_the_paper(saved):
+    head, directory = saved
+    record = json.loads((directory / "head.json").read_text())
+    for name in ("layer_residual", "zero_start", "routing_gradient", "impulse_gradient"):
+        del record["arguments"][name]
+    (directory / "head.json").write_text(json.dumps(sign(record)))
+    loaded, _ = load_head(directory)
+    assert loaded.config == head.config
+    maps = torch.randn(4, 6, 3, 3, 3)
+    assert torch.equal(loaded(maps), head(maps))
 
 
 @pytest.mark.parametrize(

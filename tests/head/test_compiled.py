@@ -40,7 +40,7 @@ def num_values(module):
 
 
 def test_smaller_by_what_the_gates_allow():
-    head = DSTSHead(16, 3, num_neurons=4, num_layers=2)
+    head = DSTSHead.paper(16, 3, num_neurons=4, num_layers=2)
     with torch.no_grad():
         for layer in head.dsts_layers():
             layer.gate_logits.copy_(torch.where(torch.arange(16) < 12, 1.0, -1.0))
@@ -53,7 +53,7 @@ def test_smaller_by_what_the_gates_allow():
 
 @pytest.mark.parametrize("gate", [-1.0, 1.0])
 def test_a_neuron_may_have_one_operator_only(gate):
-    head = DSTSHead(4, 3, num_neurons=2, num_layers=1).double().eval()
+    head = DSTSHead.paper(4, 3, num_neurons=2, num_layers=1).double().eval()
     with torch.no_grad():
         next(head.dsts_layers()).gate_logits.fill_(gate)
     maps = torch.randn(3, 4, 3, 3, 3, dtype=torch.float64)

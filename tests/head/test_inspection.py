@@ -12,7 +12,7 @@ from dsts_pipeline.head.inspection import summarize_head, summarize_layer
 
 
 def layer_of(**options):
-    return next(DSTSHead(4, 3, num_neurons=3, num_layers=1, **options).dsts_layers())
+    return next(DSTSHead.paper(4, 3, num_neurons=3, num_layers=1, **options).dsts_layers())
 
 
 def test_usage_entropy_and_dead_neurons():
@@ -37,5 +37,5 @@ def test_variants_without_such_a_thing():
     assert fixed["saturated_share"] is None
     conv = summarize_layer(layer_of(specialization="conv3d"), torch.tensor([0]))
     assert conv["temporal_share"] is None
-    plain = summarize_head(DSTSHead(4, 3, num_layers=2, synapse=False), None)
+    plain = summarize_head(DSTSHead.paper(4, 3, num_layers=2, synapse=False), None)
     assert [layer["usage"] for layer in plain] == [None, None]

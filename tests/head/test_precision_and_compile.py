@@ -20,7 +20,7 @@ OPTIONS = {"num_neurons": 3, "num_layers": 2, "impulse": "standardized", "impuls
 def test_half_precision_is_near_float32(estimator, specialization, width, dtype):
     torch.manual_seed(0)
     options = {**OPTIONS, "specialization": specialization, "width": width, "num_neurons": 1}
-    head = DSTSHead(8, 4, routing_gradient=estimator, **options)
+    head = DSTSHead.paper(8, 4, routing_gradient=estimator, **options)
     maps, labels = torch.randn(16, 8, 3, 4, 4), torch.arange(16) % 4
     noise = head.draw_noise(16)
     gradients = []
@@ -41,7 +41,7 @@ def test_captured_whole_by_dynamo(mode):
     """One graph, no break; the eager backend keeps the test free of a compiler."""
     torch.manual_seed(0)
     estimator = "dense" if mode == "evaluation" else mode
-    head = DSTSHead(8, 4, routing_gradient=estimator, **OPTIONS)
+    head = DSTSHead.paper(8, 4, routing_gradient=estimator, **OPTIONS)
     head.train(mode != "evaluation")
     maps = torch.randn(6, 8, 3, 4, 4)
     noise = head.draw_noise(6)
@@ -57,7 +57,7 @@ def test_captured_whole_by_dynamo(mode):
 
 
 def test_channels_last_maps_give_the_same():
-    head = DSTSHead(8, 4, **OPTIONS).eval()
+    head = DSTSHead.paper(8, 4, **OPTIONS).eval()
     maps = torch.randn(6, 8, 3, 4, 4)
     torch.testing.assert_close(head(maps.to(memory_format=torch.channels_last_3d)), head(maps))
 
@@ -69,7 +69,7 @@ def test_compiled_by_inductor(training, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.manual_seed(0)
     options = OPTIONS | {"num_layers": 1}
-    head = DSTSHead(8, 4, routing_gradient="selected", **options).train(training)
+    head = DSTSHead.paper(8, 4, routing_gradient="selected", **options).train(training)
     maps, noise = torch.randn(6, 8, 3, 4, 4), head.draw_noise(6)
     settings = {"update_statistics": False, "first_order": True}
     torch._dynamo.reset()
@@ -89,7 +89,7 @@ def test_compiled_by_inductor(training, tmp_path, monkeypatch):
 @pytest.mark.parametrize("estimator", ["dense", "selected"])
 def test_autocast_on_a_gpu(estimator, dtype):
     torch.manual_seed(0)
-    head = DSTSHead(8, 4, routing_gradient=estimator, **(OPTIONS | {"num_neurons": 1})).cuda()
+    head = DSTSHead.paper(8, 4, routing_gradient=estimator, **(OPTIONS | {"num_neurons": 1})).cuda()
     maps, labels = torch.randn(16, 8, 3, 4, 4).cuda(), (torch.arange(16) % 4).cuda()
     noise, gradients = head.draw_noise(16), []
     for enabled in (False, True):

@@ -113,7 +113,7 @@ def test_balance_loss_is_one_where_use_is_even_and_n_where_one_gets_all():
 
 
 def test_no_layer_is_the_plain_classifier():
-    head = DSTSHead(6, 3, num_layers=0, width=4)
+    head = DSTSHead.paper(6, 3, num_layers=0, width=4)
     assert {name for name, _ in head.named_parameters()} == {"classifier.weight", "classifier.bias"}
     maps = torch.randn(4, 6, 2, 3, 3)
     torch.testing.assert_close(head(maps), head.classifier(maps.mean((2, 3, 4))))
@@ -121,7 +121,7 @@ def test_no_layer_is_the_plain_classifier():
 
 
 def test_documented_names_and_shapes():
-    layer = next(DSTSHead(8, 3, num_neurons=4, num_layers=1, width=6).dsts_layers())
+    layer = next(DSTSHead.paper(8, 3, num_neurons=4, num_layers=1, width=6).dsts_layers())
     shapes = {name: tuple(p.shape) for name, p in layer.named_parameters() if "norm" not in name}
     assert shapes == {
         "scoring_kernel": (4, 6, 6),

@@ -12,7 +12,7 @@ from dsts_pipeline.head import DSTSHead, LinearProbe, take_over_classifier
 
 def default_head(**changes):
     arguments = {**HeadSettings().model_dump(exclude={"take_over_classifier"}), **changes}
-    return DSTSHead(40, 6, **arguments)
+    return DSTSHead.paper(40, 6, **arguments)
 
 
 @pytest.mark.parametrize("changes", [{}, {"width": None}, {"num_layers": 0}, {"synapse": False}])

@@ -11,10 +11,12 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from dsts_pipeline.base.settings import UdlSettings
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
+from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.steps import Objective, Stepper
+from tests.learn.recipes import sgd
 from tests.reference.variants import VARIANTS, build, sample_input
 
 SAMPLES = 8  # of the joined batch
@@ -25,7 +27,7 @@ OTHERS = {
     "selected": {"balance_weight": 0.5},
     "standardized": {"balance_weight": 0.5, "clip_norm": 0.05},
     "width-selected": {"part_size": 2},
-    "standardized-selected": {"redraw": True},
+    "standardized-selected": {"redraw_noise": True},
 }
 CASES = {f"{name} {kind}": (name, kind, {}) for name in NAMES for kind in ("udl", "plain")}
 CASES |= {f"{name} {options}": (name, "udl", options) for name, options in OTHERS.items()}
@@ -53,30 +55,23 @@ def step_twice(name, kind, options, processes):
     options = dict(options)
     part_size = options.pop("part_size", None)
     clip_norm = options.pop("clip_norm", None)
-    objective = Objective(
-        head, balance_weight=options.pop("balance_weight", 0.0), processes=processes
+    how = sgd(
+        weight_decay=0.01,
+        momentum=0.9,
+        clip_norm=clip_norm,
+        balance_weight=options.pop("balance_weight", 0.0),
+        part_size=part_size and part_size * (2 if processes.world_size == 1 else 1),
     )
 
     def optimizer(parameters):
-        return ScheduledOptimizer(
-            parameters,
-            dict.fromkeys(parameters, 0.05),
-            name="sgd",
-            weight_decay=0.01,
-            momentum=0.9,
-            schedule="constant",
-            warmup_fraction=0.0,
-            clip_norm=clip_norm,
-        )
+        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, 0.05), how)
 
     stepper = Stepper(
-        objective,
+        Objective(head, how, processes),
         optimizer(head.upstream_parameters()),
         optimizer(head.downstream_parameters()),
-        LossScale(),
-        part_size=part_size and part_size * (2 if processes.world_size == 1 else 1),
+        UdlSettings(**options),
         generator=torch.Generator().manual_seed(5),
-        **options,
     )
     losses = []
     for number in (1, 2):

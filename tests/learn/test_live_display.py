@@ -12,6 +12,7 @@ from rich.console import Console
 from dsts_pipeline.base import progress
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn import train_head
+from tests.learn.recipes import how
 from tests.learn.small_feed import ordered_feed
 
 
@@ -21,8 +22,10 @@ def test_loss_accuracy_rate_and_entropy_of_every_layer(monkeypatch, is_terminal)
     console = Console(file=stream, force_terminal=is_terminal, width=160, color_system=None)
     monkeypatch.setattr(progress, "console", console)
     torch.manual_seed(0)
-    head = DSTSHead(6, 4, num_neurons=3, num_layers=2, width=4)
-    (entry,) = train_head(head, ordered_feed(), title="Training", num_epochs=1, batch_size=16)
+    head = DSTSHead.paper(6, 4, num_neurons=3, num_layers=2, width=4)
+    (entry,) = train_head(
+        head, ordered_feed(), title="Training", **how(num_epochs=1, batch_size=16)
+    )
     shown = stream.getvalue()
     rate = r"[\d,]+\.\d clips/s" if is_terminal else r"64/64 clips, [\d,]+\.\d/s"
     assert re.search(rate, shown), shown

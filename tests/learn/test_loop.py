@@ -13,6 +13,7 @@ from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.learn import train_head
 from dsts_pipeline.learn.passes import evaluate_rows
+from tests.learn.recipes import how
 from tests.learn.small_feed import ordered_feed
 
 HEAD = {"num_neurons": 2, "num_layers": 1, "impulse": "standardized", "impulse_spread": 5.0}
@@ -21,7 +22,7 @@ OPTIONS = {"batch_size": 16, "learning_rate": 0.02, "gate_learning_rate_factor":
 
 def new_head(seed=0, **changes):
     torch.manual_seed(seed)
-    return DSTSHead(6, 4, **{**HEAD, **changes})
+    return DSTSHead.paper(6, 4, **{**HEAD, **changes})
 
 
 @pytest.mark.parametrize(
@@ -32,8 +33,8 @@ def test_learns_what_pooling_cannot_see(udl, estimator, num_neurons, num_epochs)
     feed, test = ordered_feed(), ordered_feed(64, seed=1)
     probe = LinearProbe(6, 4)
     head = new_head(num_neurons=num_neurons, routing_gradient=estimator)
-    train_head(probe, feed, num_epochs=4, **OPTIONS)
-    train_head(head, feed, num_epochs=num_epochs, udl=udl, **OPTIONS)
+    train_head(probe, feed, **how(num_epochs=4, **OPTIONS))
+    train_head(head, feed, **how(num_epochs=num_epochs, udl=udl, **OPTIONS))
     assert evaluate_rows(probe, test, test.rows, batch_size=64).accuracy < 0.5
     assert evaluate_rows(head, test, test.rows, batch_size=64).accuracy > 0.8
     assert not head.training
@@ -43,7 +44,7 @@ def test_history_is_json_and_complete():
     feed, seen = ordered_feed(), []
     head = new_head()
     history = train_head(
-        head, feed, num_epochs=2, heldout_fraction=0.25, on_epoch=seen.append, **OPTIONS
+        head, feed, on_epoch=seen.append, **how(num_epochs=2, heldout_fraction=0.25, **OPTIONS)
     )
     assert json.loads(json.dumps(history, allow_nan=False)) == history == seen
     entry = history[1]
@@ -61,7 +62,8 @@ def test_history_is_json_and_complete():
 def test_same_seed_same_head():
     def weights():
         head = new_head()
-        train_head(head, ordered_feed(), num_epochs=2, seed=3, heldout_fraction=0.2, **OPTIONS)
+        options = how(num_epochs=2, seed=3, heldout_fraction=0.2, **OPTIONS)
+        train_head(head, ordered_feed(), **options)
         return head.state_dict()
 
     first, second = weights(), weights()
@@ -72,7 +74,9 @@ def test_a_training_that_only_harms_keeps_the_start():
     head = new_head(zero_start=True)
     start = {name: value.clone() for name, value in head.state_dict().items()}
     options = {**OPTIONS, "learning_rate": 3.0, "optimizer": "sgd", "udl": False}
-    history = train_head(head, ordered_feed(), num_epochs=1, heldout_fraction=0.25, **options)
+    history = train_head(
+        head, ordered_feed(), **how(num_epochs=1, heldout_fraction=0.25, **options)
+    )
     assert not history[0]["best"]
     for name, value in head.named_parameters():
         assert torch.equal(value, start[name]), name
@@ -81,12 +85,12 @@ def test_a_training_that_only_harms_keeps_the_start():
 def test_divergence_is_an_error():
     options = {**OPTIONS, "learning_rate": 1e30, "udl": False}
     with pytest.raises(SettingsError, match="diverged.*lower train.learning_rate"):
-        train_head(new_head(), ordered_feed(), num_epochs=3, **options)
+        train_head(new_head(), ordered_feed(), **how(num_epochs=3, **options))
 
 
 def test_too_few_clips_for_pairs():
     with pytest.raises(SettingsError, match="batch size"):
-        train_head(new_head(), ordered_feed(24), num_epochs=1, batch_size=16)
+        train_head(new_head(), ordered_feed(24), **how(num_epochs=1, batch_size=16))
 
 
 def test_held_out_clips_are_a_stratified_part():

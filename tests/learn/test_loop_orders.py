@@ -12,6 +12,7 @@ from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.feed import FeatureFeed, epoch_batches, udl_pairs
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.learn import train_head
+from tests.learn.recipes import how
 from tests.learn.small_feed import MemoryStore, ordered_feed
 
 NUM_VIEWS = 3
@@ -47,7 +48,7 @@ def train(feed, **options):
     torch.manual_seed(0)
     common = {"num_epochs": 2, "batch_size": 4, "seed": 5, "recompute_statistics": False}
     head = LinearProbe(6, 4)
-    history = train_head(head, feed, **(common | options))
+    history = train_head(head, feed, **how(**common | options))
     return head, history
 
 
@@ -60,8 +61,9 @@ def test_default_order_is_that_of_the_plain_functions():
 
 def test_default_pairs_are_those_of_the_plain_functions():
     feed = make_feed()
-    head = DSTSHead(6, 4, num_neurons=2, num_layers=1, width=4)
-    train_head(head, feed, num_epochs=1, batch_size=4, seed=5, recompute_statistics=False)
+    head = DSTSHead.paper(6, 4, num_neurons=2, num_layers=1, width=4)
+    options = {"num_epochs": 1, "batch_size": 4, "seed": 5, "recompute_statistics": False}
+    train_head(head, feed, **how(**options))
     expected = [rows for pair in udl_pairs(feed.rows, 4, seed=5, epoch=0) for rows in pair]
     np.testing.assert_equal(feed.asked, expected)
 

@@ -7,11 +7,12 @@ import torch
 
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
-from dsts_pipeline.learn import CheckpointOptions, TrainingOptions, train_head
+from dsts_pipeline.learn import CheckpointOptions, train_head
 from dsts_pipeline.learn.passes import evaluate_rows
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.together import Member, Together
 from tests.learn.ablation.variants import build, feed, options_of
+from tests.learn.recipes import how, recipe
 from tests.learn.small_feed import ordered_feed
 from tests.learn.train_process import COMMON, VARIANTS, ReportingFeed
 
@@ -48,10 +49,10 @@ def train(name, device, on_read=lambda: None, checkpoints=None, kind=DSTSHead):
     """The values of a variant trained in float64, which rounding doesn't send other ways."""
     settings, options = VARIANTS[name]
     torch.manual_seed(1)
-    head = kind(6, 4, **settings).double()
+    head = kind.paper(6, 4, **settings).double()
     processes = Processes(device=device)
     maps = ReportingFeed(on_read, double=True)
-    train_head(head, maps, processes=processes, checkpoints=checkpoints, **COMMON | options)
+    train_head(head, maps, processes=processes, checkpoints=checkpoints, **how(**COMMON | options))
     return {name: value.cpu() for name, value in head.state_dict().items()}
 
 
@@ -92,10 +93,12 @@ def test_a_crash_on_a_gpu_changes_nothing(name, tmp_path):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_learns_in_every_precision(precision):
     torch.manual_seed(0)
-    head = DSTSHead(6, 4, num_neurons=1, num_layers=1, impulse="standardized", impulse_spread=5.0)
+    head = DSTSHead.paper(
+        6, 4, num_neurons=1, num_layers=1, impulse="standardized", impulse_spread=5.0
+    )
     options = {"batch_size": 16, "learning_rate": 0.02, "gate_learning_rate_factor": 10.0}
     options |= {"num_epochs": 16, "precision": precision}
-    train_head(head, ordered_feed(), processes=Processes(device=GPU), **options)
+    train_head(head, ordered_feed(), processes=Processes(device=GPU), **how(**options))
     test = ordered_feed(64, seed=1)
     assert evaluate_rows(head.cpu(), test, test.rows, batch_size=64).accuracy > 0.8
 
@@ -112,7 +115,7 @@ def test_one_pass_trains_each_as_if_alone():
             name,
             lambda name=name: build(name),
             common,
-            TrainingOptions(**options_of(name, num_epochs=1)),
+            recipe(**options_of(name, num_epochs=1)),
             on_gpu,
         )
         for name in names
@@ -120,7 +123,8 @@ def test_one_pass_trains_each_as_if_alone():
     Together(members, common, GPU).run()
     for trained in members:
         alone = build(trained.name)
-        train_head(alone, feed(), processes=on_gpu, **options_of(trained.name, num_epochs=1))
+        options = how(**options_of(trained.name, num_epochs=1))
+        train_head(alone, feed(), processes=on_gpu, **options)
         for name, value in alone.state_dict().items():
             found = trained.training.head.state_dict()[name]
             torch.testing.assert_close(found, value, rtol=1e-2, atol=1e-3, msg=name)

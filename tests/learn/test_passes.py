@@ -7,10 +7,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from dsts_pipeline.learn import TrainingOptions
 from dsts_pipeline.learn.passes import MapPass, make_passes, make_passes_together
 from dsts_pipeline.learn.processes import ALONE
 from dsts_pipeline.learn.training import Training
+from tests.learn.recipes import recipe
 from tests.learn.train_process import ReportingFeed, new_head
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_asking_for_nothing_gives_the_result():
 
 def test_trainings_of_one_data_seed_share_batches_and_held_out_clips():
     def training(**seeds):
-        options = TrainingOptions(num_epochs=1, batch_size=4, heldout_fraction=0.25, **seeds)
+        options = recipe(num_epochs=1, batch_size=4, heldout_fraction=0.25, **seeds)
         return Training(new_head("plain"), ReportingFeed(lambda: None), options, ALONE)
 
     def rows(training):

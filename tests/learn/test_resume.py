@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from dsts_pipeline.base.children import StopRequest
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
-from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, remove_checkpoints
+from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, remove_checkpoints, training
 from dsts_pipeline.learn import resume as identity
 from tests.learn.train_process import VARIANTS, new_head, train_variant
 
@@ -253,13 +253,14 @@ def test_two_trainings_in_one_folder_are_refused(tmp_path):
         train_variant("plain", on_read, CheckpointOptions(tmp_path))
 
 
-def test_divergence_names_step_clips_and_the_last_good_checkpoint(tmp_path):
+def test_divergence_names_step_clips_and_the_last_good_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "MAX_LOSS", 50.0)
     options = CheckpointOptions(tmp_path, every_batches=1)
     expected = (
         r"diverged: the loss is [\d.e+]+ in epoch 0, step 2 \(batch 2; its clips: clip\d+, clip\d+"
         rf", clip\d+, clip\d+.*\); last good checkpoint: {tmp_path}/\w+ \(epoch 0, step 1\)"
     )
-    changes = {"learning_rate": 1e3, "max_loss": 50.0, "optimizer": "sgd", "schedule": "constant"}
+    changes = {"learning_rate": 1e3, "optimizer": "sgd", "schedule": "constant"}
     with pytest.raises(SettingsError, match=expected):
         train_variant("plain", lambda: None, options, **changes)
 

@@ -6,37 +6,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dsts_pipeline.base.settings import UdlSettings
+from dsts_pipeline.base.settings import TrainSettings, UdlSettings
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer, learning_rate_factor
 from dsts_pipeline.learn.steps import Objective, Stepper
 from dsts_pipeline.learn.udl import meta_gradient
+from tests.learn.recipes import sgd
 from tests.reference.literal_udl import literal_meta_gradient
 from tests.reference.variants import build, reference_of, sample_input
 
-OPTIMIZER = {
-    "name": "sgd",
-    "weight_decay": 0.0,
-    "momentum": 0.0,
-    "schedule": "constant",
-    "warmup_fraction": 0.0,
-    "clip_norm": None,
-}
 
+def stepper_of(head, rate=0.1, scale=None, **options):
+    how = sgd(**options)
 
-def stepper_of(head, rate=0.1, objective=None, scale=None, clip_norm=None, **options):
     def optimizer(parameters):
-        rates = dict.fromkeys(parameters, rate)
-        return ScheduledOptimizer(parameters, rates, **{**OPTIMIZER, "clip_norm": clip_norm})
+        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, rate), how)
 
     return Stepper(
-        objective or Objective(head),
+        Objective(head, how),
         optimizer(head.upstream_parameters()),
         optimizer(head.downstream_parameters()),
-        scale or LossScale(),
+        UdlSettings(),
+        scale=scale,
         generator=torch.Generator().manual_seed(5),
-        **options,
     )
 
 
@@ -114,13 +107,13 @@ def test_clipping_bounds_the_update():
 @pytest.mark.parametrize("estimator", ["dense", "selected"])
 def test_half_precision_with_a_loss_scale_stays_near_float32(estimator):
     torch.manual_seed(0)
-    head = DSTSHead(6, 4, num_neurons=1, num_layers=2, routing_gradient=estimator)
+    head = DSTSHead.paper(6, 4, num_neurons=1, num_layers=2, routing_gradient=estimator)
     batches = [batch_of(seed, 100 * seed, samples=16) for seed in (1, 2)]
     batches = [FeatureBatch(b.maps.float(), b.labels, b.rows) for b in batches]
     found = {}
     half = (("bfloat16", 1.0), ("bfloat16", 4096.0), ("float16", 1024.0))
     for precision, scale in (("float32", 1.0), *half):
-        objective = Objective(head, precision=precision)
+        objective = Objective(head, sgd(precision=precision))
         generator = torch.Generator().manual_seed(0)
         draws = [objective.draw(batch, generator) for batch in batches]
         u, d = head.upstream_parameters(), head.downstream_parameters()
@@ -147,7 +140,10 @@ def test_overflow_skips_the_step_and_lowers_the_scale():
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 def test_schedules_stay_within_their_peak(schedule):
-    factors = [learning_rate_factor(step / 50, schedule, 0.2) for step in range(51)]
+    factors = [
+        learning_rate_factor(step / 50, TrainSettings(schedule=schedule, warmup_fraction=0.2))
+        for step in range(51)
+    ]
     assert max(factors) == pytest.approx(1.0)
     assert min(factors) >= 0.0
     if schedule != "constant":

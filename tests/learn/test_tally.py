@@ -26,7 +26,7 @@ BATCH = FeatureBatch(torch.zeros(4, 6, 1, 2, 2), torch.zeros(4, dtype=torch.int6
 
 
 def filled():
-    tally = Tally(DSTSHead(6, 3, num_neurons=2, num_layers=2), ALONE)
+    tally = Tally(DSTSHead.paper(6, 3, num_neurons=2, num_layers=2), ALONE)
     tally.add(result_of(1.0, [[[0, 0], [0, 1]], [[0, 0], [1, 1]]], right=1), BATCH)
     tally.add(result_of(2.0, [[[0, 0], [0, 1]], [[0, 0], [1, 0]]], right=3), BATCH)
     return tally
@@ -41,7 +41,7 @@ def test_means_are_over_clips_and_parts():
 
 
 def test_saved_values_go_on_exactly():
-    tally, again = filled(), Tally(DSTSHead(6, 3, num_neurons=2, num_layers=2), ALONE)
+    tally, again = filled(), Tally(DSTSHead.paper(6, 3, num_neurons=2, num_layers=2), ALONE)
     again.load(json.loads(json.dumps(tally.state())))
     assert again.state() == tally.state()
     again.add(result_of(0.3, [[[0, 1], [0, 1]], [[0, 0], [1, 1]]], right=0), BATCH)
@@ -49,7 +49,7 @@ def test_saved_values_go_on_exactly():
 
 
 @pytest.mark.parametrize(
-    "head", [LinearProbe(6, 3), DSTSHead(6, 3, num_neurons=2, num_layers=1, synapse=False)]
+    "head", [LinearProbe(6, 3), DSTSHead.paper(6, 3, num_neurons=2, num_layers=1, synapse=False)]
 )
 def test_a_head_that_routes_nothing_has_no_routing(head):
     tally = Tally(head, ALONE)

@@ -11,14 +11,16 @@ import torch.nn.functional as F
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import track
+from dsts_pipeline.base.settings import TrainSettings
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.head.recalibration import recalibrate
-from dsts_pipeline.learn import TrainingOptions, train_head
+from dsts_pipeline.learn import train_head
 from dsts_pipeline.learn.optimizers import learning_rate_factor
 from dsts_pipeline.learn.processes import choose_device, joined_processes
 from dsts_pipeline.learn.steps import MixedBatch, Objective, mix_batch, split_batch
 from dsts_pipeline.learn.training import Training, WeightAverage
+from tests.learn.recipes import how, recipe
 from tests.learn.small_feed import ordered_feed
 
 
@@ -29,8 +31,12 @@ def batch_of(size=6):
 
 
 def test_steps_multiply_at_their_milestones():
+    how = TrainSettings(
+        schedule="steps", warmup_fraction=0.1, step_milestones=(0.5, 0.75), step_factor=0.1
+    )
+
     def factor(progress):
-        return learning_rate_factor(progress, "steps", 0.1, (0.5, 0.75), 0.1)
+        return learning_rate_factor(progress, how)
 
     assert [factor(p) for p in (0.0, 0.05, 0.1, 0.49)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
     assert [factor(p) for p in (0.5, 0.74, 0.75, 1.0)] == pytest.approx([0.1, 0.1, 0.01, 0.01])
@@ -90,7 +96,7 @@ def test_average_of_weights_follows_its_formula_and_leaves_the_head_alone():
 def probe_after(**options):
     torch.manual_seed(0)
     head = LinearProbe(6, 4)
-    history = train_head(head, ordered_feed(), num_epochs=4, batch_size=16, **options)
+    history = train_head(head, ordered_feed(), **how(num_epochs=4, batch_size=16, **options))
     return head, history
 
 
@@ -113,11 +119,11 @@ def test_mixup_reaches_the_training():
 def test_noise_fades_linearly_over_the_training():
     def trained(**options):
         torch.manual_seed(0)
-        head = DSTSHead(6, 4, num_neurons=2, num_layers=1)
+        head = DSTSHead.paper(6, 4, num_neurons=2, num_layers=1)
         training = Training(
             head,
             ordered_feed(),
-            TrainingOptions(num_epochs=2, batch_size=16, udl=False, **options),
+            recipe(num_epochs=2, batch_size=16, udl=False, **options),
             joined_of_one(),
         )
         scales = []
@@ -142,8 +148,8 @@ def test_noise_fades_linearly_over_the_training():
 def test_steps_with_scaled_noise_are_those_of_a_head_with_scaled_noise(udl):
     def stepped(scale, **options):
         torch.manual_seed(0)
-        head = DSTSHead(6, 4, num_neurons=3, num_layers=2, **options)
-        training = Training(head, ordered_feed(), TrainingOptions(num_epochs=1), joined_of_one())
+        head = DSTSHead.paper(6, 4, num_neurons=3, num_layers=2, **options)
+        training = Training(head, ordered_feed(), recipe(num_epochs=1), joined_of_one())
         stepper, batch = training.stepper, batch_of()
         stepper.generator.manual_seed(1)
         stepper.noise_scale = scale
@@ -166,8 +172,8 @@ def test_statistics_at_the_end_are_of_as_many_clips_as_asked_for():
 
     def trained(**options):
         torch.manual_seed(0)
-        head = DSTSHead(6, 4, num_neurons=2, num_layers=1)
-        train_head(head, feed, num_epochs=1, batch_size=16, udl=False, **options)
+        head = DSTSHead.paper(6, 4, num_neurons=2, num_layers=1)
+        train_head(head, feed, **how(num_epochs=1, batch_size=16, udl=False, **options))
         return head
 
     few, everyone = trained(recompute_clips_at_end=16), trained()
@@ -185,13 +191,11 @@ def test_training_ends_after_epochs_without_a_better_one():
     _, history = probe_after(early_stopping_epochs=2, **options)
     assert len(history) < 4 and not any(entry["best"] for entry in history[-2:])
     with pytest.raises(SettingsError, match="nothing to judge an epoch by; set train.heldout_f"):
-        TrainingOptions(num_epochs=3, early_stopping_epochs=2)
+        recipe(num_epochs=3, early_stopping_epochs=2)
 
 
 def test_weights_that_are_not_finite_are_never_saved():
-    training = Training(
-        LinearProbe(6, 4), ordered_feed(), TrainingOptions(num_epochs=1), joined_of_one()
-    )
+    training = Training(LinearProbe(6, 4), ordered_feed(), recipe(num_epochs=1), joined_of_one())
     training.watch.check_weights(training)
     with torch.no_grad():
         training.head.classifier.bias[1] = float("nan")

@@ -29,6 +29,7 @@ from dsts_pipeline.learn import (
     stop_on_sigterm,
     train_head,
 )
+from tests.learn.recipes import how
 from tests.learn.small_feed import ordered_feed
 
 COMMON = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.02, "seed": 3}
@@ -74,7 +75,7 @@ class ReportingFeed(FeatureFeed):
 
 def new_head(variant, double=False):
     torch.manual_seed(1)
-    head = DSTSHead(6, 4, **VARIANTS[variant][0])
+    head = DSTSHead.paper(6, 4, **VARIANTS[variant][0])
     return head.double() if double else head
 
 
@@ -84,7 +85,7 @@ def train_variant(variant, on_read, checkpoints, processes=None, double=False, *
     options = COMMON | VARIANTS[variant][1] | changes
     together = {} if processes is None else {"processes": processes}
     feed = ReportingFeed(on_read, double, 64 if variant == "joined" else 32)
-    return head, train_head(head, feed, checkpoints=checkpoints, **together, **options)
+    return head, train_head(head, feed, checkpoints=checkpoints, **together, **how(**options))
 
 
 def main(folder, variant, *flags):

@@ -44,7 +44,7 @@ def test_probabilities_of_views_are_averaged(tmp_path):
 def test_every_view_is_routed(tmp_path):
     torch.manual_seed(0)
     feed = make_feed(num_views=2)
-    save(tmp_path / "dsts", DSTSHead(6, 4, num_neurons=3, num_layers=2, width=4))
+    save(tmp_path / "dsts", DSTSHead.paper(6, 4, num_neurons=3, num_layers=2, width=4))
     found = score_head(tmp_path / "dsts", feed, Scoring(24)).predictions
     neurons, labels = found.routes()
     assert neurons.shape == (24, 2) and found.neurons.shape == (12, 2)
@@ -67,7 +67,10 @@ def test_one_view_a_clip_is_a_row_a_clip(tmp_path):
 def test_need_of_time_and_pooled_features_are_measured_by_clip(tmp_path, how):
     torch.manual_seed(0)
     feed = make_feed(num_views=2)
-    save(tmp_path / "dsts", DSTSHead(6, 4, num_neurons=3, num_layers=2, width=4, zero_start=False))
+    save(
+        tmp_path / "dsts",
+        DSTSHead.paper(6, 4, num_neurons=3, num_layers=2, width=4, zero_start=False),
+    )
     found = score_head(tmp_path / "dsts", feed, Scoring(5, how))
     np.testing.assert_allclose(
         found.features, feed.store.maps.mean(axis=(2, 3, 4))[::2], rtol=1e-4, atol=1e-6
@@ -81,7 +84,7 @@ def test_need_of_time_and_pooled_features_are_measured_by_clip(tmp_path, how):
 def test_need_of_time_can_be_left_out_and_is_not_asked_of_heads_that_do_not_route(tmp_path):
     torch.manual_seed(0)
     feed = make_feed(num_views=1)
-    save(tmp_path / "dsts", DSTSHead(6, 4, num_neurons=3, num_layers=2, width=4))
+    save(tmp_path / "dsts", DSTSHead.paper(6, 4, num_neurons=3, num_layers=2, width=4))
     save(tmp_path / "probe", LinearProbe(6, 4))
     assert score_head(tmp_path / "dsts", feed, Scoring(12)).without_time is None
     probe = score_head(tmp_path / "probe", feed, Scoring(12, "shuffle"))

@@ -36,5 +36,5 @@ def test_a_head_that_pools_first_loses_nothing_one_with_time_does(how):
     disturbed = disturb_time(MAPS, ROWS, how, seed=0)
     probe = LinearProbe(4, 5)
     torch.testing.assert_close(probe(disturbed), probe(MAPS))
-    head = DSTSHead(4, 5, num_neurons=2, num_layers=1, width=None, zero_start=False).eval()
+    head = DSTSHead.paper(4, 5, num_neurons=2, num_layers=1, width=None, zero_start=False).eval()
     assert not torch.allclose(head(disturbed), head(MAPS), atol=1e-4)

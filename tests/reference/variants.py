@@ -74,7 +74,7 @@ def build(name, seed=0):
 
     config = {**BASE, **VARIANTS[name]}
     torch.manual_seed(seed)
-    head = DSTSHead(CHANNELS, CLASSES, **config).double()
+    head = DSTSHead.paper(CHANNELS, CLASSES, **config).double()
     with torch.no_grad():
         for parameter_name, parameter in head.named_parameters():
             noise = torch.randn_like(parameter)

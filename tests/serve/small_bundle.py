@@ -34,7 +34,7 @@ def make_of(maker: Backbone) -> dict[str, Any]:
 def make_head(channels: int = 128, num_classes: int = len(CLASSES), seed: int = 0) -> DSTSHead:
     """A head whose neurons differ and whose answers are not all alike."""
     torch.manual_seed(seed)
-    head = DSTSHead(channels, num_classes, num_neurons=3, num_layers=2, width=8)
+    head = DSTSHead.paper(channels, num_classes, num_neurons=3, num_layers=2, width=8)
     for layer in head.dsts_layers():
         torch.nn.init.normal_(layer.gate_logits)
     return head.eval()

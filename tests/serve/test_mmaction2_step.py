@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
+from dsts_pipeline.base.settings import UdlSettings
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
+from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.steps import Objective, Stepper
 from dsts_pipeline.mmaction2.loop import RecognizerStep
+from tests.learn.recipes import sgd
 from tests.reference.literal_udl import literal_meta_gradient
 from tests.serve.joined_recognizer_step import two_steps
 from tests.serve.recognizers import batch_of, build, labels_of
@@ -32,7 +34,9 @@ def wrapper_of(recognizer, clip=None):
 
 def step_of(recognizer, *, clip=None, **options):
     """The recognizer after one iteration, and what was logged."""
-    step = RecognizerStep(recognizer, generator=torch.Generator().manual_seed(3), **options)
+    udl = UdlSettings(method=options.pop("method", "exact"))
+    generator = torch.Generator().manual_seed(3)
+    step = RecognizerStep(recognizer, udl=udl, generator=generator, **options)
     torch.manual_seed(11)
     logged = step(wrapper_of(recognizer, clip), batch_of(1), batch_of(2), ALPHA)
     return logged
@@ -61,23 +65,13 @@ def test_head_moves_as_by_learns_step_on_the_same_maps(method):
     head = alone.cls_head.head
 
     def optimizer(parameters):
-        return ScheduledOptimizer(
-            parameters,
-            dict.fromkeys(parameters, RATE),
-            name="sgd",
-            weight_decay=0.0,
-            momentum=0.0,
-            schedule="constant",
-            warmup_fraction=0.0,
-            clip_norm=None,
-        )
+        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, RATE), sgd())
 
     stepper = Stepper(
         Objective(head),
         optimizer(head.upstream_parameters()),
         optimizer(head.downstream_parameters()),
-        LossScale(),
-        method=method,
+        UdlSettings(method=method),
         generator=torch.Generator().manual_seed(3),
     )
     result = stepper.udl_step(*batches, inner_lr=ALPHA)

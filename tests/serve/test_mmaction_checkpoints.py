@@ -101,7 +101,7 @@ def test_a_head_that_does_not_fit_its_record_is_refused(tmp_path, saved):
 
 
 def test_head_alone_becomes_a_checkpoint(tmp_path):
-    head = DSTSHead(8, 3, num_neurons=2, num_layers=1)
+    head = DSTSHead.paper(8, 3, num_neurons=2, num_layers=1)
     save_head(tmp_path / "head", head)
     join_checkpoint(tmp_path / "h.pth", head=tmp_path / "head")
     split_checkpoint(tmp_path / "h.pth", tmp_path / "out")

@@ -12,7 +12,8 @@ import pytest
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
-from dsts_pipeline.learn import TrainingOptions, check_clips, train_head
+from dsts_pipeline.learn import check_clips, train_head
+from tests.learn.recipes import how, recipe
 from tests.learn.small_feed import ordered_feed
 from tests.pipeline import ROOT, run_cli, tell_plainly
 from tests.stages.ready_store import QUICK, damage_clips, make_ready
@@ -78,8 +79,8 @@ def test_weights_of_another_head_are_refused_before_the_maps_are_read(damaged, t
     folder = tmp_path / "run" / "outputs" / "heads" / "dsts"
     fingerprint = Path(json.loads((damaged / "outputs/features.json").read_text())["store"]).name
     for neurons in (2, 3):
-        save_head(tmp_path / f"{neurons}", DSTSHead(6, 4, num_neurons=neurons), {})
-    save_head(folder, DSTSHead(6, 4, num_neurons=2), {"store": fingerprint, "title": "DSTS"})
+        save_head(tmp_path / f"{neurons}", DSTSHead.paper(6, 4, num_neurons=neurons), {})
+    save_head(folder, DSTSHead.paper(6, 4, num_neurons=2), {"store": fingerprint, "title": "DSTS"})
     shutil.copy(tmp_path / "3" / "head.safetensors", folder / "head.safetensors")
     assert "damaged, or of another head" in refuse(tmp_path / "run", "evaluate")
 
@@ -102,7 +103,7 @@ def labelled_store(labels, num_classes=4):
 
 def check(labels, *, paired=True, world_size=1, num_classes=4, **options):
     store = labelled_store(labels, num_classes)
-    chosen = TrainingOptions(num_epochs=1, **{"batch_size": 8} | options)
+    chosen = recipe(num_epochs=1, **{"batch_size": 8} | options)
     check_clips(store, np.arange(len(labels)), chosen, paired=paired, world_size=world_size)
 
 
@@ -131,4 +132,4 @@ def test_early_stopping_without_a_held_out_clip():
 )
 def test_a_head_for_other_maps_or_classes(sizes, expected):
     with pytest.raises(SettingsError, match=expected):
-        train_head(LinearProbe(*sizes), ordered_feed(), num_epochs=1)
+        train_head(LinearProbe(*sizes), ordered_feed(), **how(num_epochs=1))

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from dsts_pipeline.learn import TrainingOptions
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.learn import ablation as display
 from dsts_pipeline.learn.ablation import (
     Display,
@@ -19,6 +19,7 @@ from dsts_pipeline.learn.ablation import (
     work_of,
 )
 from dsts_pipeline.learn.together import Status
+from tests.learn.recipes import recipe
 
 HEAD = {"num_neurons": 3, "num_layers": 3}
 
@@ -29,8 +30,8 @@ def status(name="full", seed=0, done=0.5, **values):
 
 
 def plan(name="full", seed=0, kind="dsts", udl=True, **head):
-    options = TrainingOptions(num_epochs=2, seed=seed, udl=udl)
-    return RunPlan(name, kind, HEAD | head, True, options)
+    chosen = recipe(num_epochs=2, seed=seed, udl=udl)
+    return RunPlan(name, kind, HeadSettings(**HEAD | head), chosen)
 
 
 def test_means_over_seeds_in_words():

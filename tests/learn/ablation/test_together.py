@@ -13,6 +13,7 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.learn import TrainingStopped, train_head
 from dsts_pipeline.learn.together import OwnRandomness, Together
 from tests.learn.ablation.variants import VARIANTS, build, feed, member, options_of
+from tests.learn.recipes import how
 
 CPU = torch.device("cpu")
 
@@ -32,7 +33,7 @@ def alone():
     found = {}
     for name in VARIANTS:
         head = build(name)
-        history = train_head(head, feed(), **options_of(name))
+        history = train_head(head, feed(), **how(**options_of(name)))
         found[name] = head.state_dict(), without_times(history)
     return found
 

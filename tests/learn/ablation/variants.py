@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from dsts_pipeline.head import AttentiveProbe, DSTSHead, LinearProbe
-from dsts_pipeline.learn import TrainingOptions
 from dsts_pipeline.learn.processes import ALONE
 from dsts_pipeline.learn.resume import CheckpointOptions
 from dsts_pipeline.learn.together import Member
+from tests.learn.recipes import recipe
 from tests.learn.train_process import HOUSE, ReportingFeed
 
 COMMON = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.02, "data_seed": 3}
@@ -31,7 +31,7 @@ def build(name):
     kind, options = VARIANTS[name]
     torch.manual_seed(options["seed"])
     if isinstance(kind, dict):
-        return DSTSHead(6, 4, **kind)
+        return DSTSHead.paper(6, 4, **kind)
     return kind(6, 4, **({"num_heads": 2} if kind is AttentiveProbe else {}))
 
 
@@ -41,8 +41,8 @@ def options_of(name, **changes):
 
 def member(name, feed, root=None, every_batches=3, **changes):
     checkpoints = None if root is None else CheckpointOptions(root, every_batches=every_batches)
-    options = TrainingOptions(**options_of(name, **changes))
-    return Member(name, lambda: build(name), feed, options, ALONE, checkpoints)
+    chosen = recipe(**options_of(name, **changes))
+    return Member(name, lambda: build(name), feed, chosen, ALONE, checkpoints)
 
 
 def feed(on_read=lambda: None, num_clips=32):

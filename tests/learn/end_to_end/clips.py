@@ -12,8 +12,8 @@ from dsts_pipeline.extract.augmentation import Augmentation
 from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.learn.end_to_end.model import EndToEnd
-from dsts_pipeline.learn.end_to_end.videos import VideoFeed
+from dsts_pipeline.learn.end_to_end import EndToEnd
+from dsts_pipeline.learn.videos import VideoFeed
 from tests.clips.videos import write_video
 from tests.learn.end_to_end.tiny import CHANNELS, CLASSES, FRAMES, SIZE, new_backbone
 
@@ -61,4 +61,4 @@ def float_model(**options) -> EndToEnd:
     torch.manual_seed(2)
     head = {"num_neurons": 2, "num_layers": 1, "width": 4, "impulse": "standardized"}
     head |= {"routing_gradient": "selected", "layer_residual": True}
-    return EndToEnd(backbone, DSTSHead(CHANNELS, CLASSES, **head), **options)
+    return EndToEnd(backbone, DSTSHead.paper(CHANNELS, CLASSES, **head), **options)

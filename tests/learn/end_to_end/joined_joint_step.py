@@ -11,7 +11,6 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.learn.end_to_end.training import JointObjective
 from dsts_pipeline.learn.processes import Processes
 from tests.learn.end_to_end.tiny import new_batch, new_model, stepper_of
 
@@ -37,7 +36,7 @@ def all_cases(processes):
     for case, options in CASES.items():
         model = new_model("house-default", recompute=case.endswith("recomputed"))
         processes.adopt(model)
-        stepper = stepper_of(model, 0.05, JointObjective(model, processes=processes), **options)
+        stepper = stepper_of(model, 0.05, processes=processes, **options)
         for number in (1, 2):
             train = share_of(number, 0, processes)
             if case == "plain":

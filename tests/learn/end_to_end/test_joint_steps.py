@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dsts_pipeline.learn.end_to_end.training import JointObjective
+from dsts_pipeline.learn.finetune import JointObjective
 from dsts_pipeline.learn.steps import downstream_of, upstream_of
 from dsts_pipeline.learn.udl import meta_gradient
 from tests.learn.end_to_end.tiny import literal_map, new_batch, new_model, stepper_of
@@ -163,8 +163,7 @@ def test_half_precision_stays_near_float32():
     found = {}
     for precision in ("float32", "bfloat16"):
         model = new_model("one-neuron-selected").float()
-        objective = JointObjective(model, precision=precision)
-        stepper = stepper_of(model, objective=objective, inner_step="head")
+        stepper = stepper_of(model, precision=precision, inner_step="head")
         stepper.udl_step(new_batch(1), new_batch(2, 100), inner_lr=0.01)
         found[precision] = model.get_parameter(f"{BACKBONE}layer1.0.weight").detach()
     start = (

@@ -22,10 +22,10 @@ from dsts_pipeline.extract.views import ViewPlan, Views
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.learn.end_to_end.model import EndToEnd, save_backbone, stages_of
-from dsts_pipeline.learn.end_to_end.training import answer_clips
-from dsts_pipeline.learn.end_to_end.videos import VideoFeed
+from dsts_pipeline.learn.end_to_end import EndToEnd, save_backbone, stages_of
+from dsts_pipeline.learn.finetune import answer_clips
 from dsts_pipeline.learn.passes import evaluate_rows
+from dsts_pipeline.learn.videos import VideoFeed
 from dsts_pipeline.metrics import softmax
 from tests.clips.videos import write_video
 from tests.extract.small_models import SWIN
@@ -68,7 +68,7 @@ def backbone():
 def new_head():
     torch.manual_seed(0)
     options = {"num_neurons": 4, "num_layers": 2, "width": 8, "impulse": "standardized"}
-    head = DSTSHead(128, CLASSES, **options, layer_residual=True, routing_gradient="selected")
+    head = DSTSHead.paper(128, CLASSES, **options, layer_residual=True, routing_gradient="selected")
     with torch.no_grad():
         head.classifier.weight.mul_(20.0)  # answers that differ by more than rounding
     return head.eval()
@@ -133,7 +133,7 @@ def test_swin_trains_with_and_without_recomputing(inner_step):
         swin = Recognizer(build_model(SWIN), is_2d=False)
         backbone = Backbone("swin", swin, **options, taps=("backbone",))
         torch.manual_seed(2)
-        head = DSTSHead(backbone.map_shape[0], 48, num_neurons=2, num_layers=1, width=8)
+        head = DSTSHead.paper(backbone.map_shape[0], 48, num_neurons=2, num_layers=1, width=8)
         model = EndToEnd(backbone, head, recompute=recompute, dropout=True).double()
         assert "backbone.layers.3" in stages_of(model.root)
         batches = [batch_of(seed) for seed in (1, 2)]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 
 from dsts_pipeline.base.children import StopRequest
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings import FinetuneSettings
 from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, remove_checkpoints
-from dsts_pipeline.learn.end_to_end.model import stages_of
-from dsts_pipeline.learn.end_to_end.training import FinetuneOptions, finetune
+from dsts_pipeline.learn.end_to_end import stages_of
+from dsts_pipeline.learn.finetune import finetune, peak_rate
 from tests.learn.end_to_end.clips import feed_of, float_model, index_of
 from tests.learn.end_to_end.tiny import new_backbone
+from tests.learn.recipes import finetune_how
 
 ROOT = "backbone.model.recognizer."
 COMMON = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.02, "seed": 3}
@@ -33,7 +33,7 @@ def train(index, checkpoints=None, crop="multi_scale", **changes):
     model = float_model(**model_options)
     with DecodePool(0) as pool:
         feed = feed_of(index, pool, crop)
-        done = finetune(model, feed, checkpoints=checkpoints, **COMMON | changes)
+        done = finetune(model, feed, checkpoints=checkpoints, **finetune_how(**COMMON | changes))
     return model, done
 
 
@@ -115,7 +115,7 @@ def test_what_is_not_on_the_way_to_the_map_does_not_train():
 
 def test_stages_learn_at_their_own_rates():
     model = float_model()
-    options = FinetuneOptions(
+    how = FinetuneSettings(
         num_epochs=1,
         learning_rate=1.0,
         backbone_learning_rate_factor=0.1,
@@ -124,7 +124,7 @@ def test_stages_learn_at_their_own_rates():
         classifier_learning_rate_factor=5.0,
     )
     names = [name for name, _ in model.named_parameters()]
-    rates = {name.removeprefix(ROOT): rate for name, rate in options.rates_of(model, names).items()}
+    rates = {name.removeprefix(ROOT): peak_rate(model, name, how) for name in names}
     assert list(stages_of(model.root)) == ["backbone.stem", "backbone.layer1", "backbone.layer2"]
     assert rates["backbone.layer2.0.weight"] == pytest.approx(0.1)
     assert rates["backbone.layer1.0.weight"] == pytest.approx(0.05)
@@ -153,8 +153,3 @@ def test_map_is_that_of_the_frozen_backbone(index):
     with torch.inference_mode():
         expected = backbone(frames)
     assert torch.equal(float_model().train().maps(frames), expected)
-
-
-def test_options_are_those_of_head_training_and_its_own():
-    own = {f.name for f in dataclasses.fields(FinetuneOptions)}
-    assert {"inner_step", "layer_decay", "udl_method", "precision"} <= own

@@ -6,24 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dsts_pipeline.base.settings import UdlSettings
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.taps import Recognizer
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.learn.end_to_end.model import EndToEnd
-from dsts_pipeline.learn.end_to_end.training import JointObjective, JointStepper
-from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer
+from dsts_pipeline.learn.end_to_end import EndToEnd
+from dsts_pipeline.learn.finetune import JointObjective
+from dsts_pipeline.learn.optimizers import ScheduledOptimizer
+from dsts_pipeline.learn.processes import ALONE
+from dsts_pipeline.learn.steps import Stepper, downstream_of, upstream_of
+from tests.learn.recipes import sgd
 from tests.reference.variants import VARIANTS
 
 CHANNELS, CLASSES, FRAMES, SIZE = 6, 4, 4, 16
-OPTIMIZER = {
-    "name": "sgd",
-    "weight_decay": 0.0,
-    "momentum": 0.0,
-    "schedule": "constant",
-    "warmup_fraction": 0.0,
-    "clip_norm": None,
-}
 
 
 class TinyNet(nn.Module):
@@ -64,7 +60,7 @@ def new_model(variant: str = "house-default", seed: int = 0, dropout=0.0, **opti
     """A model whose head is that variant, with nothing at its initial symmetry."""
     torch.manual_seed(seed + 1)
     config = {"num_neurons": 3, "num_layers": 2, **VARIANTS[variant]}
-    head = DSTSHead(CHANNELS, CLASSES, **config).double()
+    head = DSTSHead.paper(CHANNELS, CLASSES, **config).double()
     with torch.no_grad():
         for name, parameter in head.named_parameters():
             scale = 0.03 if name.endswith("scoring_kernel") else 0.3
@@ -82,19 +78,21 @@ def new_batch(seed: int, first_row: int = 0, samples: int = 5) -> FeatureBatch:
     return FeatureBatch(frames, labels, torch.arange(samples) + first_row)
 
 
-def stepper_of(model: EndToEnd, rate: float = 0.1, objective=None, **options) -> JointStepper:
-    from dsts_pipeline.learn.steps import downstream_of, upstream_of
+def stepper_of(
+    model: EndToEnd, rate: float = 0.1, inner_step="head", processes=ALONE, **options
+) -> Stepper:
+    """A stepper of plain SGD; `options` are settings of the training."""
+    how = sgd(**options)
 
     def optimizer(parameters):
-        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, rate), **OPTIMIZER)
+        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, rate), how)
 
-    return JointStepper(
-        objective or JointObjective(model),
+    return Stepper(
+        JointObjective(model, how, processes, inner_step=inner_step),
         optimizer(upstream_of(model)),
         optimizer(downstream_of(model)),
-        LossScale(),
+        UdlSettings(),
         generator=torch.Generator().manual_seed(5),
-        **options,
     )
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
+from dsts_pipeline.base.settings import SearchSettings
 from dsts_pipeline.head import LinearProbe
 from dsts_pipeline.learn import CheckpointOptions, remove_checkpoints, train_head
-from dsts_pipeline.learn.search import Dimension, Pruning, Study, locked_study
+from dsts_pipeline.learn.search import Dimension, Study, locked_study
+from tests.learn.recipes import how
 from tests.learn.small_feed import ordered_feed
 
 SPACE = [
@@ -39,12 +41,13 @@ def search(folder, num_trials, report=lambda line: None):
             on_epoch(entry)
 
         options = {"num_epochs": 3, "optimizer": "sgd", "heldout_fraction": 0.25} | values
-        train_head(LinearProbe(6, 4), feed, on_epoch=tell, checkpoints=saved, **options)
+        train_head(LinearProbe(6, 4), feed, on_epoch=tell, checkpoints=saved, **how(**options))
         seen.append(number)
         remove_checkpoints(saved)
 
     with locked_study(folder):
-        study = Study(folder, "s", SPACE, present=PRESENT, seed=7, pruning=Pruning("median", 2, 0))
+        early = SearchSettings(pruner="median", startup_trials=2, warmup_epochs=0)
+        study = Study(folder, "s", SPACE, present=PRESENT, seed=7, how=early)
         while len(study.finished) < num_trials:
             study.run_trial(train)
         records = [record.to_json() for record in study.finished]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.settings import SearchSettings
 from dsts_pipeline.learn.search import (
     Dimension,
-    Pruning,
     Study,
     TrialRefused,
     best_of,
@@ -27,8 +27,9 @@ ROOT = Path(__file__).resolve().parents[3]
 X = Dimension("x", low=-4.0, high=4.0)
 
 
-def study_in(folder, *, present=3.0, pruning=Pruning("none", 5), name="s", dimensions=(X,)):
-    return Study(folder, name, dimensions, present={"x": present}, seed=1, pruning=pruning)
+def study_in(folder, *, present=3.0, name="s", dimensions=(X,), **early):
+    how = SearchSettings(**{"pruner": "none"} | early)
+    return Study(folder, name, dimensions, present={"x": present}, seed=1, how=how)
 
 
 def parabola(number, values, on_epoch):
@@ -60,7 +61,8 @@ def test_present_values_outside_of_the_space_are_not_tried(tmp_path):
 
 
 def test_the_median_pruner_ends_what_is_worse(tmp_path):
-    trials = run(study_in(tmp_path, present=1.0, pruning=Pruning("median", 2, 1)), 12)
+    early = {"pruner": "median", "startup_trials": 2, "warmup_epochs": 1}
+    trials = run(study_in(tmp_path, present=1.0, **early), 12)
     pruned = [trial for trial in trials if trial.state == "pruned"]
     assert pruned and all(trial.num_epochs == 2 for trial in pruned)
     assert {trial.number for trial in pruned}.isdisjoint({0, 1})
@@ -69,7 +71,8 @@ def test_the_median_pruner_ends_what_is_worse(tmp_path):
 
 
 def test_successive_halving_ends_trials_too(tmp_path):
-    trials = run(study_in(tmp_path, present=1.0, pruning=Pruning("successive_halving", 2)), 12)
+    early = {"pruner": "successive_halving", "startup_trials": 2}
+    trials = run(study_in(tmp_path, present=1.0, **early), 12)
     assert any(trial.state == "pruned" and trial.num_epochs < 3 for trial in trials)
 
 

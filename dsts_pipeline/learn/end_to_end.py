@@ -25,15 +25,11 @@ from dsts_pipeline.extract.taps import KEEP_TIME, Recognizer
 from dsts_pipeline.extract.weights import CLASSIFIER_BIAS, CLASSIFIER_WEIGHT, save_weights
 from dsts_pipeline.head.neurons import widen
 
-# ---- ------------------------------------------------------------------------------------------
-# The stages of a backbone in the order of the data's way: what is frozen, learns slower, or is
+# ---- stages --------------------------------------------------------------------------------------
 #
-# computed twice to save memory.
-#
-# Enters: a backbone's root module, whose parts are `backbone` and, in some, `neck`. Leaves: named
-# modules. A stage is a child of `backbone` that has parameters (a ResNet's stem and its four
-# layers; Swin's patch embedding and final norm), or an entry of such a child that is a list (Swin's
-# layers, a transformer's blocks); a neck is one more.
+# In the order of the data's way. A stage is a child of `backbone` that has parameters (a ResNet's
+# stem and its four layers; Swin's patch embedding and final norm), or an entry of such a child that
+# is a list (Swin's layers, a transformer's blocks); a neck is one more.
 
 
 def stages_of(root: nn.Module) -> dict[str, nn.Module]:
@@ -95,7 +91,8 @@ def choose_frozen(
             f"finetune.frozen_stages is {num_stages}, this backbone has {len(stages)}: "
             f"{', '.join(stages)}; set it to at most that"
         )
-    names, frozen = list(names), set()
+    names = list(names)
+    frozen = set()
     for prefix in prefixes:
         found = {name for name in names if name.startswith(prefix)}
         if not found:
@@ -108,16 +105,13 @@ def choose_frozen(
     return frozen | {name for name in names if (stage_number(name, stages) or 0) < num_stages}
 
 
-# ---- Activation checkpointing: a stage's activations are dropped and computed again when needed.
+# ---- activation checkpointing --------------------------------------------------------------------
 #
-# Enters: modules. Leaves: the same modules, which in passes that are differentiated keep only their
-# inputs (Chen et al. 2016, arXiv 1604.06174; `torch.utils.checkpoint`, non-reentrant, which may be
-# differentiated twice).
-#
-# A stage is computed again with the parameter values of its own pass: UDL asks for gradients at
-# values that the module itself does not hold (`functional_call`), and when the recomputation comes,
-# the module has its own again. Running statistics of batch norms move in the first computation
-# only.
+# A stage's activations are dropped and computed again when needed (Chen et al. 2016, arXiv
+# 1604.06174; `torch.utils.checkpoint`, non-reentrant, which may be differentiated twice), with the
+# parameter values of its own pass: UDL asks for gradients at values that the module itself does not
+# hold (`functional_call`), and when the recomputation comes, the module has its own again. Running
+# statistics of batch norms move in the first computation only.
 
 
 @contextmanager
@@ -133,7 +127,8 @@ def statistics_still(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         for norm, (momentum, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count
+            norm.momentum = momentum
+            norm.num_batches_tracked = count
 
 
 def compute_twice(modules: Iterable[nn.Module]) -> None:
@@ -170,11 +165,7 @@ class _Recomputed:
         return nullcontext(), statistics_still(self._module)
 
 
-# ---- Backbone and head as one model: uint8 frames in, logits out. -------------------------------
-#
-# Enters: frames `[B, T, H, W, 3]`. Between: the backbone's map `[B, C, T', H', W']`. Leaves: logits
-# `[B, K]`. Before its first step it gives what the frozen backbone and the head give one after the
-# other, but for the rounding of stored maps.
+# ---- the model -----------------------------------------------------------------------------------
 
 
 class EndToEnd(nn.Module):
@@ -195,7 +186,7 @@ class EndToEnd(nn.Module):
     Args:
         backbone: Frozen when it comes here.
         head: `DSTSHead`, `LinearProbe` or another one on maps.
-        frozen_stages: The first so many stages keep their values; see `stages`.
+        frozen_stages: The first so many stages keep their values; see `stages_of`.
         frozen: So do parameters whose names below the recognizer begin like one of these.
         norms: "frozen" or "batch".
         recompute: Activation checkpointing of every stage.
@@ -218,8 +209,10 @@ class EndToEnd(nn.Module):
         super().__init__()
         if norms not in ("frozen", "batch"):
             raise ValueError(f"norms={norms!r}; expected 'frozen' or 'batch'")
-        self.backbone, self.head = backbone, head
-        self.norms, self.dropout = norms, dropout
+        self.backbone = backbone
+        self.head = head
+        self.norms = norms
+        self.dropout = dropout
         root = self.root
         self.stages = tuple(stages_of(root))
         kept = choose_frozen(
@@ -289,7 +282,8 @@ class EndToEnd(nn.Module):
 
     def _used_parameters(self) -> set[str]:
         """Names below the root of parameters that the map depends on, found by trying."""
-        backbone, names = self.backbone, [name for name, _ in self.root.named_parameters()]
+        backbone = self.backbone
+        names = [name for name, _ in self.root.named_parameters()]
         parameters = [self.root.get_parameter(name) for name in names]
         shape = (1, backbone.num_frames, backbone.size_px, backbone.size_px, 3)
         frames = torch.zeros(shape, dtype=torch.uint8, device=backbone.device)
@@ -304,11 +298,10 @@ class EndToEnd(nn.Module):
         return used
 
 
-# ---- A trained backbone as a weights file that `backbone.weights` takes. ------------------------
+# ---- a trained backbone as a weights file --------------------------------------------------------
 #
-# Enters: an `EndToEnd` model. Leaves: one safetensors file: the recognizer's parameters and buffers
-# by mmaction2's names, float32, and as its classifier the head's own, what the head says without
-# its module.
+# One safetensors file: the recognizer's parameters and buffers by mmaction2's names, float32, and
+# as its classifier the head's own, what the head says without its module.
 
 
 def check_can_be_saved(backbone: Backbone) -> None:
@@ -326,7 +319,8 @@ def check_can_be_saved(backbone: Backbone) -> None:
 
 def save_backbone(model: EndToEnd, path: str | Path) -> None:
     """Write the backbone of `model`, with the head's classifier where it fits, atomically."""
-    recognizer, classifier = model.backbone.recognizer, model.head.classifier
+    recognizer = model.backbone.recognizer
+    classifier = model.head.classifier
     assert isinstance(classifier, nn.Linear)
     own = dict(recognizer.named_parameters()).get(CLASSIFIER_WEIGHT)
     extra: dict[str, Tensor] = {}

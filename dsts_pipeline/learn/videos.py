@@ -52,15 +52,18 @@ class VideoFeed:
         max_failed_fraction: float = 0.01,
         may_shrink: bool = True,
     ) -> None:
-        clips, gone = plan.index.clips, set(left_out)
+        clips = plan.index.clips
+        gone = set(left_out)
         numbers = [n for n, c in enumerate(clips) if c.split == split and c.id not in gone]
-        self.plan, self.pool = plan, pool
+        self.plan = plan
+        self.pool = pool
         self.rows = np.array(numbers, dtype=np.int64)
         self.labels = np.array([clips[n].label for n in numbers], dtype=np.int64)
         self.groups = np.array([clips[n].id for n in numbers])
         self.epoch = 0
         self.failures: dict[str, str] = {}
-        self._max_failed_fraction, self._may_shrink = max_failed_fraction, may_shrink
+        self._max_failed_fraction = max_failed_fraction
+        self._may_shrink = may_shrink
         self._plain_plan = replace(plan, views=Views())
 
     @property
