@@ -21,12 +21,12 @@ COMPOSE := python -c 'import os, sys; from dvc.utils.hydra import compose_and_du
   compose_and_dump(sys.argv[1], configs, None, "config", configs, sys.argv[2:])'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full demo-small browser pictures test test-all lint format docs bench params clean
+.PHONY: help setup demo demo-full demo-small browser pictures test test-slow test-all lint format docs bench params clean
 
 help:  ## Show this list
 	@echo "Usage: make TARGET"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
-	  | while IFS=$$'\t' read -r name text; do printf '  %-8s %s\n' "$$name" "$$text"; done
+	  | while IFS=$$'\t' read -r name text; do printf '  %-9s %s\n' "$$name" "$$text"; done
 
 setup: $(STAMP)  ## Create .venv and install everything, pinned
 
@@ -69,10 +69,13 @@ $(AXE):
 pictures: $(STAMP)  ## Take README's pictures of the last report into docs/ (needs a browser)
 	python cli.py report --screenshots docs
 
-test: $(STAMP)  ## Run the tests, without the long ones
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not long"
+test: $(STAMP)  ## Run the tests: every part, in about five minutes
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not slow and not long"
 
-test-all: $(STAMP)  ## Run these and the long ones: dozens of kills, clusters, all stages again
+test-slow: $(STAMP)  ## Run the slow ones, which .ci/run runs too: kills, processes, DVC, whole runs
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "slow and not long"
+
+test-all: $(STAMP)  ## Run all, also the long ones: dozens of kills, clusters, all stages again
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)  ## Check style, formatting and types

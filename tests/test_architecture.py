@@ -379,3 +379,36 @@ def test_every_option_of_a_group_is_valid(option, tmp_path):
     with (tmp_path / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(compose(option), file)
     load_settings(tmp_path / "params.yaml")
+
+
+# ---- repetition -------------------------------------------------------------------------------
+
+RUN = 6  # equal lines in a row that are one thing said twice
+EXPLAINED: dict[frozenset[str], str] = {}
+
+
+def told_lines(path: Path) -> list[str]:
+    """Lines of code without their indentation; docstrings, comments, imports and blanks left out."""
+    text = path.read_text()
+    left_out: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_text or isinstance(node, ast.Import | ast.ImportFrom):
+            left_out.update(range(node.lineno, node.end_lineno + 1))
+    lines = enumerate((line.strip() for line in text.splitlines()), start=1)
+    return [line for n, line in lines if line and n not in left_out and not line.startswith("#")]
+
+
+def test_no_run_of_lines_stands_in_two_files():
+    where: dict[tuple[str, ...], set[str]] = {}
+    for path in MODULES:
+        lines = told_lines(path)
+        for start in range(len(lines) - RUN + 1):
+            run = tuple(lines[start : start + RUN])
+            if sum(len(line) > 3 for line in run) == RUN:  # brackets alone say nothing
+                where.setdefault(run, set()).add(shown(path))
+    twice = {run: files for run, files in where.items() if len(files) > 1}
+    found = {frozenset(files): run for run, files in twice.items()}
+    unexplained = {files: run for files, run in found.items() if files not in EXPLAINED}
+    assert not unexplained, "\n".join(f"{sorted(f)}: {' | '.join(r)}" for f, r in unexplained.items())
+    assert EXPLAINED.keys() <= found.keys(), "explained, but there no more"
