@@ -161,6 +161,7 @@ def test_prune_removes_what_nothing_refers_to(tmp_path):
     open_store(used).verify()
 
 
+@pytest.mark.slow
 def test_export_and_verify_of_the_file(tmp_path):
     store = write_store(tmp_path / "stores")
     refer_to(tmp_path, store)

@@ -61,6 +61,7 @@ def test_dry_run_tells_size_space_and_time_and_writes_nothing(folder):
     assert re.match(r"about \d+ s, measured on 32 clips: decoding [\d.]+ ms", rows["time"])
 
 
+@pytest.mark.long
 def test_dry_run_of_a_half_and_of_a_finished_store(folder):
     root = {"store__root": folder / "half"}
     assert extract(folder, **root).returncode == 0
@@ -75,6 +76,7 @@ def test_dry_run_of_a_half_and_of_a_finished_store(folder):
     assert "measured on 8 clips" in half["time"]
 
 
+@pytest.mark.long
 def test_dry_run_of_a_compressed_store_tells_a_bound(folder):
     rows = table_of(extract(folder, "--dry-run", store__dtype="int8", store__codec="zstd"))
     assert rows["stored as"] == "int8, zstd 1" and rows["size"].startswith("at most ")

@@ -16,10 +16,8 @@ STAGES = "prepare extract train-head evaluate report".split()
 SETTINGS = {key.replace(".", "__"): value for key, value in TINY.items()}
 HEADS = ("baseline", "linear_probe", "dsts")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here"),
-]
+# One run is not `slow`: `make test` sees every stage once.
+pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here")
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +87,7 @@ def test_curves_are_logged(folder):
     assert len(curve) == 3
 
 
+@pytest.mark.slow
 def test_untrained_head_answers_as_the_baseline(folder):
     # Step zero of the DSTS head is the backbone's own classifier.
     values = SETTINGS | {"train__num_epochs": 0}
@@ -100,6 +99,7 @@ def test_untrained_head_answers_as_the_baseline(folder):
     assert heads["dsts"]["versus_baseline"]["only_baseline_right"] == 0
 
 
+@pytest.mark.slow
 def test_second_extraction_changes_no_byte(folder):
     record = folder / "outputs" / "features.json"
     store = folder / read(folder, "features.json")["store"]
@@ -114,6 +114,7 @@ def test_options_that_exclude_each_other_are_told(folder):
     assert message.startswith("error: head: width=4096")
 
 
+@pytest.mark.slow
 def test_damage_is_found_named_and_repaired(folder):
     store = folder / read(folder, "features.json")["store"]
     shard = sorted((store / "maps").glob("c.*"))[1]

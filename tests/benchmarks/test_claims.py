@@ -129,6 +129,7 @@ def test_the_page_opens_with_the_verdict_on_every_claim():
     assert table.count("\n") == 9, "a head, its rule and eight claims"
 
 
+@pytest.mark.slow
 def test_a_changed_figure_is_seen(tmp_path):
     page = tmp_path / "claims.md"
     text = render()

@@ -407,6 +407,7 @@ def test_missing_and_ambiguous_lists_are_named(tmp_path):
 # ---- size ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "mmaction"])
 def test_two_hundred_thousand_rows_in_seconds_and_300_mb(tmp_path, kind):
     if kind == "csv":

@@ -213,6 +213,7 @@ def measure_reading(kind: str, root: Path) -> tuple[int, float, int]:
     return int(count), float(seconds), int(peak_bytes)
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_entries_in_seconds_and_300_mb(tmp_path):
     items = [MOVE | {"id": f"{n:06d}", "label": f"{MOVE['label']} {n}"} for n in range(200_000)]
     write_root(tmp_path, train=items[:170_000], validation=items[170_000:], test=None)

@@ -69,6 +69,7 @@ def test_answers_come_in_the_order_of_the_jobs(workers):
         assert _values(pool.run(_jobs(*orders))) == [0, 1, "refused", 3, 4, 5]
 
 
+@pytest.mark.slow
 def test_a_hang_is_killed_and_failed_and_the_others_go_on():
     with DecodePool(2, decode=obey, clip_timeout_seconds=3.0) as pool:
         values = _values(pool.run(_jobs("", "hang", "", "")))
@@ -112,6 +113,7 @@ def test_the_other_decoder_gets_its_turn_after_an_error_that_nobody_foresaw():
     assert values == [0, f"{told}; pyav: {told}", 2]
 
 
+@pytest.mark.slow
 def test_the_other_decoder_gets_its_turn_after_the_first_hung_twice():
     with DecodePool(1, decode=obey, clip_timeout_seconds=2.0) as pool:
         values = _values(pool.run(_jobs("hang-in-decord", "hang", "", fallback="pyav")))

@@ -112,6 +112,7 @@ def test_channels_last_gives_the_same_maps(backbone):
     assert Computing(channels_last=True).describe() == {"channels_last": True}
 
 
+@pytest.mark.slow
 def test_a_compiled_backbone_gives_the_same_maps(backbone):
     maps = _maps(backbone, frames=FRAMES[:4], batch_size=2, compile=True)
     assert _distance(maps, _maps(backbone, frames=FRAMES[:4])) < 1e-5

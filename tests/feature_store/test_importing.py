@@ -287,6 +287,7 @@ def test_maps_that_look_transposed_are_told_with_the_option(shape, axes, told):
     assert (told in doubt) if told else doubt == ""
 
 
+@pytest.mark.slow
 def test_the_command_warns_of_a_layout_and_takes_the_one_that_was_meant(tmp_path):
     (tmp_path / "features").mkdir()
     for number in range(4):

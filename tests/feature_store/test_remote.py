@@ -198,6 +198,7 @@ def test_a_server_that_stalls_is_an_error(served, store_path, tmp_path, stall):
     store.read([row_in_shard(store)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stall", ["short", "slow", "silent"])
 @pytest.mark.parametrize("name", ["manifest.json", "clips.json", SHARD])
 def test_a_server_that_stalls_on_opening(served, store_path, tmp_path, stall, name):
@@ -220,6 +221,7 @@ def test_a_slow_transfer_that_gets_on_is_waited_for(served, store_path, tmp_path
     np.testing.assert_array_equal(store.read([12]), open_store(store_path).read([12]))
 
 
+@pytest.mark.slow
 def test_a_bucket_that_stalls_is_an_error(s3_url, endpoint, store_path, tmp_path, monkeypatch):
     with stalling_proxy(endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.server_address[1]}")
@@ -303,6 +305,7 @@ def read_all(store, results, environment):
     results.put(store.read(np.arange(len(store))).sum(dtype=np.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_read_too(s3_url, store_path, tmp_path, method):
     store = open_remote(s3_url, tmp_path)

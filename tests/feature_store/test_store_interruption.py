@@ -78,6 +78,7 @@ def run_until_step(root: Path, last_step: int) -> bool:
     return status == 9
 
 
+@pytest.mark.slow
 def test_death_before_every_single_step(tmp_path):
     expected, step = read_tree(write_store(tmp_path / "undisturbed")), 1
     while run_until_step(tmp_path / str(step), step):

@@ -186,6 +186,7 @@ print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, noise.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "codec"), [("float32", "none"), ("int8", "zstd")])
 def test_memory_is_bounded_whatever_the_size_of_the_store(tmp_path, dtype, codec):
     """Two shards of float32 (one gathered, one being written) and a dozen maps in between."""

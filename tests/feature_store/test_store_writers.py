@@ -27,6 +27,7 @@ def claimed_by(output: str) -> list[int]:
     return [int(line.split()[1]) for line in output.splitlines() if line.startswith("claimed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_writers", [2, 4])
 def test_writers_at_once_write_each_shard_once_and_the_same_bytes(tmp_path, num_writers):
     writers = start_writers(num_writers, tmp_path / "shared", num_clips=150, seconds_per_shard=0.02)

@@ -36,6 +36,7 @@ def test_half_precision_is_near_float32(estimator, specialization, width, dtype)
         assert all(buffer.dtype == torch.float32 for buffer in layer.buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["evaluation", "dense", "selected"])
 def test_captured_whole_by_dynamo(mode):
     """One graph, no break; the eager backend keeps the test free of a compiler."""

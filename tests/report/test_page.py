@@ -117,6 +117,7 @@ def test_it_says_what_the_run_says():
     assert "gallery" not in outline(html).ids
 
 
+@pytest.mark.slow
 def test_names_with_markup_in_them_do_no_harm():
     inputs = make_inputs(**SMALL)
     metrics = inputs.metrics | {"split": HOSTILE, "store": HOSTILE}

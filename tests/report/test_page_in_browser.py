@@ -102,6 +102,7 @@ def test_light_and_dark_follow_the_system_until_the_button_says_otherwise(addres
     drive(address, steps, dark=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["gallery", "mistakes"])
 def test_previews_move_until_they_are_stopped(address, part):
     async def steps(tab):
@@ -235,6 +236,7 @@ def test_axe_finds_nothing_serious_on_any_tab(address, dark):
 HOSTILE = "</script><script>window.harm = 1</script>\"'><img src=x onerror='window.harm = 2'>"
 
 
+@pytest.mark.slow
 def test_names_with_markup_do_no_harm_in_lists_and_tips(browser, tmp_path):
     inputs = make_inputs(**SMALL)
     ids = tuple(f"{HOSTILE}{i}" for i in range(80))

@@ -31,6 +31,7 @@ def test_without_a_browser_it_says_what_to_install(tmp_path, monkeypatch):
         take_screenshots(tmp_path / "report.html", tmp_path, [Shot("a.png", "#summary")])
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_picture_shows_the_tab_that_it_names(tmp_path):
     need_browser()

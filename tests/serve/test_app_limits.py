@@ -78,6 +78,7 @@ def test_a_body_of_unknown_size_is_cut_off(place):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_slow_body_is_given_up(place):
     address, folder = place
     started = time.monotonic()
@@ -202,6 +203,7 @@ async def ended(reader: asyncio.StreamReader, seconds: float) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_hundred_half_open_connections_keep_nobody_out(tmp_path):
     async def ask() -> None:
         made = await open_many(address, 100, b"", b"G", b"POST /answers HTTP/1.1\r\nHost: x\r\n")
@@ -226,6 +228,7 @@ DRIPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", DRIPS)
 def test_a_request_that_drips_is_closed(tmp_path, what):
     begin, drop = DRIPS[what]

@@ -110,6 +110,7 @@ def test_head_of_other_weights_is_not_made_this_stores(trained):
     assert "extract with --set backbone.weights=other/backbone.safetensors first" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["dsts_pipeline.mmaction2", "dsts_pipeline.serve.mmaction2"])
 def test_launcher_names_the_tools(tmp_path, address):
     command = [sys.executable, "-m", address, "tain"]

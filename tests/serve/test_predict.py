@@ -291,6 +291,7 @@ def test_one_video_that_nobody_foresaw_leaves_the_others_their_answers(
     assert answers[0].reason == answers[2].reason == told
 
 
+@pytest.mark.slow
 def test_a_stream_without_a_decoder_is_listed_and_the_others_are_answered(
     exported, clips, tmp_path
 ):

@@ -29,6 +29,7 @@ def write_run(outputs: Path, **sizes: int) -> Path:
     return outputs
 
 
+@pytest.mark.slow
 def test_two_folders_give_a_page_with_files_beside_it(tmp_path):
     write_run(tmp_path / "one" / "outputs")
     write_run(tmp_path / "two")

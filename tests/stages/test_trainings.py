@@ -51,6 +51,7 @@ def tree_of(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_only_one_command_at_a_time_writes_heads_and_what_follows_from_them(ready):
     with at_work(ready, "train-head", **LONG) as first:
         others = {"head__num_neurons": 3}
@@ -80,7 +81,7 @@ def test_only_one_command_at_a_time_writes_heads_and_what_follows_from_them(read
     assert run_cli(ready, "evaluate").returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_only_one_ablation_at_a_time(ready):
     grid = "ablate", "--grid", "head.num_neurons=3"
     with at_work(ready, *grid, **LONG) as first:
@@ -89,6 +90,7 @@ def test_only_one_ablation_at_a_time(ready):
     assert run_cli(ready, *grid, **QUICK).returncode == 0
 
 
+@pytest.mark.slow
 def test_damage_is_told_by_every_command_that_loads_a_head(ready):
     assert run_cli(ready, "train-head", **QUICK).returncode == 0
     sound = shutil.copytree(ready / "outputs", ready / "sound")
@@ -111,6 +113,7 @@ def test_damage_is_told_by_every_command_that_loads_a_head(ready):
     assert run_cli(ready, "evaluate").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_changed_result_is_told_by_whoever_reads_it(ready):
     for command in ("train-head", "evaluate"):
         assert run_cli(ready, command, **QUICK, evaluate__num_bootstrap=100).returncode == 0

@@ -42,6 +42,7 @@ def test_a_sound_combination_meets_the_damage(damaged):
     assert "maps/c." in told and "damaged" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

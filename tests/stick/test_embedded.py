@@ -28,6 +28,7 @@ def test_every_renderer_of_the_settings_is_there():
     assert set(get_args(RenderSettings.model_fields["renderer"].annotation)) == set(RENDERERS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("renderer", "size"), [("stick_diving", 16), ("stick_something", 8)])
 def test_a_contact_sheet_is_drawn(tmp_path, repository, renderer, size):
     path = tmp_path / "sheet.jpg"

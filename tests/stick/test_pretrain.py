@@ -94,6 +94,7 @@ def saved_and_built(recognizer, path):
     return build_backbone("stick_r18", weights=path)
 
 
+@pytest.mark.slow
 def test_the_other_set_has_its_own_frames_labels_targets_and_classes(home):
     recipe = PoolRecipe(
         **{**vars(RECIPE), "renderer": "stick_something", "video_frames": 24, "num_clips": 4}

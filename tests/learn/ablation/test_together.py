@@ -103,6 +103,7 @@ def test_statistics_of_norms_share_their_maps():
     assert num_reads(["full", "all averaged", "full again"]) == num_reads(["full"])
 
 
+@pytest.mark.slow
 def test_stop_saves_all_and_all_go_on(tmp_path, alone):
     """Stopped after every batch, from whatever place."""
     names = "full", "without udl", "dense"

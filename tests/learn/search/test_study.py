@@ -128,7 +128,7 @@ def start(folder, num_trials):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_searches_find_what_an_unbroken_one_finds(tmp_path):
     unbroken = search(tmp_path / "unbroken", 8)
     assert unbroken[0]["values"] == PRESENT
