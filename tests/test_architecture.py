@@ -388,7 +388,7 @@ EXPLAINED: dict[frozenset[str], str] = {}
 
 
 def told_lines(path: Path) -> list[str]:
-    """Lines of code without their indentation; docstrings, comments, imports and blanks left out."""
+    """Lines of code, not indented; docstrings, comments, imports and blank lines left out."""
     text = path.read_text()
     left_out: set[int] = set()
     for node in ast.walk(ast.parse(text)):
@@ -410,5 +410,6 @@ def test_no_run_of_lines_stands_in_two_files():
     twice = {run: files for run, files in where.items() if len(files) > 1}
     found = {frozenset(files): run for run, files in twice.items()}
     unexplained = {files: run for files, run in found.items() if files not in EXPLAINED}
-    assert not unexplained, "\n".join(f"{sorted(f)}: {' | '.join(r)}" for f, r in unexplained.items())
+    told = [f"{sorted(files)}: {' | '.join(run)}" for files, run in unexplained.items()]
+    assert not told, "\n".join(told)
     assert EXPLAINED.keys() <= found.keys(), "explained, but there no more"
