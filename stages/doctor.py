@@ -248,7 +248,10 @@ def check_data(dataset: DatasetSettings) -> tuple[str, int]:
     annotations = read_annotations(
         dataset.format,
         root,
-        **dataset.model_dump(include={"video_folder", "train_file", "test_file", "class_file"}),
+        video_folder=dataset.video_folder,
+        train_file=dataset.train_file,
+        test_file=dataset.test_file,
+        class_file=dataset.class_file,
         allow_outside_root=dataset.allow_outside_root,
         test_fraction=dataset.test_fraction,
     )

@@ -1,4 +1,4 @@
-"""Train backbones on videos: with the DSTS head, with a linear head, and the embedded ones."""
+"""Train a backbone on videos: with the DSTS head (`finetune`), or a linear one before it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,13 @@ from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.build import choose_backbone
 from dsts_pipeline.extract.decode_pool import DecodePool
-from dsts_pipeline.extract.views import ViewPlan, Views, choose_fallback, choose_views
+from dsts_pipeline.extract.views import (
+    ViewPlan,
+    Views,
+    choose_augmentation,
+    choose_fallback,
+    choose_views,
+)
 from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
@@ -70,7 +76,7 @@ def run(settings: Settings) -> None:
             f"{start}: trained on store {extra['store']}, {common.FEATURES} names "
             f"{store.fingerprint}; run `python cli.py train-head`"
         )
-    with _open_work(settings, common.FINETUNED, "finetune") as work:
+    with _open_inputs(settings, common.FINETUNED, "finetune") as work:
         _check_maps(store, work.backbone)
         left_out = sorted({failure["id"] for failure in store.manifest["failures"]})
         model, feed, done = _train_jointly(work, head, left_out, settings.udl)
@@ -78,9 +84,15 @@ def run(settings: Settings) -> None:
             return
         folder = common.FINETUNED
         title = f"{extra['title']}, end to end"
-        made_by: dict[str, Any] = {"dataset": settings.dataset, "backbone": settings.backbone}
-        made_by |= {"finetune": settings.finetune, "train": settings.train, "udl": settings.udl}
-        made_by |= {"store": settings.store, "seed": settings.seed}
+        made_by: dict[str, Any] = {
+            "dataset": settings.dataset,
+            "backbone": settings.backbone,
+            "finetune": settings.finetune,
+            "train": settings.train,
+            "udl": settings.udl,
+            "store": settings.store,
+            "seed": settings.seed,
+        }
         _save_all(work, folder, title, model, done, made_by)
         figures = _compare(work, store, model, done.heldout) | {"failures": feed.failures}
         figures["seconds_per_epoch"] = {
@@ -115,7 +127,7 @@ def _check_maps(store: FeatureStore, backbone: Backbone) -> None:
 
 
 def _compare(
-    work: Work, store: FeatureStore, model: EndToEnd, heldout: np.ndarray
+    work: FinetuneInputs, store: FeatureStore, model: EndToEnd, heldout: np.ndarray
 ) -> dict[str, Any]:
     """Figures of the cached head and of the fine-tuned one, on the same clips."""
     found = dict[str, Any](heldout=None, test=None)
@@ -163,7 +175,7 @@ def pretrain_backbone(settings: Settings) -> None:
     Raises:
         CheckpointError, DataError: No sound weights; too many clips cannot be decoded.
     """
-    with _open_work(settings, common.PRETRAINED, "pretrain-backbone") as work:
+    with _open_inputs(settings, common.PRETRAINED, "pretrain-backbone") as work:
         sizes = work.backbone.map_shape[0], len(work.clips.class_names)
         torch.manual_seed(derive_seed(settings.seed, "linear_head"))
         head = LinearProbe(*sizes)
@@ -189,7 +201,7 @@ def pretrain_backbone(settings: Settings) -> None:
 
 
 @dataclass
-class Work:
+class FinetuneInputs:
     """What a fine-tuning is made with."""
 
     settings: Settings
@@ -206,7 +218,7 @@ class Work:
 
 
 @contextmanager
-def _open_work(settings: Settings, folder: Path, name: str) -> Iterator[Work]:
+def _open_inputs(settings: Settings, folder: Path, name: str) -> Iterator[FinetuneInputs]:
     """Join processes, heed SIGTERM, load clips and backbone, start decoders.
 
     Args:
@@ -223,28 +235,32 @@ def _open_work(settings: Settings, folder: Path, name: str) -> Iterator[Work]:
     index = ClipIndex.load(common.CLIP_INDEX)
     backbone = choose_backbone(decoding)
     check_can_be_saved(backbone)
-    augmented = Augmentation(**chosen.augmentation.model_dump()).is_on
+    augmented = choose_augmentation(chosen.augmentation).is_on
     warm_up = import_transforms if augmented else None
-    limits = decoding.model_dump(include={"clip_timeout_seconds", "prefetch_bytes"})
     with (
         joined_processes(chosen.device, chosen.devices) as processes,
         hold_together(processes, folder, name),
         stop_on_sigterm(chosen.requeue_status) as stop,
-        DecodePool(decoding.num_decode_workers, **limits, warm_up=warm_up) as pool,
+        DecodePool(
+            decoding.num_decode_workers,
+            clip_timeout_seconds=decoding.clip_timeout_seconds,
+            prefetch_bytes=decoding.prefetch_bytes,
+            warm_up=warm_up,
+        ) as pool,
     ):
         every = chosen.checkpoint_every_batches
         saved = CheckpointOptions(common.CHECKPOINTS, every_batches=every, stop=stop)
-        yield Work(settings, processes, saved, index, backbone, pool)
+        yield FinetuneInputs(settings, processes, saved, index, backbone, pool)
 
 
 def _train_jointly(
-    work: Work, head: nn.Module, left_out: list[str], udl: UdlSettings
+    work: FinetuneInputs, head: nn.Module, left_out: list[str], udl: UdlSettings
 ) -> tuple[EndToEnd, VideoFeed, Finetuned]:
     """Train `head` with the backbone by the section `finetune`."""
     settings = work.settings
     chosen = settings.finetune
     views = Views(
-        augmentation=Augmentation(**chosen.augmentation.model_dump()),
+        augmentation=choose_augmentation(chosen.augmentation),
         flips=FlipRule(settings.dataset.flip, settings.dataset.flip_pairs),
         seed=settings.seed,
     )
@@ -287,7 +303,12 @@ def _train_jointly(
 
 
 def _save_all(
-    work: Work, folder: Path, title: str, model: EndToEnd, done: Finetuned, sections: dict[str, Any]
+    work: FinetuneInputs,
+    folder: Path,
+    title: str,
+    model: EndToEnd,
+    done: Finetuned,
+    sections: dict[str, Any],
 ) -> None:
     """Write backbone, head and history; then drop the checkpoints.
 
@@ -303,7 +324,7 @@ def _save_all(
 
 
 def _joint_figures(
-    work: Work, model: EndToEnd, clips: np.ndarray, title: str
+    work: FinetuneInputs, model: EndToEnd, clips: np.ndarray, title: str
 ) -> dict[str, Any] | None:
     """Figures of `model` on clips by number, in the views of their split; None for no clips."""
     if not len(clips):

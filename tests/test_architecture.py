@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports, the pipeline's declared inputs, settings, start-up time."""
+"""The layout keeps its shape: imports, the pipeline's declared inputs, settings, start-up time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that we start never outlive the one that started them.
+"""Processes that we start end with the one that started them; SIGTERM stops work in good order.
 
 Enters: the process id of the parent. Leaves: a child that ends when that process does, however it
 does (kill -9 and a lack of memory give it no chance to say so), and that holds none of its caller's

@@ -1,4 +1,4 @@
-"""The tree of all settings, and how it is read.
+"""How settings are read, changed and written (what they are: `settings`).
 
 Enters: params.yaml (YAML 1.2, read as DVC reads it) and overrides "dotted.key=value", applied in
 order. Leaves: a `Settings`. An unknown key is an error that names the closest known one, never a

@@ -57,14 +57,14 @@ def build_backbone(
     """The backbone called `name`, frozen and in evaluation mode.
 
     Args:
-        name: A preset (see `presets`), a config of mmaction2's model zoo by name, a config file by
-            path, or a folder of the transformers library.
+        name: A preset (see `model_zoo`), a config of mmaction2's model zoo by name, a config file
+            by path, or a folder of the transformers library.
         weights: A file (safetensors or .pth), an address, for the transformers library a folder;
             or the word "random": weights drawn from `seed`, which `describe` marks.
         num_frames, size_px: The input T and H = W; the model's own by default.
         taps: Where maps are taken, see `taps`; by default the preset's own.
         weights_sha256: The digest that the file must have.
-        key_map: How the file's keys are renamed, see `key_maps`.
+        key_map: How the file's keys are renamed, see `weights`.
 
     Raises:
         SettingsError: There is no such model, or it has no such tap or input.

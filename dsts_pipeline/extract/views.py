@@ -37,7 +37,11 @@ from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
 from dsts_pipeline.extract.pipelines import Pipeline
 
 if TYPE_CHECKING:
-    from dsts_pipeline.base.settings import BackboneSettings, DatasetSettings
+    from dsts_pipeline.base.settings import (
+        AugmentationSettings,
+        BackboneSettings,
+        DatasetSettings,
+    )
 
 CENTRE = 1
 _CROPS = {1: (CENTRE,), 3: (0, CENTRE, 2)}
@@ -235,10 +239,25 @@ def choose_views(chosen: BackboneSettings, dataset: DatasetSettings) -> Views:
     Raises:
         SettingsError: Views are to be mirrored and a mirrored clip has no class.
     """
+    views = chosen.views
     return Views(
-        **chosen.views.model_dump(exclude={"augmentation"}),
-        augmentation=Augmentation(**chosen.views.augmentation.model_dump()),
+        train=views.train,
+        test_clips=views.test_clips,
+        test_crops=views.test_crops,
+        seed=views.seed,
+        augmentation=choose_augmentation(views.augmentation),
         flips=FlipRule(dataset.flip, dataset.flip_pairs),
+    )
+
+
+def choose_augmentation(chosen: AugmentationSettings) -> Augmentation:
+    """The section as decode processes take it, which start without pydantic."""
+    return Augmentation(
+        crop=chosen.crop,
+        flip=chosen.flip,
+        color_jitter=chosen.color_jitter,
+        rand_augment=chosen.rand_augment,
+        erasing=chosen.erasing,
     )
 
 

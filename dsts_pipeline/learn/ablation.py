@@ -1,4 +1,4 @@
-"""The trainings of an ablation: what is finished on disk, and how the rest is trained.
+"""The trainings of an ablation: plans, what is finished on disk, how the rest is trained and shown.
 
 Enters: plans, the feed of the training split, where to keep things. Leaves: a folder per run with
 `history.json`, `head.safetensors` and, written last, `head.json`. A run that has those is finished:
@@ -319,14 +319,14 @@ def share_out(plans: Sequence[RunPlan], num_jobs: int) -> list[list[RunPlan]]:
     """Plans for each process, of about equal work; as many shares as there is work for."""
     shares: list[list[RunPlan]] = [[] for _ in range(num_jobs)]
     loads = [0.0] * num_jobs
-    for plan in sorted(plans, key=work_of, reverse=True):
+    for plan in sorted(plans, key=cost_of, reverse=True):
         least = loads.index(min(loads))
         shares[least].append(plan)
-        loads[least] += work_of(plan)
+        loads[least] += cost_of(plan)
     return [share for share in shares if share]
 
 
-def work_of(plan: RunPlan) -> float:
+def cost_of(plan: RunPlan) -> float:
     """Rough cost of a training, in layers that run forward once for each clip."""
     num_epochs = plan.recipe.train.num_epochs
     if plan.kind != "dsts":

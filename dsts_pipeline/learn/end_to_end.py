@@ -181,7 +181,7 @@ class EndToEnd(nn.Module):
     draws them once for all passes over it.
 
     Choice: TPN's bottom-up convolutions stay as they are where its time is kept (tap `neck_time`):
-    their outer taps are zeroed whenever weights are loaded, see `extract.models.tpn`.
+    their outer taps are zeroed whenever weights are loaded, see `extract.taps`.
 
     Args:
         backbone: Frozen when it comes here.

@@ -122,7 +122,8 @@ def evaluate_rows(
     """Evaluate `head` in evaluation mode on `rows` of `feed`, each row on one of `processes`.
 
     Choice: where held-out clips have several views, each counts as a clip. These figures only
-    choose the epoch; the views' mean is taken where results are counted (`metrics.views`).
+    choose the epoch; the views' mean is taken where results are counted
+    (`metrics.predictions`).
     """
     asking = evaluation_pass(head, rows, processes)
     return make_passes(asking, feed, processes.device, batch_size=batch_size)

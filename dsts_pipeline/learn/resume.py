@@ -348,7 +348,8 @@ class Keeper:
         return cursor.state_dict() | {"digest": first.digest}
 
     def _capture(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        training, stepper = self.training, self.training.stepper
+        training = self.training
+        stepper = training.stepper
         assert stepper.generator is not None
         tensors = {f"head/{n}": v for n, v in training.head.state_dict().items()}
         tensors |= stepper.upstream.tensors("upstream/") | stepper.downstream.tensors("downstream/")
@@ -375,7 +376,8 @@ class Keeper:
         return values, tensors
 
     def _restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        training, stepper = self.training, self.training.stepper
+        training = self.training
+        stepper = training.stepper
         assert stepper.generator is not None
         training.head.load_state_dict(_below("head/", tensors))
         stepper.upstream.load_tensors(_below("upstream/", tensors))

@@ -1,4 +1,6 @@
-"""A study of trials on disk, by Optuna: killed at any moment, it goes on where it was.
+"""A search of settings: what may vary, the study of trials (by Optuna, on disk), what came out.
+
+A study that was killed at any moment goes on where it was.
 
 Enters: dimensions, a folder, and a function that trains with some values and calls back after
 every epoch. Leaves: records of trials. A trial's values depend on the seed and the trials finished

@@ -190,7 +190,8 @@ class Member:
     @property
     def status(self) -> Status:
         """How far it is."""
-        training, tally = self.training, self.training.tally
+        training = self.training
+        tally = training.tally
         num_epochs = training.how.num_epochs
         last = (training.history or [{}])[-1]
         cursor = training.cursor

@@ -153,7 +153,7 @@ def _named(by: dict[str, Tensor], found: tuple[Tensor | None, ...]) -> dict[str,
 
 # ---- the meta-gradient ---------------------------------------------------------------------------
 
-Part = tuple[Any, float]
+WeightedPart = tuple[Any, float]
 """A micro-batch and its weight in the mean; the weights of a batch sum to 1."""
 
 SumNamed = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -222,8 +222,8 @@ def meta_gradient_of_parts(
     loss_fn: LossFunction,
     upstream: Parameters,
     downstream: Parameters,
-    train_parts: Sequence[Part],
-    val_parts: Sequence[Part],
+    train_parts: Sequence[WeightedPart],
+    val_parts: Sequence[WeightedPart],
     inner_lr: float,
     *,
     method: Method = "exact",
@@ -276,7 +276,7 @@ def _validation_gradient(
     loss_fn: LossFunction,
     upstream: Parameters,
     ahead: Parameters,
-    parts: Sequence[Part],
+    parts: Sequence[WeightedPart],
     loss_scale: float,
 ) -> dict[str, Tensor]:
     """`v = grad_{d_hat} loss(u_hat, d_hat; val)`, with u_hat a constant."""

@@ -1,4 +1,4 @@
-"""What a saved head answers on a feed: a run of the head over all of its maps.
+"""What a saved head answers on a feed: a run over all of its maps, in their order or out of it.
 
 Enters: a head's folder and a feed of its store. Leaves: a `HeadResult`.
 """

@@ -40,8 +40,11 @@ class DecodeSegments(BaseTransform):
         test_mode: bool = False,
         decoder: Decoder = "auto",
     ) -> None:
-        self.num_frames, self.size_px, self.num_clips = num_frames, size_px, num_clips
-        self.test_mode, self.decoder = test_mode, decoder
+        self.num_frames = num_frames
+        self.size_px = size_px
+        self.num_clips = num_clips
+        self.test_mode = test_mode
+        self.decoder = decoder
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Load the frames.
@@ -49,7 +52,8 @@ class DecodeSegments(BaseTransform):
         Raises:
             VideoError: A frame cannot be had exactly; no clip is replaced by another one.
         """
-        path, total = results["filename"], count_frames(results["filename"])
+        path = results["filename"]
+        total = count_frames(path)
         num_clips = self.num_clips if self.test_mode else 1
         if self.test_mode:
             samples = sample_views(total, self.num_frames, num_clips, None, None)

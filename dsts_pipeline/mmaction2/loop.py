@@ -366,7 +366,7 @@ class UDLTrainLoop(EpochBasedTrainLoop):
             SettingsError: The halves share a clip.
         """
         self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
-        train, val = (self._preprocess(half) for half in split_batch(data_batch))
+        train, val = (self._preprocess(half) for half in halve_batch(data_batch))
         # From seed and iteration: a training that is resumed draws what it would have drawn.
         noise_seed = derive_seed(self.runner.seed or 0, f"udl_{self._iter}")
         assert self.step.generator is not None
@@ -384,7 +384,7 @@ class UDLTrainLoop(EpochBasedTrainLoop):
         return RecognizerBatch(data["inputs"], data["data_samples"])
 
 
-def split_batch(data_batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def halve_batch(data_batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A collated batch as its first and its second half; of an odd one the second is longer.
 
     Raises:

@@ -214,8 +214,14 @@ def bundle_of_run(
     made_of = store.manifest["made_of"]
     check_extracted(made_of)
     taps = backbone.taps or (made_of["backbone"].get("tap", "backbone"),)
-    values = backbone.model_dump(include={"name", "weights", "num_frames", "size_px", "key_map"})
-    source = BackboneSource(tap=taps[0], **values)
+    source = BackboneSource(
+        name=backbone.name,
+        weights=backbone.weights,
+        num_frames=backbone.num_frames,
+        size_px=backbone.size_px,
+        tap=taps[0],
+        key_map=backbone.key_map,
+    )
     return Bundle(
         head=head,
         head_record=head_record,

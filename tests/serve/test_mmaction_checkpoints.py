@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.head import DSTSHead, LinearProbe, load_head, save_head
 from dsts_pipeline.serve.mmaction_files import join_checkpoint, split_checkpoint
-from tests.serve.recognizers import batch_of, build
+from tests.mmaction2.recognizers import batch_of, build
 
 
 @pytest.fixture

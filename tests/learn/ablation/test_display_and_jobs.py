@@ -12,11 +12,11 @@ from dsts_pipeline.learn import ablation as display
 from dsts_pipeline.learn.ablation import (
     Display,
     RunPlan,
+    cost_of,
     describe,
     live_table,
     share_out,
     show_ablation,
-    work_of,
 )
 from dsts_pipeline.learn.together import Status
 from tests.learn.recipes import recipe
@@ -89,7 +89,7 @@ def test_work_is_shared_out_evenly_and_once():
     ]
     shares = share_out(plans, 2)
     assert sorted(map(repr, plans)) == sorted(repr(p) for share in shares for p in share)
-    loads = [sum(map(work_of, share)) for share in shares]
+    loads = [sum(map(cost_of, share)) for share in shares]
     assert max(loads) < 1.3 * min(loads)
-    assert work_of(plan("all", synapse=False)) > work_of(plan()) > work_of(plan(udl=False))
+    assert cost_of(plan("all", synapse=False)) > cost_of(plan()) > cost_of(plan(udl=False))
     assert len(share_out(plans[:1], 4)) == 1

@@ -1,6 +1,6 @@
 """Steps of one of two processes, or of one with the joined batch; run by test_mmaction2_step.py.
 
-python -m tests.serve.joined_recognizer_step RANK WORLD_SIZE RENDEZVOUS_FILE OUTPUT
+python -m tests.mmaction2.joined_recognizer_step RANK WORLD_SIZE RENDEZVOUS_FILE OUTPUT
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.mmaction2.loop import RecognizerBatch, RecognizerStep
-from tests.serve.recognizers import batch_of, build
+from tests.mmaction2.recognizers import batch_of, build
 
 
 def share_of(seed, rank, world_size):

@@ -18,9 +18,9 @@ from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.steps import Objective, Stepper
 from dsts_pipeline.mmaction2.loop import RecognizerStep
 from tests.learn.recipes import sgd
+from tests.mmaction2.joined_recognizer_step import two_steps
+from tests.mmaction2.recognizers import batch_of, build, labels_of
 from tests.reference.literal_udl import literal_meta_gradient
-from tests.serve.joined_recognizer_step import two_steps
-from tests.serve.recognizers import batch_of, build, labels_of
 
 RATE, ALPHA = 0.1, 0.3
 
@@ -195,7 +195,7 @@ def test_half_precision_makes_nearly_the_same_step():
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_joined_batch(tmp_path, repository):
     """All explicit sums are there: of the simulated step, of v, of the product, of the update."""
-    command = [sys.executable, "-m", "tests.serve.joined_recognizer_step"]
+    command = [sys.executable, "-m", "tests.mmaction2.joined_recognizer_step"]
     running = [
         subprocess.Popen(
             [*command, str(rank), "2", str(tmp_path / "rendezvous"), str(tmp_path / f"{rank}")],

@@ -18,8 +18,8 @@ from dsts_pipeline.mmaction2.components import (
     RecalibrateNormsHook,
     recalibrate_recognizer,
 )
-from dsts_pipeline.mmaction2.loop import UDLTrainLoop, split_batch
-from tests.serve.recognizers import CHANNELS, CLASSES, OPTIONS, batch_of, build, config_of
+from dsts_pipeline.mmaction2.loop import UDLTrainLoop, halve_batch
+from tests.mmaction2.recognizers import CHANNELS, CLASSES, OPTIONS, batch_of, build, config_of
 
 
 def head_of(**changes):
@@ -219,11 +219,11 @@ def test_halves_that_share_a_clip_are_refused():
         samples = [SimpleNamespace(get=lambda _, n=n: n) for n in numbers]
         return {"inputs": list(numbers), "data_samples": samples}
 
-    train, val = split_batch(batch(4, 2, 7))
+    train, val = halve_batch(batch(4, 2, 7))
     assert (train["inputs"], val["inputs"]) == ([4], [2, 7])
-    split_batch(batch(None, None, None, None))  # samples that don't say
+    halve_batch(batch(None, None, None, None))  # samples that don't say
     with pytest.raises(SettingsError, match="clip 4 is in both halves"):
-        split_batch(batch(4, 2, 7, 4))
+        halve_batch(batch(4, 2, 7, 4))
 
 
 def test_hooks_refuse_what_they_cannot_serve():
