@@ -27,87 +27,6 @@ from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer, forwar
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.udl import meta_gradient_of_parts
 
-# ---- mixup -------------------------------------------------------------------------------------
-#
-# Every clip of a batch of maps is blended with another one, and so is its label:
-# `x = s x_i + (1 - s) x_j`, loss `s CE(., y_i) + (1 - s) CE(., y_j)`: cross-entropy with the soft
-# label. s is drawn from Beta(alpha, alpha) per batch, and the larger of s and 1 - s is taken, so
-# that a clip keeps the greater part of itself. Source: Zhang et al. 2018. Deviation: not in the
-# paper. Choice: under UDL the training batch is mixed, the validation batch is left as it is.
-
-
-@dataclass(frozen=True, repr=False)
-class MixedBatch(FeatureBatch):
-    """A batch of blended maps: `labels` weigh `share`, `partners [B]` the rest."""
-
-    partners: Tensor
-    share: float
-
-
-def mix_batch(batch: FeatureBatch, *, alpha: float, seed: int) -> MixedBatch:
-    """Blend the maps of `batch` among themselves.
-
-    Args:
-        alpha: > 0; the larger, the more even the blend.
-        seed: Decides share and partners.
-    """
-    generator = np.random.default_rng(seed)
-    share = float(generator.beta(alpha, alpha))
-    share = max(share, 1.0 - share)
-    partner = torch.from_numpy(generator.permutation(len(batch))).to(batch.maps.device)
-    maps = share * batch.maps + (1.0 - share) * batch.maps[partner]
-    return MixedBatch(maps, batch.labels, batch.rows, batch.labels[partner], share)
-
-
-def split_batch(batch: FeatureBatch, size: int) -> list[FeatureBatch]:
-    """Consecutive parts of at most `size` clips."""
-    columns = zip(
-        batch.maps.split(size), batch.labels.split(size), batch.rows.split(size), strict=True
-    )
-    if not isinstance(batch, MixedBatch):
-        return [FeatureBatch(*column) for column in columns]
-    partners = batch.partners.split(size)
-    return [
-        MixedBatch(*column, partner, batch.share)
-        for column, partner in zip(columns, partners, strict=True)
-    ]
-
-
-# ---- upstream and downstream -------------------------------------------------------------------
-#
-# A model is a head on cached maps, or has a backbone in front and a head named `head`.
-
-
-def head_of(model: nn.Module) -> nn.Module:
-    """The head of a model that has a backbone in front; any other model is its own head."""
-    inner = getattr(model, "head", None)
-    return inner if isinstance(inner, nn.Module) else model
-
-
-def dsts_of(model: nn.Module) -> DSTSHead | None:
-    """The DSTS head in `model`, if there is one."""
-    head = head_of(model)
-    return head if isinstance(head, DSTSHead) else None
-
-
-def upstream_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """u: scoring kernels and gate logits, by their names in `model` (paper 3.3)."""
-    head = dsts_of(model)
-    upstream = set() if head is None else {id(p) for p in head.upstream_parameters().values()}
-    return {name: p for name, p in model.named_parameters() if id(p) in upstream}
-
-
-def downstream_of(model: nn.Module) -> dict[str, nn.Parameter]:
-    """d: everything else that trains, by name in `model`; in end-to-end training the backbone's
-    parameters too."""
-    upstream = upstream_of(model)
-    return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and name not in upstream
-    }
-
-
 # ---- the loss ----------------------------------------------------------------------------------
 
 
@@ -484,3 +403,84 @@ def check_disjoint(train_batch: FeatureBatch, val_batch: FeatureBatch) -> None:
             f"training and validation batch share {len(shared)} samples (row {shared[0]} first); "
             "UDL needs disjoint batches: take them from feed.udl_pairs"
         )
+
+
+# ---- upstream and downstream -------------------------------------------------------------------
+#
+# A model is a head on cached maps, or has a backbone in front and a head named `head`.
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The head of a model that has a backbone in front; any other model is its own head."""
+    inner = getattr(model, "head", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def dsts_of(model: nn.Module) -> DSTSHead | None:
+    """The DSTS head in `model`, if there is one."""
+    head = head_of(model)
+    return head if isinstance(head, DSTSHead) else None
+
+
+def upstream_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """u: scoring kernels and gate logits, by their names in `model` (paper 3.3)."""
+    head = dsts_of(model)
+    upstream = set() if head is None else {id(p) for p in head.upstream_parameters().values()}
+    return {name: p for name, p in model.named_parameters() if id(p) in upstream}
+
+
+def downstream_of(model: nn.Module) -> dict[str, nn.Parameter]:
+    """d: everything else that trains, by name in `model`; in end-to-end training the backbone's
+    parameters too."""
+    upstream = upstream_of(model)
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in upstream
+    }
+
+
+# ---- mixup -------------------------------------------------------------------------------------
+#
+# Every clip of a batch of maps is blended with another one, and so is its label:
+# `x = s x_i + (1 - s) x_j`, loss `s CE(., y_i) + (1 - s) CE(., y_j)`: cross-entropy with the soft
+# label. s is drawn from Beta(alpha, alpha) per batch, and the larger of s and 1 - s is taken, so
+# that a clip keeps the greater part of itself. Source: Zhang et al. 2018. Deviation: not in the
+# paper. Choice: under UDL the training batch is mixed, the validation batch is left as it is.
+
+
+@dataclass(frozen=True, repr=False)
+class MixedBatch(FeatureBatch):
+    """A batch of blended maps: `labels` weigh `share`, `partners [B]` the rest."""
+
+    partners: Tensor
+    share: float
+
+
+def mix_batch(batch: FeatureBatch, *, alpha: float, seed: int) -> MixedBatch:
+    """Blend the maps of `batch` among themselves.
+
+    Args:
+        alpha: > 0; the larger, the more even the blend.
+        seed: Decides share and partners.
+    """
+    generator = np.random.default_rng(seed)
+    share = float(generator.beta(alpha, alpha))
+    share = max(share, 1.0 - share)
+    partner = torch.from_numpy(generator.permutation(len(batch))).to(batch.maps.device)
+    maps = share * batch.maps + (1.0 - share) * batch.maps[partner]
+    return MixedBatch(maps, batch.labels, batch.rows, batch.labels[partner], share)
+
+
+def split_batch(batch: FeatureBatch, size: int) -> list[FeatureBatch]:
+    """Consecutive parts of at most `size` clips."""
+    columns = zip(
+        batch.maps.split(size), batch.labels.split(size), batch.rows.split(size), strict=True
+    )
+    if not isinstance(batch, MixedBatch):
+        return [FeatureBatch(*column) for column in columns]
+    partners = batch.partners.split(size)
+    return [
+        MixedBatch(*column, partner, batch.share)
+        for column, partner in zip(columns, partners, strict=True)
+    ]

@@ -104,191 +104,6 @@ def order_of(reading: FeedSettings) -> dict[str, Any]:
     return reading.model_dump(mode="json", include={"order", "shard_window", "class_balanced"})
 
 
-# ---- what an epoch has come to so far ----------------------------------------------------------
-
-
-class Tally:
-    """Sums over an epoch's clips; `usage [L, N]` counts the samples of every neuron.
-
-    Args:
-        head: Whose layers and neurons.
-        processes: Whose clips count.
-    """
-
-    def __init__(self, head: torch.nn.Module, processes: Processes) -> None:
-        dsts = dsts_of(head)
-        layers = [] if dsts is None else list(dsts.dsts_layers())
-        routed = bool(layers) and layers[0].options.synapse
-        self.processes = processes
-        self.num_clips = 0
-        self.num_correct = 0
-        self.loss = 0.0
-        self.seconds = 0.0
-        num_neurons = layers[0].num_neurons if routed else 0
-        self.usage = torch.zeros(len(layers) if routed else 0, num_neurons, dtype=torch.int64)
-
-    def add(self, result: StepResult, batch: FeatureBatch) -> None:
-        """One more batch of every process."""
-        correct = int((result.logits.argmax(dim=1) == batch.labels).sum())
-        counts = [torch.tensor([len(batch), correct])]
-        for layer in range(len(self.usage)):
-            choices = [part[layer].choice for part in result.records]
-            joined = torch.cat([choice for choice in choices if choice is not None])
-            counts.append(torch.bincount(joined, minlength=self.usage.shape[1]).cpu())
-        total = self.processes.sum_numbers(torch.cat(counts)).cpu()
-        num_clips = int(total[0])
-        self.num_clips += num_clips
-        self.num_correct += int(total[1])
-        self.loss += result.loss * num_clips
-        self.usage += total[2:].view_as(self.usage)
-
-    @property
-    def routing(self) -> Tensor | None:
-        """The neurons that samples went to, `[n, L]`, in no particular order; None if none."""
-        if not len(self.usage):
-            return None
-        neurons = torch.arange(self.usage.shape[1])
-        return torch.stack([neurons.repeat_interleave(counts) for counts in self.usage], dim=1)
-
-    def describe(self) -> str:
-        """Loss, accuracy and the entropy of every layer's routing, in a line."""
-        count = max(self.num_clips, 1)
-        text = f"loss {self.loss / count:.3f}, accuracy {100 * self.num_correct / count:.1f} %"
-        if not len(self.usage):
-            return text
-        shares = self.usage.double() / count
-        return f"{text}, entropy " + " ".join(f"{usage_entropy(share):.2f}" for share in shares)
-
-    def state(self) -> dict[str, Any]:
-        """Plain values, for `load`."""
-        names = "num_clips", "num_correct", "loss", "seconds"
-        return {name: getattr(self, name) for name in names} | {"usage": self.usage.tolist()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from saved values."""
-        for name in ("num_clips", "num_correct", "loss", "seconds"):
-            setattr(self, name, state[name])
-        self.usage = torch.tensor(state["usage"], dtype=torch.int64).view_as(self.usage)
-
-
-# ---- a moving average of the weights -----------------------------------------------------------
-#
-# It often generalizes better than the last weights. `a <- m a + (1 - m) w` after every step, with
-# `m = min(decay, (1 + n) / (10 + n))` after n steps, so that the start is forgotten. Source:
-# Tarvainen & Valpola 2017 (mean teacher). Deviation: not in the paper; off by default.
-
-
-class WeightAverage:
-    """The average of a head's parameters; its buffers are not averaged but recomputed.
-
-    Args:
-        head: Whose parameters.
-        decay: In (0, 1).
-    """
-
-    def __init__(self, head: nn.Module, decay: float) -> None:
-        self.head = head
-        self.decay = decay
-        self.num_steps = 0
-        self.values = {name: p.detach().clone() for name, p in head.named_parameters()}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the head's present weights."""
-        self.num_steps += 1
-        share = 1.0 - min(self.decay, (1.0 + self.num_steps) / (10.0 + self.num_steps))
-        for name, parameter in self.head.named_parameters():
-            self.values[name].lerp_(parameter, share)
-
-    @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within the block the head has the averaged weights; then its own values, buffers too."""
-        own = {name: value.clone() for name, value in self.head.state_dict().items()}
-        self.apply()
-        try:
-            yield
-        finally:
-            self.head.load_state_dict(own)
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        """Give the head the averaged weights for good."""
-        for name, parameter in self.head.named_parameters():
-            parameter.copy_(self.values[name])
-
-    def load(self, values: dict[str, Tensor], num_steps: int) -> None:
-        """Go on from a saved average."""
-        for name, value in self.values.items():
-            value.copy_(values[name])
-        self.num_steps = num_steps
-
-
-# ---- divergence --------------------------------------------------------------------------------
-
-MAX_LOSS = 1e6  # above it a training counts as diverged
-NUM_CLIPS_NAMED = 64
-
-
-class Place(Protocol):
-    """What of a training an error names."""
-
-    head: nn.Module
-    epoch: int
-    num_steps: int
-
-
-class NamesClips(Protocol):
-    """A feed, as far as an error needs it."""
-
-    def name_of(self, row: int) -> str: ...
-
-
-class Watch:
-    """Raises `SettingsError` where a training diverges, naming step, clips and last checkpoint.
-
-    Args:
-        feed: Knows the clips' ids.
-        recipe: What is advised about.
-    """
-
-    def __init__(self, feed: NamesClips, recipe: Recipe) -> None:
-        self.feed = feed
-        self.recipe = recipe
-        self.last_good = "none"
-
-    def check_loss(self, loss: float, place: Place, position: int, batch: FeatureBatch) -> None:
-        """A training loss that is not finite or above `MAX_LOSS` is an error."""
-        if math.isfinite(loss) and loss <= MAX_LOSS:
-            return
-        clips = [self.feed.name_of(row) for row in batch.rows.tolist()]
-        named = ", ".join(clips[:NUM_CLIPS_NAMED])
-        more = len(clips) - NUM_CLIPS_NAMED
-        raise self._error(
-            f"the loss is {loss:g}",
-            place,
-            f"batch {position + 1}; its clips: {named}{f' and {more} more' if more > 0 else ''}",
-        )
-
-    def check_evaluation(self, loss: float, place: Place) -> None:
-        """A held-out loss that is not finite is an error."""
-        if not math.isfinite(loss):
-            raise self._error(f"the held-out loss is {loss:g}", place, "after its last batch")
-
-    def check_weights(self, place: Place) -> None:
-        """Weights or statistics that are not finite are an error; called before they are saved."""
-        for name, value in place.head.state_dict().items():
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise self._error(f"{name} holds NaN or infinity", place, "after its last batch")
-
-    def _error(self, found: str, place: Place, where: str) -> SettingsError:
-        return SettingsError(
-            f"training diverged: {found} in epoch {place.epoch}, step {place.num_steps} ({where}); "
-            f"last good checkpoint: {self.last_good}; lower "
-            f"{self.recipe.section}.learning_rate (now {self.recipe.learning.learning_rate:g}) or "
-            f"set {self.recipe.section}.clip_norm"
-        )
-
-
 # ---- the training ------------------------------------------------------------------------------
 
 AfterBatch = Callable[[], None]
@@ -536,3 +351,188 @@ class Training:
 
 def _give_maps(consume: Callable[[Tensor], None], batch: FeatureBatch) -> None:
     consume(batch.maps)
+
+
+# ---- what an epoch has come to so far ----------------------------------------------------------
+
+
+class Tally:
+    """Sums over an epoch's clips; `usage [L, N]` counts the samples of every neuron.
+
+    Args:
+        head: Whose layers and neurons.
+        processes: Whose clips count.
+    """
+
+    def __init__(self, head: torch.nn.Module, processes: Processes) -> None:
+        dsts = dsts_of(head)
+        layers = [] if dsts is None else list(dsts.dsts_layers())
+        routed = bool(layers) and layers[0].options.synapse
+        self.processes = processes
+        self.num_clips = 0
+        self.num_correct = 0
+        self.loss = 0.0
+        self.seconds = 0.0
+        num_neurons = layers[0].num_neurons if routed else 0
+        self.usage = torch.zeros(len(layers) if routed else 0, num_neurons, dtype=torch.int64)
+
+    def add(self, result: StepResult, batch: FeatureBatch) -> None:
+        """One more batch of every process."""
+        correct = int((result.logits.argmax(dim=1) == batch.labels).sum())
+        counts = [torch.tensor([len(batch), correct])]
+        for layer in range(len(self.usage)):
+            choices = [part[layer].choice for part in result.records]
+            joined = torch.cat([choice for choice in choices if choice is not None])
+            counts.append(torch.bincount(joined, minlength=self.usage.shape[1]).cpu())
+        total = self.processes.sum_numbers(torch.cat(counts)).cpu()
+        num_clips = int(total[0])
+        self.num_clips += num_clips
+        self.num_correct += int(total[1])
+        self.loss += result.loss * num_clips
+        self.usage += total[2:].view_as(self.usage)
+
+    @property
+    def routing(self) -> Tensor | None:
+        """The neurons that samples went to, `[n, L]`, in no particular order; None if none."""
+        if not len(self.usage):
+            return None
+        neurons = torch.arange(self.usage.shape[1])
+        return torch.stack([neurons.repeat_interleave(counts) for counts in self.usage], dim=1)
+
+    def describe(self) -> str:
+        """Loss, accuracy and the entropy of every layer's routing, in a line."""
+        count = max(self.num_clips, 1)
+        text = f"loss {self.loss / count:.3f}, accuracy {100 * self.num_correct / count:.1f} %"
+        if not len(self.usage):
+            return text
+        shares = self.usage.double() / count
+        return f"{text}, entropy " + " ".join(f"{usage_entropy(share):.2f}" for share in shares)
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for `load`."""
+        names = "num_clips", "num_correct", "loss", "seconds"
+        return {name: getattr(self, name) for name in names} | {"usage": self.usage.tolist()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from saved values."""
+        for name in ("num_clips", "num_correct", "loss", "seconds"):
+            setattr(self, name, state[name])
+        self.usage = torch.tensor(state["usage"], dtype=torch.int64).view_as(self.usage)
+
+
+# ---- a moving average of the weights -----------------------------------------------------------
+#
+# It often generalizes better than the last weights. `a <- m a + (1 - m) w` after every step, with
+# `m = min(decay, (1 + n) / (10 + n))` after n steps, so that the start is forgotten. Source:
+# Tarvainen & Valpola 2017 (mean teacher). Deviation: not in the paper; off by default.
+
+
+class WeightAverage:
+    """The average of a head's parameters; its buffers are not averaged but recomputed.
+
+    Args:
+        head: Whose parameters.
+        decay: In (0, 1).
+    """
+
+    def __init__(self, head: nn.Module, decay: float) -> None:
+        self.head = head
+        self.decay = decay
+        self.num_steps = 0
+        self.values = {name: p.detach().clone() for name, p in head.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the head's present weights."""
+        self.num_steps += 1
+        share = 1.0 - min(self.decay, (1.0 + self.num_steps) / (10.0 + self.num_steps))
+        for name, parameter in self.head.named_parameters():
+            self.values[name].lerp_(parameter, share)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within the block the head has the averaged weights; then its own values, buffers too."""
+        own = {name: value.clone() for name, value in self.head.state_dict().items()}
+        self.apply()
+        try:
+            yield
+        finally:
+            self.head.load_state_dict(own)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Give the head the averaged weights for good."""
+        for name, parameter in self.head.named_parameters():
+            parameter.copy_(self.values[name])
+
+    def load(self, values: dict[str, Tensor], num_steps: int) -> None:
+        """Go on from a saved average."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+        self.num_steps = num_steps
+
+
+# ---- divergence --------------------------------------------------------------------------------
+
+MAX_LOSS = 1e6  # above it a training counts as diverged
+NUM_CLIPS_NAMED = 64
+
+
+class Place(Protocol):
+    """What of a training an error names."""
+
+    head: nn.Module
+    epoch: int
+    num_steps: int
+
+
+class NamesClips(Protocol):
+    """A feed, as far as an error needs it."""
+
+    def name_of(self, row: int) -> str: ...
+
+
+class Watch:
+    """Raises `SettingsError` where a training diverges, naming step, clips and last checkpoint.
+
+    Args:
+        feed: Knows the clips' ids.
+        recipe: What is advised about.
+    """
+
+    def __init__(self, feed: NamesClips, recipe: Recipe) -> None:
+        self.feed = feed
+        self.recipe = recipe
+        self.last_good = "none"
+
+    def check_loss(self, loss: float, place: Place, position: int, batch: FeatureBatch) -> None:
+        """A training loss that is not finite or above `MAX_LOSS` is an error."""
+        if math.isfinite(loss) and loss <= MAX_LOSS:
+            return
+        clips = [self.feed.name_of(row) for row in batch.rows.tolist()]
+        named = ", ".join(clips[:NUM_CLIPS_NAMED])
+        more = len(clips) - NUM_CLIPS_NAMED
+        raise self._error(
+            f"the loss is {loss:g}",
+            place,
+            f"batch {position + 1}; its clips: {named}{f' and {more} more' if more > 0 else ''}",
+        )
+
+    def check_evaluation(self, loss: float, place: Place) -> None:
+        """A held-out loss that is not finite is an error."""
+        if not math.isfinite(loss):
+            raise self._error(f"the held-out loss is {loss:g}", place, "after its last batch")
+
+    def check_weights(self, place: Place) -> None:
+        """Weights or statistics that are not finite are an error; called before they are saved."""
+        for name, value in place.head.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise self._error(f"{name} holds NaN or infinity", place, "after its last batch")
+
+    def _error(self, found: str, place: Place, where: str) -> SettingsError:
+        return SettingsError(
+            f"training diverged: {found} in epoch {place.epoch}, step {place.num_steps} ({where}); "
+            f"last good checkpoint: {self.last_good}; lower "
+            f"{self.recipe.section}.learning_rate (now {self.recipe.learning.learning_rate:g}) or "
+            f"set {self.recipe.section}.clip_norm"
+        )
