@@ -31,7 +31,7 @@ from dsts_pipeline.metrics.ablation import (
     results_csv,
 )
 from dsts_pipeline.metrics.intervals import Bootstrap
-from dsts_pipeline.metrics.scoring import Scoring, load_fitting_head, score_head
+from dsts_pipeline.metrics.scoring import load_fitting_head, score_head
 from stages import common
 
 WIDTH = 150
@@ -166,7 +166,8 @@ def _answer_runs(
 def _answer_run(folder: Path, feed: FeatureFeed, how: EvaluateSettings) -> HeadResult:
     path = _predictions_of(folder, how.split)
     if not path.exists():
-        result = score_head(folder, feed, Scoring(how.batch_size))
+        in_order = how.model_copy(update={"temporal_need": "none"})
+        result = score_head(folder, feed, in_order)
         result.predictions.save(path)
         return result
     head, extra = load_fitting_head(folder, feed.store)

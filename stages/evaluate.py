@@ -16,7 +16,6 @@ from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.metrics import (
     Bootstrap,
     Denominators,
-    RoutingOptions,
     assemble_metrics,
     assemble_routing,
     count_views,
@@ -24,7 +23,7 @@ from dsts_pipeline.metrics import (
     plot_tables,
     print_results,
 )
-from dsts_pipeline.metrics.scoring import Scoring, load_fitting_head, score_head
+from dsts_pipeline.metrics.scoring import load_fitting_head, score_head
 from stages import common
 
 
@@ -50,11 +49,10 @@ def _evaluate(settings: Settings) -> None:
     for name in names:
         load_fitting_head(common.HEADS / name, store)  # told before a map is read
     feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
-    scoring = Scoring(chosen.batch_size, chosen.temporal_need, settings.seed)
     heads = {}
     with track("Evaluating", len(names) * len(rows)) as progress:
         for name in names:
-            heads[name] = score_head(common.HEADS / name, feed, scoring)
+            heads[name] = score_head(common.HEADS / name, feed, chosen, seed=settings.seed)
             heads[name].predictions.save(common.PREDICTIONS / f"{name}.npz")
             progress.advance(len(rows), name)
     failures = [clip for clip in store.manifest["failures"] if clip["split"] == chosen.split]
@@ -76,8 +74,7 @@ def _evaluate(settings: Settings) -> None:
         num_bins=chosen.num_bins,
         provenance=collect_provenance({"evaluate": chosen.model_dump(), "seed": settings.seed}),
     )
-    options = RoutingOptions(chosen.num_permutations, chosen.temporal_need, seed=settings.seed)
-    routing = assemble_routing(heads, **shared, options=options)
+    routing = assemble_routing(heads, **shared, how=chosen, seed=settings.seed)
     write_json(common.METRICS, sign(metrics))
     write_json(common.ROUTING, sign(routing))
     write_json(common.HEADLINE, headline_figures(metrics))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.metrics.accuracy import count_table
@@ -22,7 +23,7 @@ from dsts_pipeline.metrics.routing import (
     dead_neurons,
     describe_gates,
 )
-from dsts_pipeline.metrics.scoring import Scoring, score_head
+from dsts_pipeline.metrics.scoring import score_head
 
 NUM_PERMUTATIONS = 200
 Describe = Callable[[Path], "dict[str, Any] | None"]
@@ -45,7 +46,7 @@ def describe_routes(run: Path, feed: FeatureFeed) -> dict[str, Any] | None:
         correlation over neurons of that share with how much their classes need the order in
         time, None where it is not defined.
     """
-    found = score_head(run, feed, Scoring(64, "shuffle"))
+    found = score_head(run, feed, EvaluateSettings())
     answers, without = found.predictions, found.without_time
     if answers.neurons is None or without is None or found.num_neurons is None:
         return None

@@ -16,7 +16,7 @@ from dsts_pipeline.metrics.predictions import (
     count_views,
     softmax,
 )
-from dsts_pipeline.metrics.routing import RoutingOptions, assemble_routing
+from dsts_pipeline.metrics.routing import assemble_routing
 from dsts_pipeline.metrics.summary import (
     assemble_metrics,
     headline_figures,
@@ -31,7 +31,6 @@ __all__ = [
     "HeadResult",
     "Interval",
     "Predictions",
-    "RoutingOptions",
     "align",
     "assemble_metrics",
     "assemble_routing",

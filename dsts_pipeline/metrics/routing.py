@@ -9,13 +9,13 @@ each clip's first view.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy import stats
 from scipy.special import gammaln
 
+from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.metrics.accuracy import count_table
 from dsts_pipeline.metrics.intervals import Bootstrap, holm, mcnemar_exact
 from dsts_pipeline.metrics.predictions import HeadResult, align
@@ -24,35 +24,24 @@ BASELINES = ("baseline", "linear_probe")
 NUM_CENTRAL_CLIPS = 8
 
 
-@dataclass(frozen=True)
-class RoutingOptions:
-    """How routing is analysed.
-
-    Args:
-        num_permutations: routes dealt anew, for nulls and p-values; at least 1.
-        temporal_need: how `without_time` of the heads was made, for the record; "none" if not.
-        num_pairs: hard pairs that are listed each way.
-        seed: of permutations.
-    """
-
-    num_permutations: int = 200
-    temporal_need: str = "none"
-    num_pairs: int = 20
-    seed: int = 0
-
-
 def assemble_routing(
     heads: Mapping[str, HeadResult],
     *,
     class_names: Sequence[str],
     bootstrap: Bootstrap,
-    options: RoutingOptions,
+    how: EvaluateSettings,
+    seed: int = 0,
+    num_pairs: int = 20,
     attribute_names: Sequence[str] = (),
     attributes: Sequence[Sequence[str]] = (),
 ) -> dict[str, Any]:
     """The content of routing.json; "heads" is empty where none routes.
 
     Args:
+        how: its `num_permutations` (for nulls and p-values) and `temporal_need`, by which
+            `without_time` of the heads was made, count.
+        seed: of permutations.
+        num_pairs: hard pairs that are listed each way.
         heads: as in `assemble_metrics`; the first of `BASELINES` that is there is what
             "hard_pairs" compares with.
     """
@@ -61,12 +50,13 @@ def assemble_routing(
         values = [row[position] for row in attributes]
         groups[name] = np.unique(values, return_inverse=True)[1].reshape(-1)
     base = next((name for name in BASELINES if name in heads), None)
+    draws = {"num_permutations": how.num_permutations, "seed": seed}
     found = {}
     for name, head in heads.items():
         answers = head.predictions
         if answers.neurons is None or name == base:
             continue
-        found[name] = _head(head, groups, options) | {"hard_pairs": None}
+        found[name] = _head(head, groups, draws) | {"hard_pairs": None}
         if base is not None:
             found[name]["hard_pairs"] = describe_pairs(
                 answers.labels,
@@ -74,19 +64,19 @@ def assemble_routing(
                 align(answers, heads[base].predictions).predicted,
                 class_names,
                 bootstrap,
-                options.num_pairs,
+                num_pairs,
             )
     return {
         "classes": list(class_names),
-        "num_permutations": options.num_permutations,
-        "temporal_need": options.temporal_need,
+        "num_permutations": how.num_permutations,
+        "temporal_need": how.temporal_need,
         "baseline": base,
         "heads": found,
     }
 
 
 def _head(
-    head: HeadResult, groups: Mapping[str, np.ndarray], options: RoutingOptions
+    head: HeadResult, groups: Mapping[str, np.ndarray], draws: Mapping[str, int]
 ) -> dict[str, Any]:
     answers = head.predictions
     assert answers.neurons is not None and head.num_neurons is not None
@@ -102,7 +92,7 @@ def _head(
         "num_neurons": head.num_neurons,
         "clips": len(answers),
         "views": len(views),
-        "layers": [_layer(head, layer, groups, need, options) for layer in range(num_layers)],
+        "layers": [_layer(head, layer, groups, need, draws) for layer in range(num_layers)],
         "routes": {
             "possible": head.num_neurons**num_layers,
             "distinct": len(routes),
@@ -119,7 +109,7 @@ def _layer(
     layer: int,
     groups: Mapping[str, np.ndarray],
     need: np.ndarray | None,
-    options: RoutingOptions,
+    draws: Mapping[str, int],
 ) -> dict[str, Any]:
     answers = head.predictions
     size = head.num_neurons
@@ -127,7 +117,6 @@ def _layer(
     chosen = answers.neurons[:, layer].astype(np.int64)
     views, labels = answers.routes()
     of_layer = views[:, layer : layer + 1]
-    draws = {"num_permutations": options.num_permutations, "seed": options.seed}
     found: dict[str, Any] = describe_use(neuron_usage(of_layer, size)[0]) | {
         "class_by_neuron": class_by_neuron(of_layer, labels, answers.num_classes, size)[0].tolist(),
         "information": {

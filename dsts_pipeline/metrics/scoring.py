@@ -6,7 +6,6 @@ Enters: a head's folder and a feed of its store. Leaves: a `HeadResult`.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,20 +16,12 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.provenance import derive_seed
+from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed, split_batches
 from dsts_pipeline.head import DSTSHead, load_head
 from dsts_pipeline.head.inspection import temporal_shares
 from dsts_pipeline.metrics.predictions import HeadResult, average_views, softmax
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How heads are run: `batch_size` maps at once, `temporal_need` as in the settings."""
-
-    batch_size: int
-    temporal_need: Literal["shuffle", "average", "none"] = "none"
-    seed: int = 0
 
 
 def load_fitting_head(folder: Path, store: FeatureStore) -> tuple[nn.Module, dict[str, Any]]:
@@ -48,8 +39,14 @@ def load_fitting_head(folder: Path, store: FeatureStore) -> tuple[nn.Module, dic
     return head, extra
 
 
-def score_head(folder: Path, feed: FeatureFeed, how: Scoring) -> HeadResult:
+def score_head(
+    folder: Path, feed: FeatureFeed, how: EvaluateSettings, *, seed: int = 0
+) -> HeadResult:
     """Run the head in `folder` over all rows of `feed`; the views of a clip give one answer.
+
+    Args:
+        how: Its `batch_size` and `temporal_need` count.
+        seed: Of the order in which the steps of a clip are shuffled.
 
     Raises:
         CheckpointError: The head is damaged or was trained on another store.
@@ -57,7 +54,7 @@ def score_head(folder: Path, feed: FeatureFeed, how: Scoring) -> HeadResult:
     head, extra = load_fitting_head(folder, feed.store)
     layers = list(head.dsts_layers()) if isinstance(head, DSTSHead) else []
     routed = bool(layers) and all(layer.options.synapse for layer in layers)
-    found = _run(head, routed, feed, how)
+    found = _run(head, routed, feed, how, seed)
     average = partial(average_views, feed.groups.tolist(), feed.labels)
     without = found.get("without_time")
     shares = [share.tolist() for share in map(temporal_shares, layers) if share is not None]
@@ -74,10 +71,12 @@ def score_head(folder: Path, feed: FeatureFeed, how: Scoring) -> HeadResult:
 
 
 @torch.inference_mode()
-def _run(head: nn.Module, routed: bool, feed: FeatureFeed, how: Scoring) -> dict[str, np.ndarray]:
+def _run(
+    head: nn.Module, routed: bool, feed: FeatureFeed, how: EvaluateSettings, seed: int
+) -> dict[str, np.ndarray]:
     """What comes out, a row a row of the feed; of heads that don't route logits alone."""
     found: dict[str, list[Tensor]] = defaultdict(list)
-    seed = derive_seed(how.seed, "temporal_need")
+    seed = derive_seed(seed, "temporal_need")
     for batch in feed.batches(split_batches(feed.rows, how.batch_size)):
         if not routed:
             found["logits"].append(head(batch.maps))

@@ -14,11 +14,11 @@ import pytest
 import vl_convert
 from ruamel.yaml import YAML
 
+from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.metrics import (
     Bootstrap,
     Denominators,
     HeadResult,
-    RoutingOptions,
     assemble_metrics,
     assemble_routing,
     plot_tables,
@@ -43,7 +43,9 @@ def tables(class_names=CLASSES):
     metrics = assemble_metrics(
         heads, denominators=Denominators(4), split="test", store="s", **shared
     )
-    routing = assemble_routing(heads, options=RoutingOptions(20), **shared)
+    routing = assemble_routing(
+        heads, how=EvaluateSettings(num_permutations=20, temporal_need="none"), **shared
+    )
     texts = plot_tables(metrics, {n: h.predictions for n, h in heads.items()}, routing)
     return metrics, {name: list(csv.DictReader(io.StringIO(text))) for name, text in texts.items()}
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.metrics import (
     Bootstrap,
     Denominators,
     HeadResult,
-    RoutingOptions,
     assemble_metrics,
     assemble_routing,
     average_views,
@@ -50,7 +50,13 @@ def written():
     metrics = assemble_metrics(
         heads, denominators=Denominators(40), split="test", store="s", views=views, **shared
     )
-    return heads, metrics, assemble_routing(heads, options=RoutingOptions(20, "shuffle"), **shared)
+    return (
+        heads,
+        metrics,
+        assemble_routing(
+            heads, how=EvaluateSettings(num_permutations=20, temporal_need="shuffle"), **shared
+        ),
+    )
 
 
 def fields(value):

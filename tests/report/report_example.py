@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.metrics import (
     Bootstrap,
     Denominators,
     HeadResult,
     Predictions,
-    RoutingOptions,
     assemble_metrics,
     assemble_routing,
     softmax,
@@ -151,7 +151,8 @@ def make_inputs(
         results,
         class_names=[" ".join(row) for row in attributes],
         bootstrap=Bootstrap(200),
-        options=RoutingOptions(num_permutations=20, temporal_need="average", num_pairs=8),
+        how=EvaluateSettings(num_permutations=20, temporal_need="average"),
+        num_pairs=8,
         attribute_names=ATTRIBUTE_NAMES,
         attributes=attributes,
     )

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.metrics import (
     Bootstrap,
     HeadResult,
-    RoutingOptions,
     assemble_routing,
     average_views,
 )
@@ -46,7 +46,7 @@ def assemble(given, **changes):
     arguments = {
         "class_names": CLASSES,
         "bootstrap": Bootstrap(100),
-        "options": RoutingOptions(num_permutations=50, temporal_need="shuffle"),
+        "how": EvaluateSettings(num_permutations=50, temporal_need="shuffle"),
         "attribute_names": ["takeoff"],
         "attributes": ATTRIBUTES,
     }
