@@ -82,6 +82,7 @@ def test_dry_run_of_a_compressed_store_tells_a_bound(folder):
     assert rows["stored as"] == "int8, zstd 1" and rows["size"].startswith("at most ")
 
 
+@pytest.mark.long
 def test_features_json_says_what_is_stored_and_not_who_stored_it(folder):
     """Its bytes are the same after another extraction with other decode settings."""
     records = []

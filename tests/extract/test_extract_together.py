@@ -63,7 +63,7 @@ def test_two_extractions_share_a_store(clips, undisturbed, tmp_path, repository)
     assert read_tree(tmp_path / undisturbed.name) == read_tree(undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_shards_of_a_killed_extraction_are_taken_over(clips, undisturbed, tmp_path, repository):
     first = start_extraction(clips, tmp_path, repository)
     assert first.stdout.readline() == "shard 0\n"

@@ -255,7 +255,7 @@ def test_inputs_that_do_not_fit_are_refused():
         replace(inputs, metrics={})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_size_of_ssv2_stays_readable_and_small():
     page = render_report(make_inputs(num_clips=6000, num_classes=174))
     assert len(page.html) < 10e6

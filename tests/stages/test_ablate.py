@@ -52,6 +52,7 @@ def heads(folder: Path):
     return {p.name: p / "head.json" for p in (folder / "outputs/ablation/runs").iterdir()}
 
 
+@pytest.mark.long
 def test_variants_are_added_and_finished_ones_are_not_retrained(ready):
     run, first = ablate(ready, *GRID[:2], "--seeds", "2")
     assert "4 trainings, 0 of them finished before" in run.stderr, "full and N = 2 are one"
