@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from dsts_pipeline.base.settings import UdlSettings
@@ -21,6 +17,7 @@ from tests.learn.recipes import sgd
 from tests.mmaction2.joined_recognizer_step import two_steps
 from tests.mmaction2.recognizers import batch_of, build, labels_of
 from tests.reference.literal_udl import literal_meta_gradient
+from tests.two_processes import run_in_two_processes
 
 RATE, ALPHA = 0.1, 0.3
 
@@ -193,25 +190,11 @@ def test_half_precision_makes_nearly_the_same_step():
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_joined_batch(tmp_path, repository):
+def test_two_processes_equal_one_with_the_joined_batch(tmp_path):
     """All explicit sums are there: of the simulated step, of v, of the product, of the update."""
-    command = [sys.executable, "-m", "tests.mmaction2.joined_recognizer_step"]
-    running = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(tmp_path / "rendezvous"), str(tmp_path / f"{rank}")],
-            cwd=repository,
-            env=os.environ | {"PYTHONPATH": str(repository)},
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        assert [process.wait(timeout=240) for process in running] == [0, 0]
-    finally:
-        for process in running:
-            process.kill()
+    found_by_rank = run_in_two_processes("tests.mmaction2.joined_recognizer_step", tmp_path)
     expected = two_steps(0, 1)
-    for rank in (0, 1):
-        found = load_file(tmp_path / f"{rank}")
+    for found in found_by_rank:
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-9)

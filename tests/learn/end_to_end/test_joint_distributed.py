@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.learn.processes import ALONE, Processes
 from tests.learn.end_to_end.joined_joint_step import CASES, all_cases
 from tests.learn.end_to_end.tiny import new_model
+from tests.two_processes import run_in_two_processes
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory, repository):
+def of_two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gloo")
-    command = [sys.executable, "-m", "tests.learn.end_to_end.joined_joint_step"]
-    running = [
-        subprocess.Popen(
-            [*command, str(rank), "2", str(folder / "rendezvous"), str(folder / f"{rank}")],
-            cwd=repository,
-            env=os.environ | {"PYTHONPATH": str(repository)},
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        assert [process.wait(timeout=240) for process in running] == [0, 0]
-    finally:
-        for process in running:
-            process.kill()
-    return [load_file(folder / f"{rank}") for rank in (0, 1)]
+    return run_in_two_processes("tests.learn.end_to_end.joined_joint_step", folder)
 
 
 @pytest.mark.slow
