@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from dsts_pipeline.base.errors import UserError
@@ -51,9 +49,6 @@ def run(settings: Settings) -> None:
         told = {} if findings is None else findings.as_json()
         write_json(common.CLIP_CHECK, told | {"refused": printable(str(error))})
         raise
-    shortage = _find_shortage(settings, index)
-    if shortage:
-        findings = replace(findings, notes=(*findings.notes, shortage))
     index.save(common.CLIP_INDEX)
     write_json(common.CLIP_CHECK, findings.as_json())
     counts = ", ".join(f"{count:,} {split}" for split, count in index.count_splits().items())
@@ -66,10 +61,16 @@ def run(settings: Settings) -> None:
         console.print(line, soft_wrap=True, markup=False)
     if table := findings.table():
         console.print(table)
+    if shortage := _find_shortage(settings, index):
+        console.print(shortage, soft_wrap=True, markup=False)
 
 
 def _find_shortage(settings: Settings, index: ClipIndex) -> str:
-    """What `train-head` will refuse after the extraction, told before it."""
+    """What `train-head` will refuse after the extraction, told before it.
+
+    On the terminal alone: settings of a training must not decide what this stage leaves behind, or
+    every experiment with them would look at the videos again.
+    """
     train = index.of_split("train")
     options = settings.train
     shortage = find_shortage(

@@ -169,9 +169,7 @@ def test_queued_experiments_use_the_maps_that_are_there(copy):
     told = run(copy, "dvc", "exp", "run", "--run-all", "-j", "1")
     assert told.count("Running stage 'train-head'") == 2
     for stage in ("prepare", "extract"):
-        # DVC's follower of logs may lose lines of a busy machine, but never invents any.
-        assert f"Stage '{stage}' didn't change, skipping" in told
-        assert f"Running stage '{stage}'" not in told
+        assert told.count(f"Stage '{stage}' didn't change, skipping") == 2
     shown = run(copy, "dvc", "exp", "show", "--only-changed", "--csv")
     rows = list(csv.DictReader(shown.splitlines()))
     changed = {row["Experiment"]: (row["head.num_neurons"], row["udl.enabled"]) for row in rows}
