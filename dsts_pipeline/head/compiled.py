@@ -9,6 +9,7 @@ scoring kernels are summed to one vector per neuron.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from itertools import accumulate
 
 import torch
@@ -16,7 +17,14 @@ from torch import Tensor, nn
 
 from dsts_pipeline.head.dsts import DSTSHead
 from dsts_pipeline.head.layer import DSTSLayer
-from dsts_pipeline.head.neurons import Extent, group_samples, neighbour_columns
+from dsts_pipeline.head.neurons import (
+    Extent,
+    columns_of,
+    convolve,
+    fold,
+    group_samples,
+    takes_fixed_form,
+)
 from dsts_pipeline.head.norms import Affine
 
 Spans = list[tuple[int, slice]]
@@ -26,43 +34,50 @@ Spans = list[tuple[int, slice]]
 class CompiledOperator(nn.Module):
     """`relu(kernel * x + bias)` of all neurons, each on the input channels that it uses.
 
-    `channels [N, U]` names them; U is the most that any neuron uses, a neuron with fewer has zero
-    rows in its matrix `[taps * U, C]`.
+    `channels [N, U]` names them; U is the most that any neuron uses, a neuron with fewer has zeros
+    in its kernel; `kernels [N, C, taps, U]`, `bias [N, C]`.
     """
 
     channels: Tensor
-    matrices: Tensor
+    kernels: Tensor
     bias: Tensor
 
     def __init__(self, extent: Extent, kernels: Tensor, affine: Affine, used: Tensor) -> None:
         super().__init__()
         self.extent = extent
         num_neurons, num_channels = used.shape
-        taps = kernels.shape[1] // num_channels
         most = int(used.sum(dim=1).max())
         channels = used.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
         self.takes_all = most == num_channels
         if self.takes_all:
             channels = torch.arange(num_channels, device=used.device).expand(num_neurons, -1)
-        folded = (kernels * affine.scale[:, None]).unflatten(1, (taps, num_channels))
-        index = channels[:, None, :, None].expand(-1, taps, -1, kernels.shape[2])
+        index = channels[:, None, None].expand(-1, *kernels.shape[1:3], -1)
         self.register_buffer("channels", channels.contiguous())
-        self.register_buffer("matrices", folded.gather(2, index).flatten(1, 2).contiguous())
+        self.register_buffer("kernels", fold(kernels, affine.scale).gather(3, index))
         self.register_buffer("bias", affine.shift.clone())
 
     def forward(self, x: Tensor, spans: Spans) -> Tensor:
         """`[B, P, C]` of samples `x [B, T, H, W, C]` sorted by neuron."""
-        if not self.takes_all:
-            parts = [x[span].index_select(4, self.channels[neuron]) for neuron, span in spans]
-            x = parts[0] if len(parts) == 1 else torch.cat(parts)
-        columns = neighbour_columns(x, self.extent).flatten(1, 3)
-        output = x.new_empty(*columns.shape[:2], self.bias.shape[1])
+        parts = []
         for neuron, span in spans:
-            flat = output[span].flatten(0, 1)
-            torch.addmm(
-                self.bias[neuron], columns[span].flatten(0, 1), self.matrices[neuron], out=flat
-            )
-        return output.relu_()
+            part = x[span]
+            bias = self.bias[neuron]
+            if not self.channels.shape[1]:
+                parts.append(bias.expand(len(part), part[0, ..., 0].numel(), -1))
+                continue
+            if not self.takes_all:
+                part = part.index_select(4, self.channels[neuron])
+            parts.append(convolve(part, self.kernels[neuron], self.extent, bias))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).relu()
+
+    def run_fixed(self, x: Tensor, choice: Tensor) -> Tensor:
+        """`[B, P, C]` of `x`, each sample by its own neuron `choice [B]`, by the fixed form."""
+        if not self.takes_all:
+            index = self.channels[choice][:, None, None, None, :]
+            x = x.gather(4, index.expand(*x.shape[:4], -1))
+        own = self.kernels[choice].flatten(2).transpose(1, 2)
+        bias = self.bias[choice][:, None]
+        return torch.baddbmm(bias, columns_of(x, self.extent), own).relu_()
 
 
 class CompiledLayer(nn.Module):
@@ -97,16 +112,27 @@ class CompiledLayer(nn.Module):
 
     def run(self, x: Tensor, spans: Spans, *, pool: bool) -> Tensor:
         """Output of samples sorted by neuron: `[B, T, H, W, C]`, or `[B, C]` averaged."""
-        first, *others = self.operators
-        z = first(x, spans)
-        for operator in others:
-            z += operator(x, spans)
-        if pool:
-            z = z.mean(dim=1, keepdim=True)
+        z = self._sum([operator(x, spans) for operator in self.operators], pool=pool)
         if self.fusion is not None:
             for neuron, span in spans:
-                z[span] = z[span] @ self.fusion[neuron]
+                z[span] = z[span] @ self.fusion[neuron].t()
         return z[:, 0] if pool else z.view(x.shape)
+
+    def run_fixed(self, x: Tensor, choice: Tensor, *, pool: bool) -> Tensor:
+        """The same of samples in any order, each by its own neuron `choice [B]`."""
+        z = self._sum([operator.run_fixed(x, choice) for operator in self._operators()], pool=pool)
+        if self.fusion is not None:
+            z = torch.bmm(z, self.fusion[choice].transpose(1, 2))
+        return z[:, 0] if pool else z.view(x.shape)
+
+    def _operators(self) -> Iterator[CompiledOperator]:
+        for operator in self.operators:
+            assert isinstance(operator, CompiledOperator)
+            yield operator
+
+    def _sum(self, parts: list[Tensor], *, pool: bool) -> Tensor:
+        z = parts[0] if len(parts) == 1 else parts[0].add_(parts[1])
+        return z.mean(dim=1, keepdim=True) if pool else z
 
     def forward(self, x: Tensor, *, pool: bool, choices: list[Tensor] | None = None) -> Tensor:
         """The layer's output, each sample from its own neuron, or all neurons' mean.
@@ -120,6 +146,8 @@ class CompiledLayer(nn.Module):
         choice = self.choose(x)
         if choices is not None:
             choices.append(choice)
+        if takes_fixed_form(x):
+            return self.run_fixed(x, choice, pool=pool)
         if len(x) == 1:
             return self.run(x, [(int(choice), everyone)], pool=pool)
         groups = group_samples(choice, self.num_neurons)

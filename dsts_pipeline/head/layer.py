@@ -12,28 +12,33 @@ parameters with the neuron as first axis. What is computed:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head.neurons import (
+    POINT,
     SPATIAL,
     TEMPORAL,
     VOLUME,
     Branch,
+    Extent,
     Routing,
-    columns_of,
-    group_samples,
+    fold,
     joint_product,
-    routed_operator,
+    one_hot,
     routed_product,
-    run_all,
     run_frozen,
     run_joint,
     run_routed,
+    sort_samples,
+    takes_fixed_form,
+    widen,
 )
 from dsts_pipeline.head.norms import NeuronNorm
 from dsts_pipeline.head.routing import (
@@ -50,52 +55,163 @@ from dsts_pipeline.head.routing import (
 # ---- the dense estimator -------------------------------------------------------------------------
 #
 # With coefficients `y = hard + (soft - sg(soft))`, the layer's output `sum_i y_i n_i(X)` is the
-# chosen neuron's output plus `sum_i (soft_i - sg(soft_i)) n_i(X)`. The second sum is zero; its
-# gradient reaches `soft` alone: `dL/d soft_i = <dL/dZ, n_i(X)>`. So the unchosen neurons need a
-# forward pass without a graph, and no backward pass.
+# chosen neuron's output plus `R = sum_i (soft_i - sg(soft_i)) n_i(X)`. R is zero. Its gradient by
+# `soft` is `psi_i = <dL/dZ, n_i(X)>`; by everything that makes `n_i` it is zero, since the weights
+# are: no product is computed for it. Where that zero is differentiated again, its derivative by
+# `soft_i` along a direction V is `<dL/dZ, n_i'(X) V>`, and `psi` has ordinary ones. In products
+# over all neurons: 1 for psi, 2 for the derivative along V, 2 for those of psi; autograd on the
+# sum itself would take 9.
 
 
-class _RoutingTerm(torch.autograd.Function):
-    @staticmethod
-    def forward(soft: Tensor, z: Tensor, fusion: Tensor | None) -> Tensor:
-        return z.new_zeros(*z.shape[:2], z.shape[3] if fusion is None else fusion.shape[2])
+class _AllNeurons(NamedTuple):
+    """What the outputs of all neurons are made of, but for the tensors.
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[1:])
+    The tensors: x, then kernels `[N, C, taps, C]` (norms folded in) and shift `[N, C]` of each
+    branch, then the fusion `[N, M, C]` if there is one.
+    """
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        z, fusion = ctx.saved_tensors
+    extents: tuple[Extent, ...]
+    pool: bool
+    fused: bool
+
+    def operators(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Extent, Tensor, Tensor]]:
+        """Extent, kernels and shift of each branch."""
+        yield from zip(self.extents, tensors[1::2], tensors[2::2], strict=False)
+
+    def activate(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Outputs `[B, P, N, C]` of each branch."""
+        return [
+            (widen(joint_product(tensors[0], kernels, extent)) + shift).relu()
+            for extent, kernels, shift in self.operators(tensors)
+        ]
+
+    def combine(self, parts: list[Tensor]) -> Tensor:
+        """`z [B, P or 1, N, C]` of the branches' outputs or of what moves them."""
+        z = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+        return z.mean(dim=1, keepdim=True) if self.pool else z
+
+    def weigh(self, gradient: Tensor, z: Tensor, fusion: Tensor | None) -> Tensor:
+        """`<gradient, z_i F_i>` `[B, N]` of `gradient [B, P or 1, M]`."""
         if fusion is None:
             back = gradient[:, :, None]
         else:
-            back = (gradient @ fusion.flatten(0, 1).t()).view_as(z)
-        return (back * z).sum(dim=(1, 3)), None, None
+            back = (gradient @ _joined_fusion(fusion).t()).view_as(z)
+        return (back * z).sum(dim=(1, 3))
+
+    def fusion_of(self, tensors: Sequence[Tensor]) -> Tensor | None:
+        """The fusion among `tensors`."""
+        return tensors[-1] if self.fused else None
 
 
-def _weigh(weights: Tensor, z: Tensor, fusion: Tensor | None) -> Tensor:
-    """`sum_i weights_i n_i(X)` `[B, P, M]`."""
-    z = z * weights[:, None, :, None]
-    return z.sum(dim=2) if fusion is None else z.flatten(2) @ fusion.flatten(0, 1)
+class _RoutingTerm(torch.autograd.Function):
+    """R, of `soft [B, N]` and what makes the neurons' outputs."""
+
+    @staticmethod
+    def forward(
+        soft: Tensor, like: Tensor, neurons: _AllNeurons, first_order: bool, *tensors: Tensor
+    ) -> Tensor:
+        return torch.zeros_like(like)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        soft, _, ctx.neurons, ctx.first_order, *tensors = inputs
+        ctx.save_for_backward(soft, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        soft, *tensors = ctx.saved_tensors
+        neurons = ctx.neurons
+        if ctx.first_order:
+            z = neurons.combine(neurons.activate(tensors))
+            for_soft = neurons.weigh(gradient, z, neurons.fusion_of(tensors))
+            return for_soft, None, None, None, *[None] * len(tensors)
+        for_soft, *zeros = _RoutingGradient.apply(soft, gradient, neurons, *tensors)
+        return for_soft, None, None, None, *zeros
 
 
-def routing_term(soft: Tensor, z: Tensor, fusion: Tensor | None, *, first_order: bool) -> Tensor:
-    """Zero `[B, P, M]` whose gradient is the dense estimator's.
+class _RoutingGradient(torch.autograd.Function):
+    """Gradients of R: psi, and zeros that can be differentiated."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, soft: Tensor, gradient: Tensor, neurons: _AllNeurons, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            leaves = [part.detach().requires_grad_() for part in (gradient, *tensors)]
+            parts = neurons.activate(leaves[1:])
+            z = neurons.combine(parts)
+            psi = neurons.weigh(leaves[0], z, neurons.fusion_of(leaves[1:]))
+        ctx.neurons = neurons
+        ctx.leaves = leaves
+        ctx.parts = [part.detach() for part in parts]
+        ctx.psi = psi
+        ctx.z = z.detach()
+        ctx.set_materialize_grads(False)
+        return psi.detach(), *(torch.zeros_like(part) for part in tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_psi: Tensor | None, *along: Tensor | None) -> tuple:
+        for_soft = _psi_along(ctx, along) if any(part is not None for part in along) else None
+        found: Sequence[Tensor | None] = [None] * len(ctx.leaves)
+        if of_psi is not None:
+            found = torch.autograd.grad(ctx.psi, ctx.leaves, of_psi, allow_unused=True)
+        return for_soft, found[0], None, *found[1:]
+
+
+def _psi_along(ctx: Any, along: tuple[Tensor | None, ...]) -> Tensor:
+    """`<gradient, n_i'(X) V>` `[B, N]` for directions V of the tensors."""
+    neurons: _AllNeurons = ctx.neurons
+    gradient, *tensors = (leaf.detach() for leaf in ctx.leaves)
+    along_x = along[0]
+    moved = []
+    for number, (extent, kernels, _) in enumerate(neurons.operators(tensors)):
+        along_kernels, along_shift = along[2 * number + 1 : 2 * number + 3]
+        change = torch.zeros_like(ctx.parts[number])
+        if along_x is not None:
+            change = change + joint_product(along_x, kernels, extent)
+        if along_kernels is not None:
+            change = change + joint_product(tensors[0], along_kernels, extent)
+        if along_shift is not None:
+            change = change + along_shift
+        moved.append(change * (ctx.parts[number] > 0))
+    found = neurons.weigh(gradient, neurons.combine(moved), neurons.fusion_of(tensors))
+    along_fusion = along[-1] if neurons.fused else None
+    if along_fusion is not None:
+        found = found + neurons.weigh(gradient, ctx.z, along_fusion)
+    return found
+
+
+def routing_term(
+    soft: Tensor, like: Tensor, neurons: _AllNeurons, *tensors: Tensor, first_order: bool
+) -> Tensor:
+    """R: zeros like `like [B, P or 1, M]` whose gradients are the dense estimator's.
 
     Args:
         soft: `[B, N]`, with gradient.
-        z: `[B, P, N, C]` of all neurons; needs no graph if `first_order`.
-        fusion: `[N, C, M]`, or None for no fusion.
-        first_order: Whether nobody differentiates this term's gradient, in either mode: a
-                derivative of the coefficients meets the neurons' own gradients there.
+        first_order: Whether nobody differentiates the gradients again.
     """
-    if first_order and not torch.compiler.is_compiling():
-        return _RoutingTerm.apply(soft, z, fusion)
-    return _weigh(soft - soft.detach(), z, fusion)
+    if first_order:
+        tensors = tuple(part.detach() for part in tensors)
+    if torch.compiler.is_compiling() or _have_tangents(tensors):
+        z = neurons.combine(neurons.activate(tensors))
+        z = z * (soft - soft.detach())[:, None, :, None]
+        fusion = neurons.fusion_of(tensors)
+        return z.sum(dim=2) if fusion is None else z.flatten(2) @ _joined_fusion(fusion)
+    return _RoutingTerm.apply(soft, like, neurons, first_order, *tensors)
 
 
-# ---- parameters and their arrangement as matrices ------------------------------------------------
+def _have_tangents(tensors: Sequence[Tensor]) -> bool:
+    """Whether forward-mode derivatives are wanted, which the two functions above do not know."""
+    return any(forward_ad.unpack_dual(part).tangent is not None for part in tensors)
+
+
+def _joined_fusion(fusion: Tensor) -> Tensor:
+    """`[N, M, C]` as one matrix `[N * C, M]`."""
+    return fusion.transpose(1, 2).flatten(0, 1)
+
+
+# ---- parameters and the operators' kernels ------------------------------------------------
 
 
 def new_kernel(*shape: int) -> nn.Parameter:
@@ -106,15 +222,13 @@ def new_kernel(*shape: int) -> nn.Parameter:
     return nn.Parameter(kernel)
 
 
-def kernel_matrices(kernel: Tensor, gates: Tensor | None) -> Tensor:
-    """Kernels `[N, C_out, C_in, ...]` as matrices `[N, taps * C_in, C_out]` with gates folded in.
+def gated_kernels(kernel: Tensor, gates: Tensor | None) -> Tensor:
+    """Kernels `[N, C_out, C_in, ...]` as `[N, C_out, taps, C_in]` with gates folded in.
 
     `S(X * b) = S'(X)` where S' is S with its input channels scaled by `gates [N, C_in]`.
     """
-    matrices = kernel.flatten(3).permute(0, 3, 2, 1)
-    if gates is not None:
-        matrices = matrices * gates[:, None, :, None]
-    return matrices.flatten(1, 2)
+    kernels = kernel.flatten(3).transpose(2, 3)
+    return kernels.contiguous() if gates is None else kernels.contiguous() * gates[:, None, None]
 
 
 # ---- the layer -----------------------------------------------------------------------------------
@@ -256,21 +370,19 @@ class DSTSLayer(nn.Module):
         """The operators of all neurons, or of `neurons [M]`, gates folded into their kernels."""
         gates = self.gates(noise)
         if gates is None:
-            volume = kernel_matrices(self.kernel("volume", neurons), None)
+            volume = gated_kernels(self.kernel("volume", neurons), None)
             return (Branch(VOLUME, volume, self.volume_norm),)
         gates = _take(gates, neurons)
-        spatial = kernel_matrices(self.kernel("spatial", neurons), 1.0 - gates)
-        temporal = kernel_matrices(self.kernel("temporal", neurons), gates)
+        spatial = gated_kernels(self.kernel("spatial", neurons), 1.0 - gates)
+        temporal = gated_kernels(self.kernel("temporal", neurons), gates)
         return (
             Branch(SPATIAL, spatial, self.spatial_norm),
             Branch(TEMPORAL, temporal, self.temporal_norm),
         )
 
     def fusion(self, neurons: Tensor | None = None) -> Tensor | None:
-        """Fusion kernels as matrices `[N, C_in, C_out]`; None for conv3d."""
-        if self.options.specialization == "conv3d":
-            return None
-        return self.kernel("fusion", neurons).transpose(1, 2)
+        """Fusion kernels `[N, C_out, C_in]`; None for conv3d."""
+        return None if self.options.specialization == "conv3d" else self.kernel("fusion", neurons)
 
     def raw_outputs(self, x: Tensor) -> Iterator[tuple[NeuronNorm, Tensor, Tensor]]:
         """Operators' outputs before their norms, with the decisions of test time.
@@ -286,32 +398,30 @@ class DSTSLayer(nn.Module):
                 x.shape[0], self.num_neurons, dtype=torch.float64, device=x.device
             )
             for branch in branches:
-                yield branch.norm, joint_product(columns_of(x, branch), branch.kernels), everyone
+                raw = joint_product(x, branch.kernels, branch.extent)
+                yield branch.norm, widen(raw), everyone
             return
-        x, routing = self._sort(x, choice, self.num_neurons)
+        x, routing = sort_samples(x, choice, self.num_neurons)
         for branch in branches:
-            samples = branch.norm.fed_by(routing.choice).double()
-            yield branch.norm, routed_operator(x, branch, routing)[:, :, None], samples
-
-    def _sort(self, x: Tensor, choice: Tensor, num_neurons: int) -> tuple[Tensor, Routing]:
-        """The batch in order of its neurons; as it is under torch.compile."""
-        if torch.compiler.is_compiling():
-            return x, Routing(choice, None)
-        groups = group_samples(choice, num_neurons)
-        return x[groups.order], Routing(choice[groups.order], groups)
+            samples = routing.onehot.double()
+            if branch.norm.of_layer:
+                samples = torch.ones_like(samples)
+            raw = routed_product(x, branch.kernels, branch.extent, routing)
+            yield branch.norm, widen(raw)[:, :, None], samples
 
     def _run_chosen(self, x: Tensor, choice: Tensor, how: Pass) -> Tensor:
-        """Test time: output `[B, P or 1, C]` of each sample's neuron; no other one is touched."""
+        """Test time: output `[B, P or 1, C]` of each sample's neuron; in the grouped form no other
+        one is touched."""
         neurons = None
         num_neurons = self.num_neurons
-        if not torch.compiler.is_compiling():
+        if not takes_fixed_form(x):
             neurons, choice = choice.unique(return_inverse=True)
             num_neurons = len(neurons)
-        x, routing = self._sort(x, choice, num_neurons)
+        x, routing = sort_samples(x, choice, num_neurons)
         branches = self.branches(None, neurons)
         affines = [branch.norm.running_affine(neurons) for branch in branches]
         z = run_frozen(x, branches, affines, routing)
-        return _unsort(_fuse(z, self.fusion(neurons), routing, how), routing)
+        return routing.unsort(_fuse(z, self.fusion(neurons), routing, how))
 
     def _run_routed(
         self, x: Tensor, choice: Tensor, logits: Tensor, noise: LayerNoise | None, how: Pass
@@ -319,21 +429,27 @@ class DSTSLayer(nn.Module):
         """Training: output `[B, P or 1, C]` of each sample's neuron, with its gradient."""
         branches = self.branches(noise)
         fusion = self.fusion()
-        ordered, routing = self._sort(x, choice, self.num_neurons)
+        ordered, routing = sort_samples(x, choice, self.num_neurons)
         routed = run_routed(ordered, branches, routing, update=how.update)
         z = _fuse(routed.z, fusion, routing, how)
         if self.options.routing_gradient == "selected":
-            coefficient = selected_coefficient(choice, logits).to(z.dtype)
-            return _unsort(z, routing) * coefficient[:, None, None]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not how.first_order):
-            everything = run_all(branches, routed)
-            if how.pool:
-                everything = everything.mean(dim=1, keepdim=True)
+            coefficient = selected_coefficient(one_hot(choice, self.num_neurons, z.dtype), logits)
+            return routing.unsort(z) * coefficient.to(z.dtype)[:, None, None]
         soft = logits.softmax(dim=1).to(z.dtype)
         if routing.groups is not None:
             soft = soft[routing.groups.order]
-        z = z + routing_term(soft, everything, fusion, first_order=how.first_order)
-        return _unsort(z, routing)
+        neurons = _AllNeurons(
+            tuple(branch.extent for branch in branches),
+            pool=how.pool,
+            fused=fusion is not None,
+        )
+        tensors = [ordered]
+        for branch, affine in zip(branches, routed.affines, strict=True):
+            tensors += [fold(branch.kernels, affine.scale), affine.shift]
+        if fusion is not None:
+            tensors.append(fusion)
+        z = z + routing_term(soft, z, neurons, *tensors, first_order=how.first_order)
+        return routing.unsort(z)
 
     def _run_jointly(
         self, x: Tensor, weights: Tensor, noise: LayerNoise | None, how: Pass
@@ -344,18 +460,16 @@ class DSTSLayer(nn.Module):
         if how.pool:
             z = z.mean(dim=1, keepdim=True)
         z = z * weights.to(z.dtype)[:, None, :, None]
-        return z.sum(dim=2) if fusion is None else z.flatten(2) @ fusion.flatten(0, 1)
+        return z.sum(dim=2) if fusion is None else z.flatten(2) @ _joined_fusion(fusion)
 
 
 def _fuse(z: Tensor, fusion: Tensor | None, routing: Routing, how: Pass) -> Tensor:
     """Pool `z [B, P, C]` where wanted, then fuse each sample by its own neuron."""
     if how.pool:
         z = z.mean(dim=1, keepdim=True)
-    return z if fusion is None else routed_product(z, fusion, routing)
-
-
-def _unsort(z: Tensor, routing: Routing) -> Tensor:
-    return z if routing.groups is None else z[routing.groups.inverse]
+    if fusion is None:
+        return z
+    return routed_product(z[:, :, None, None], fusion[:, :, None], POINT, routing)
 
 
 def _take(values: Tensor, neurons: Tensor | None) -> Tensor:

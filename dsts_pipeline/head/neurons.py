@@ -2,23 +2,41 @@
 
 Enters: `x [B, T, H, W, C]`, the operators with gates folded into their kernels, the routing.
 Leaves: `z = relu(bn(S x)) + relu(bn(T x))`, before fusion.
+
+An operator that gives each sample its own neuron's kernel has two forms of equal values and
+derivatives:
+- *fixed*: every sample gets a copy of its neuron's kernel, by a product with its one-hot row; all
+  of them are one batched product with columns of neighbours. Shapes and launches do not depend on
+  the routing and the host reads nothing: what a GPU, a CUDA graph and torch.compile want, and what
+  is fast on a CPU while kernels are small.
+- *grouped*: samples sorted by neuron, a convolution per neuron that got any, on a CPU by oneDNN;
+  for kernels too large to be copied for every sample. The host knows the counts.
 """
 
 from __future__ import annotations
 
-from itertools import product
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import prod
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dsts_pipeline.head.norms import Affine, NeuronNorm
+from dsts_pipeline.head.norms import Affine, NeuronNorm, routed_affine
 
-# ---- one product per group of rows ---------------------------------------------------------------
-#
-# Each sample meets only its own neuron's kernel. The two operations below are each other's
-# derivatives, so every order of derivative stays grouped, and a neuron without rows costs nothing
-# and gets an exact zero.
+Grid = tuple[int, int, int]
+"""T, H, W of a map."""
+Extent = tuple[int, int, int]
+"""Kernel size over T, H, W; odd."""
+POINT: Extent = (1, 1, 1)
+SPATIAL: Extent = (1, 3, 3)
+TEMPORAL: Extent = (3, 1, 1)
+VOLUME: Extent = (3, 3, 3)
+
+# ---- the routing ---------------------------------------------------------------------------------
 
 
 class Groups(NamedTuple):
@@ -33,6 +51,53 @@ class Groups(NamedTuple):
     counts: tuple[int, ...]
 
 
+class Routing(NamedTuple):
+    """Which neuron each sample goes to: `choice [B]`, and as rows `onehot [B, N]`.
+
+    With `groups` (the grouped form) samples are in sorted order, `choice` and `onehot` too.
+    """
+
+    choice: Tensor
+    onehot: Tensor
+    groups: Groups | None
+
+    def unsort(self, z: Tensor) -> Tensor:
+        """`z [B, ...]` in the order of the batch."""
+        return z if self.groups is None else z[self.groups.inverse]
+
+
+_form: Literal["fixed", "grouped"] | None = None
+MAX_COPIED_CHANNELS = 64  # of a kernel that is copied for every sample, on a CPU
+
+
+@contextmanager
+def force_form(form: Literal["fixed", "grouped"]) -> Iterator[None]:
+    """Within the block every pass has this form, whatever its device and size: for tests."""
+    global _form
+    before = _form
+    _form = form
+    try:
+        yield
+    finally:
+        _form = before
+
+
+def takes_fixed_form(x: Tensor) -> bool:
+    """Whether a layer over `x [B, T, H, W, C]` runs in the fixed form.
+
+    A sample's copy of its kernel takes `C * taps * C` values, its columns `P * taps * C`: with many
+    more channels than positions, copies cost more memory than a GPU gains by them. On a CPU
+    convolutions are faster than columns once there are enough channels (docs/performance.md).
+    """
+    if torch.compiler.is_compiling():
+        return True
+    if _form is not None:
+        return _form == "fixed"
+    if x.device.type == "cpu":
+        return x.shape[4] <= MAX_COPIED_CHANNELS
+    return x.shape[4] <= 4 * prod(x.shape[1:4])
+
+
 def group_samples(choice: Tensor, num_neurons: int) -> Groups:
     """Sort a batch by its chosen neurons `choice [B]`."""
     order = choice.argsort(stable=True)
@@ -40,276 +105,336 @@ def group_samples(choice: Tensor, num_neurons: int) -> Groups:
     return Groups(order, order.argsort(), tuple(counts))
 
 
-def _spans(num_rows: int, counts: tuple[int, ...]) -> list[tuple[int, slice]]:
-    rows_per_sample = num_rows // max(sum(counts), 1)
-    spans = []
-    start = 0
-    for neuron, count in enumerate(counts):
-        stop = start + count * rows_per_sample
-        if count:
-            spans.append((neuron, slice(start, stop)))
-        start = stop
-    return spans
+def sort_samples(x: Tensor, choice: Tensor, num_neurons: int) -> tuple[Tensor, Routing]:
+    """`x [B, T, H, W, C]` as the form that it takes wants it, and its routing."""
+    groups = None
+    if not takes_fixed_form(x):
+        groups = group_samples(choice, num_neurons)
+        x = x[groups.order]
+        choice = choice[groups.order]
+    return x, Routing(choice, one_hot(choice, num_neurons, x.dtype), groups)
 
 
-class _GroupedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(rows: Tensor, kernels: Tensor, counts: tuple[int, ...]) -> Tensor:
-        output = rows.new_empty(rows.shape[0], kernels.shape[2])
-        for neuron, span in _spans(rows.shape[0], counts):
-            torch.mm(rows[span], kernels[neuron], out=output[span])
-        return output
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        rows, kernels, ctx.counts = inputs
-        ctx.save_for_backward(rows, kernels)
-        ctx.save_for_forward(rows, kernels)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        rows, kernels = ctx.saved_tensors
-        for_rows = for_kernels = None
-        if ctx.needs_input_grad[0]:
-            for_rows = _GroupedProduct.apply(gradient, kernels.transpose(1, 2), ctx.counts)
-        if ctx.needs_input_grad[1]:
-            for_kernels = _GroupedOuter.apply(rows, gradient, ctx.counts)
-        return for_rows, for_kernels, None
-
-    @staticmethod
-    def jvp(ctx: Any, rows_t: Tensor | None, kernels_t: Tensor | None, _: None) -> Tensor | None:
-        rows, kernels = ctx.saved_tensors
-        parts = []
-        if rows_t is not None:
-            parts.append(_GroupedProduct.apply(rows_t, kernels, ctx.counts))
-        if kernels_t is not None:
-            parts.append(_GroupedProduct.apply(rows, kernels_t, ctx.counts))
-        return sum(parts[1:], parts[0]) if parts else None
+def one_hot(choice: Tensor, num_neurons: int, dtype: torch.dtype) -> Tensor:
+    """Rows `[B, N]` of `choice [B]`: 1 at the neuron, else 0."""
+    neurons = torch.arange(num_neurons, device=choice.device)
+    return (choice[:, None] == neurons).to(dtype)
 
 
-class _GroupedOuter(torch.autograd.Function):
-    @staticmethod
-    def forward(left: Tensor, right: Tensor, counts: tuple[int, ...]) -> Tensor:
-        output = left.new_zeros(len(counts), left.shape[1], right.shape[1])
-        for neuron, span in _spans(left.shape[0], counts):
-            torch.mm(left[span].t(), right[span], out=output[neuron])
-        return output
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        left, right, ctx.counts = inputs
-        ctx.save_for_backward(left, right)
-        ctx.save_for_forward(left, right)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        left, right = ctx.saved_tensors
-        for_left = for_right = None
-        if ctx.needs_input_grad[0]:
-            for_left = _GroupedProduct.apply(right, gradient.transpose(1, 2), ctx.counts)
-        if ctx.needs_input_grad[1]:
-            for_right = _GroupedProduct.apply(left, gradient, ctx.counts)
-        return for_left, for_right, None
-
-    @staticmethod
-    def jvp(ctx: Any, left_t: Tensor | None, right_t: Tensor | None, _: None) -> Tensor | None:
-        left, right = ctx.saved_tensors
-        parts = []
-        if left_t is not None:
-            parts.append(_GroupedOuter.apply(left_t, right, ctx.counts))
-        if right_t is not None:
-            parts.append(_GroupedOuter.apply(left, right_t, ctx.counts))
-        return sum(parts[1:], parts[0]) if parts else None
+# ---- columns of neighbours -----------------------------------------------------------------------
 
 
-def grouped_product(rows: Tensor, kernels: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """Product of each group of rows with its own kernel.
+@functools.cache
+def neighbour_positions(grid: Grid, extent: Extent) -> list[int]:
+    """For each position on `grid` its neighbours' numbers, tap by tap; P for one outside.
 
     Args:
-        rows: `[R, K]`, sorted by neuron, the same number of rows per sample.
-        kernels: `[N, K, M]`.
-        counts: Samples per neuron; R is a multiple of their sum.
+        grid: T, H, W.
+        extent: Kernel size over T, H, W; odd.
 
     Returns:
-        `[R, M]`.
+        P * taps numbers, the taps of a position together.
     """
-    device = rows.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        rows = rows.to(dtype)
-        kernels = kernels.to(dtype)
-    return _GroupedProduct.apply(rows, kernels, counts)
+    numbers = np.arange(prod(grid)).reshape(grid)
+    around = [(size // 2, size // 2) for size in extent]
+    padded = np.pad(numbers, around, constant_values=prod(grid))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, extent)
+    return windows.reshape(-1).tolist()
 
 
-# ---- convolutions as products --------------------------------------------------------------------
-#
-# Columns of neighbours, zero padded, tap by tap: a kernel arranged to match turns a convolution
-# into one matrix product, with every order of derivative made of the same two operations.
-
-Extent = tuple[int, int, int]
-SPATIAL: Extent = (1, 3, 3)
-TEMPORAL: Extent = (3, 1, 1)
-VOLUME: Extent = (3, 3, 3)
+@functools.cache
+def _neighbours(grid: Grid, extent: Extent, device: torch.device) -> Tensor:
+    return torch.tensor(neighbour_positions(grid, extent), device=device)
 
 
-Slices = tuple[slice, ...]
-
-
-def _tap_slices(shape: torch.Size, extent: Extent) -> list[tuple[Slices, Slices]]:
-    """For every tap, where its values are read in x and written in the columns."""
-    pairs = []
-    for tap in product(*(range(size) for size in extent)):
-        read = []
-        write = []
-        for length, size, position in zip(shape[1:4], extent, tap, strict=True):
-            shift = position - size // 2
-            read.append(slice(max(0, shift), length + min(0, shift)))
-            write.append(slice(max(0, -shift), length + min(0, -shift)))
-        pairs.append(((slice(None), *read), (slice(None), *write)))
-    return pairs
-
-
-def _gather(x: Tensor, extent: Extent) -> Tensor:
-    channels = x.shape[-1]
-    pairs = _tap_slices(x.shape, extent)
-    columns = x.new_zeros(*x.shape[:4], len(pairs), channels)
-    for tap, (read, write) in enumerate(pairs):
-        columns[..., tap, :][write] = x[read]
-    return columns.flatten(4)
-
-
-def _scatter(columns: Tensor, extent: Extent) -> Tensor:
-    pairs = _tap_slices(columns.shape, extent)
-    columns = columns.unflatten(4, (len(pairs), -1))
-    x = columns.new_zeros(*columns.shape[:4], columns.shape[-1])
-    for tap, (read, write) in enumerate(pairs):
-        x[read] += columns[..., tap, :][write]
-    return x
-
-
-class _Columns(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, extent: Extent) -> Tensor:
-        return _gather(x, extent)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.extent = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _ColumnsAdjoint.apply(gradient, ctx.extent), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return _Columns.apply(tangent, ctx.extent)
-
-
-class _ColumnsAdjoint(torch.autograd.Function):
-    @staticmethod
-    def forward(columns: Tensor, extent: Extent) -> Tensor:
-        return _scatter(columns, extent)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.extent = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _Columns.apply(gradient, ctx.extent), None
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return _ColumnsAdjoint.apply(tangent, ctx.extent)
-
-
-def neighbour_columns(x: Tensor, extent: Extent) -> Tensor:
+def columns_of(x: Tensor, extent: Extent) -> Tensor:
     """Zero-padded neighbours of every position.
 
     Args:
         x: `[B, T, H, W, C]`.
-        extent: Kernel size over T, H, W; odd.
+        extent: Kernel size over T, H, W.
 
     Returns:
-        `[B, T, H, W, taps * C]`, taps outer, channels inner.
+        `[B, P, taps * C]`, taps outer, channels inner.
     """
+    rows = x.flatten(1, 3)
+    if extent == POINT:
+        return rows
+    grid = (x.shape[1], x.shape[2], x.shape[3])
     if torch.compiler.is_compiling():
-        return _gather(x, extent)
-    return _Columns.apply(x, extent)
+        neighbours = torch.tensor(neighbour_positions(grid, extent), device=x.device)
+    else:
+        neighbours = _neighbours(grid, extent, x.device)
+    rows = nn.functional.pad(rows, (0, 0, 0, 1))  # a row of zeros for what is outside
+    return rows.index_select(1, neighbours).view(x.shape[0], prod(grid), -1)
+
+
+# ---- convolutions, and their derivatives ---------------------------------------------------------
+#
+# Kernels are `[M, taps, C]`: for every output channel what it takes of each neighbour. The
+# convolution `y = k * x` and the gradient by its kernel are each other's derivatives:
+#
+#     <k * x, g> = <x, k' * g> = <k, kernels(x, g)>,     k'[c, tap, m] = k[m, -tap, c] (mirrored)
+#
+# so every order of derivative is made of these two operations.
+
+
+def convolve(
+    x: Tensor, kernel: Tensor, extent: Extent, bias: Tensor | None = None, *, mirrored: bool = False
+) -> Tensor:
+    """Convolution with one kernel, zero padded.
+
+    Args:
+        x: `[B, T, H, W, C]`.
+        kernel: `[M, taps, C]`, or where mirrored `[C, taps, M]`.
+        bias: `[M]` or None.
+
+    Returns:
+        `[B, P, M]`.
+    """
+    if mirrored:
+        kernel = kernel.flip(1).transpose(0, 2)
+    if x.device.type != "cpu" or extent == POINT:
+        return nn.functional.linear(columns_of(x, extent), kernel.flatten(1), bias)
+    image = _as_image(x, extent)
+    size = _image_extent(extent)
+    kernel = kernel.unflatten(1, size).movedim(-1, 1)
+    padding = [length // 2 for length in size]
+    function = nn.functional.conv2d if len(size) == 2 else nn.functional.conv3d
+    found = function(image, kernel, bias, padding=padding).movedim(1, -1)
+    return found.reshape(x.shape[0], -1, kernel.shape[0])
+
+
+def kernel_gradient(x: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
+    """Gradient `[M, taps, C]` by the one kernel that all samples have.
+
+    Args:
+        x: `[B, T, H, W, C]`. gradient: `[B, T, H, W, M]`.
+    """
+    shape = gradient.shape[4], prod(extent), x.shape[4]
+    if x.device.type != "cpu" or extent == POINT:
+        columns = columns_of(x, extent).flatten(0, 1)
+        return (gradient.flatten(0, 3).t() @ columns).view(shape)
+    size = _image_extent(extent)
+    padding = [length // 2 for length in size]
+    ones = [1] * len(size)
+    images = _as_image(gradient, extent), _as_image(x, extent)
+    like = x.new_empty(shape[0], shape[2], *size)
+    found = torch.ops.aten.convolution_backward(
+        *images, like, None, ones, padding, ones, False, [0] * len(size), 1, [False, True, False]
+    )[1]
+    return found.movedim(1, -1).reshape(shape)
+
+
+def _convolve_own(x: Tensor, own: Tensor, extent: Extent) -> Tensor:
+    """`[B, T, H, W, M]` of `x [B, T, H, W, C]` and each sample's kernel `own [B, M, taps, C]`.
+
+    On a CPU that is one convolution in groups, where samples lie side by side as channels.
+    """
+    if x.device.type != "cpu" or extent == POINT:
+        found = torch.bmm(columns_of(x, extent), own.flatten(2).transpose(1, 2))
+        return found.view(*x.shape[:4], -1)
+    size = _image_extent(extent)
+    image = _as_image(x.movedim(0, 3).flatten(3)[None], extent)
+    kernel = own.flatten(0, 1).unflatten(1, size).movedim(-1, 1)
+    padding = [length // 2 for length in size]
+    function = nn.functional.conv2d if len(size) == 2 else nn.functional.conv3d
+    found = function(image, kernel, padding=padding, groups=len(x)).movedim(1, -1)
+    return found.reshape(*x.shape[1:4], len(x), -1).movedim(3, 0)
+
+
+def _as_image(x: Tensor, extent: Extent) -> Tensor:
+    """`x [B, T, H, W, C]` as torch's convolutions take it, channels second but last in memory.
+
+    Over space alone every time is an image of its own, over time alone a row is one position.
+    """
+    if extent == SPATIAL:
+        return x.flatten(0, 1).movedim(-1, 1)
+    if extent == TEMPORAL:
+        return x.flatten(2, 3).movedim(-1, 1)
+    return x.movedim(-1, 1)
+
+
+def _image_extent(extent: Extent) -> tuple[int, ...]:
+    return {SPATIAL: extent[1:], TEMPORAL: (extent[0], 1)}.get(extent, extent)
+
+
+Owners = Tensor | tuple[int, ...]
+"""Whose kernel a sample has: one-hot rows `[B, N]`, or, samples sorted, their count per neuron."""
+
+
+def _spans(counts: tuple[int, ...]) -> list[tuple[int, slice]]:
+    """Neurons that got samples, and which samples."""
+    spans = []
+    start = 0
+    for neuron, count in enumerate(counts):
+        if count:
+            spans.append((neuron, slice(start, start + count)))
+        start += count
+    return spans
+
+
+def _convolve_each(
+    x: Tensor, kernels: Tensor, owners: Owners, extent: Extent, mirrored: bool
+) -> Tensor:
+    if isinstance(owners, tuple):
+        parts = [
+            convolve(x[span], kernels[neuron], extent, mirrored=mirrored)
+            for neuron, span in _spans(owners)
+        ]
+        found = torch.cat(parts) if len(parts) > 1 else parts[0]
+        return found.view(*x.shape[:4], -1)
+    if mirrored:
+        kernels = kernels.flip(2).transpose(1, 3)
+    own = owners.to(kernels.dtype) @ kernels.flatten(1)
+    return _convolve_own(x, own.view(len(x), *kernels.shape[1:]), extent)
+
+
+class _Convolution(torch.autograd.Function):
+    """`[B, T, H, W, M]`, each sample by its own of `kernels [N, M, taps, C]`, maybe mirrored."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, kernels: Tensor, owners: Owners, extent: Extent, mirrored: bool
+    ) -> Tensor:
+        return _convolve_each(x.contiguous(), kernels, owners, extent, mirrored).contiguous()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, kernels, *ctx.rest = inputs
+        ctx.save_for_backward(x, kernels)
+        ctx.save_for_forward(x, kernels)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        x, kernels = ctx.saved_tensors
+        owners, extent, mirrored = ctx.rest
+        for_x = for_kernels = None
+        if ctx.needs_input_grad[0]:
+            for_x = _Convolution.apply(gradient, kernels, owners, extent, not mirrored)
+        if ctx.needs_input_grad[1]:
+            pair = (gradient, x) if mirrored else (x, gradient)
+            for_kernels = _Kernels.apply(*pair, owners, extent)
+        return for_x, for_kernels, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, along_x: Tensor | None, along_kernels: Tensor | None, *_: None) -> Any:
+        x, kernels = ctx.saved_tensors
+        parts = []
+        if along_x is not None:
+            parts.append(_Convolution.apply(along_x, kernels, *ctx.rest))
+        if along_kernels is not None:
+            parts.append(_Convolution.apply(x, along_kernels, *ctx.rest))
+        return sum(parts[1:], parts[0]) if parts else None
+
+
+class _Kernels(torch.autograd.Function):
+    """Gradient `[N, M, taps, C]` by the kernels, of `x` with C and `gradient` with M channels."""
+
+    @staticmethod
+    def forward(x: Tensor, gradient: Tensor, owners: Owners, extent: Extent) -> Tensor:
+        x = x.contiguous()
+        gradient = gradient.contiguous()
+        shape = gradient.shape[4], prod(extent), x.shape[4]
+        if isinstance(owners, tuple):
+            kernels = x.new_zeros(len(owners), *shape)
+            for neuron, span in _spans(owners):
+                kernels[neuron] = kernel_gradient(x[span], gradient[span], extent)
+            return kernels
+        back = gradient.flatten(1, 3).transpose(1, 2)
+        own = torch.bmm(back, columns_of(x, extent))
+        return (owners.to(own.dtype).t() @ own.flatten(1)).view(-1, *shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        x, gradient, *ctx.rest = inputs
+        ctx.save_for_backward(x, gradient)
+        ctx.save_for_forward(x, gradient)
+
+    @staticmethod
+    def backward(ctx: Any, of_kernels: Tensor) -> tuple:
+        x, gradient = ctx.saved_tensors
+        for_x = for_gradient = None
+        if ctx.needs_input_grad[0]:
+            for_x = _Convolution.apply(gradient, of_kernels, *ctx.rest, True)
+        if ctx.needs_input_grad[1]:
+            for_gradient = _Convolution.apply(x, of_kernels, *ctx.rest, False)
+        return for_x, for_gradient, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, along_x: Tensor | None, along_gradient: Tensor | None, *_: None) -> Any:
+        x, gradient = ctx.saved_tensors
+        parts = []
+        if along_x is not None:
+            parts.append(_Kernels.apply(along_x, gradient, *ctx.rest))
+        if along_gradient is not None:
+            parts.append(_Kernels.apply(x, along_gradient, *ctx.rest))
+        return sum(parts[1:], parts[0]) if parts else None
+
+
+def _convolution(x: Tensor, kernels: Tensor, owners: Owners, extent: Extent) -> Tensor:
+    """`[B, P, M]`, differentiable any number of times."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x = x.to(dtype)
+        kernels = kernels.to(dtype)
+    if torch.compiler.is_compiling():
+        found = _convolve_each(x, kernels, owners, extent, False)
+    else:
+        found = _Convolution.apply(x, kernels, owners, extent, False)
+    return found.flatten(1, 3)
+
+
+def routed_product(x: Tensor, kernels: Tensor, extent: Extent, routing: Routing) -> Tensor:
+    """`[B, P, M]` of `x [B, T, H, W, C]`, each sample by its neuron's of `[N, M, taps, C]`."""
+    owners = routing.onehot if routing.groups is None else routing.groups.counts
+    return _convolution(x, kernels, owners, extent)
+
+
+def joint_product(x: Tensor, kernels: Tensor, extent: Extent) -> Tensor:
+    """`[B, P, N, M]` of every sample of `x` and all of `kernels [N, M, taps, C]`."""
+    everyone: Owners = (len(x),)
+    found = _convolution(x, kernels.flatten(0, 1)[None], everyone, extent)
+    return found.unflatten(2, kernels.shape[:2])
 
 
 # ---- the operators -------------------------------------------------------------------------------
 
 
 class Branch(NamedTuple):
-    """One operator of N neurons: its extent, kernels `[N, taps * C, C]` and norm."""
+    """One operator of N neurons: its extent, kernels `[N, M, taps, C]` and norm."""
 
     extent: Extent
     kernels: Tensor
     norm: NeuronNorm
 
 
-class Routing(NamedTuple):
-    """Which neuron each sample goes to: `choice [B]`, and the batch sorted by it.
-
-    `groups` is None where sorting is not wanted (under torch.compile): then every sample gets its
-    own copy of its neuron's kernel. With groups, samples are in sorted order, `choice` too.
-    """
-
-    choice: Tensor
-    groups: Groups | None
-
-
-def routed_product(rows: Tensor, kernels: Tensor, routing: Routing) -> Tensor:
-    """Each sample's `rows [B, P, K]` times its own neuron's of `kernels [N, K, M]`."""
-    if routing.groups is None:
-        return torch.bmm(rows, kernels[routing.choice])
-    output = grouped_product(rows.flatten(0, 1), kernels, routing.groups.counts)
-    return output.view(rows.shape[0], rows.shape[1], -1)
-
-
-def routed_operator(x: Tensor, branch: Branch, routing: Routing) -> Tensor:
-    """Output `[B, P, C]` of each sample's neuron's operator, before its norm."""
-    return widen(routed_product(columns_of(x, branch), branch.kernels, routing))
-
-
-def columns_of(x: Tensor, branch: Branch) -> Tensor:
-    """Neighbours `[B, P, taps * C]` that an operator reads of `x [B, T, H, W, C]`."""
-    return neighbour_columns(x, branch.extent).flatten(1, 3)
-
-
-def joint_product(columns: Tensor, kernels: Tensor) -> Tensor:
-    """`columns [B, P, K]` times all of `kernels [N, K, C]` in one product: `[B, P, N, C]`."""
-    joined = kernels.permute(1, 0, 2).flatten(1)  # [K, N * C]
-    return widen(columns @ joined).unflatten(2, (kernels.shape[0], kernels.shape[2]))
-
-
 class RoutedRun(NamedTuple):
-    """`z [B, P, C]` of each sample's own neuron, and what each branch was computed with."""
+    """`z [B, P, C]` of each sample's own neuron, and the norm of each branch."""
 
     z: Tensor
     affines: list[Affine]
-    columns: list[Tensor]
 
 
 def run_routed(
     x: Tensor, branches: tuple[Branch, ...], routing: Routing, *, update: bool
 ) -> RoutedRun:
-    """Each sample's own neuron in a training pass."""
-    total = None
-    affines = []
-    kept = []
-    for branch in branches:
-        columns = columns_of(x, branch)
-        raw = widen(routed_product(columns, branch.kernels, routing))
-        affine = branch.norm.routed_affine(raw, routing.choice, update=update)
-        scale, shift = (part[routing.choice][:, None] for part in affine)
-        z = torch.addcmul(shift, raw, scale).relu()
-        total = z if total is None else total + z
-        affines.append(affine)
-        kept.append(columns)
-    assert total is not None
-    return RoutedRun(total, affines, kept)
+    """Each sample's own neuron in a training pass; the operators' outputs lie side by side."""
+    raws = [routed_product(x, branch.kernels, branch.extent, routing) for branch in branches]
+    norms = [branch.norm for branch in branches]
+    raw = widen(raws[0] if len(raws) == 1 else torch.cat(raws, dim=2))
+    with torch.autocast(x.device.type, enabled=False):
+        onehot = routing.onehot.to(raw.dtype)
+        affine = routed_affine(norms, raw, onehot, update=update)
+        scale = onehot @ affine.scale
+        shift = onehot @ affine.shift
+        z = torch.addcmul(shift[:, None], raw, scale[:, None]).relu()
+    parts = z.chunk(len(branches), dim=2)
+    z = parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    scales = affine.scale.chunk(len(branches), dim=1)
+    shifts = affine.shift.chunk(len(branches), dim=1)
+    return RoutedRun(z, [Affine(*pair) for pair in zip(scales, shifts, strict=True)])
 
 
 def run_frozen(
@@ -318,8 +443,9 @@ def run_frozen(
     """`z [B, P, C]` of each sample's own neuron, with given norms folded into the kernels."""
     total = None
     for branch, affine in zip(branches, affines, strict=True):
-        folded = branch._replace(kernels=branch.kernels * affine.scale[:, None])
-        z = (routed_operator(x, folded, routing) + affine.shift[routing.choice][:, None]).relu()
+        kernels = fold(branch.kernels, affine.scale)
+        raw = widen(routed_product(x, kernels, branch.extent, routing))
+        z = (raw + affine.shift[routing.choice][:, None]).relu()
         total = z if total is None else total + z
     assert total is not None
     return total
@@ -329,7 +455,7 @@ def run_joint(x: Tensor, branches: tuple[Branch, ...], *, training: bool, update
     """`z [B, P, N, C]` of all neurons, their statistics from the whole batch."""
     total = None
     for branch in branches:
-        raw = joint_product(columns_of(x, branch), branch.kernels)
+        raw = widen(joint_product(x, branch.kernels, branch.extent))
         if training:
             affine = branch.norm.joint_affine(raw, update=update)
         else:
@@ -340,19 +466,9 @@ def run_joint(x: Tensor, branches: tuple[Branch, ...], *, training: bool, update
     return total
 
 
-def run_all(branches: tuple[Branch, ...], routed: RoutedRun) -> Tensor:
-    """`z [B, P, N, C]` of all neurons with the norms of `routed`, folded into the kernels."""
-    total = None
-    for branch, affine, columns in zip(branches, routed.affines, routed.columns, strict=True):
-        raw = joint_product(columns, branch.kernels * affine.scale[:, None])
-        if torch.is_grad_enabled():
-            z = (raw + affine.shift).relu()
-            total = z if total is None else total + z
-        else:
-            z = raw.add_(affine.shift).relu_()
-            total = z if total is None else total.add_(z)
-    assert total is not None
-    return total
+def fold(kernels: Tensor, scale: Tensor) -> Tensor:
+    """`kernels [N, M, taps, C]` with the factors of their outputs, `scale [N, M]`."""
+    return kernels * scale[:, :, None, None]
 
 
 def widen(z: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ every order included: `sum_across` sums over processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def average_of(mean: Tensor, num_samples: int, sum_across: SumAcross | None) -> 
     """Mean over all processes' samples, given this process's `mean` over `num_samples`."""
     if sum_across is None:
         return mean
-    total = sum_across(mean.new_tensor(float(num_samples)))
+    total = sum_across(mean.new_full((), float(num_samples)))
     return sum_across(mean * (num_samples / total))
 
 
@@ -86,33 +86,6 @@ class NeuronNorm(nn.Module):
         scale = weight * torch.rsqrt(var + self.eps)
         return Affine(scale, bias - mean * scale)
 
-    def routed_affine(self, z: Tensor, choice: Tensor, *, update: bool) -> Affine:
-        """The norm of a training pass, each neuron's statistics from the samples that feed it.
-
-        Args:
-            z: `[B, P, C]`, P positions, each sample from its own neuron.
-            choice: `[B]` neuron of each sample.
-            update: Whether the running statistics move.
-        """
-        samples = self.fed_by(choice).to(z.dtype)
-        counts = total_of(samples.sum(dim=0), self.sum_across)
-        share = (samples / counts.clamp(min=1.0)).t()  # [N, B]
-        enough = (counts * z.shape[1] >= 2)[:, None]
-        mean = total_of(share @ z.mean(dim=1), self.sum_across)
-        mean = torch.where(enough, mean, self.running_mean.to(z.dtype))
-        spread = (z - mean[choice][:, None]).square().mean(dim=1)
-        var = total_of(share @ spread, self.sum_across)
-        var = torch.where(enough, var, self.running_var.to(z.dtype))
-        if update:
-            self._update(mean, var, counts * z.shape[1], enough)
-        return self._affine(mean, var)
-
-    def fed_by(self, choice: Tensor) -> Tensor:
-        """Which neurons' statistics each sample feeds, by its own `choice [B]`: `[B, N]`."""
-        if self.of_layer:
-            return choice.new_ones(len(choice), len(self.weight))
-        return nn.functional.one_hot(choice, len(self.weight))
-
     def joint_affine(self, z: Tensor, *, update: bool) -> Affine:
         """The norm of a training pass, every neuron's statistics from the whole batch.
 
@@ -129,11 +102,7 @@ class NeuronNorm(nn.Module):
         var = torch.where(enough, var, self.running_var.to(z.dtype))
         if update:
             self._update(mean, var, num_values, enough)
-        return self._affine(mean, var)
-
-    def _affine(self, mean: Tensor, var: Tensor) -> Affine:
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        return Affine(scale, self.bias - mean * scale)
+        return _affine([self], mean, var)
 
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor, num_values: Tensor, enough: Tensor) -> None:
@@ -141,3 +110,87 @@ class NeuronNorm(nn.Module):
         step = self.momentum * enough.to(mean.dtype)
         self.running_mean += (step * (mean.detach() - self.running_mean)).to(self.running_mean)
         self.running_var += (step * (var.detach() * unbias - self.running_var)).to(self.running_var)
+
+
+# ---- norms side by side --------------------------------------------------------------------------
+
+
+def routed_affine(
+    norms: Sequence[NeuronNorm], z: Tensor, onehot: Tensor, *, update: bool
+) -> Affine:
+    """The norms of a training pass, each neuron's statistics from the samples that feed it.
+
+    Mean and variance are taken per sample, in one reading of the map, and joined per neuron by the
+    law of total variance, which is as stable as a second reading.
+
+    Args:
+        norms: Of one layer; they differ in nothing but their tensors.
+        z: `[B, P, C']`, P positions, each sample from its own neuron, the norms' channels side by
+            side.
+        onehot: `[B, N]` neuron of each sample.
+        update: Whether the running statistics move.
+
+    Returns:
+        Scale and shift `[N, C']`.
+    """
+    one = norms[0]
+    samples = torch.ones_like(onehot) if one.of_layer else onehot
+    counts = total_of(samples.sum(dim=0), one.sum_across)
+    share = (samples / counts.clamp(min=1.0)).t()  # [N, B]
+    num_values = counts * z.shape[1]
+    enough = (num_values >= 2)[:, None]
+    of_samples, spread = sample_moments(z)
+    running_mean = _beside([norm.running_mean for norm in norms]).to(z.dtype)
+    mean = torch.where(enough, total_of(share @ of_samples, one.sum_across), running_mean)
+    spread = spread + (of_samples - onehot @ mean).square()
+    running_var = _beside([norm.running_var for norm in norms]).to(z.dtype)
+    var = torch.where(enough, total_of(share @ spread, one.sum_across), running_var)
+    if update:
+        places = zip(norms, mean.chunk(len(norms), 1), var.chunk(len(norms), 1), strict=True)
+        for norm, its_mean, its_var in places:
+            norm._update(its_mean, its_var, num_values, enough)
+    return _affine(norms, mean, var)
+
+
+def _beside(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+
+def _affine(norms: Sequence[NeuronNorm], mean: Tensor, var: Tensor) -> Affine:
+    scale = _beside([norm.weight for norm in norms]) * torch.rsqrt(var + norms[0].eps)
+    return Affine(scale, _beside([norm.bias for norm in norms]) - mean * scale)
+
+
+class _SampleMoments(torch.autograd.Function):
+    @staticmethod
+    def forward(z: Tensor) -> tuple[Tensor, Tensor]:
+        if z.device.type == "cpu":  # var_mean over an outer dimension is slow there
+            mean = z.mean(dim=1)
+            return mean, (z - mean[:, None]).square_().mean(dim=1)
+        var, mean = torch.var_mean(z, dim=1, correction=0)
+        return mean, var
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.save_for_backward(inputs[0], output[0])
+        ctx.save_for_forward(inputs[0], output[0])
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: Tensor, of_var: Tensor) -> Tensor:
+        z, mean = ctx.saved_tensors
+        slope = of_var * (2.0 / z.shape[1])
+        start = of_mean / z.shape[1] - slope * mean
+        return torch.addcmul(start[:, None], z, slope[:, None])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        z, mean = ctx.saved_tensors
+        return tangent.mean(dim=1), 2.0 * ((z - mean[:, None]) * tangent).mean(dim=1)
+
+
+def sample_moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance `[B, C]` over P of `z [B, P, C]`."""
+    if torch.compiler.is_compiling():
+        var, mean = torch.var_mean(z, dim=1, correction=0)
+        return mean, var
+    return _SampleMoments.apply(z)

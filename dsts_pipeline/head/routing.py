@@ -59,16 +59,20 @@ def dense_coefficients(choice: Tensor, logits: Tensor) -> Tensor:
     return hard + (soft - soft.detach())
 
 
-def selected_coefficient(choice: Tensor, logits: Tensor) -> Tensor:
+def selected_coefficient(onehot: Tensor, logits: Tensor) -> Tensor:
     """Straight-through coefficient `[B]` of the chosen neuron alone: its value is 1.
 
     Deviation: the estimator that needs no outputs of unchosen neurons. The gradient is that of the
     chosen softmax entry with regard to its own impulse; the other impulses count as constants, so
     that scoring kernels of unchosen neurons get exactly none.
+
+    Args:
+        onehot: The choice as rows `[B, N]`.
+        logits: `[B, N]`.
     """
-    own = logits.gather(1, choice[:, None])
-    others = logits.detach().scatter(1, choice[:, None], float("-inf")).logsumexp(dim=1)
-    soft = torch.sigmoid(own[:, 0] - others)
+    own = (logits * onehot.to(logits.dtype)).sum(dim=1)
+    others = logits.detach().masked_fill(onehot > 0, float("-inf")).logsumexp(dim=1)
+    soft = torch.sigmoid(own - others)
     return 1.0 + (soft - soft.detach())
 
 
@@ -80,7 +84,8 @@ def balance_loss(choice: Tensor, impulses: Tensor, sum_across: SumAcross | None 
     Deviation: not in the paper; its weight is 0 by default.
     """
     num_neurons = impulses.shape[1]
-    share = torch.bincount(choice, minlength=num_neurons).to(impulses.dtype) / len(choice)
+    neurons = torch.arange(num_neurons, device=choice.device)
+    share = (choice[:, None] == neurons).to(impulses.dtype).mean(dim=0)
     share = average_of(share, len(choice), sum_across)
     probability = average_of(impulses.softmax(dim=1).mean(dim=0), len(choice), sum_across)
     return num_neurons * (share * probability).sum()

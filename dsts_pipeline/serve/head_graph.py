@@ -11,19 +11,12 @@ are gathered as rows of `[P, C]`, and the rest are batched products.
 
 from __future__ import annotations
 
-import functools
-import math
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.head import CompiledHead, DSTSHead, compile_head
 from dsts_pipeline.head.compiled import CompiledLayer, CompiledOperator
-from dsts_pipeline.head.neurons import Extent
-
-Grid = tuple[int, int, int]
-"""T, H, W of a map whose positions are flattened."""
+from dsts_pipeline.head.neurons import Grid, neighbour_positions
 
 
 def as_exportable(head: nn.Module) -> ExportableHead | PlainHead:
@@ -114,7 +107,8 @@ class ExportableLayer(nn.Module):
         for operator in layer.operators:
             assert isinstance(operator, CompiledOperator)
             self.operators.append(ExportableOperator(operator))
-        self.register_buffer("fusion", None if layer.fusion is None else layer.fusion.clone())
+        fusion = None if layer.fusion is None else layer.fusion.transpose(1, 2).contiguous()
+        self.register_buffer("fusion", fusion)  # [N, C_in, C_out]
 
     def choose(self, x: Tensor) -> Tensor:
         """Neuron `[B]` of each sample of `x [B, C, P]`."""
@@ -153,7 +147,9 @@ class ExportableOperator(nn.Module):
         self.extent = operator.extent
         self.takes_all = operator.takes_all
         self.register_buffer("channels", operator.channels.clone())
-        self.register_buffer("kernels", operator.matrices.clone())  # [N, taps * U, C]
+        self.register_buffer(
+            "kernels", operator.kernels.flatten(2).mT.contiguous()
+        )  # [N, taps * U, C]
         self.register_buffer("bias", operator.bias.clone())
 
     def forward(self, x: Tensor, grid: Grid, choice: Tensor | int) -> Tensor:
@@ -180,24 +176,6 @@ class ExportableOperator(nn.Module):
         starts = torch.arange(x.shape[0], device=x.device) * x.shape[1]
         rows = (self.channels[choice] + starts[:, None]).flatten()
         return x.flatten(0, 1).index_select(0, rows).unflatten(0, (-1, self.channels.shape[1]))
-
-
-@functools.cache
-def neighbour_positions(grid: Grid, extent: Extent) -> list[int]:
-    """For each position on `grid` its neighbours' numbers, tap by tap; P for one outside.
-
-    Args:
-        grid: T, H, W.
-        extent: Kernel size over T, H, W; odd.
-
-    Returns:
-        P * taps numbers, the taps of a position together.
-    """
-    numbers = np.arange(math.prod(grid)).reshape(grid)
-    around = [(size // 2, size // 2) for size in extent]
-    padded = np.pad(numbers, around, constant_values=math.prod(grid))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, extent)
-    return windows.reshape(-1).tolist()
 
 
 class PlainHead(nn.Module):
