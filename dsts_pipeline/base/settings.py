@@ -386,6 +386,8 @@ class LearningSettings(Section):
     """largest norm of a gradient; null: no clipping"""
     precision: Precision = "float32"
     """type of the forward pass: float32, bfloat16 or float16"""
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    """of float32 products on a GPU, by torch's names; high and medium allow TF32"""
     label_smoothing: BelowOne = 0.0
     """share of the label spread over all classes"""
     balance_weight: Factor = 0.0
@@ -445,10 +447,12 @@ class TrainSettings(RunSettings, LearningSettings):
     """clips of the last such passes; null: all training clips"""
     tensorboard: bool = False
     """write curves for TensorBoard, too"""
+    cuda_graph: Literal["auto", "off"] = "auto"
+    """auto: on one GPU iterations are captured once and replayed; off: never"""
 
 
 # What decides nothing about a training's result.
-OF_THE_RUN = frozenset(RunSettings.model_fields) | {"tensorboard"}
+OF_THE_RUN = frozenset(RunSettings.model_fields) | {"tensorboard", "cuda_graph"}
 
 
 class FinetuneSettings(RunSettings, LearningSettings):

@@ -23,7 +23,7 @@ from dsts_pipeline.head.neurons import (
     convolve,
     fold,
     group_samples,
-    takes_fixed_form,
+    is_fixed,
 )
 from dsts_pipeline.head.norms import Affine
 
@@ -146,7 +146,7 @@ class CompiledLayer(nn.Module):
         choice = self.choose(x)
         if choices is not None:
             choices.append(choice)
-        if takes_fixed_form(x):
+        if is_fixed(x):
             return self.run_fixed(x, choice, pool=pool)
         if len(x) == 1:
             return self.run(x, [(int(choice), everyone)], pool=pool)

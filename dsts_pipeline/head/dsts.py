@@ -26,6 +26,7 @@ from dsts_pipeline.base.settings import (
     Specialization,
 )
 from dsts_pipeline.head.layer import DSTSLayer, LayerRecord, Pass
+from dsts_pipeline.head.neurons import takes_fixed_form
 from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
 
 UPSTREAM_NAMES = ("scoring_kernel", "gate_logits", "shared_gate_logits")
@@ -196,7 +197,8 @@ class DSTSHead(nn.Module):
             Logits `[B, K]`, or `(logits, records)` with a `LayerRecord` per layer.
 
         Raises:
-            ValueError: x has another rank or channel count, or holds NaN.
+            ValueError: x has another rank or channel count, or holds NaN (in training on a GPU
+                the loss is NaN then).
         """
         self.check_input(x)
         if not self.layers:
@@ -217,6 +219,14 @@ class DSTSHead(nn.Module):
             pooled = pooled + _average(hidden)
         logits = self.classifier(self.leave(x, start, pooled))
         return (logits, tuple(records)) if with_records else logits
+
+    def has_fixed_launches(self, x: Tensor) -> bool:
+        """Whether a pass over maps `x [B, C, T, H, W]` launches the same whatever the routing."""
+        num_positions = x.shape[2] * x.shape[3] * x.shape[4]
+        return all(
+            takes_fixed_form(x.device, layer.channels, num_positions)
+            for layer in self.dsts_layers()
+        )
 
     def layer_input(self, x: Tensor, position: int) -> Tensor:
         """What layer `position` sees of maps `x [B, C, T, H, W]`: `[B, T, H, W, width or C]`."""
@@ -315,7 +325,8 @@ class DSTSHead(nn.Module):
                 "so specialization over time means nothing; tap the backbone before it pools time",
                 stacklevel=3,
             )
-        if not torch.compiler.is_compiling():
+        # On a GPU a training's own check of its loss finds them, without a wait in every pass.
+        if not torch.compiler.is_compiling() and not (self.training and x.is_cuda):
             finite = torch.isfinite(x.sum(dim=(1, 2, 3, 4), dtype=torch.float32))
             if not finite.all():
                 raise ValueError(

@@ -30,6 +30,7 @@ from dsts_pipeline.head.neurons import (
     Extent,
     Routing,
     fold,
+    is_fixed,
     joint_product,
     one_hot,
     routed_product,
@@ -37,7 +38,6 @@ from dsts_pipeline.head.neurons import (
     run_joint,
     run_routed,
     sort_samples,
-    takes_fixed_form,
     widen,
 )
 from dsts_pipeline.head.norms import NeuronNorm
@@ -92,10 +92,11 @@ class _AllNeurons(NamedTuple):
 
     def weigh(self, gradient: Tensor, z: Tensor, fusion: Tensor | None) -> Tensor:
         """`<gradient, z_i F_i>` `[B, N]` of `gradient [B, P or 1, M]`."""
+        gradient = gradient.to(z.dtype)
         if fusion is None:
             back = gradient[:, :, None]
         else:
-            back = (gradient @ _joined_fusion(fusion).t()).view_as(z)
+            back = (gradient @ _joined_fusion(fusion).to(z.dtype).t()).view_as(z)
         return (back * z).sum(dim=(1, 3))
 
     def fusion_of(self, tensors: Sequence[Tensor]) -> Tensor | None:
@@ -193,11 +194,17 @@ def routing_term(
     """
     if first_order:
         tensors = tuple(part.detach() for part in tensors)
+    device = soft.device.type
+    if torch.is_autocast_enabled(device):  # which is off where the gradients are computed
+        narrow = torch.get_autocast_dtype(device)
+        tensors = tuple(part if part.dim() == 2 else part.to(narrow) for part in tensors)
     if torch.compiler.is_compiling() or _have_tangents(tensors):
         z = neurons.combine(neurons.activate(tensors))
         z = z * (soft - soft.detach())[:, None, :, None]
         fusion = neurons.fusion_of(tensors)
-        return z.sum(dim=2) if fusion is None else z.flatten(2) @ _joined_fusion(fusion)
+        if fusion is None:
+            return z.sum(dim=2)
+        return z.flatten(2) @ _joined_fusion(fusion).to(z.dtype)
     return _RoutingTerm.apply(soft, like, neurons, first_order, *tensors)
 
 
@@ -414,7 +421,7 @@ class DSTSLayer(nn.Module):
         one is touched."""
         neurons = None
         num_neurons = self.num_neurons
-        if not takes_fixed_form(x):
+        if not is_fixed(x):
             neurons, choice = choice.unique(return_inverse=True)
             num_neurons = len(neurons)
         x, routing = sort_samples(x, choice, num_neurons)

@@ -82,20 +82,25 @@ def force_form(form: Literal["fixed", "grouped"]) -> Iterator[None]:
         _form = before
 
 
-def takes_fixed_form(x: Tensor) -> bool:
-    """Whether a layer over `x [B, T, H, W, C]` runs in the fixed form.
+def takes_fixed_form(device: torch.device, num_channels: int, num_positions: int) -> bool:
+    """Whether a layer of so many channels over maps of so many positions runs in the fixed form.
 
     A sample's copy of its kernel takes `C * taps * C` values, its columns `P * taps * C`: with many
     more channels than positions, copies cost more memory than a GPU gains by them. On a CPU
-    convolutions are faster than columns once there are enough channels (docs/performance.md).
+    a convolution per neuron is faster once there are enough channels (docs/performance.md).
     """
     if torch.compiler.is_compiling():
         return True
     if _form is not None:
         return _form == "fixed"
-    if x.device.type == "cpu":
-        return x.shape[4] <= MAX_COPIED_CHANNELS
-    return x.shape[4] <= 4 * prod(x.shape[1:4])
+    if device.type == "cpu":
+        return num_channels <= MAX_COPIED_CHANNELS
+    return num_channels <= 4 * num_positions
+
+
+def is_fixed(x: Tensor) -> bool:
+    """`takes_fixed_form` of a layer over `x [B, T, H, W, C]`."""
+    return takes_fixed_form(x.device, x.shape[4], prod(x.shape[1:4]))
 
 
 def group_samples(choice: Tensor, num_neurons: int) -> Groups:
@@ -108,7 +113,7 @@ def group_samples(choice: Tensor, num_neurons: int) -> Groups:
 def sort_samples(x: Tensor, choice: Tensor, num_neurons: int) -> tuple[Tensor, Routing]:
     """`x [B, T, H, W, C]` as the form that it takes wants it, and its routing."""
     groups = None
-    if not takes_fixed_form(x):
+    if not is_fixed(x):
         groups = group_samples(choice, num_neurons)
         x = x[groups.order]
         choice = choice[groups.order]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.base.settings import HeadSettings
-from dsts_pipeline.head.norms import SumAcross, average_of
+from dsts_pipeline.head.norms import SumAcross, average_of, total_of
 
 
 def sum_impulses(x: Tensor, scoring_kernel: Tensor) -> Tensor:
@@ -124,15 +124,13 @@ class Impulses(nn.Module):
         raw = self.measure(x, scoring_kernel)
         if self.kind != "standardized":
             return raw
-        num_samples = self._num_samples(raw) if self.training else 0
-        if num_samples < 2:
-            mean = self.running_mean
-            var = self.running_var
-        else:
+        mean = self.running_mean
+        var = self.running_var
+        if self.training and (len(raw) > 1 or self.sum_across is not None):
             mean = average_of(raw.mean(dim=0), len(raw), self.sum_across)
             var = average_of((raw - mean).square().mean(dim=0), len(raw), self.sum_across)
             if update:
-                self._update(mean.detach(), var.detach(), num_samples)
+                self._update(mean.detach(), var.detach(), len(raw))
         return self.spread * (raw - mean) * torch.rsqrt(var + self.eps)
 
     def measure(self, x: Tensor, scoring_kernel: Tensor) -> Tensor:
@@ -147,14 +145,11 @@ class Impulses(nn.Module):
             return summed
         return summed / (num_positions * (x.shape[4] if self.kind == "mean" else 1))
 
-    def _num_samples(self, raw: Tensor) -> int:
-        if self.sum_across is None:
-            return len(raw)
-        return int(self.sum_across(torch.tensor(len(raw), device=raw.device)))
-
     @torch.no_grad()
     def _update(self, mean: Tensor, var: Tensor, num_samples: int) -> None:
-        unbiased = var * num_samples / (num_samples - 1)
+        """`num_samples` are this process's; together they have at least two."""
+        counted = total_of(var.new_full((), float(num_samples)), self.sum_across)
+        unbiased = var * counted / (counted - 1.0)
         self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
         self.running_var.lerp_(unbiased.to(self.running_var), self.momentum)
 

@@ -7,9 +7,8 @@ AdamW (the paper's for Swin) and SGD with momentum (for TPN).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -53,26 +52,42 @@ class ScheduledOptimizer:
         self.how = how
         self.optimizer: torch.optim.Optimizer | None = None
         groups = _groups(parameters, learning_rates, how.weight_decay)
-        if groups and how.optimizer == "adamw":
-            self.optimizer = torch.optim.AdamW(groups)
-        elif groups:
-            self.optimizer = torch.optim.SGD(groups, momentum=how.momentum)
+        if not groups:
+            return
+        # On a GPU rates are tensors, so that a captured step has the rate of its own time.
+        on_gpu = self.parameters[0].device.type == "cuda"
+        if on_gpu:
+            for group in groups:
+                group["lr"] = torch.tensor(group["lr"], device=self.parameters[0].device)
+        if how.optimizer == "adamw":
+            self.optimizer = torch.optim.AdamW(groups, fused=True, capturable=on_gpu)
+        else:
+            self.optimizer = torch.optim.SGD(groups, momentum=how.momentum, fused=True)
 
     def set_progress(self, progress: float) -> float:
         """Set the learning rates at `progress` in [0, 1]; returns their common factor."""
         factor = learning_rate_factor(progress, self.how)
         for group in [] if self.optimizer is None else self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(group["peak"] * factor)
+            else:
+                group["lr"] = group["peak"] * factor
         return factor
 
-    def step(self, gradients: Iterable[torch.Tensor | None]) -> None:
-        """Clip the gradients, one per parameter and in their order, and update."""
+    def step(self, gradients: Iterable[Tensor | None], skip: Tensor | None = None) -> None:
+        """Clip the gradients, one per parameter and in their order, and update.
+
+        Args:
+            skip: A scalar; where it is 1 nothing is updated.
+        """
         if self.optimizer is None:
             return
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = None if gradient is None else laid_out_like(gradient, parameter)
         if self.how.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.how.clip_norm)
+        # What torch's own scaler hands to fused optimisers.
+        self.optimizer.found_inf = skip  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -98,6 +113,17 @@ class ScheduledOptimizer:
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """`gradient` in the memory layout of `parameter`.
+
+    Fused kernels walk through memory: of a gradient in another layout (a permuted kernel's) they
+    would update other values than it belongs to; torch 2.13 refuses that on a GPU alone.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
 def _groups(
     parameters: Mapping[str, nn.Parameter], rates: Mapping[str, float], weight_decay: float
 ) -> list[dict[str, Any]]:
@@ -117,7 +143,7 @@ def _decays(name: str) -> bool:
     return last.endswith("kernel") or (last == "weight" and not of_norm)
 
 
-# ---- half precision ------------------------------------------------------------------------------
+# ---- precision ------------------------------------------------------------------------------
 
 _TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -133,7 +159,17 @@ def forward_context(precision: Precision, device: torch.device) -> AbstractConte
     return torch.autocast(device.type, dtype=_TYPES[precision], cache_enabled=False)
 
 
-@dataclass
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Within the block float32 products have torch's `precision`, "highest" to "medium"."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 class LossScale:
     """Factor on the loss before backward passes: halved when gradients overflow, else grown.
 
@@ -141,29 +177,55 @@ class LossScale:
         value: The factor; 1 where the precision needs none.
         dynamic: Whether it moves.
         growth_interval: Good steps before it doubles.
+
+    Attributes:
+        value: A scalar on the device of the gradients where it moves, so that no step waits for
+            it; else a number.
     """
 
-    value: float = 1.0
-    dynamic: bool = False
-    growth_interval: int = 500
-    num_good: int = 0
+    def __init__(
+        self,
+        value: float = 1.0,
+        *,
+        dynamic: bool = False,
+        growth_interval: int = 500,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dynamic = dynamic
+        self.growth_interval = growth_interval
+        self.value: float | Tensor = value
+        self.num_good = torch.zeros((), device=device)
+        if dynamic:
+            self.value = torch.full((), value, device=device)
 
     @classmethod
-    def for_precision(cls, precision: Precision) -> LossScale:
+    def for_precision(cls, precision: Precision, device: torch.device | str = "cpu") -> LossScale:
         """A moving scale for float16, whose small gradients vanish otherwise; 1 for the rest."""
-        return cls(2.0**14, dynamic=True) if precision == "float16" else cls()
+        return cls(2.0**14, dynamic=True, device=device) if precision == "float16" else cls()
 
-    def accepts(self, gradients: Iterable[Tensor | None]) -> bool:
-        """Whether all gradients are finite, so that the step may be made; adapts the scale."""
-        if not self.dynamic:
-            return True
+    @torch.no_grad()
+    def judge(self, gradients: Iterable[Tensor | None]) -> Tensor | None:
+        """A scalar: 1 where a gradient is not finite, so that the step is to be left out, else 0.
+
+        Adapts the scale. None where it does not move, and every step is made.
+        """
+        if not isinstance(self.value, Tensor):
+            return None
         found = [gradient for gradient in gradients if gradient is not None]
-        finite = bool(torch.stack([torch.isfinite(g).all() for g in found]).all())
-        if not finite:
-            self.value = max(self.value / 2.0, 1.0)
-            self.num_good = 0
-            return False
-        self.num_good += 1
-        if self.num_good % self.growth_interval == 0:
-            self.value *= 2.0
-        return True
+        sizes = torch.stack([size.float() for size in torch._foreach_norm(found, float("inf"))])
+        bad = sizes.isfinite().all().logical_not()
+        num_good = self.num_good + 1
+        grown = torch.where(num_good % self.growth_interval == 0, 2.0 * self.value, self.value)
+        self.value.copy_(torch.where(bad, (self.value / 2.0).clamp(min=1.0), grown))
+        self.num_good.copy_(torch.where(bad, torch.zeros_like(num_good), num_good))
+        return bad.float()
+
+    def state(self) -> dict[str, Any]:
+        """Plain values, for `load`."""
+        return {"value": float(self.value), "num_good": int(self.num_good)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from saved values."""
+        self.num_good.fill_(state["num_good"])
+        if isinstance(self.value, Tensor):
+            self.value.fill_(state["value"])

@@ -312,6 +312,7 @@ class Keeper:
     def save(self) -> None:
         """Save the training as it is; the checkpoint before stays whole if that fails."""
         training = self.training
+        training.catch_up()
         training.watch.check_weights(training)
         if self.folder is None or not training.processes.is_first:
             return
@@ -367,7 +368,7 @@ class Keeper:
             "sampler": self._sampler_state(),
             "tally": training.tally.state(),
             "history": training.history,
-            "loss_scale": dataclasses.asdict(stepper.scale),
+            "loss_scale": stepper.scale.state(),
             "recipe": training.recipe.to_json(),
             "best": None,
         }
@@ -393,8 +394,7 @@ class Keeper:
             training.cursor.load_state_dict(values["sampler"] | own)
         else:
             training.cursor.load_state_dict(values["sampler"])
-        for name, value in values["loss_scale"].items():
-            setattr(stepper.scale, name, value)
+        stepper.scale.load(values["loss_scale"])
         training.epoch = values["epoch"]
         training.num_steps = values["num_steps"]
         training.history = values["history"]

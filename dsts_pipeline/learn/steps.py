@@ -23,7 +23,13 @@ from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead, LayerNoise, LayerRecord
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.routing import balance_loss
-from dsts_pipeline.learn.optimizers import LossScale, ScheduledOptimizer, forward_context
+from dsts_pipeline.learn.graphs import IterationGraphs
+from dsts_pipeline.learn.optimizers import (
+    LossScale,
+    ScheduledOptimizer,
+    forward_context,
+    products_in,
+)
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.udl import meta_gradient_of_parts
 
@@ -172,6 +178,7 @@ def run_at(
 Answer = tuple[Tensor, tuple[LayerRecord, ...]]
 Part = tuple[Draw, float]
 """A part of a batch with its randomness, and its weight in the mean."""
+Iteration = Callable[..., tuple[Tensor, list[Answer]]]
 
 
 class UdlObjective(Protocol):
@@ -196,22 +203,22 @@ class Updates(Protocol):
 
     parameters: list[nn.Parameter]
 
-    def step(self, gradients: Iterable[Tensor | None]) -> None: ...
+    def step(self, gradients: Iterable[Tensor | None], skip: Tensor | None = None) -> None: ...
 
 
 def udl_step(
     objective: UdlObjective,
     train: Sequence[Part],
     val: Sequence[Part],
-    inner_lr: float,
+    inner_lr: float | Tensor,
     *,
     upstream: Updates,
     downstream: Updates,
     scale: LossScale,
     udl: UdlSettings,
-    redraw: Callable[[Draw], Draw],
-) -> tuple[float, list[Any]]:
-    """UDL's three steps.
+    redrawn: Sequence[Draw] | None = None,
+) -> tuple[Tensor, list[Any]]:
+    """UDL's three steps. The host reads nothing and draws nothing.
 
     Step 1 simulates a step of d on the training batch (Eq. 9), step 2 updates u by the loss on the
     validation batch after it (Eq. 10), step 3 updates d at the new u (Eq. 11). The same randomness
@@ -227,8 +234,8 @@ def udl_step(
         inner_lr: alpha of the simulated step.
         upstream, downstream: Optimisers of u and of d.
         scale: The loss scale; a step whose gradients overflow is left out.
-        udl: How the product is computed, and whether step 3 draws new noise.
-        redraw: Draws it.
+        udl: How the product is computed.
+        redrawn: The training parts with other noise, for step 3; None: with the same.
 
     Returns:
         The mean loss of step 3 over all processes, and what the objective says of each part.
@@ -255,14 +262,15 @@ def udl_step(
         loss_scale=scale.value,
         sum_across=objective.processes.sum_named,
     )
-    if scale.accepts(meta.values()):
-        upstream.step(list(meta.values()))
+    upstream.step(list(meta.values()), scale.judge(meta.values()))
     last = known if in_one else train
-    if udl.redraw_noise:
-        last = [(redraw(draw), weight) for draw, weight in last]
+    if redrawn is not None:
+        last = [
+            (replace(new, features=draw.features), weight)
+            for new, (draw, weight) in zip(redrawn, last, strict=True)
+        ]
     gradients, loss, answers = gradients_of(objective, last, downstream.parameters, scale)
-    if scale.accepts(gradients):
-        downstream.step(gradients)
+    downstream.step(gradients, scale.judge(gradients))
     return loss, answers
 
 
@@ -271,26 +279,27 @@ def gradients_of(
     parts: Sequence[Part],
     parameters: Sequence[Tensor],
     scale: LossScale,
-) -> tuple[list[Tensor | None], float, list[Any]]:
+) -> tuple[list[Tensor | None], Tensor, list[Any]]:
     """Gradients of the weighted loss by `parameters`, the loss, and what is said of each part.
 
-    Gradients and loss are sums over processes. Running statistics move.
+    Gradients and loss (a float64 scalar on the device) are sums over processes. Running statistics
+    move.
     """
     total: list[Tensor | None] = [None] * len(parameters)
-    loss_sum = 0.0
+    losses = []
     answers = []
     for draw, weight in parts:
         loss, answer = objective.evaluate(draw, update_statistics=True)
         factor = weight * scale.value
         found = torch.autograd.grad(loss * factor, parameters, allow_unused=True)
         total = [_add(old, new) for old, new in zip(total, found, strict=True)]
-        loss_sum += weight * loss.item()
+        losses.append(weight * loss.detach().double())
         answers.append(answer)
     processes = objective.processes
     total = processes.sum_gradients(total)
-    gradients = [None if g is None else g / scale.value for g in total]
-    loss_sum = float(processes.sum_numbers(torch.tensor(loss_sum, dtype=torch.float64)))
-    return gradients, loss_sum, answers
+    if scale.dynamic:
+        total = [None if g is None else g / scale.value for g in total]
+    return total, processes.sum_numbers(sum(losses[1:], losses[0])), answers
 
 
 def _add(old: Tensor | None, new: Tensor | None) -> Tensor | None:
@@ -303,15 +312,16 @@ def _add(old: Tensor | None, new: Tensor | None) -> Tensor | None:
 class StepResult:
     """Loss, logits `[B, K]` and records (one list per part) of the pass that updated d.
 
-    The loss is that of all processes' samples, the rest is this process's.
+    The loss, a scalar, is that of all processes' samples, the rest is this process's. All of it
+    is on the device.
     """
 
-    loss: float
+    loss: Tensor
     logits: Tensor
     records: list[tuple[LayerRecord, ...]]
 
     @classmethod
-    def of(cls, loss: float, answers: Sequence[Answer]) -> StepResult:
+    def of(cls, loss: Tensor, answers: Sequence[Answer]) -> StepResult:
         """The parts' answers as those of the batch."""
         logits = torch.cat([logits for logits, _ in answers])
         return cls(loss, logits, [records for _, records in answers])
@@ -326,6 +336,7 @@ class Stepper:
         udl: UDL's options.
         scale: The loss scale; None: the one of the precision.
         generator: Randomness of the noise.
+        graphs: Captures iterations and replays them; None: each is made anew.
 
     Attributes:
         noise_scale: Factor on the noise of the steps to come.
@@ -340,24 +351,22 @@ class Stepper:
         *,
         scale: LossScale | None = None,
         generator: torch.Generator | None = None,
+        graphs: IterationGraphs | None = None,
     ) -> None:
         self.objective = objective
+        self.graphs = graphs
         self.upstream = upstream
         self.downstream = downstream
         self.udl = udl
-        self.scale = scale or LossScale.for_precision(objective.how.precision)
+        self.scale = scale or LossScale.for_precision(
+            objective.how.precision, objective.processes.device
+        )
         self.generator = generator
         self.noise_scale = 1.0
 
     def plain_step(self, batch: FeatureBatch) -> StepResult:
         """Update u and d by the gradient of one loss (the ablation without UDL, Table 5)."""
-        both = self.upstream.parameters + self.downstream.parameters
-        found = gradients_of(self.objective, self._parts(batch), both, self.scale)
-        gradients, loss, answers = found
-        if self.scale.accepts(gradients):
-            self.upstream.step(gradients[: len(self.upstream.parameters)])
-            self.downstream.step(gradients[len(self.upstream.parameters) :])
-        return StepResult.of(loss, answers)
+        return self._run(self._plain, batch, self._parts(batch))
 
     def udl_step(
         self, train_batch: FeatureBatch, val_batch: FeatureBatch, *, inner_lr: float
@@ -368,18 +377,42 @@ class Stepper:
             ValueError: The batches share a sample.
         """
         check_disjoint(train_batch, val_batch)
-        loss, answers = udl_step(
+        train = self._parts(train_batch)
+        val = self._parts(val_batch)
+        redrawn = [self._draw(draw.batch) for draw, _ in train] if self.udl.redraw_noise else None
+        alpha = torch.full((), inner_lr, dtype=torch.float64, device=train_batch.maps.device)
+        return self._run(self._udl, train_batch, train, val, redrawn, alpha)
+
+    def _run(self, make: Iteration, batch: FeatureBatch, *inputs: Any) -> StepResult:
+        """Make an iteration, by a graph where that can be."""
+        captured = self.graphs is not None and has_fixed_launches(self.objective.head, batch.maps)
+        with products_in(self.objective.how.matmul_precision):
+            if self.graphs is None or not captured:
+                return StepResult.of(*make(*inputs))
+            return StepResult.of(*self.graphs.run(make, *inputs))
+
+    def _plain(self, parts: list[Part]) -> tuple[Tensor, list[Answer]]:
+        both = self.upstream.parameters + self.downstream.parameters
+        gradients, loss, answers = gradients_of(self.objective, parts, both, self.scale)
+        skip = self.scale.judge(gradients)
+        self.upstream.step(gradients[: len(self.upstream.parameters)], skip)
+        self.downstream.step(gradients[len(self.upstream.parameters) :], skip)
+        return loss, answers
+
+    def _udl(
+        self, train: list[Part], val: list[Part], redrawn: list[Draw] | None, inner_lr: Tensor
+    ) -> tuple[Tensor, list[Answer]]:
+        return udl_step(
             self.objective,
-            self._parts(train_batch),
-            self._parts(val_batch),
+            train,
+            val,
             inner_lr,
             upstream=self.upstream,
             downstream=self.downstream,
             scale=self.scale,
             udl=self.udl,
-            redraw=lambda draw: replace(self._draw(draw.batch), features=draw.features),
+            redrawn=redrawn,
         )
-        return StepResult.of(loss, answers)
 
     def _parts(self, batch: FeatureBatch) -> list[Part]:
         """The batch's parts with their noise and weight in the mean."""
@@ -414,6 +447,12 @@ def head_of(model: nn.Module) -> nn.Module:
     """The head of a model that has a backbone in front; any other model is its own head."""
     inner = getattr(model, "head", None)
     return inner if isinstance(inner, nn.Module) else model
+
+
+def has_fixed_launches(model: nn.Module, maps: Tensor) -> bool:
+    """Whether a pass over `maps [B, C, T, H, W]` launches the same for every batch."""
+    head = dsts_of(model)
+    return head is None or head.has_fixed_launches(maps)
 
 
 def dsts_of(model: nn.Module) -> DSTSHead | None:
@@ -451,10 +490,10 @@ def downstream_of(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @dataclass(frozen=True, repr=False)
 class MixedBatch(FeatureBatch):
-    """A batch of blended maps: `labels` weigh `share`, `partners [B]` the rest."""
+    """A batch of blended maps: `labels` weigh `share`, a scalar, and `partners [B]` the rest."""
 
     partners: Tensor
-    share: float
+    share: Tensor
 
 
 def mix_batch(batch: FeatureBatch, *, alpha: float, seed: int) -> MixedBatch:
@@ -469,7 +508,8 @@ def mix_batch(batch: FeatureBatch, *, alpha: float, seed: int) -> MixedBatch:
     share = max(share, 1.0 - share)
     partner = torch.from_numpy(generator.permutation(len(batch))).to(batch.maps.device)
     maps = share * batch.maps + (1.0 - share) * batch.maps[partner]
-    return MixedBatch(maps, batch.labels, batch.rows, batch.labels[partner], share)
+    kept = torch.full((), share, dtype=maps.dtype, device=maps.device)
+    return MixedBatch(maps, batch.labels, batch.rows, batch.labels[partner], kept)
 
 
 def split_batch(batch: FeatureBatch, size: int) -> list[FeatureBatch]:

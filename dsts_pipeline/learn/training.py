@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from dsts_pipeline.feed import ClipFeed, EpochSampler, FeatureBatch
 from dsts_pipeline.feed.epochs import SamplerCursor
 from dsts_pipeline.head.inspection import summarize_head, usage_entropy
 from dsts_pipeline.head.recalibration import recalibration_passes
+from dsts_pipeline.learn.graphs import IterationGraphs
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.passes import Asking, Evaluation, MapPass, evaluation_pass, make_passes
 from dsts_pipeline.learn.processes import Processes
@@ -111,6 +112,18 @@ Pair = tuple[FeatureBatch, FeatureBatch | None]
 T = TypeVar("T")
 
 
+MOST_UNREAD = 32  # steps whose loss is not looked at yet, on a GPU
+
+
+class Made(NamedTuple):
+    """A step that was made, and its loss on the device."""
+
+    num_steps: int
+    position: int
+    rows: Tensor
+    loss: Tensor
+
+
 @dataclasses.dataclass
 class Best:
     """The best values on the held-out clips so far; `epoch` -1 is the untrained head."""
@@ -153,6 +166,7 @@ class Training:
             self._optimizer(downstream_of(head)),
             recipe.udl,
             generator=torch.Generator(processes.device),
+            graphs=self._graphs(),
         )
         self.sampler = self._sampler()
         self.cursor = SamplerCursor(self.sampler, paired=self.udl)
@@ -164,6 +178,8 @@ class Training:
         self.num_steps = 0
         self.history: list[dict[str, Any]] = []
         self.tally = Tally(head, processes)
+        self._unread: list[Made] = []
+        self._most_unread = 1 if processes.device.type == "cpu" else MOST_UNREAD
 
     def start(self) -> Asking[None]:
         """Make the untrained head the first candidate."""
@@ -222,12 +238,32 @@ class Training:
         done = (self.epoch + position / num_batches) / self.how.num_epochs
         result = self._update(batch, val_batch, done)
         self.num_steps += 1
-        self.watch.check_loss(result.loss, self, position, batch)
         self.tally.add(result, batch)
+        self._unread.append(Made(self.num_steps, position, batch.rows, result.loss.clone()))
+        if len(self._unread) == self._most_unread:
+            self.catch_up()
         self.cursor.advance()
+
+    def catch_up(self) -> None:
+        """Read what the steps since the last reading came to.
+
+        A GPU has its answers later than it is asked, and whoever reads them waits for all that was
+        asked before: there it is done once in some steps, before a checkpoint and at an epoch's
+        end.
+
+        Raises:
+            SettingsError: One of them diverged.
+        """
+        if self._unread:
+            losses = torch.stack([made.loss for made in self._unread]).tolist()
+            for made, loss in zip(self._unread, losses, strict=True):
+                self.watch.check_loss(loss, self, made)
+        self._unread.clear()
+        self.tally.read()
 
     def end_epoch(self) -> Asking[dict[str, Any]]:
         """After the epoch's last batch: evaluate, describe, go on to the next epoch."""
+        self.catch_up()
         self.watch.check_weights(self)
         entry = yield from self._describe_epoch()
         entry["seconds"] = self.tally.seconds
@@ -323,6 +359,14 @@ class Training:
     def _objective(self) -> Objective:
         return Objective(self.head, self.how, self.processes)
 
+    def _graphs(self) -> IterationGraphs | None:
+        """Where iterations are captured: on one GPU, in a training on maps."""
+        device = self.processes.device
+        alone = self.processes.world_size == 1
+        if device.type != "cuda" or not alone or self.recipe.train.cuda_graph == "off":
+            return None
+        return IterationGraphs(device)
+
     def _optimizer(self, parameters: dict[str, nn.Parameter]) -> ScheduledOptimizer:
         rates = {name: self._rate_of(name) for name in parameters}
         return ScheduledOptimizer(parameters, rates, self.how)
@@ -357,11 +401,15 @@ def _give_maps(consume: Callable[[Tensor], None], batch: FeatureBatch) -> None:
 
 
 class Tally:
-    """Sums over an epoch's clips; `usage [L, N]` counts the samples of every neuron.
+    """Sums over an epoch's clips, on the device until they are read.
 
     Args:
         head: Whose layers and neurons.
         processes: Whose clips count.
+
+    Attributes:
+        num_clips, num_correct, loss, usage: As they were at the last reading; `usage [L, N]` counts
+            the samples of every neuron.
     """
 
     def __init__(self, head: torch.nn.Module, processes: Processes) -> None:
@@ -369,27 +417,38 @@ class Tally:
         layers = [] if dsts is None else list(dsts.dsts_layers())
         routed = bool(layers) and layers[0].options.synapse
         self.processes = processes
-        self.num_clips = 0
-        self.num_correct = 0
-        self.loss = 0.0
         self.seconds = 0.0
-        num_neurons = layers[0].num_neurons if routed else 0
-        self.usage = torch.zeros(len(layers) if routed else 0, num_neurons, dtype=torch.int64)
+        self._num_neurons = layers[0].num_neurons if routed else 0
+        self._num_layers = len(layers) if routed else 0
+        num = 3 + self._num_layers * self._num_neurons
+        self._sums = torch.zeros(num, dtype=torch.float64, device=processes.device)
+        self.read()
 
+    @torch.no_grad()
     def add(self, result: StepResult, batch: FeatureBatch) -> None:
-        """One more batch of every process."""
-        correct = int((result.logits.argmax(dim=1) == batch.labels).sum())
-        counts = [torch.tensor([len(batch), correct])]
-        for layer in range(len(self.usage)):
-            choices = [part[layer].choice for part in result.records]
-            joined = torch.cat([choice for choice in choices if choice is not None])
-            counts.append(torch.bincount(joined, minlength=self.usage.shape[1]).cpu())
-        total = self.processes.sum_numbers(torch.cat(counts)).cpu()
-        num_clips = int(total[0])
-        self.num_clips += num_clips
-        self.num_correct += int(total[1])
-        self.loss += result.loss * num_clips
-        self.usage += total[2:].view_as(self.usage)
+        """One more batch of every process; nothing is read."""
+        correct = (result.logits.argmax(dim=1) == batch.labels).sum()
+        counts = [torch.full_like(correct, len(batch))[None], correct[None]]
+        if self._num_layers:
+            neurons = torch.arange(self._num_neurons, device=correct.device)
+            parts = [
+                torch.stack([record.choice for record in part if record.choice is not None])
+                for part in result.records
+            ]
+            choices = torch.cat(parts, dim=1)  # [L, B]
+            counts.append((choices[..., None] == neurons).sum(dim=1).flatten())
+        total = self.processes.sum_numbers(torch.cat(counts)).to(self._sums)
+        self._sums[0] += result.loss.to(self._sums) * total[0]
+        self._sums[1:] += total
+
+    def read(self) -> None:
+        """Bring the sums to the host."""
+        loss, num_clips, num_correct, *usage = self._sums.tolist()
+        self.loss = loss
+        self.num_clips = int(num_clips)
+        self.num_correct = int(num_correct)
+        counts = torch.tensor(usage, dtype=torch.int64)
+        self.usage = counts.view(self._num_layers, self._num_neurons)
 
     @property
     def routing(self) -> Tensor | None:
@@ -415,9 +474,11 @@ class Tally:
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from saved values."""
-        for name in ("num_clips", "num_correct", "loss", "seconds"):
-            setattr(self, name, state[name])
-        self.usage = torch.tensor(state["usage"], dtype=torch.int64).view_as(self.usage)
+        self.seconds = state["seconds"]
+        usage = [count for layer in state["usage"] for count in layer]
+        sums = [state["loss"], state["num_clips"], state["num_correct"], *usage]
+        self._sums.copy_(torch.tensor(sums, dtype=torch.float64))
+        self.read()
 
 
 # ---- a moving average of the weights -----------------------------------------------------------
@@ -446,8 +507,8 @@ class WeightAverage:
         """Take in the head's present weights."""
         self.num_steps += 1
         share = 1.0 - min(self.decay, (1.0 + self.num_steps) / (10.0 + self.num_steps))
-        for name, parameter in self.head.named_parameters():
-            self.values[name].lerp_(parameter, share)
+        parameters = [parameter.detach() for parameter in self.head.parameters()]
+        torch._foreach_lerp_(list(self.values.values()), parameters, share)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
@@ -505,33 +566,38 @@ class Watch:
         self.recipe = recipe
         self.last_good = "none"
 
-    def check_loss(self, loss: float, place: Place, position: int, batch: FeatureBatch) -> None:
+    def check_loss(self, loss: float, place: Place, made: Made) -> None:
         """A training loss that is not finite or above `MAX_LOSS` is an error."""
         if math.isfinite(loss) and loss <= MAX_LOSS:
             return
-        clips = [self.feed.name_of(row) for row in batch.rows.tolist()]
+        clips = [self.feed.name_of(row) for row in made.rows.tolist()]
         named = ", ".join(clips[:NUM_CLIPS_NAMED])
         more = len(clips) - NUM_CLIPS_NAMED
         raise self._error(
             f"the loss is {loss:g}",
-            place,
-            f"batch {position + 1}; its clips: {named}{f' and {more} more' if more > 0 else ''}",
+            place.epoch,
+            made.num_steps,
+            f"batch {made.position + 1}; its clips: {named}"
+            f"{f' and {more} more' if more > 0 else ''}",
         )
 
     def check_evaluation(self, loss: float, place: Place) -> None:
         """A held-out loss that is not finite is an error."""
         if not math.isfinite(loss):
-            raise self._error(f"the held-out loss is {loss:g}", place, "after its last batch")
+            self._refuse_epoch(f"the held-out loss is {loss:g}", place)
 
     def check_weights(self, place: Place) -> None:
         """Weights or statistics that are not finite are an error; called before they are saved."""
         for name, value in place.head.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise self._error(f"{name} holds NaN or infinity", place, "after its last batch")
+                self._refuse_epoch(f"{name} holds NaN or infinity", place)
 
-    def _error(self, found: str, place: Place, where: str) -> SettingsError:
+    def _refuse_epoch(self, found: str, place: Place) -> NoReturn:
+        raise self._error(found, place.epoch, place.num_steps, "after its last batch")
+
+    def _error(self, found: str, epoch: int, num_steps: int, where: str) -> SettingsError:
         return SettingsError(
-            f"training diverged: {found} in epoch {place.epoch}, step {place.num_steps} ({where}); "
+            f"training diverged: {found} in epoch {epoch}, step {num_steps} ({where}); "
             f"last good checkpoint: {self.last_good}; lower "
             f"{self.recipe.section}.learning_rate (now {self.recipe.learning.learning_rate:g}) or "
             f"set {self.recipe.section}.clip_norm"

@@ -166,11 +166,11 @@ def meta_gradient(
     downstream: Parameters,
     train_batch: Any,
     val_batch: Any,
-    inner_lr: float,
+    inner_lr: float | Tensor,
     *,
     method: Method = "exact",
     first_order_loss_fn: LossFunction | None = None,
-    loss_scale: float = 1.0,
+    loss_scale: float | Tensor = 1.0,
 ) -> dict[str, Tensor]:
     """Gradient of the validation loss after a simulated step, by the upstream parameters.
 
@@ -224,11 +224,11 @@ def meta_gradient_of_parts(
     downstream: Parameters,
     train_parts: Sequence[WeightedPart],
     val_parts: Sequence[WeightedPart],
-    inner_lr: float,
+    inner_lr: float | Tensor,
     *,
     method: Method = "exact",
     first_order_loss_fn: LossFunction | None = None,
-    loss_scale: float = 1.0,
+    loss_scale: float | Tensor = 1.0,
     sum_across: SumNamed | None = None,
 ) -> dict[str, Tensor]:
     """`meta_gradient` of batches that are gone through in parts, one graph in memory at a time.
@@ -251,13 +251,19 @@ def meta_gradient_of_parts(
         part = gradient_of(loss * (weight * loss_scale), d, create_graph=keep)
         step = part if not step else {name: step[name] + part[name] for name in d}
     whole = _summed({name: value.detach() for name, value in step.items()}, sum_across)
-    ahead = {name: d[name].detach() - (inner_lr / loss_scale) * whole[name] for name in d}
+    ahead = {
+        name: value.detach() - part
+        for (name, value), part in zip(
+            d.items(), _times(whole, inner_lr / loss_scale).values(), strict=True
+        )
+    }
     v = _summed(_validation_gradient(plain_fn, upstream, ahead, val_parts, loss_scale), sum_across)
-    size = torch.stack([value.abs().amax() for value in v.values()]).amax()
-    if not size > 0:
-        return {name: torch.zeros_like(value) for name, value in u.items()}
-    # The product is linear in v: at unit size it survives half precision.
-    direction = {name: value / size.to(value) for name, value in v.items()}
+    # The product is linear in v: at unit size it survives half precision. Of a v that is zero the
+    # product is zero at any size.
+    sizes = torch._foreach_norm(list(v.values()), float("inf"))
+    size = torch.stack(list(sizes)).amax().double()
+    size = size.clamp(min=torch.finfo(torch.float32).tiny)
+    direction = _times(v, 1.0 / size)
     total: dict[str, Tensor] = {}
     for batch, weight in train_parts:
         scaled = _scaled(
@@ -268,8 +274,14 @@ def meta_gradient_of_parts(
         )
         total = part if not total else {name: total[name] + part[name] for name in u}
     total = _summed(total, sum_across)
-    factor = -inner_lr * size / loss_scale
-    return {name: factor.to(value) * value for name, value in total.items()}
+    return _times(total, -inner_lr * size / loss_scale)
+
+
+def _times(values: dict[str, Tensor], factor: float | Tensor) -> dict[str, Tensor]:
+    """`values` times `factor`, in few launches."""
+    if isinstance(factor, Tensor):
+        factor = factor.to(next(iter(values.values())))
+    return dict(zip(values, torch._foreach_mul(list(values.values()), factor), strict=True))
 
 
 def _validation_gradient(
@@ -277,16 +289,18 @@ def _validation_gradient(
     upstream: Parameters,
     ahead: Parameters,
     parts: Sequence[WeightedPart],
-    loss_scale: float,
+    loss_scale: float | Tensor,
 ) -> dict[str, Tensor]:
     """`v = grad_{d_hat} loss(u_hat, d_hat; val)`, with u_hat a constant."""
     constant = {name: value.detach() for name, value in upstream.items()}
     leaves = as_leaves(ahead)
-    total = {name: torch.zeros_like(value) for name, value in leaves.items()}
+    total: dict[str, Tensor] = {}
     for batch, weight in parts:
         loss = loss_fn(constant, leaves, batch) * (weight * loss_scale)
-        for name, value in gradient_of(loss, leaves, create_graph=False).items():
-            total[name] = total[name] + value / loss_scale
+        found = gradient_of(loss, leaves, create_graph=False)
+        if isinstance(loss_scale, Tensor) or loss_scale != 1.0:
+            found = _times(found, 1.0 / loss_scale)
+        total = {name: total[name] + found[name] for name in found} if total else found
     return total
 
 
@@ -294,7 +308,7 @@ def _summed(values: dict[str, Tensor], sum_across: SumNamed | None) -> dict[str,
     return values if sum_across is None else sum_across(values)
 
 
-def _scaled(loss_fn: LossFunction, factor: float) -> LossFunction:
+def _scaled(loss_fn: LossFunction, factor: float | Tensor) -> LossFunction:
     def scaled(upstream: dict[str, Tensor], downstream: dict[str, Tensor], batch: Any) -> Tensor:
         return loss_fn(upstream, downstream, batch) * factor
 

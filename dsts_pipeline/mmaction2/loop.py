@@ -194,7 +194,9 @@ class _Updates:
         self.wrapper = wrapper
         self.parameters = list(parameters.values())
 
-    def step(self, gradients: Iterable[Tensor | None]) -> None:
+    def step(self, gradients: Iterable[Tensor | None], skip: Tensor | None = None) -> None:
+        if skip is not None and bool(skip):
+            return
         self.wrapper.zero_grad()
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -227,7 +229,8 @@ class RecognizerStep:
             processes=processes,
         )
         self.udl = udl
-        self.scale = LossScale.for_precision(precision)
+        device = next(recognizer.parameters()).device
+        self.scale = LossScale.for_precision(precision, device)
         self.generator = generator
 
     def __call__(
@@ -246,21 +249,24 @@ class RecognizerStep:
         objective = self.objective
         u, d = objective.parameters()
         weight = 1.0 / objective.processes.world_size
+        train = objective.draw(train_batch, self.generator)
+        val = objective.draw(val_batch, self.generator)
+        redrawn = None
+        if self.udl.redraw_noise:
+            noise = objective.noise(train_batch, self.generator)
+            redrawn = [replace(train, noise=noise)]
         _, (logged,) = udl_step(
             objective,
-            [(objective.draw(train_batch, self.generator), weight)],
-            [(objective.draw(val_batch, self.generator), weight)],
+            [(train, weight)],
+            [(val, weight)],
             inner_lr,
             upstream=_Updates(optim_wrapper, u),
             downstream=_Updates(optim_wrapper, d),
             scale=self.scale,
             udl=self.udl,
-            redraw=self._redraw,
+            redrawn=redrawn,
         )
         return logged
-
-    def _redraw(self, draw: Draw) -> Draw:
-        return replace(draw, noise=self.objective.noise(draw.batch, self.generator))
 
 
 @contextmanager

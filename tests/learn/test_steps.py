@@ -134,8 +134,8 @@ def test_overflow_skips_the_step_and_lowers_the_scale():
     assert torch.equal(head.classifier.weight, before)
     scale = LossScale(8.0, dynamic=True, growth_interval=2)
     good, bad = [torch.ones(2)], [torch.tensor([1.0, float("inf")])]
-    assert not scale.accepts(bad) and scale.value == 4.0
-    assert scale.accepts(good) and scale.accepts(good) and scale.value == 8.0
+    assert scale.judge(bad) == 1.0 and scale.value == 4.0
+    assert scale.judge(good) == 0.0 and scale.judge(good) == 0.0 and scale.value == 8.0
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])

@@ -19,7 +19,9 @@ def result_of(loss, choices, right):
     logits = torch.zeros(4, 3)
     logits[:right, 0], logits[right:, 1] = 1.0, 1.0
     parts = [[LayerRecord(torch.tensor(c), None) for c in part] for part in choices]
-    return StepResult(loss, logits, [tuple(part) for part in parts])
+    return StepResult(
+        torch.tensor(loss, dtype=torch.float64), logits, [tuple(part) for part in parts]
+    )
 
 
 BATCH = FeatureBatch(torch.zeros(4, 6, 1, 2, 2), torch.zeros(4, dtype=torch.int64), torch.arange(4))
@@ -29,6 +31,8 @@ def filled():
     tally = Tally(DSTSHead.paper(6, 3, num_neurons=2, num_layers=2), ALONE)
     tally.add(result_of(1.0, [[[0, 0], [0, 1]], [[0, 0], [1, 1]]], right=1), BATCH)
     tally.add(result_of(2.0, [[[0, 0], [0, 1]], [[0, 0], [1, 0]]], right=3), BATCH)
+    assert tally.num_clips == 0  # on the device until they are read
+    tally.read()
     return tally
 
 
@@ -45,6 +49,7 @@ def test_saved_values_go_on_exactly():
     again.load(json.loads(json.dumps(tally.state())))
     assert again.state() == tally.state()
     again.add(result_of(0.3, [[[0, 1], [0, 1]], [[0, 0], [1, 1]]], right=0), BATCH)
+    again.read()
     assert again.loss == tally.loss + 4 * 0.3
 
 
@@ -53,5 +58,5 @@ def test_saved_values_go_on_exactly():
 )
 def test_a_head_that_routes_nothing_has_no_routing(head):
     tally = Tally(head, ALONE)
-    tally.add(StepResult(1.0, torch.zeros(4, 3), []), BATCH)
+    tally.add(StepResult(torch.tensor(1.0), torch.zeros(4, 3), []), BATCH)
     assert tally.routing is None and "entropy" not in tally.describe()
