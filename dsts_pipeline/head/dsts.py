@@ -197,8 +197,7 @@ class DSTSHead(nn.Module):
             Logits `[B, K]`, or `(logits, records)` with a `LayerRecord` per layer.
 
         Raises:
-            ValueError: x has another rank or channel count, or holds NaN (in training on a GPU
-                the loss is NaN then).
+            ValueError: x has another rank or channel count, or , in evaluation mode, holds NaN.
         """
         self.check_input(x)
         if not self.layers:
@@ -313,7 +312,11 @@ class DSTSHead(nn.Module):
             yield layer
 
     def check_input(self, x: Tensor) -> None:
-        """Refuse maps of another rank or channel count, or with NaN; warn where T = 1."""
+        """Refuse maps of another rank or channel count; warn where T = 1.
+
+        In evaluation mode also maps with NaN. A training looks for them where waiting costs
+        nothing, and else at its loss.
+        """
         if x.dim() != 5 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"feature map has shape {tuple(x.shape)}; expected [B, C, T, H, W] with "
@@ -325,14 +328,17 @@ class DSTSHead(nn.Module):
                 "so specialization over time means nothing; tap the backbone before it pools time",
                 stacklevel=3,
             )
-        # On a GPU a training's own check of its loss finds them, without a wait in every pass.
-        if not torch.compiler.is_compiling() and not (self.training and x.is_cuda):
-            finite = torch.isfinite(x.sum(dim=(1, 2, 3, 4), dtype=torch.float32))
-            if not finite.all():
-                raise ValueError(
-                    f"feature map of sample {int(finite.logical_not().nonzero()[0, 0])} of the "
-                    "batch holds NaN or infinity; check the feature store (`verify`)"
-                )
+        if not torch.compiler.is_compiling() and not self.training:
+            self.check_values(x)
+
+    def check_values(self, x: Tensor) -> None:
+        """Refuse maps that hold NaN or infinity: the host waits for the answer."""
+        finite = torch.isfinite(x.sum(dim=(1, 2, 3, 4), dtype=torch.float32))
+        if not finite.all():
+            raise ValueError(
+                f"feature map of sample {int(finite.logical_not().nonzero()[0, 0])} of the "
+                "batch holds NaN or infinity; check the feature store (`verify`)"
+            )
 
 
 def _check_options(in_channels: int, num_classes: int, options: HeadSettings) -> None:

@@ -16,7 +16,7 @@ derivatives:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -198,12 +198,12 @@ def convolve(
         `[B, P, M]`.
     """
     if mirrored:
-        kernel = kernel.flip(1).transpose(0, 2)
+        kernel = kernel.flip(1).transpose(0, 2).contiguous()
     if x.device.type != "cpu" or extent == POINT:
         return nn.functional.linear(columns_of(x, extent), kernel.flatten(1), bias)
-    image = _as_image(x, extent)
-    size = _image_extent(extent)
-    kernel = kernel.unflatten(1, size).movedim(-1, 1)
+    size, images = _as_images(x.shape[1:4], extent)
+    image = x.reshape(-1, *images[1:], x.shape[4]).movedim(-1, 1)
+    kernel = kernel.view(-1, *size, kernel.shape[2]).movedim(-1, 1)
     padding = [length // 2 for length in size]
     function = nn.functional.conv2d if len(size) == 2 else nn.functional.conv3d
     found = function(image, kernel, bias, padding=padding).movedim(1, -1)
@@ -220,13 +220,13 @@ def kernel_gradient(x: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
     if x.device.type != "cpu" or extent == POINT:
         columns = columns_of(x, extent).flatten(0, 1)
         return (gradient.flatten(0, 3).t() @ columns).view(shape)
-    size = _image_extent(extent)
+    size, images = _as_images(x.shape[1:4], extent)
     padding = [length // 2 for length in size]
     ones = [1] * len(size)
-    images = _as_image(gradient, extent), _as_image(x, extent)
+    pair = [part.reshape(-1, *images[1:], part.shape[4]).movedim(-1, 1) for part in (gradient, x)]
     like = x.new_empty(shape[0], shape[2], *size)
     found = torch.ops.aten.convolution_backward(
-        *images, like, None, ones, padding, ones, False, [0] * len(size), 1, [False, True, False]
+        *pair, like, None, ones, padding, ones, False, [0] * len(size), 1, [False, True, False]
     )[1]
     return found.movedim(1, -1).reshape(shape)
 
@@ -239,29 +239,26 @@ def _convolve_own(x: Tensor, own: Tensor, extent: Extent) -> Tensor:
     if x.device.type != "cpu" or extent == POINT:
         found = torch.bmm(columns_of(x, extent), own.flatten(2).transpose(1, 2))
         return found.view(*x.shape[:4], -1)
-    size = _image_extent(extent)
-    image = _as_image(x.movedim(0, 3).flatten(3)[None], extent)
-    kernel = own.flatten(0, 1).unflatten(1, size).movedim(-1, 1)
+    grid = x.shape[1:4]
+    size, images = _as_images(grid, extent)
+    rows = x.permute(1, 2, 3, 0, 4).reshape(*images, -1)
+    kernel = own.view(-1, *size, own.shape[3]).movedim(-1, 1)
     padding = [length // 2 for length in size]
     function = nn.functional.conv2d if len(size) == 2 else nn.functional.conv3d
-    found = function(image, kernel, padding=padding, groups=len(x)).movedim(1, -1)
-    return found.reshape(*x.shape[1:4], len(x), -1).movedim(3, 0)
+    found = function(rows.movedim(-1, 1), kernel, padding=padding, groups=len(x))
+    return found.movedim(1, -1).reshape(*grid, len(x), -1).permute(3, 0, 1, 2, 4)
 
 
-def _as_image(x: Tensor, extent: Extent) -> Tensor:
-    """`x [B, T, H, W, C]` as torch's convolutions take it, channels second but last in memory.
+def _as_images(grid: Sequence[int], extent: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Kernel size and images `(number, *space)` by which torch's convolutions take a map on `grid`.
 
-    Over space alone every time is an image of its own, over time alone a row is one position.
+    Over space alone every time is an image of its own; over time alone a row is one position.
     """
     if extent == SPATIAL:
-        return x.flatten(0, 1).movedim(-1, 1)
+        return extent[1:], tuple(grid)
     if extent == TEMPORAL:
-        return x.flatten(2, 3).movedim(-1, 1)
-    return x.movedim(-1, 1)
-
-
-def _image_extent(extent: Extent) -> tuple[int, ...]:
-    return {SPATIAL: extent[1:], TEMPORAL: (extent[0], 1)}.get(extent, extent)
+        return (extent[0], 1), (1, grid[0], grid[1] * grid[2])
+    return extent, (1, *grid)
 
 
 Owners = Tensor | tuple[int, ...]

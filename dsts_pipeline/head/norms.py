@@ -101,15 +101,8 @@ class NeuronNorm(nn.Module):
         mean = torch.where(enough, mean, self.running_mean.to(z.dtype))
         var = torch.where(enough, var, self.running_var.to(z.dtype))
         if update:
-            self._update(mean, var, num_values, enough)
+            _update([self], mean.detach(), var.detach(), num_values, enough)
         return _affine([self], mean, var)
-
-    @torch.no_grad()
-    def _update(self, mean: Tensor, var: Tensor, num_values: Tensor, enough: Tensor) -> None:
-        unbias = (num_values / (num_values - 1.0).clamp(min=1.0))[:, None]
-        step = self.momentum * enough.to(mean.dtype)
-        self.running_mean += (step * (mean.detach() - self.running_mean)).to(self.running_mean)
-        self.running_var += (step * (var.detach() * unbias - self.running_var)).to(self.running_var)
 
 
 # ---- norms side by side --------------------------------------------------------------------------
@@ -146,10 +139,23 @@ def routed_affine(
     running_var = _beside([norm.running_var for norm in norms]).to(z.dtype)
     var = torch.where(enough, total_of(share @ spread, one.sum_across), running_var)
     if update:
-        places = zip(norms, mean.chunk(len(norms), 1), var.chunk(len(norms), 1), strict=True)
-        for norm, its_mean, its_var in places:
-            norm._update(its_mean, its_var, num_values, enough)
+        _update(norms, mean.detach(), var.detach(), num_values, enough)
     return _affine(norms, mean, var)
+
+
+@torch.no_grad()
+def _update(
+    norms: Sequence[NeuronNorm], mean: Tensor, var: Tensor, num_values: Tensor, enough: Tensor
+) -> None:
+    """Move running statistics towards `mean` and biased `var [N, C']` where there was enough."""
+    unbias = (num_values / (num_values - 1.0).clamp(min=1.0))[:, None]
+    step = norms[0].momentum * enough.to(mean.dtype)
+    for new, name in ((mean, "running_mean"), (var * unbias, "running_var")):
+        places = [getattr(norm, name) for norm in norms]
+        before = _beside(places).to(new.dtype)
+        moved = torch.addcmul(before, step, new - before)
+        for place, part in zip(places, moved.chunk(len(norms), dim=1), strict=True):
+            place.copy_(part)
 
 
 def _beside(parts: list[Tensor]) -> Tensor:

@@ -137,7 +137,9 @@ class IterationGraphs:
         if self.is_abandoned:
             return make(*inputs)
         key = make.__name__, signature(inputs)
-        kind = self._known.setdefault(key, _Captured(self.new_recording()))
+        if key not in self._known:
+            self._known[key] = _Captured(self.new_recording())
+        kind = self._known[key]
         if kind.inputs is None and kind.num_made < NUM_WARM_UPS:
             kind.num_made += 1
             return kind.recording.warm_up(lambda: make(*inputs))

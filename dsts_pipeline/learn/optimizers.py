@@ -105,23 +105,27 @@ class ScheduledOptimizer:
         """Go on from what `tensors` gave, without its prefix."""
         if self.optimizer is None:
             return
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in tensors.items():
             number, _, name = key.partition("/")
+            parameter = parameters[int(number)]
+            if value.shape == parameter.shape:
+                value = laid_out_like(value, parameter)
             state.setdefault(int(number), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """`gradient` in the memory layout of `parameter`.
+def laid_out_like(values: Tensor, parameter: Tensor) -> Tensor:
+    """`values`, a gradient or an optimiser's memory of one, in the layout of `parameter`.
 
-    Fused kernels walk through memory: of a gradient in another layout (a permuted kernel's) they
-    would update other values than it belongs to; torch 2.13 refuses that on a GPU alone.
+    Fused kernels walk through memory: values in another layout (a permuted kernel's) would update
+    what they do not belong to; torch 2.13 refuses that on a GPU alone.
     """
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
+    if values.stride() == parameter.stride():
+        return values
+    return torch.empty_like(parameter).copy_(values)
 
 
 def _groups(

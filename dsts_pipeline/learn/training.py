@@ -329,6 +329,8 @@ class Training:
 
     def _prepare(self, batch: FeatureBatch, progress: float) -> FeatureBatch:
         """Noise and mixup as they are at `progress` in [0, 1] of the training."""
+        if self.dsts is not None and batch.maps.device.type == "cpu":
+            self.dsts.check_values(batch.maps)  # on a GPU the host would wait: the loss tells
         train = self.recipe.train
         self.stepper.noise_scale = 1.0 + progress * (train.final_noise - 1.0)
         if not train.mixup_alpha:

@@ -6,9 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from dsts_pipeline.head.neurons import force_form
 from tests.reference.variants import VARIANTS, build, draw, reference_of, sample_input
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+FORMS = ["fixed", "grouped"]  # of each sample's own operators
+
+
+@pytest.fixture(params=FORMS, autouse=True)
+def form(request):
+    with force_form(request.param):
+        yield
 
 
 @pytest.mark.parametrize("name", VARIANTS)

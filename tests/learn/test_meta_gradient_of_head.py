@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dsts_pipeline.feed import FeatureBatch
+from dsts_pipeline.head.neurons import force_form
 from dsts_pipeline.learn import meta_gradient
 from dsts_pipeline.learn.steps import Draw, Objective
 from tests.reference.literal_udl import literal_meta_gradient
@@ -18,6 +19,12 @@ WITH_UPSTREAM = [
     if config.get("num_layers") != 0
     and (config.get("synapse", True) or config.get("specialization", "gated") == "gated")
 ]
+
+
+@pytest.fixture(params=["fixed", "grouped"], autouse=True)
+def form(request):
+    with force_form(request.param):
+        yield
 
 
 @pytest.mark.parametrize("method", ["exact", "forward_over_reverse"])

@@ -74,7 +74,7 @@ def test_head_moves_as_by_learns_step_on_the_same_maps(method):
     result = stepper.udl_step(*batches, inner_lr=ALPHA)
     before = copy.deepcopy(recognizer.cls_head.head.state_dict())
     logged = step_of(recognizer, method=method)
-    assert float(logged["loss"]) == pytest.approx(result.loss, rel=1e-12)
+    assert float(logged["loss"]) == pytest.approx(float(result.loss), rel=1e-12)
     moved = 0
     for name, value in recognizer.cls_head.head.state_dict().items():
         torch.testing.assert_close(value, head.state_dict()[name], rtol=1e-9, atol=1e-11)
