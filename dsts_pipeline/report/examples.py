@@ -208,9 +208,11 @@ def preview_cells(answers: Predictions, previews: Previews, num_clips: int) -> N
     right = answers.predicted == answers.labels
     used: Counter[tuple[int, int]] = Counter()
     for row in np.lexsort((-sureness, right)):
+        if previews.full:
+            return
         cell = (int(answers.labels[row]), int(answers.predicted[row]))
         used[cell] += 1
-        if used[cell] <= num_clips and not previews.full:
+        if used[cell] <= num_clips:
             previews.of(int(row))
 
 
