@@ -1,13 +1,13 @@
 """The size of Something-Something v2 on one machine: a small map for each of its clips.
 
 Each command of a project with imported features runs as a user would type it, in a process of its
-own: `import-features`, `train-head` for one epoch of a small head, `evaluate`, `report`. Printed are
-the seconds, the clips a second and the peak of resident memory of each; the same with a tenth and
-a hundredth of the clips (the least of `--rounds` runs), and how the time of the processor grows from
-a tenth to the whole: 10 is linear. The start-up of a process is what the line through the two small
+own: `import-features`, `train-head` for an epoch of a small head, `evaluate`, `report`. Printed are
+seconds, clips a second and the peak of resident memory of each; the same with a tenth and a
+hundredth of the clips (the least of `--rounds` runs); and how the processor's time grows from a
+tenth to the whole: 10 is linear. The start-up of a process is what the line through the two small
 sizes gives at no clips; it is left out of growth.
 
-`python -m benchmarks.scale [--clips 193690] [--shape 16 2 2 2] [--rounds 3] [--out folder] [--set key=value]`
+`python -m benchmarks.scale [--clips 193690] [--shape 16 2 2 2] [--rounds 3] [--set key=value]`
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 NUM_CLIPS = 193_690  # of Something-Something v2 that have labels, of which
 NUM_TEST = 24_777  # are its validation split, on which papers report
 NUM_CLASSES = 174
-SPREAD = 0.35  # of the means of classes; answers of the head are right as often as on the real clips
+SPREAD = 0.35  # of the means of classes, so that a head errs about as often as on the real clips
 CHUNK = 8192  # maps in memory at a time, so that this process stays smaller than those it measures
 PARTS = 100, 10, 1  # of the clips one in so many
 COMMANDS = "import-features", "train-head", "evaluate", "report"
@@ -186,7 +186,7 @@ def print_table(sizes: Sequence[Measured], shape: Sequence[int]) -> None:
 
 
 def tell_growth(sizes: Sequence[Measured], command: str) -> str:
-    """Such as "9.8 (2.1 s start-up)": processor time of the last size over that of the last but one.
+    """Processor time of the last size over the last but one's, such as "9.8 (2.1 s start-up)".
 
     Both without the start-up, by the line through the first two sizes.
     """

@@ -1,4 +1,4 @@
-"""`report` after `import-features`: the page has all that needs no videos, and one line says what it lacks."""
+"""`report` after `import-features`: all that needs no videos, and a line on what it lacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def test_imported_features_have_a_report_without_a_gallery(tmp_path, monkeypatch
     make_ready(tmp_path)
     write_run(tmp_path / "outputs", num_classes=NUM_CLASSES)
     described = {"extra": {"provenance": {"command": "tests"}}}
-    write_json(tmp_path / "outputs" / "heads" / "dsts" / "head.json", described)
+    for history in (tmp_path / "outputs" / "heads").glob("*/history.json"):
+        write_json(history.with_name("head.json"), described)
     (tmp_path / "outputs" / "clips.json").write_text("of another data set")
     report.run(Settings())
     told = " ".join(capsys.readouterr().err.split())
