@@ -164,7 +164,7 @@ def run(arguments: Sequence[str], project: Path) -> Cost:
 def print_table(sizes: Sequence[Measured], shape: Sequence[int]) -> None:
     """A row per size and command, the largest size with the growth of its time."""
     table = Table(title=f"maps of {'x'.join(map(str, shape))}, 1 epoch", title_justify="left")
-    for column in ("command", "clips", "seconds", "CPU s", "clips/s", "peak MiB", "10x: time"):
+    for column in ("command", "clips", "seconds", "CPU s", "clips/s", "peak MiB", "10 x clips"):
         table.add_column(column, justify="left" if column == "command" else "right")
     for size in sizes:
         for command in COMMANDS:
@@ -188,11 +188,14 @@ def print_table(sizes: Sequence[Measured], shape: Sequence[int]) -> None:
 def tell_growth(sizes: Sequence[Measured], command: str) -> str:
     """Processor time of the last size over the last but one's, such as "9.8 (2.1 s start-up)".
 
-    Both without the start-up, by the line through the first two sizes.
+    Both without the start-up, by the line through the first two sizes; of whole times where the
+    last but one is little more than a start-up.
     """
     clips = [size.clips_of(command) for size in sizes]
     seconds = [size.costs[command].cpu_seconds for size in sizes]
     start = seconds[0] - (seconds[1] - seconds[0]) * clips[0] / (clips[1] - clips[0])
+    if seconds[1] < 1.2 * start:
+        return f"{seconds[2] / seconds[1]:.1f} with {start:.1f} s start-up"
     return f"{(seconds[2] - start) / (seconds[1] - start):.1f} ({start:.1f} s start-up)"
 
 

@@ -41,7 +41,7 @@ TINY = ["--width", "4", "--extent", "2", "3", "3", "--batch", "4", "--rounds", "
         (
             "scale",
             ["--clips", "20000", "--rounds", "1", "--set", "train.batch_size=64"],
-            ["import-features", "20,000", "start-up)", "bytes of the page"],
+            ["import-features", "20,000", "start-up", "bytes of the page"],
         ),
     ],
 )
