@@ -47,17 +47,31 @@ def run(settings: Settings, *, screenshots: Path | None = None) -> None:
 
 
 def _report(settings: Settings, screenshots: Path | None) -> None:
-    index = ClipIndex.load(common.CLIP_INDEX)
-    features = open_features(common.FEATURES, settings.feed).manifest
+    store = open_features(common.FEATURES, settings.feed)
+    features = store.manifest
+    # Imported features have neither videos nor a clip index: their store knows their classes.
+    imported = "import" in features["made_of"]
+    index = None if imported else ClipIndex.load(common.CLIP_INDEX)
     names = list(read_signed(common.METRICS)["heads"])
     origins = {
         "features": features["provenance"],
         "heads": read_signed(common.HEADS / names[-1] / "head.json")["extra"]["provenance"],
     }
     read = read_run(common.OUTPUTS, index, origins)
-    lost = [Failure(c["id"], c["split"], "extract", c["reason"]) for c in features["failures"]]
+    lost_at = "import-features" if imported else "extract"
+    lost = [Failure(c["id"], c["split"], lost_at, c["reason"]) for c in features["failures"]]
     inputs = replace(read, failures=[*read.failures, *lost])
-    frames_of = _frame_reader(index, settings.backbone.decoder)
+    frames_of = None
+    if index is not None:
+        frames_of = _frame_reader(index, settings.backbone.decoder)
+    else:
+        inputs = replace(
+            inputs,
+            attribute_names=store.attribute_names,
+            attributes=store.attributes,
+            dataset=features["made_of"].get("clips", {}).get("dataset", ""),
+        )
+        console.print("left out: gallery and previews, since imported features have no videos")
     page = render_report(inputs, settings.report, frames_of=frames_of)
     write_report(page, common.REPORT, write_plots=settings.report.write_plots)
     console.print(f"report: {common.REPORT.resolve()}", soft_wrap=True)

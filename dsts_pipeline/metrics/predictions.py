@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ class Predictions:
         """K."""
         return int(self.probabilities.shape[1])
 
-    @property
+    @cached_property
     def predicted(self) -> np.ndarray:
         """The most probable class of each clip, int64 `[n]`; ties go to the lowest index."""
         return self.probabilities.argmax(axis=1)

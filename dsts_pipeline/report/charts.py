@@ -657,8 +657,10 @@ def _matrix(
         labelFontSize=9,
     )
     kinds = alt.Scale(domain=["right", "wrong"], range=[colour(2), colour(5)])
+    # As text: altair copies and checks thousands of records one by one, several times.
+    records = alt.InlineData(json.dumps(cells), format=alt.DataFormat(type="json"))
     heat = (
-        alt.Chart(alt.InlineData(list(cells)))
+        alt.Chart(records)
         .mark_rect(aria=True)
         .encode(
             x=alt.X("column:O", scale=_band(num_columns, width), axis=numbers),

@@ -177,7 +177,7 @@ def _route(inputs: ReportInputs, row: int, shares: np.ndarray) -> tuple[Step, ..
 
 
 def explorer_data(inputs: ReportInputs, previews: Previews) -> dict[str, Any]:
-    """Plain lists for the page's script; `strips` belongs to the main head's clips."""
+    """Plain lists for the page's script; `strips` has the number of a preview by clip."""
     heads = [_answers(inputs.predictions[name]) for name, _ in inputs.heads]
     if all(head["clips"] == heads[0]["clips"] for head in heads):
         for head in heads[1:]:  # the usual case: say the clips once
@@ -186,7 +186,6 @@ def explorer_data(inputs: ReportInputs, previews: Previews) -> dict[str, Any]:
     return {
         "classes": list(inputs.class_names),
         "heads": heads,
-        "clips": list(inputs.answers.clip_ids),
         "strips": previews.strip_numbers(),
     }
 
@@ -208,9 +207,11 @@ def preview_cells(answers: Predictions, previews: Previews, num_clips: int) -> N
     right = answers.predicted == answers.labels
     used: Counter[tuple[int, int]] = Counter()
     for row in np.lexsort((-sureness, right)):
+        if previews.full:
+            return
         cell = (int(answers.labels[row]), int(answers.predicted[row]))
         used[cell] += 1
-        if used[cell] <= num_clips and not previews.full:
+        if used[cell] <= num_clips:
             previews.of(int(row))
 
 

@@ -70,12 +70,10 @@ class Previews:
             self._known[row] = self._render(row)
         return self._known[row]
 
-    def strip_numbers(self) -> list[int]:
-        """Per row its strip's number, -1 where it has none."""
-        found = [-1] * len(self._clip_ids)
-        for row, preview in self._known.items():
-            found[row] = -1 if preview.strip is None else preview.strip
-        return found
+    def strip_numbers(self) -> dict[str, int]:
+        """Strip's number by clip, of the clips that have one."""
+        known = self._known.values()
+        return {one.clip_id: one.strip for one in known if one.strip is not None}
 
     def _render(self, row: int) -> Preview:
         clip_id = self._clip_ids[row]

@@ -38,6 +38,11 @@ TINY = ["--width", "4", "--extent", "2", "3", "3", "--batch", "4", "--rounds", "
             ["--batch", "2", "--rounds", "1", "--frames", "4", "--size-px", "32", "--width", "4"],
             ["UDL, all, recomputed", "goal: UDL over plain"],
         ),
+        (
+            "scale",
+            ["--clips", "20000", "--rounds", "1", "--set", "train.batch_size=64"],
+            ["import-features", "20,000", "start-up", "bytes of the page"],
+        ),
     ],
 )
 def test_prints_its_table(name, options, rows):

@@ -143,7 +143,7 @@ if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
 const data = JSON.parse(document.getElementById("explorer-data").textContent);
 const listing = document.getElementById("listing");
 const MOST_LISTED = 200;
-const stripOf = new Map((data.clips ?? []).map((clip, i) => [clip, data.strips[i]]));
+const stripOf = new Map(Object.entries(data.strips ?? {}));
 
 function clipsOf(headIndex, row, column) {
   const head = data.heads[headIndex];
