@@ -240,8 +240,11 @@ class DSTSHead(nn.Module):
         """`[B, C, T, H, W]` as channels-last `[B, T, H, W, width or C]`."""
         if self.project_in is None:
             return x.movedim(1, -1).contiguous()
-        tokens = torch.matmul(self.project_in.weight, x.flatten(2)).transpose(1, 2)
-        return tokens.reshape(x.shape[0], *x.shape[2:], -1)
+        tokens = torch.matmul(self.project_in.weight, x.flatten(2))
+        if x.device.type == "cpu":  # positions outermost, as convolutions in groups take them
+            tokens = tokens.permute(2, 0, 1).contiguous()
+            return tokens.view(*x.shape[2:], x.shape[0], -1).permute(3, 0, 1, 2, 4)
+        return tokens.transpose(1, 2).reshape(x.shape[0], *x.shape[2:], -1)
 
     def leave(self, x: Tensor, start: Tensor, pooled: Tensor) -> Tensor:
         """Features `[B, C]` of the skip connection and the module's pooled output.

@@ -109,15 +109,18 @@ class _RoutingTerm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        soft: Tensor, like: Tensor, neurons: _AllNeurons, first_order: bool, *tensors: Tensor
+        ctx: Any,
+        soft: Tensor,
+        like: Tensor,
+        neurons: _AllNeurons,
+        first_order: bool,
+        *tensors: Tensor,
     ) -> Tensor:
-        return torch.zeros_like(like)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        soft, _, ctx.neurons, ctx.first_order, *tensors = inputs
+        ctx.neurons = neurons
+        ctx.first_order = first_order
         ctx.kept = []
         ctx.save_for_backward(soft, *tensors)
+        return torch.zeros_like(like)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple:

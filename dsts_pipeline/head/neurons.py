@@ -39,6 +39,9 @@ VOLUME: Extent = (3, 3, 3)
 # ---- the routing ---------------------------------------------------------------------------------
 
 
+Counts = tuple[int, ...]
+
+
 class Groups(NamedTuple):
     """Samples sorted by neuron.
 
@@ -48,7 +51,7 @@ class Groups(NamedTuple):
 
     order: Tensor
     inverse: Tensor
-    counts: tuple[int, ...]
+    counts: Counts
 
 
 class Routing(NamedTuple):
@@ -60,6 +63,23 @@ class Routing(NamedTuple):
     choice: Tensor
     onehot: Tensor
     groups: Groups | None
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Each sample's own of `rows [N, K]`: `[B, K]`.
+
+        By a product, whose derivative is one: the same sum every time, and no atomic additions. A
+        CPU copies rows faster and adds in order anyway.
+        """
+        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+            return rows.index_select(0, self.choice)
+        return self.onehot.to(rows.dtype) @ rows
+
+    def give_back(self, rows: Tensor) -> Tensor:
+        """The derivative of `take`: sums `[N, K]` of each neuron's of `rows [B, K]`."""
+        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
+            total = rows.new_zeros(self.onehot.shape[1], rows.shape[1])
+            return total.index_add_(0, self.choice, rows)
+        return self.onehot.to(rows.dtype).t() @ rows
 
     def unsort(self, z: Tensor) -> Tensor:
         """`z [B, ...]` in the order of the batch."""
@@ -261,11 +281,11 @@ def _as_images(grid: Sequence[int], extent: Extent) -> tuple[tuple[int, ...], tu
     return extent, (1, *grid)
 
 
-Owners = Tensor | tuple[int, ...]
-"""Whose kernel a sample has: one-hot rows `[B, N]`, or, samples sorted, their count per neuron."""
+Owners = Routing | Counts
+"""Whose kernel a sample has: its own neuron's, or, samples sorted, those of so many each."""
 
 
-def _spans(counts: tuple[int, ...]) -> list[tuple[int, slice]]:
+def _spans(counts: Counts) -> list[tuple[int, slice]]:
     """Neurons that got samples, and which samples."""
     spans = []
     start = 0
@@ -279,7 +299,8 @@ def _spans(counts: tuple[int, ...]) -> list[tuple[int, slice]]:
 def _convolve_each(
     x: Tensor, kernels: Tensor, owners: Owners, extent: Extent, mirrored: bool
 ) -> Tensor:
-    if isinstance(owners, tuple):
+    if not isinstance(owners, Routing):
+        x = x.contiguous()
         parts = [
             convolve(x[span], kernels[neuron], extent, mirrored=mirrored)
             for neuron, span in _spans(owners)
@@ -288,7 +309,7 @@ def _convolve_each(
         return found.view(*x.shape[:4], -1)
     if mirrored:
         kernels = kernels.flip(2).transpose(1, 3)
-    own = owners.to(kernels.dtype) @ kernels.flatten(1)
+    own = owners.take(kernels.flatten(1))
     return _convolve_own(x, own.view(len(x), *kernels.shape[1:]), extent)
 
 
@@ -297,15 +318,12 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, kernels: Tensor, owners: Owners, extent: Extent, mirrored: bool
+        ctx: Any, x: Tensor, kernels: Tensor, owners: Owners, extent: Extent, mirrored: bool
     ) -> Tensor:
-        return _convolve_each(x.contiguous(), kernels, owners, extent, mirrored).contiguous()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, kernels, *ctx.rest = inputs
+        ctx.rest = owners, extent, mirrored
         ctx.save_for_backward(x, kernels)
         ctx.save_for_forward(x, kernels)
+        return _convolve_each(x, kernels, owners, extent, mirrored)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple:
@@ -334,24 +352,21 @@ class _Kernels(torch.autograd.Function):
     """Gradient `[N, M, taps, C]` by the kernels, of `x` with C and `gradient` with M channels."""
 
     @staticmethod
-    def forward(x: Tensor, gradient: Tensor, owners: Owners, extent: Extent) -> Tensor:
-        x = x.contiguous()
-        gradient = gradient.contiguous()
+    def forward(ctx: Any, x: Tensor, gradient: Tensor, owners: Owners, extent: Extent) -> Tensor:
+        ctx.rest = owners, extent
+        ctx.save_for_backward(x, gradient)
+        ctx.save_for_forward(x, gradient)
         shape = gradient.shape[4], prod(extent), x.shape[4]
-        if isinstance(owners, tuple):
+        if not isinstance(owners, Routing):
+            x = x.contiguous()
+            gradient = gradient.contiguous()
             kernels = x.new_zeros(len(owners), *shape)
             for neuron, span in _spans(owners):
                 kernels[neuron] = kernel_gradient(x[span], gradient[span], extent)
             return kernels
         back = gradient.flatten(1, 3).transpose(1, 2)
         own = torch.bmm(back, columns_of(x, extent))
-        return (owners.to(own.dtype).t() @ own.flatten(1)).view(-1, *shape)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        x, gradient, *ctx.rest = inputs
-        ctx.save_for_backward(x, gradient)
-        ctx.save_for_forward(x, gradient)
+        return owners.give_back(own.flatten(1)).view(-1, *shape)
 
     @staticmethod
     def backward(ctx: Any, of_kernels: Tensor) -> tuple:
@@ -390,7 +405,7 @@ def _convolution(x: Tensor, kernels: Tensor, owners: Owners, extent: Extent) -> 
 
 def routed_product(x: Tensor, kernels: Tensor, extent: Extent, routing: Routing) -> Tensor:
     """`[B, P, M]` of `x [B, T, H, W, C]`, each sample by its neuron's of `[N, M, taps, C]`."""
-    owners = routing.onehot if routing.groups is None else routing.groups.counts
+    owners = routing if routing.groups is None else routing.groups.counts
     return _convolution(x, kernels, owners, extent)
 
 
@@ -425,7 +440,7 @@ def run_routed(
     """Each sample's own neuron in a training pass; the operators' outputs lie side by side."""
     raws = [routed_product(x, branch.kernels, branch.extent, routing) for branch in branches]
     norms = [branch.norm for branch in branches]
-    raw = widen(raws[0] if len(raws) == 1 else torch.cat(raws, dim=2))
+    raw = widen(_side_by_side(raws))
     with torch.autocast(x.device.type, enabled=False):
         onehot = routing.onehot.to(raw.dtype)
         affine = routed_affine(norms, raw, onehot, update=update)
@@ -437,6 +452,15 @@ def run_routed(
     scales = affine.scale.chunk(len(branches), dim=1)
     shifts = affine.shift.chunk(len(branches), dim=1)
     return RoutedRun(z, [Affine(*pair) for pair in zip(scales, shifts, strict=True)])
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    """`[B, P, M]` each as one, positions outermost in memory where the parts have them so."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].stride(0) < parts[0].stride(1):
+        return torch.cat([part.transpose(0, 1) for part in parts], dim=2).transpose(0, 1)
+    return torch.cat(parts, dim=2)
 
 
 def run_frozen(

@@ -169,17 +169,15 @@ def _affine(norms: Sequence[NeuronNorm], mean: Tensor, var: Tensor) -> Affine:
 
 class _SampleMoments(torch.autograd.Function):
     @staticmethod
-    def forward(z: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, z: Tensor) -> tuple[Tensor, Tensor]:
         if z.device.type == "cpu":  # var_mean over an outer dimension is slow there
             mean = z.mean(dim=1)
-            return mean, (z - mean[:, None]).square_().mean(dim=1)
-        var, mean = torch.var_mean(z, dim=1, correction=0)
+            var = (z - mean[:, None]).square_().mean(dim=1)
+        else:
+            var, mean = torch.var_mean(z, dim=1, correction=0)
+        ctx.save_for_backward(z, mean)
+        ctx.save_for_forward(z, mean)
         return mean, var
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.save_for_backward(inputs[0], output[0])
-        ctx.save_for_forward(inputs[0], output[0])
 
     @staticmethod
     def backward(ctx: Any, of_mean: Tensor, of_var: Tensor) -> Tensor:
