@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,14 +113,15 @@ def as_tensors(stored: StoredMaps) -> tuple[Tensor, Tensor | None]:
     return maps, None if stored.scales is None else torch.from_numpy(stored.scales)
 
 
-def to_float32(maps: Tensor, scales: Tensor | None) -> Tensor:
+def to_float32(maps: Tensor, scales: Tensor | None, out: Tensor | None = None) -> Tensor:
     """Stored maps as numbers, on the device where they are: the values of `StoredMaps.to_float`.
 
     Args:
-        maps: `[n, C, T, H, W]` of `TENSOR_DTYPES`; returned as they are if they are float32.
+        maps: `[n, C, T, H, W]` of `TENSOR_DTYPES`.
         scales: float32 `[n, C]` of int8 maps, else None.
+        out: float32 memory to fill; by default fresh, or `maps` if they are float32.
     """
-    values = maps.to(torch.float32)
+    values = maps.to(torch.float32) if out is None else out.copy_(maps)
     return values if scales is None else values.mul_(scales[:, :, None, None, None])
 
 
@@ -137,11 +139,11 @@ def fill_float32(out: Tensor, maps: Tensor, scales: Tensor | None) -> None:
         maps: the same of `TENSOR_DTYPES`. scales: float32 `[k]` of int8, else None.
     """
     step = max(1, _PIECE_VALUES // maps[0].numel())
-    parts = [slice(start, start + step) for start in range(0, len(maps), step)]
-    for part in parts:
-        piece = out[part].copy_(maps[part])
-        if scales is not None:
-            piece.mul_(scales[part, None, None, None])
+    factors = repeat(None) if scales is None else scales[:, None, None, None].split(step)
+    for piece, stored, factor in zip(out.split(step), maps.split(step), factors, strict=False):
+        piece.copy_(stored)
+        if factor is not None:
+            piece.mul_(factor)
 
 
 # ---- maps in memory, which processes may share ---------------------------------------------------
@@ -268,6 +270,8 @@ class DeviceMaps:
 # ---- the feed ------------------------------------------------------------------------------------
 
 FLOAT32 = np.dtype(np.float32)
+# Bytes of a map in float32: a batch of smaller ones takes no longer than the turns of two threads.
+_WORTH_A_READER = 2**17
 Made = tuple[FeatureBatch, "torch.cuda.Event | None"]
 
 
@@ -398,12 +402,21 @@ class FeatureFeed:
         Args:
             num_threads: of the store, with which it reads one batch.
         """
-        values = batch_size * int(np.prod(self.map_shape))
+        values = batch_size * self._map_bytes
         stored = 0 if self.store.stored_type == "float32" else batch_size * self.store.sample_bytes
         scratch = (num_threads + self.num_readers - 1) * max(2 * 2**20, self.store.sample_bytes)
-        return (
-            (self.read_ahead + 2) * values * FLOAT32.itemsize + self.num_readers * stored + scratch
-        )
+        return (self.read_ahead + 2) * values + self.num_readers * stored + scratch
+
+    @property
+    def _serves_at_once(self) -> bool:
+        """Whether the caller's own thread makes batches: of small maps that are in memory."""
+        is_here = self._preloaded is not None and self.device.type != "cuda"
+        return is_here and self._map_bytes < _WORTH_A_READER
+
+    @property
+    def _map_bytes(self) -> int:
+        """Of a map in float32."""
+        return int(np.prod(self.map_shape)) * FLOAT32.itemsize
 
     def batch(self, rows: np.ndarray) -> FeatureBatch:
         """The batch of the given rows (numbers in the store), in that order.
@@ -432,15 +445,18 @@ class FeatureFeed:
         """
         shape = (len(rows), *self.map_shape)
         maps = torch.from_numpy(self._buffers.empty(shape, FLOAT32))
-        if self._preloaded is not None:
+        if self.store.stored_type == "float32":
+            self._read(rows, slots, maps.numpy())
+        elif self._serves_at_once:
+            buffer = self._stored_buffers.empty(shape, self.store.stored_dtype)
+            to_float32(*as_tensors(self._read(rows, slots, buffer)), out=maps)
+        elif self._preloaded is not None:
             stored, scales = as_tensors(self._preloaded.stored)
-            for place, slot in enumerate(slots.tolist()):
+            for place, slot in enumerate(slots.tolist()):  # without a copy of the batch between
                 fill_float32(maps[place], stored[slot], None if scales is None else scales[slot])
-        elif self.store.stored_type == "float32":
-            self.store.read_stored(rows, maps.numpy())
         else:
             buffer = self._stored_buffers.empty(shape, self.store.stored_dtype)
-            stored, scales = as_tensors(self.store.read_stored(rows, buffer))
+            stored, scales = as_tensors(self._read(rows, slots, buffer))
             of_channels = None if scales is None else scales.flatten()
             fill_float32(maps.flatten(0, 1), stored.flatten(0, 1), of_channels)
         return maps
@@ -453,14 +469,18 @@ class FeatureFeed:
         dtype = TENSOR_DTYPES[self.store.stored_type]
         pinned = torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
         memory = pinned.view(torch.uint8).numpy().view(self.store.stored_dtype)
-        if self._preloaded is None:
-            read = self.store.read_stored(rows, memory)
-        else:
-            whole = self._preloaded.stored
-            np.take(whole.maps, slots, axis=0, out=memory, mode="clip")
-            read = StoredMaps(memory, None if whole.scales is None else whole.scales[slots], "")
-        scales = None if read.scales is None else self._send(torch.from_numpy(read.scales))
+        found = self._read(rows, slots, memory).scales
+        scales = None if found is None else self._send(torch.from_numpy(found))
         return to_float32(self._send(pinned), scales)
+
+    def _read(self, rows: np.ndarray, slots: np.ndarray, out: np.ndarray) -> StoredMaps:
+        """Maps of `rows` in the storage type into `out`, from memory or the store."""
+        if self._preloaded is None:
+            return self.store.read_stored(rows, out)
+        whole = self._preloaded.stored
+        np.take(whole.maps, slots, axis=0, out=out, mode="clip")
+        scales = None if whole.scales is None else whole.scales[slots]
+        return StoredMaps(out, scales, whole.stored_type)
 
     def _send(self, tensor: Tensor) -> Tensor:
         """It on the device, without waiting: from page-locked memory, which torch keeps so long."""
@@ -471,9 +491,13 @@ class FeatureFeed:
     def batches(self, order: Iterable[np.ndarray]) -> Iterator[FeatureBatch]:
         """The batches of `order` (see `samplers.epoch_batches`), one after the other.
 
-        They are made ahead, `read_ahead` of them, by `num_readers` threads.
+        They are made ahead, `read_ahead` of them, by `num_readers` threads; small ones that are in
+        memory are made when they are asked for.
         """
         self._prepare_device()
+        if self._serves_at_once:
+            yield from map(self.batch, order)
+            return
         waiting: deque[Future[Made]] = deque()
         with ThreadPoolExecutor(self.num_readers, "dsts-feed") as pool:
             try:
@@ -510,13 +534,11 @@ class FeatureFeed:
             )
 
     def _read_slots(self, part: slice) -> StoredMaps:
-        """Stored maps of some of `rows`, from memory or the store."""
-        if self._preloaded is not None:
-            return self._preloaded.stored[part]
-        shape = (len(self.rows[part]), *self.map_shape)
-        return self.store.read_stored(
-            self.rows[part], self._stored_buffers.empty(shape, self.store.stored_dtype)
-        )
+        """Stored maps of some of `rows`."""
+        rows = self.rows[part]
+        shape = (len(rows), *self.map_shape)
+        buffer = self._stored_buffers.empty(shape, self.store.stored_dtype)
+        return self._read(rows, self._slots[rows], buffer)
 
     def _make(self, rows: np.ndarray) -> Made:
         """In a reader: a batch; a GPU's is ready once its event has come."""

@@ -11,7 +11,7 @@ import torch
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
-from dsts_pipeline.feed import FeatureBatch, FeatureFeed, epoch_batches, udl_pairs
+from dsts_pipeline.feed import FeatureBatch, FeatureFeed, epoch_batches, loader, udl_pairs
 
 SHAPE = (2, 2, 3, 3)
 MODES = pytest.mark.parametrize("preload_bytes", [2**30, 0], ids=["preloaded", "from disk"])
@@ -67,7 +67,14 @@ def test_resuming_in_mid_epoch_gives_the_same_batches(store):
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
 
 
+@pytest.fixture
+def read_all_ahead(monkeypatch):
+    """As if these maps were large."""
+    monkeypatch.setattr(loader, "_WORTH_A_READER", 0)
+
+
 @MODES
+@pytest.mark.usefixtures("read_all_ahead")
 def test_read_ahead_is_bounded_and_stops_when_left(store, preload_bytes):
     feed = FeatureFeed(store, preload_bytes=preload_bytes, read_ahead=2)
     asked = []
@@ -107,6 +114,7 @@ class UnevenFeed(FeatureFeed):
 
 
 @MODES
+@pytest.mark.usefixtures("read_all_ahead")
 def test_several_readers_keep_the_order(store, preload_bytes):
     feed = UnevenFeed(store, preload_bytes=preload_bytes, read_ahead=4, num_readers=3)
     order = epoch_batches(feed.rows, 2, seed=1, epoch=0)
@@ -117,6 +125,7 @@ def test_several_readers_keep_the_order(store, preload_bytes):
 
 
 @MODES
+@pytest.mark.usefixtures("read_all_ahead")
 def test_an_error_comes_in_the_place_of_its_batch(store, preload_bytes):
     order = epoch_batches(np.arange(49), 2, seed=1, epoch=0)
     fails_at = int(order[7][0])
@@ -126,6 +135,12 @@ def test_an_error_comes_in_the_place_of_its_batch(store, preload_bytes):
         for batch in feed.batches(order):
             served.append(batch.rows.tolist())
     assert served == [rows.tolist() for rows in order[:7]]
+    assert not reader_threads()
+
+
+def test_small_maps_in_memory_are_worth_no_thread(store):
+    batches = UnevenFeed(store).batches([np.arange(4)])
+    assert next(batches).rows.tolist() == [0, 1, 2, 3]
     assert not reader_threads()
 
 
