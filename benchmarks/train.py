@@ -41,7 +41,7 @@ from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 
-DATA_GOAL, EPOCH_GOAL = 0.05, 20.0
+DATA_GOAL, EPOCH_GOAL = 0.02, 20.0
 VIDEOS = {"stick_r18": (16, 96)}  # frames, width in pixels
 OTHER_VIDEOS = (64, 320)
 

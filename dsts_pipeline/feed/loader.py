@@ -138,7 +138,9 @@ def fill_float32(out: Tensor, maps: Tensor, scales: Tensor | None) -> None:
         out: float32 `[k, T, H, W]`, k channels of one map or of several.
         maps: the same of `TENSOR_DTYPES`. scales: float32 `[k]` of int8, else None.
     """
-    step = max(1, _PIECE_VALUES // maps[0].numel())
+    step = len(maps)
+    if torch.get_num_threads() > 1:
+        step = max(1, _PIECE_VALUES // maps[0].numel())
     factors = repeat(None) if scales is None else scales[:, None, None, None].split(step)
     for piece, stored, factor in zip(out.split(step), maps.split(step), factors, strict=False):
         piece.copy_(stored)

@@ -55,6 +55,15 @@ def keep(store, device):
     )
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "pieces"])
+def num_threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("num_threads")
 def test_both_conversions_give_the_stores_values(store):
     maps, scales = as_tensors(store.read_stored(range(5)))
     assert maps.dtype == TENSOR_DTYPES[store.stored_type]
@@ -65,6 +74,7 @@ def test_both_conversions_give_the_stores_values(store):
     assert torch.equal(to_float32(maps, scales), values_of(store, range(5)))
 
 
+@pytest.mark.usefixtures("num_threads")
 def test_a_channel_may_be_larger_than_a_piece():
     maps = torch.randn(3, 4, 100, 100).half()
     filled = torch.empty(maps.shape)
