@@ -41,7 +41,7 @@ from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 
-DATA_GOAL, EPOCH_GOAL = 0.05, 20.0
+DATA_GOAL, EPOCH_GOAL = 0.02, 20.0
 VIDEOS = {"stick_r18": (16, 96)}  # frames, width in pixels
 OTHER_VIDEOS = (64, 320)
 
@@ -52,7 +52,12 @@ def measure_stages(
     """Rows of the preloaded and the streamed feed."""
     found = {}
     for name, preload_bytes in (("memory", 2**40), ("shards", 0)):
-        feed = FeatureFeed(store, preload_bytes=preload_bytes)
+        feed = FeatureFeed(
+            store,
+            device=arguments.device,
+            preload_bytes=preload_bytes,
+            device_preload_bytes=preload_bytes,
+        )
         steps = Iterations(feed, arguments.batch, arguments.steps, torch.device(arguments.device))
         rounds = found[name] = steps.measure(arguments.rounds)
         for clock, label in ((WALL, "wall"), (PROCESS, "process")):

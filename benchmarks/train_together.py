@@ -25,10 +25,11 @@ class CountingFeed(FeatureFeed):
 
     num_read = 0
 
-    def batch(self, rows):  # type: ignore[no-untyped-def]
-        """See `FeatureFeed.batch`."""
-        self.num_read += len(rows)
-        return super().batch(rows)
+    def batches(self, order):  # type: ignore[no-untyped-def]
+        """See `FeatureFeed.batches`."""
+        for batch in super().batches(order):
+            self.num_read += len(batch)
+            yield batch
 
 
 def plan_variants(num_variants: int, batch_size: int, width: int) -> list[RunPlan]:
@@ -58,7 +59,12 @@ def add_comparison(
     plans = plan_variants(num_variants, batch, min(32, store.map_shape[0]))
     shape, chip = "x".join(map(str, store.map_shape)), torch.device(device)
     for name, preload_bytes in (("memory", 2**40), ("shards", 0)):
-        feed = CountingFeed(store, preload_bytes=preload_bytes)
+        feed = CountingFeed(
+            store,
+            device=device,
+            preload_bytes=preload_bytes,
+            device_preload_bytes=preload_bytes,
+        )
         train(plans[:1], store, feed, device)
 
         def one_by_one(feed: FeatureFeed = feed) -> None:

@@ -73,7 +73,7 @@ def _ablate(settings: Settings) -> None:
     runs.check(everything, store, store.rows_of_split("train"))
 
     failures = _train_runs(settings, runs, everything, store)
-    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
+    feed = FeatureFeed.from_settings(store, rows, settings.feed)
     answers = _answer_runs(runs, everything, feed, how)
     results = assemble_ablation(
         _describe_variants(variants, plans, runs, answers, failures, how.split),
@@ -129,9 +129,8 @@ def _train_runs(
     device = torch.device(choose_device(settings.train.device))
     rows = store.rows_of_split("train")
     several = chosen.jobs > 1 and len(todo) > 1
-    room = settings.feed.preload_bytes
     with stop_on_sigterm(settings.train.requeue_status) as stop, show_ablation(len(todo)) as shown:
-        feed = FeatureFeed(store, rows, preload_bytes=room, shared=several)
+        feed = FeatureFeed.from_settings(store, rows, settings.feed, device=device, shared=several)
         if several:
             how: dict[str, Any] = {"num_jobs": chosen.jobs, "tell": shown.tell, "stop": stop}
             return train_in_processes(runs, todo, feed, device, **how)

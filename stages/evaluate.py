@@ -48,7 +48,7 @@ def _evaluate(settings: Settings) -> None:
     names = [name for name in common.HEAD_NAMES if (common.HEADS / name).exists()]
     for name in names:
         load_fitting_head(common.HEADS / name, store)  # told before a map is read
-    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
+    feed = FeatureFeed.from_settings(store, rows, settings.feed)
     heads = {}
     with track("Evaluating", len(names) * len(rows)) as progress:
         for name in names:

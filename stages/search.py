@@ -79,7 +79,7 @@ def run(settings: Settings) -> None:
             train.checkpoint_every_batches,
             stop,
         )
-        feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
+        feed = FeatureFeed.from_settings(store, rows, settings.feed, device=processes.device)
         trainer = TrialTrainer(settings, feed, classifier, processes, saved)
         _run_trials(settings, study, trainer, name)
     print_trials(common.SEARCH, study.finished, present)

@@ -59,7 +59,7 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     recipe = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
     paired = settings.udl.enabled and bool(head.upstream_parameters())
     check_clips(store, rows, recipe, paired=paired, world_size=processes.world_size)
-    feed = FeatureFeed(store, rows, preload_bytes=settings.feed.preload_bytes)
+    feed = FeatureFeed.from_settings(store, rows, settings.feed, device=processes.device)
     names = "head", "udl", "train", "feed"
     made_by = {name: getattr(settings, name).model_dump(mode="json") for name in names}
     provenance = collect_provenance(made_by | {"seed": settings.seed})

@@ -259,6 +259,8 @@ class FeedSettings(Section):
 
     preload_bytes: Number = 2 * 2**30
     """maps that take no more than this are read into memory once"""
+    device_preload_bytes: Number = 2 * 2**30
+    """on a GPU: maps that take no more than this are kept there instead, by each process"""
     order: Literal["random", "shard"] = "random"
     """random, or shard: shuffled near their shards, for large or remote stores"""
     shard_window: Count = 16

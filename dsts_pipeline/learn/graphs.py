@@ -97,7 +97,7 @@ class CudaRecording:
 
     def capture(self, make: Callable[[], Any]) -> Any:
         """Into the graph."""
-        with torch.cuda.graph(self._graph, stream=self._stream):
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
             return make()
 
     def replay(self) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 
 from dsts_pipeline.base.errors import StoreError
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
-from dsts_pipeline.feed import FeatureBatch, FeatureFeed, epoch_batches, udl_pairs
+from dsts_pipeline.feed import FeatureBatch, FeatureFeed, epoch_batches, loader, udl_pairs
 
 SHAPE = (2, 2, 3, 3)
 MODES = pytest.mark.parametrize("preload_bytes", [2**30, 0], ids=["preloaded", "from disk"])
@@ -64,8 +67,16 @@ def test_resuming_in_mid_epoch_gives_the_same_batches(store):
     assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
 
 
-def test_read_ahead_is_bounded_and_stops_when_left(store):
-    feed = FeatureFeed(store, preload_bytes=0, read_ahead=2)
+@pytest.fixture
+def read_all_ahead(monkeypatch):
+    """As if these maps were large."""
+    monkeypatch.setattr(loader, "_WORTH_A_READER", 0)
+
+
+@MODES
+@pytest.mark.usefixtures("read_all_ahead")
+def test_read_ahead_is_bounded_and_stops_when_left(store, preload_bytes):
+    feed = FeatureFeed(store, preload_bytes=preload_bytes, read_ahead=2)
     asked = []
 
     def order():
@@ -76,8 +87,67 @@ def test_read_ahead_is_bounded_and_stops_when_left(store):
     batches = feed.batches(order())
     next(batches)
     assert len(asked) == 3
+    assert reader_threads()
     batches.close()
     assert len(asked) == 3
+    assert not reader_threads()
+
+
+def reader_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("dsts-feed")]
+
+
+class UnevenFeed(FeatureFeed):
+    """Makes some batches late, and fails at one; keeps who made them."""
+
+    def __init__(self, *args, fails_at=None, **options):
+        super().__init__(*args, **options)
+        self.fails_at = fails_at
+        self.makers = set()
+
+    def batch(self, rows):
+        self.makers.add(threading.current_thread().name)
+        time.sleep(0.02 * (rows[0] % 3 == 0))
+        if rows[0] == self.fails_at:
+            raise StoreError(f"no batch from row {rows[0]}")
+        return super().batch(rows)
+
+
+@MODES
+@pytest.mark.usefixtures("read_all_ahead")
+def test_several_readers_keep_the_order(store, preload_bytes):
+    feed = UnevenFeed(store, preload_bytes=preload_bytes, read_ahead=4, num_readers=3)
+    order = epoch_batches(feed.rows, 2, seed=1, epoch=0)
+    served = [batch.rows.tolist() for batch in feed.batches(order)]
+    assert served == [rows.tolist() for rows in order]
+    assert len(feed.makers) > 1
+    assert threading.current_thread().name not in feed.makers
+
+
+@MODES
+@pytest.mark.usefixtures("read_all_ahead")
+def test_an_error_comes_in_the_place_of_its_batch(store, preload_bytes):
+    order = epoch_batches(np.arange(49), 2, seed=1, epoch=0)
+    fails_at = int(order[7][0])
+    feed = UnevenFeed(store, preload_bytes=preload_bytes, num_readers=3, fails_at=fails_at)
+    served = []
+    with pytest.raises(StoreError, match=f"no batch from row {fails_at}$"):
+        for batch in feed.batches(order):
+            served.append(batch.rows.tolist())
+    assert served == [rows.tolist() for rows in order[:7]]
+    assert not reader_threads()
+
+
+def test_small_maps_in_memory_are_worth_no_thread(store):
+    batches = UnevenFeed(store).batches([np.arange(4)])
+    assert next(batches).rows.tolist() == [0, 1, 2, 3]
+    assert not reader_threads()
+
+
+@pytest.mark.parametrize("name", ["read_ahead", "num_readers"])
+def test_no_readers_are_refused(store, name):
+    with pytest.raises(ValueError, match=f"{name} is 0, expected >= 1"):
+        FeatureFeed(store, **{name: 0})
 
 
 @MODES

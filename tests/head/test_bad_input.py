@@ -48,7 +48,10 @@ def test_nan_and_infinity(head, value):
     maps = torch.zeros(2, 8, 2, 3, 3)
     maps[1, 2, 0, 1, 1] = value
     with pytest.raises(ValueError, match=r"sample 1 .*NaN or infinity"):
-        head(maps)
+        head.eval()(maps)
+    with pytest.raises(ValueError, match=r"sample 1 .*NaN or infinity"):
+        head.check_values(maps)  # what a training asks where nobody waits for the answer
+    assert head.train()(maps).isnan().any()
 
 
 def test_no_time_extent_warns(head):

@@ -61,16 +61,16 @@ VARIANTS = {
 
 
 class ReportingFeed(FeatureFeed):
-    """Calls `on_read` for every batch that is read; optionally in float64."""
+    """Calls `on_read` for every batch that is served; optionally in float64."""
 
     def __init__(self, on_read, double=False, num_clips=32):
         super().__init__(ordered_feed(num_clips).store)
         self.on_read, self.double = on_read, double
 
-    def batch(self, rows):
-        self.on_read()
-        batch = super().batch(rows)
-        return dataclasses.replace(batch, maps=batch.maps.double()) if self.double else batch
+    def batches(self, order):
+        for batch in super().batches(order):
+            self.on_read()
+            yield dataclasses.replace(batch, maps=batch.maps.double()) if self.double else batch
 
 
 def new_head(variant, double=False):
