@@ -18,6 +18,7 @@ from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.learn import meta_gradient
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
+from dsts_pipeline.learn.processes import keep_freed_memory
 from dsts_pipeline.learn.steps import Objective, Stepper
 
 METHODS: tuple[Method, ...] = ("exact", "forward_over_reverse", "finite_difference")
@@ -37,6 +38,7 @@ def new_stepper(head: DSTSHead, method: Method) -> Stepper:
         how = TrainSettings(weight_decay=0.0, schedule="constant")
         return ScheduledOptimizer(parameters, dict.fromkeys(parameters, 1e-9), how)
 
+    keep_freed_memory()  # as a training does
     u, d = head.upstream_parameters(), head.downstream_parameters()
     return Stepper(Objective(head), optimizer(u), optimizer(d), UdlSettings(method=method))
 

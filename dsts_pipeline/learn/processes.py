@@ -12,6 +12,7 @@ W * B.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -183,6 +184,24 @@ def _keeps_own_statistics(module: nn.Module) -> bool:
 
 
 ALONE = Processes()
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep memory that tensors give back, for the next ones.
+
+    A step asks for megabytes a thousand times; given back to the kernel each time, they are mapped
+    and cleared anew, which takes a tenth of a step on a CPU. Other C libraries are left alone.
+    """
+    try:
+        tune = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    tune(_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
+    tune(_TRIM_THRESHOLD, 512 * 2**20)
+
+
+_TRIM_THRESHOLD = -1  # the names of mallopt's parameters in malloc.h
+_MMAP_THRESHOLD = -3
 
 
 def choose_device(name: Device) -> str:

@@ -36,7 +36,7 @@ from dsts_pipeline.head.recalibration import recalibration_passes
 from dsts_pipeline.learn.graphs import IterationGraphs
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.passes import Asking, Evaluation, MapPass, evaluation_pass, make_passes
-from dsts_pipeline.learn.processes import Processes
+from dsts_pipeline.learn.processes import Processes, keep_freed_memory
 from dsts_pipeline.learn.steps import (
     Objective,
     Stepper,
@@ -151,6 +151,7 @@ class Training:
         self.how = recipe.learning
         self.processes = processes
         processes.adopt(head)
+        keep_freed_memory()
         self.rows, self.heldout = hold_out(
             feed.rows,
             feed.labels,
