@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.launches import count_launches, describe
 from benchmarks.measure import measure, print_table
 from dsts_pipeline.head import DSTSHead, compile_head
+from dsts_pipeline.head.neurons import force_form
 from tests.reference.literal_head import LiteralHead
 
 
@@ -96,6 +98,18 @@ def training(arguments: argparse.Namespace) -> list[tuple]:
     ]
 
 
+def print_launches(arguments: argparse.Namespace) -> None:
+    """What a pass at test time launches in the form that a GPU runs, for ten neurons and one."""
+    maps = new_maps(arguments, arguments.batch)
+    with force_form("fixed"):
+        for num_neurons in (10, 1):
+            head = build(arguments, num_neurons=num_neurons).eval()
+            _settle_gates(head)
+            for kind, one in (("head", head), ("compiled head", compile_head(head))):
+                counts = describe(count_launches(_evaluation(one, maps)))
+                print(f"{kind}, test time, N = {num_neurons}: {counts}")
+
+
 @torch.no_grad()
 def _settle_gates(head: DSTSHead) -> None:
     """Gates as after training: about half of the channels each way."""
@@ -126,6 +140,7 @@ def main() -> None:
     title = f"DSTS head, {arguments.channels}x{extent}, width {arguments.width}, L = 3, {where}"
     rows = [*test_time(arguments, 1), *test_time(arguments, 32), *training(arguments)]
     print_table(title, rows)
+    print_launches(arguments)
 
 
 if __name__ == "__main__":

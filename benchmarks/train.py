@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.extract import write_videos
+from benchmarks.launches import count_launches, describe
 from benchmarks.measure import peak_mib, wait
 from benchmarks.train_stages import PROCESS, WALL, Clock, Iterations, Rounds, write_random_store
 from benchmarks.train_together import COLUMNS, add_comparison
@@ -40,6 +41,7 @@ from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.head.neurons import force_form
 
 DATA_GOAL, EPOCH_GOAL = 0.02, 20.0
 VIDEOS = {"stick_r18": (16, 96)}  # frames, width in pixels
@@ -141,6 +143,16 @@ def add_epochs(
         )
 
 
+def print_launches(arguments: argparse.Namespace, store: FeatureStore, title: str) -> None:
+    """What an iteration launches in the form that a GPU runs."""
+    feed = FeatureFeed(store, preload_bytes=2**40)
+    steps = Iterations(feed, arguments.batch, 1, torch.device(arguments.device))
+    with force_form("fixed"):
+        steps.step(steps.resident)  # makes the optimisers' state
+        counts = describe(count_launches(lambda: steps.step(steps.resident)))
+    print(f"UDL iteration on maps of {title}: {counts}")
+
+
 def new_table(title: str, columns: str) -> Table:
     """A table whose first two columns are text."""
     table = Table(title=title, title_justify="left")
@@ -183,6 +195,7 @@ def main() -> None:
             if arguments.variants:
                 how = {"num_variants": arguments.variants, "batch": arguments.batch}
                 add_comparison(together, store, device=arguments.device, **how)
+            print_launches(arguments, store, shape)
         ends, peak = measure_end_to_end(arguments, backbone, name)
         add_epochs(arguments, epochs, name, ends, peak, found["memory"])
     Console(width=150).print(stages, epochs, together)

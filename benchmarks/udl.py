@@ -12,10 +12,12 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.head import build, new_maps
+from benchmarks.launches import count_launches, describe
 from benchmarks.measure import measure, print_table
 from dsts_pipeline.base.settings import Method, TrainSettings, UdlSettings
 from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.head.neurons import force_form
 from dsts_pipeline.learn import meta_gradient
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.processes import keep_freed_memory
@@ -69,6 +71,21 @@ def iterations(arguments: argparse.Namespace, estimator: str) -> list[tuple]:
     ]
 
 
+def print_launches(arguments: argparse.Namespace, estimator: str) -> None:
+    """What a plain step and a UDL iteration launch in the form that a GPU runs."""
+    head = build(arguments, routing_gradient=estimator)
+    stepper = new_stepper(head, "exact")
+    train, val = new_batch(arguments, 0), new_batch(arguments, arguments.batch)
+    ways = {
+        "plain step": lambda: stepper.plain_step(train),
+        "UDL iteration": lambda: stepper.udl_step(train, val, inner_lr=0.01),
+    }
+    with force_form("fixed"):
+        for name, run in ways.items():
+            run()  # makes the optimisers' state
+            print(f"{name}, {estimator}: {describe(count_launches(run))}")
+
+
 def print_agreement(arguments: argparse.Namespace, estimator: str) -> None:
     """How far each method's meta-gradient is from the exact one, in float64."""
     head = build(arguments, routing_gradient=estimator).double()
@@ -108,6 +125,8 @@ def main() -> None:
     print_table(
         title, [row for kind in ("selected", "dense") for row in iterations(arguments, kind)]
     )
+    for kind in ("selected", "dense"):
+        print_launches(arguments, kind)
     for kind in ("selected", "dense"):
         print_agreement(arguments, kind)
 
