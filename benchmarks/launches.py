@@ -72,9 +72,10 @@ def _products(name: str, args: tuple, output: Any) -> int:
     if name in ("convolution", "mkldnn_convolution"):
         weight: Tensor = args[1]
         return output.numel() * weight[0].numel()
-    if name == "convolution_backward":  # by its weight alone
-        gradient: Tensor = args[0]
-        return gradient.numel() * output[1][0].numel()
+    if name == "convolution_backward":
+        gradient, _, weight = args[:3]
+        wanted = sum(part is not None for part in output[:2])
+        return wanted * gradient.numel() * weight[0].numel()
     return 0
 
 

@@ -130,7 +130,7 @@ def test_damaged_annotation_file(tmp_path, data):
         ("extract", "outputs/clips.json: no such file"),
         ("train-head", "outputs/features.json: no such file"),
         ("evaluate", "outputs/features.json: no such file"),
-        ("report", "outputs/clips.json: no such file"),
+        ("report", "outputs/features.json: no such file"),
         ("verify", "outputs/features.json: no such file"),
         ("results", "outputs/evaluation/metrics.json: no results yet"),
     ],

@@ -180,6 +180,7 @@ class DSTSHead(nn.Module):
         *,
         update_statistics: bool = True,
         first_order: bool = False,
+        by_upstream: bool = False,
         with_records: bool = False,
     ) -> Any:
         """Class logits.
@@ -191,6 +192,8 @@ class DSTSHead(nn.Module):
             update_statistics: Whether running statistics move in training mode.
             first_order: A promise that gradients are not differentiated again; it makes
                 the dense estimator several times cheaper.
+            by_upstream: A promise that a gradient whose graph is kept is differentiated by upstream
+                parameters alone, as UDL does.
             with_records: Also return what each layer decided.
 
         Returns:
@@ -206,10 +209,13 @@ class DSTSHead(nn.Module):
         layers = list(self.dsts_layers())
         draws = self._noise_for(x, noise)
         hidden = start = self.enter(x)
-        how = Pass(update_statistics, first_order=first_order)
+        how = Pass(
+            update_statistics, first_order=first_order, by_upstream=by_upstream, is_first=True
+        )
         records: list[LayerRecord] = []
         for layer, draw in zip(layers[:-1], draws[:-1], strict=True):
             output, record = layer(hidden, draw, how)
+            how = how._replace(is_first=False)
             hidden = hidden + output if self.layer_residual else output
             records.append(record)
         pooled, record = layers[-1](hidden, draws[-1], how._replace(pool=True))

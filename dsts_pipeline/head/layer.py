@@ -264,12 +264,16 @@ class Pass(NamedTuple):
 
     update: Running statistics move (in training mode only). pool: Outputs are averaged over
     positions, before the fusion, which is linear. first_order: Gradients will not be differentiated
-    again, so what only that needs is left out.
+    again, so what only that needs is left out. by_upstream: They will be, by upstream parameters
+    alone (`UPSTREAM_NAMES`), so what only others need is left out. is_first: No upstream parameter
+    decides the layer's input.
     """
 
     update: bool = False
     pool: bool = False
     first_order: bool = False
+    by_upstream: bool = False
+    is_first: bool = False
 
 
 class DSTSLayer(nn.Module):
@@ -448,7 +452,9 @@ class DSTSLayer(nn.Module):
         branches = self.branches(noise)
         fusion = self.fusion()
         ordered, routing = sort_samples(x, choice, self.num_neurons)
-        routed = run_routed(ordered, branches, routing, update=how.update)
+        gated = self.options.specialization == "gated"
+        inert = how.by_upstream and how.is_first, how.by_upstream and not gated
+        routed = run_routed(ordered, branches, routing, update=how.update, inert=inert)
         z = _fuse(routed.z, fusion, routing, how)
         if self.options.routing_gradient == "selected":
             coefficient = selected_coefficient(one_hot(choice, self.num_neurons, z.dtype), logits)
@@ -487,7 +493,8 @@ def _fuse(z: Tensor, fusion: Tensor | None, routing: Routing, how: Pass) -> Tens
         z = z.mean(dim=1, keepdim=True)
     if fusion is None:
         return z
-    return routed_product(z[:, :, None, None], fusion[:, :, None], POINT, routing)
+    inert = False, how.by_upstream
+    return routed_product(z[:, :, None, None], fusion[:, :, None], POINT, routing, inert)
 
 
 def _take(values: Tensor, neurons: Tensor | None) -> Tensor:

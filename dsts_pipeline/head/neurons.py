@@ -18,11 +18,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from math import prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from dsts_pipeline.head.norms import Affine, NeuronNorm, routed_affine
@@ -185,13 +187,24 @@ def columns_of(x: Tensor, extent: Extent) -> Tensor:
     rows = x.flatten(1, 3)
     if extent == POINT:
         return rows
-    grid = (x.shape[1], x.shape[2], x.shape[3])
     if torch.compiler.is_compiling():
-        neighbours = torch.tensor(neighbour_positions(grid, extent), device=x.device)
-    else:
-        neighbours = _neighbours(grid, extent, x.device)
+        return _traced_columns(x, extent)
+    grid = (x.shape[1], x.shape[2], x.shape[3])
     rows = nn.functional.pad(rows, (0, 0, 0, 1))  # a row of zeros for what is outside
+    neighbours = _neighbours(grid, extent, x.device)
     return rows.index_select(1, neighbours).view(x.shape[0], prod(grid), -1)
+
+
+def _traced_columns(x: Tensor, extent: Extent) -> Tensor:
+    """The same of slices, which a compiler sees through."""
+    _, num_times, height, width, _ = x.shape
+    around = [size // 2 for size in reversed(extent) for _ in (0, 1)]
+    padded = nn.functional.pad(x, [0, 0, *around])
+    windows = [
+        padded[:, t : t + num_times, h : h + height, w : w + width]
+        for t, h, w in product(*map(range, extent))
+    ]
+    return torch.cat(windows, dim=-1).flatten(1, 3)
 
 
 # ---- convolutions, and their derivatives ---------------------------------------------------------
@@ -251,22 +264,26 @@ def kernel_gradient(x: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
     return found.movedim(1, -1).reshape(shape)
 
 
-def _convolve_own(x: Tensor, own: Tensor, extent: Extent) -> Tensor:
-    """`[B, T, H, W, M]` of `x [B, T, H, W, C]` and each sample's kernel `own [B, M, taps, C]`.
-
-    On a CPU that is one convolution in groups, where samples lie side by side as channels.
-    """
-    if x.device.type != "cpu" or extent == POINT:
-        found = torch.bmm(columns_of(x, extent), own.flatten(2).transpose(1, 2))
-        return found.view(*x.shape[:4], -1)
-    grid = x.shape[1:4]
-    size, images = _as_images(grid, extent)
-    rows = x.permute(1, 2, 3, 0, 4).reshape(*images, -1)
-    kernel = own.view(-1, *size, own.shape[3]).movedim(-1, 1)
+def _in_groups(
+    x: Tensor, kernels: Tensor, routing: Routing, extent: Extent, mirrored: bool
+) -> Tensor:
+    """The fixed form on a CPU: one convolution in groups, samples side by side as channels."""
+    own = routing.take(kernels.flatten(1))
+    size, images = _as_images(x.shape[1:4], extent)
+    rows = x.permute(1, 2, 3, 0, 4).reshape(*images, -1).movedim(-1, 1)
+    kernel = own.view(-1, *size, kernels.shape[3]).movedim(-1, 1)
     padding = [length // 2 for length in size]
-    function = nn.functional.conv2d if len(size) == 2 else nn.functional.conv3d
-    found = function(rows.movedim(-1, 1), kernel, padding=padding, groups=len(x))
-    return found.movedim(1, -1).reshape(*grid, len(x), -1).permute(3, 0, 1, 2, 4)
+    if mirrored:
+        ones = [1] * len(size)
+        like = rows.new_empty(*images, len(x) * kernels.shape[3]).movedim(-1, 1)
+        found = torch.ops.aten.convolution_backward(
+            *(rows, like, kernel, None, ones, padding, ones, False, [0] * len(size), len(x)),
+            [True, False, False],
+        )[0]
+    else:
+        function = nn.functional.conv2d if len(size) == 2 else nn.functional.conv3d
+        found = function(rows, kernel, padding=padding, groups=len(x))
+    return found.movedim(1, -1).reshape(*x.shape[1:4], len(x), -1).permute(3, 0, 1, 2, 4)
 
 
 def _as_images(grid: Sequence[int], extent: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -307,10 +324,35 @@ def _convolve_each(
         ]
         found = torch.cat(parts) if len(parts) > 1 else parts[0]
         return found.view(*x.shape[:4], -1)
+    if x.device.type == "cpu" and extent != POINT and not torch.compiler.is_compiling():
+        return _in_groups(x, kernels, owners, extent, mirrored)
     if mirrored:
         kernels = kernels.flip(2).transpose(1, 3)
-    own = owners.take(kernels.flatten(1))
-    return _convolve_own(x, own.view(len(x), *kernels.shape[1:]), extent)
+    own = owners.take(kernels.flatten(1)).view(len(x), kernels.shape[1], -1)
+    found = torch.bmm(columns_of(x, extent), own.transpose(1, 2))
+    return found.view(*x.shape[:4], -1)
+
+
+def _kernels_each(x: Tensor, gradient: Tensor, owners: Owners, extent: Extent) -> Tensor:
+    shape = gradient.shape[4], prod(extent), x.shape[4]
+    if not isinstance(owners, Routing):
+        x = x.contiguous()
+        gradient = gradient.contiguous()
+        kernels = x.new_zeros(len(owners), *shape)
+        for neuron, span in _spans(owners):
+            kernels[neuron] = kernel_gradient(x[span], gradient[span], extent)
+        return kernels
+    back = gradient.flatten(1, 3).transpose(1, 2)
+    own = torch.bmm(back, columns_of(x, extent))
+    return owners.give_back(own.flatten(1)).view(-1, *shape)
+
+
+Inert = tuple[bool, bool]
+"""Of input and kernels: whether what differentiates the gradients again does not ask for theirs."""
+
+
+def _have_tangents(*tensors: Tensor) -> bool:
+    return any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)
 
 
 class _Convolution(torch.autograd.Function):
@@ -318,9 +360,16 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, kernels: Tensor, owners: Owners, extent: Extent, mirrored: bool
+        ctx: Any,
+        x: Tensor,
+        kernels: Tensor,
+        owners: Owners,
+        extent: Extent,
+        mirrored: bool,
+        inert: Inert,
     ) -> Tensor:
-        ctx.rest = owners, extent, mirrored
+        ctx.rest = owners, extent, mirrored, inert
+        ctx.was_differentiated = False
         ctx.save_for_backward(x, kernels)
         ctx.save_for_forward(x, kernels)
         return _convolve_each(x, kernels, owners, extent, mirrored)
@@ -328,14 +377,27 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         x, kernels = ctx.saved_tensors
-        owners, extent, mirrored = ctx.rest
+        owners, extent, mirrored, inert = ctx.rest
+        wanted = ctx.needs_input_grad[:2]
+        first, second = (gradient, x) if mirrored else (x, gradient)
         for_x = for_kernels = None
-        if ctx.needs_input_grad[0]:
-            for_x = _Convolution.apply(gradient, kernels, owners, extent, not mirrored)
-        if ctx.needs_input_grad[1]:
-            pair = (gradient, x) if mirrored else (x, gradient)
-            for_kernels = _Kernels.apply(*pair, owners, extent)
-        return for_x, for_kernels, None, None, None
+        if not torch.is_grad_enabled() and not _have_tangents(x, kernels, gradient):
+            spared = inert if ctx.was_differentiated else (False, False)
+            if wanted[0] and not spared[0]:
+                for_x = _convolve_each(gradient, kernels, owners, extent, not mirrored)
+            if wanted[1] and not spared[1]:
+                for_kernels = _kernels_each(first, second, owners, extent)
+        elif not all(wanted) or not torch.is_grad_enabled():
+            if wanted[0]:
+                for_x = _Convolution.apply(
+                    gradient, kernels, owners, extent, not mirrored, (False, False)
+                )
+            if wanted[1]:
+                for_kernels = _Kernels.apply(first, second, owners, extent)
+        else:
+            for_x, for_kernels = _Gradients.apply(x, kernels, gradient, *ctx.rest)
+            ctx.was_differentiated = True
+        return for_x, for_kernels, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, along_x: Tensor | None, along_kernels: Tensor | None, *_: None) -> Any:
@@ -356,26 +418,16 @@ class _Kernels(torch.autograd.Function):
         ctx.rest = owners, extent
         ctx.save_for_backward(x, gradient)
         ctx.save_for_forward(x, gradient)
-        shape = gradient.shape[4], prod(extent), x.shape[4]
-        if not isinstance(owners, Routing):
-            x = x.contiguous()
-            gradient = gradient.contiguous()
-            kernels = x.new_zeros(len(owners), *shape)
-            for neuron, span in _spans(owners):
-                kernels[neuron] = kernel_gradient(x[span], gradient[span], extent)
-            return kernels
-        back = gradient.flatten(1, 3).transpose(1, 2)
-        own = torch.bmm(back, columns_of(x, extent))
-        return owners.give_back(own.flatten(1)).view(-1, *shape)
+        return _kernels_each(x, gradient, owners, extent)
 
     @staticmethod
     def backward(ctx: Any, of_kernels: Tensor) -> tuple:
         x, gradient = ctx.saved_tensors
         for_x = for_gradient = None
         if ctx.needs_input_grad[0]:
-            for_x = _Convolution.apply(gradient, of_kernels, *ctx.rest, True)
+            for_x = _Convolution.apply(gradient, of_kernels, *ctx.rest, True, (False, False))
         if ctx.needs_input_grad[1]:
-            for_gradient = _Convolution.apply(x, of_kernels, *ctx.rest, False)
+            for_gradient = _Convolution.apply(x, of_kernels, *ctx.rest, False, (False, False))
         return for_x, for_gradient, None, None
 
     @staticmethod
@@ -389,7 +441,68 @@ class _Kernels(torch.autograd.Function):
         return sum(parts[1:], parts[0]) if parts else None
 
 
-def _convolution(x: Tensor, kernels: Tensor, owners: Owners, extent: Extent) -> Tensor:
+class _Gradients(torch.autograd.Function):
+    """Both gradients of a convolution at once, so that their own derivatives share products.
+
+    Along directions `Vx`, `Vk` of the two the derivative by the incoming gradient is
+    `k * Vx + Vk * x`: one convolution of twice as many channels.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        kernels: Tensor,
+        gradient: Tensor,
+        owners: Owners,
+        extent: Extent,
+        mirrored: bool,
+        inert: Inert,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.rest = owners, extent, mirrored, inert
+        ctx.save_for_backward(x, kernels, gradient)
+        ctx.set_materialize_grads(False)
+        first, second = (gradient, x) if mirrored else (x, gradient)
+        return (
+            _convolve_each(gradient, kernels, owners, extent, not mirrored),
+            _kernels_each(first, second, owners, extent),
+        )
+
+    @staticmethod
+    def backward(ctx: Any, along_x: Tensor | None, along_kernels: Tensor | None) -> tuple:
+        x, kernels, gradient = ctx.saved_tensors
+        owners, extent, mirrored, inert = ctx.rest
+        higher = torch.is_grad_enabled()  # a third order
+
+        def convolve_by(one: Tensor, by: Tensor, backwards: bool) -> Tensor:
+            way = mirrored != backwards
+            if higher:
+                return _Convolution.apply(one, by, owners, extent, way, (False, False))
+            return _convolve_each(one, by, owners, extent, way)
+
+        for_x = for_kernels = for_gradient = None
+        if along_x is not None and along_kernels is not None and not mirrored:
+            both = torch.cat([along_x, x], dim=4)
+            for_gradient = convolve_by(both, torch.cat([kernels, along_kernels], dim=3), False)
+        elif along_x is not None and along_kernels is not None:
+            moved = convolve_by(along_x, kernels, False)
+            for_gradient = moved + convolve_by(x, along_kernels, False)
+        elif along_x is not None:
+            for_gradient = convolve_by(along_x, kernels, False)
+        elif along_kernels is not None:
+            for_gradient = convolve_by(x, along_kernels, False)
+        if along_kernels is not None and not inert[0]:
+            for_x = convolve_by(gradient, along_kernels, True)
+        if along_x is not None and not inert[1]:
+            first, second = (gradient, along_x) if mirrored else (along_x, gradient)
+            kernels_by = _Kernels.apply if higher else _kernels_each
+            for_kernels = kernels_by(first, second, owners, extent)
+        return for_x, for_kernels, for_gradient, None, None, None, None
+
+
+def _convolution(
+    x: Tensor, kernels: Tensor, owners: Owners, extent: Extent, inert: Inert = (False, False)
+) -> Tensor:
     """`[B, P, M]`, differentiable any number of times."""
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -399,14 +512,20 @@ def _convolution(x: Tensor, kernels: Tensor, owners: Owners, extent: Extent) -> 
     if torch.compiler.is_compiling():
         found = _convolve_each(x, kernels, owners, extent, False)
     else:
-        found = _Convolution.apply(x, kernels, owners, extent, False)
+        found = _Convolution.apply(x, kernels, owners, extent, False, inert)
     return found.flatten(1, 3)
 
 
-def routed_product(x: Tensor, kernels: Tensor, extent: Extent, routing: Routing) -> Tensor:
+def routed_product(
+    x: Tensor,
+    kernels: Tensor,
+    extent: Extent,
+    routing: Routing,
+    inert: Inert = (False, False),
+) -> Tensor:
     """`[B, P, M]` of `x [B, T, H, W, C]`, each sample by its neuron's of `[N, M, taps, C]`."""
     owners = routing if routing.groups is None else routing.groups.counts
-    return _convolution(x, kernels, owners, extent)
+    return _convolution(x, kernels, owners, extent, inert)
 
 
 def joint_product(x: Tensor, kernels: Tensor, extent: Extent) -> Tensor:
@@ -435,10 +554,15 @@ class RoutedRun(NamedTuple):
 
 
 def run_routed(
-    x: Tensor, branches: tuple[Branch, ...], routing: Routing, *, update: bool
+    x: Tensor,
+    branches: tuple[Branch, ...],
+    routing: Routing,
+    *,
+    update: bool,
+    inert: Inert = (False, False),
 ) -> RoutedRun:
     """Each sample's own neuron in a training pass; the operators' outputs lie side by side."""
-    raws = [routed_product(x, branch.kernels, branch.extent, routing) for branch in branches]
+    raws = [routed_product(x, b.kernels, b.extent, routing, inert) for b in branches]
     norms = [branch.norm for branch in branches]
     raw = widen(_side_by_side(raws))
     with torch.autocast(x.device.type, enabled=False):

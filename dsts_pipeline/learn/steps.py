@@ -135,6 +135,7 @@ class Objective:
                 "noise": draw.noise,
                 "update_statistics": update_statistics,
                 "first_order": first_order,
+                "by_upstream": not first_order,
                 "with_records": True,
             }
         batch = draw.batch
