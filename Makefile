@@ -35,7 +35,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14))' \
 	  || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1); 3.11 to 3.13 is needed: make PYTHON=python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install -qq -c constraints.txt -e ".[test,dev]"
+	@# Compiling 236 packages takes a minute, and each is compiled when it is first imported anyway.
+	if command -v uv > /dev/null; \
+	  then uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[test,dev]"; \
+	  else $(BIN)/python -m pip install -qq --no-compile -c constraints.txt -e ".[test,dev]"; fi
 	@touch $(STAMP)
 
 demo: demo-$(SIZE)  ## Run the pipeline (SIZE=full or small), print the results and the report's path
