@@ -16,7 +16,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -148,9 +147,9 @@ def measure_iterations(
         cells = []
         for form, graphs, precision in (
             ("grouped", False, "highest"),
-            ("fixed", False, "highest"),
-            ("fixed", True, "highest"),
-            ("fixed", True, "high"),
+            ("columns", False, "highest"),
+            ("columns", True, "highest"),
+            ("columns", True, "high"),
         ):
             if graphs and not on_gpu:
                 cells.append("")
@@ -160,7 +159,7 @@ def measure_iterations(
             with force_form(form):
                 run = iteration(stepper, kind, batches)
                 cells.append(f"{milliseconds(run, device, 10 if on_gpu else 1):.2f}")
-                if form == "fixed" and not graphs:
+                if form == "columns" and not graphs:
                     counts = describe(count_launches(run))
             del stepper
         peak = f"{torch.cuda.max_memory_allocated() / 2**20:.0f}" if on_gpu else ""
@@ -236,7 +235,7 @@ def main() -> None:
     start = time.perf_counter()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}; {EXPECTED_MS}", flush=True)
-    with nullcontext() if device.type == "cuda" else force_form("fixed"):
+    with force_form("columns"):
         check_values(device)
         measure_test_time(arguments)
         measure_waiting(arguments)

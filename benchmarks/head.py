@@ -101,7 +101,7 @@ def training(arguments: argparse.Namespace) -> list[tuple]:
 def print_launches(arguments: argparse.Namespace) -> None:
     """What a pass at test time launches in the form that a GPU runs, for ten neurons and one."""
     maps = new_maps(arguments, arguments.batch)
-    with force_form("fixed"):
+    with force_form("columns"):
         for num_neurons in (10, 1):
             head = build(arguments, num_neurons=num_neurons).eval()
             _settle_gates(head)

@@ -147,7 +147,7 @@ def print_launches(arguments: argparse.Namespace, store: FeatureStore, title: st
     """What an iteration launches in the form that a GPU runs."""
     feed = FeatureFeed(store, preload_bytes=2**40)
     steps = Iterations(feed, arguments.batch, 1, torch.device(arguments.device))
-    with force_form("fixed"):
+    with force_form("columns"):
         steps.step(steps.resident)  # makes the optimisers' state
         counts = describe(count_launches(lambda: steps.step(steps.resident)))
     print(f"UDL iteration on maps of {title}: {counts}")

@@ -80,7 +80,7 @@ def print_launches(arguments: argparse.Namespace, estimator: str) -> None:
         "plain step": lambda: stepper.plain_step(train),
         "UDL iteration": lambda: stepper.udl_step(train, val, inner_lr=0.01),
     }
-    with force_form("fixed"):
+    with force_form("columns"):
         for name, run in ways.items():
             run()  # makes the optimisers' state
             print(f"{name}, {estimator}: {describe(count_launches(run))}")

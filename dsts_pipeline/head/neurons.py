@@ -7,8 +7,8 @@ An operator that gives each sample its own neuron's kernel has two forms of equa
 derivatives:
 - *fixed*: every sample gets a copy of its neuron's kernel, by a product with its one-hot row; all
   of them are one batched product with columns of neighbours. Shapes and launches do not depend on
-  the routing and the host reads nothing: what a GPU, a CUDA graph and torch.compile want, and what
-  is fast on a CPU while kernels are small.
+  the routing and the host reads nothing: what a GPU, a CUDA graph and torch.compile want. On a CPU
+  the copies are of rows and the product is one convolution in groups, fast while kernels are small.
 - *grouped*: samples sorted by neuron, a convolution per neuron that got any, on a CPU by oneDNN;
   for kernels too large to be copied for every sample. The host knows the counts.
 """
@@ -72,29 +72,33 @@ class Routing(NamedTuple):
         By a product, whose derivative is one: the same sum every time, and no atomic additions. A
         CPU copies rows faster and adds in order anyway.
         """
-        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
-            return rows.index_select(0, self.choice)
-        return self.onehot.to(rows.dtype) @ rows
+        if _as_a_gpu(rows):
+            return self.onehot.to(rows.dtype) @ rows
+        return rows.index_select(0, self.choice)
 
     def give_back(self, rows: Tensor) -> Tensor:
         """The derivative of `take`: sums `[N, K]` of each neuron's of `rows [B, K]`."""
-        if rows.device.type == "cpu" and not torch.compiler.is_compiling():
-            total = rows.new_zeros(self.onehot.shape[1], rows.shape[1])
-            return total.index_add_(0, self.choice, rows)
-        return self.onehot.to(rows.dtype).t() @ rows
+        if _as_a_gpu(rows):
+            return self.onehot.to(rows.dtype).t() @ rows
+        total = rows.new_zeros(self.onehot.shape[1], rows.shape[1])
+        return total.index_add_(0, self.choice, rows)
 
     def unsort(self, z: Tensor) -> Tensor:
         """`z [B, ...]` in the order of the batch."""
         return z if self.groups is None else z[self.groups.inverse]
 
 
-_form: Literal["fixed", "grouped"] | None = None
+Form = Literal["fixed", "columns", "grouped"]
+_form: Form | None = None
 MAX_COPIED_CHANNELS = 64  # of a kernel that is copied for every sample, on a CPU
 
 
 @contextmanager
-def force_form(form: Literal["fixed", "grouped"]) -> Iterator[None]:
-    """Within the block every pass has this form, whatever its device and size: for tests."""
+def force_form(form: Form) -> Iterator[None]:
+    """Within the block every pass has this form, whatever its device and size: for tests.
+
+    "columns" is the fixed form as a GPU computes it, on a CPU, too.
+    """
     global _form
     before = _form
     _form = form
@@ -114,10 +118,15 @@ def takes_fixed_form(device: torch.device, num_channels: int, num_positions: int
     if torch.compiler.is_compiling():
         return True
     if _form is not None:
-        return _form == "fixed"
+        return _form != "grouped"
     if device.type == "cpu":
         return num_channels <= MAX_COPIED_CHANNELS
     return num_channels <= 4 * num_positions
+
+
+def _as_a_gpu(x: Tensor) -> bool:
+    """Whether what is done with `x` is what suits a GPU, or a compiler."""
+    return x.device.type != "cpu" or _form == "columns" or torch.compiler.is_compiling()
 
 
 def is_fixed(x: Tensor) -> bool:
@@ -232,7 +241,7 @@ def convolve(
     """
     if mirrored:
         kernel = kernel.flip(1).transpose(0, 2).contiguous()
-    if x.device.type != "cpu" or extent == POINT:
+    if extent == POINT or (_as_a_gpu(x) and not torch.compiler.is_compiling()):
         return nn.functional.linear(columns_of(x, extent), kernel.flatten(1), bias)
     size, images = _as_images(x.shape[1:4], extent)
     image = x.reshape(-1, *images[1:], x.shape[4]).movedim(-1, 1)
@@ -250,7 +259,7 @@ def kernel_gradient(x: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
         x: `[B, T, H, W, C]`. gradient: `[B, T, H, W, M]`.
     """
     shape = gradient.shape[4], prod(extent), x.shape[4]
-    if x.device.type != "cpu" or extent == POINT:
+    if extent == POINT or _as_a_gpu(x):
         columns = columns_of(x, extent).flatten(0, 1)
         return (gradient.flatten(0, 3).t() @ columns).view(shape)
     size, images = _as_images(x.shape[1:4], extent)
@@ -324,7 +333,7 @@ def _convolve_each(
         ]
         found = torch.cat(parts) if len(parts) > 1 else parts[0]
         return found.view(*x.shape[:4], -1)
-    if x.device.type == "cpu" and extent != POINT and not torch.compiler.is_compiling():
+    if extent != POINT and not _as_a_gpu(x):
         return _in_groups(x, kernels, owners, extent, mirrored)
     if mirrored:
         kernels = kernels.flip(2).transpose(1, 3)

@@ -10,7 +10,7 @@ from dsts_pipeline.head.neurons import force_form
 from tests.reference.variants import VARIANTS, build, draw, reference_of, sample_input
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
-FORMS = ["fixed", "grouped"]  # of each sample's own operators
+FORMS = ["fixed", "columns", "grouped"]  # of each sample's own operators
 
 
 @pytest.fixture(params=FORMS, autouse=True)

@@ -6,17 +6,21 @@ import pytest
 import torch
 
 from dsts_pipeline.head import DSTSHead, compile_head
+from dsts_pipeline.head.neurons import force_form
 from tests.reference.variants import VARIANTS, build, sample_input
 
 
+@pytest.mark.parametrize("form", ["fixed", "columns", "grouped"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_same_logits(name):
+def test_same_logits(name, form):
     head, _ = build(name)
     head.eval()
     compiled = compile_head(head)
     maps, _ = sample_input(samples=9)
-    torch.testing.assert_close(compiled(maps), head(maps), rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(compiled(maps[:1]), head(maps[:1]), rtol=1e-9, atol=1e-9)
+    wanted = head(maps)
+    with force_form(form):
+        torch.testing.assert_close(compiled(maps), wanted, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(compiled(maps[:1]), wanted[:1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

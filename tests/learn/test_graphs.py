@@ -99,7 +99,7 @@ def train(settings, graphs, *, udl=True, num_steps=8, mixup=False, **how):
         graphs=graphs,
     )
     losses = []
-    with force_form("fixed"):
+    with force_form("columns"):
         for number in range(num_steps):
             size = 4 if number == num_steps - 1 else 6
             first = batch_of(2 * number, size)

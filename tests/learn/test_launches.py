@@ -31,7 +31,7 @@ def iteration(kind, estimator="selected", seed=0):
 
 
 def counted(*arguments, **options):
-    with force_form("fixed"):
+    with force_form("columns"):
         run = iteration(*arguments, **options)
         run()  # makes the optimisers' state
         return count_launches(run)

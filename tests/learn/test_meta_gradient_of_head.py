@@ -21,7 +21,7 @@ WITH_UPSTREAM = [
 ]
 
 
-@pytest.fixture(params=["fixed", "grouped"], autouse=True)
+@pytest.fixture(params=["fixed", "columns", "grouped"], autouse=True)
 def form(request):
     with force_form(request.param):
         yield
