@@ -112,7 +112,9 @@ Pair = tuple[FeatureBatch, FeatureBatch | None]
 T = TypeVar("T")
 
 
-MOST_UNREAD = 32  # steps whose loss is not looked at yet, on a GPU
+def most_unread(device: torch.device) -> int:
+    """Steps whose loss nobody has looked at yet: a GPU is not waited for after each."""
+    return 1 if device.type == "cpu" else 32
 
 
 class Made(NamedTuple):
@@ -180,7 +182,7 @@ class Training:
         self.history: list[dict[str, Any]] = []
         self.tally = Tally(head, processes)
         self._unread: list[Made] = []
-        self._most_unread = 1 if processes.device.type == "cpu" else MOST_UNREAD
+        self._most_unread = most_unread(processes.device)
 
     def start(self) -> Asking[None]:
         """Make the untrained head the first candidate."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
 from dsts_pipeline.learn import CheckpointOptions, train_head
+from dsts_pipeline.learn.graphs import CudaRecording
 from dsts_pipeline.learn.passes import evaluate_rows
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.together import Member, Together
@@ -45,9 +47,10 @@ class CpuNoiseHead(DSTSHead):
         return tuple(LayerNoise(*(part.to(like.device) for part in one)) for one in drawn)
 
 
-def train(name, device, on_read=lambda: None, checkpoints=None, kind=DSTSHead):
+def train(name, device, on_read=lambda: None, checkpoints=None, kind=DSTSHead, **changes):
     """The values of a variant trained in float64, which rounding doesn't send other ways."""
     settings, options = VARIANTS[name]
+    options = options | changes
     torch.manual_seed(1)
     head = kind.paper(6, 4, **settings).double()
     processes = Processes(device=device)
@@ -67,6 +70,36 @@ def assert_same(found, wanted):
 def test_both_devices_train_the_same_head(name):
     first, second = (train(name, device, kind=CpuNoiseHead) for device in (GPU, CPU))
     assert_same(first, second)
+
+
+@pytest.mark.parametrize("name", ["udl", "paper", "options", "plain"])
+def test_captured_iterations_change_nothing(name, monkeypatch):
+    captured = []
+    capture = CudaRecording.capture
+
+    def counting(self, make):
+        captured.append(self)
+        return capture(self, make)
+
+    monkeypatch.setattr(CudaRecording, "capture", counting)
+    found = train(name, GPU)
+    assert captured
+    assert_same(found, train(name, GPU, cuda_graph="off"))
+
+
+def test_a_loss_that_is_not_finite_names_its_batch():
+    """Steps later, when the losses are read."""
+    torch.manual_seed(1)
+    head = DSTSHead.paper(6, 4, **VARIANTS["udl"][0])
+    with pytest.raises(
+        SettingsError, match=r"the loss is .* in epoch \d+, step \d+ \(batch \d+; its"
+    ):
+        train_head(
+            head,
+            ReportingFeed(lambda: None),
+            processes=Processes(device=GPU),
+            **how(**COMMON | {"learning_rate": 1e30, "num_epochs": 3}),
+        )
 
 
 @pytest.mark.parametrize("name", ["udl", "options", "plain"])

@@ -265,6 +265,25 @@ def test_divergence_names_step_clips_and_the_last_good_checkpoint(tmp_path, monk
         train_variant("plain", lambda: None, options, **changes)
 
 
+@pytest.mark.parametrize("every_batches", [None, 2])
+def test_a_loss_that_is_read_later_names_its_own_step(tmp_path, monkeypatch, every_batches):
+    """As on a GPU; before a checkpoint all are read, so none holds what has diverged."""
+    monkeypatch.setattr(training, "MAX_LOSS", 50.0)
+    monkeypatch.setattr(training, "most_unread", lambda device: 3)
+    options = CheckpointOptions(tmp_path, every_batches=every_batches)
+    changes = {"learning_rate": 1e3, "optimizer": "sgd", "schedule": "constant"}
+    made = []
+    monkeypatch.setattr(
+        training.Tally, "add", lambda *given, add=training.Tally.add: made.append(add(*given))
+    )
+    with pytest.raises(
+        SettingsError, match=r"in epoch 0, step 2 \(batch 2; its clips.*checkpoint: none"
+    ):
+        train_variant("plain", lambda: None, options, **changes)
+    assert len(made) == (every_batches or 3)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
 def test_a_checkpoint_of_another_head_is_refused(tmp_path):
     """Copied to where this training looks for its own, as a rename by hand would."""
     _, folder = stopped_at(tmp_path / "one", 18)
