@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -30,6 +29,7 @@ from dsts_pipeline.head.neurons import (
     Extent,
     Routing,
     fold,
+    have_tangents,
     is_fixed,
     joint_product,
     one_hot,
@@ -209,7 +209,8 @@ def routing_term(
     if torch.is_autocast_enabled(device):  # which is off where the gradients are computed
         narrow = torch.get_autocast_dtype(device)
         tensors = tuple(part if part.dim() == 2 else part.to(narrow) for part in tensors)
-    if torch.compiler.is_compiling() or _have_tangents(tensors):
+    # The functions above know neither a compiler nor forward-mode derivatives.
+    if torch.compiler.is_compiling() or have_tangents(*tensors):
         z = neurons.combine(neurons.activate(tensors))
         z = z * (soft - soft.detach())[:, None, :, None]
         fusion = neurons.fusion_of(tensors)
@@ -217,11 +218,6 @@ def routing_term(
             return z.sum(dim=2)
         return z.flatten(2) @ _joined_fusion(fusion).to(z.dtype)
     return _RoutingTerm.apply(soft, like, neurons, first_order, *tensors)
-
-
-def _have_tangents(tensors: Sequence[Tensor]) -> bool:
-    """Whether forward-mode derivatives are wanted, which the two functions above do not know."""
-    return any(forward_ad.unpack_dual(part).tangent is not None for part in tensors)
 
 
 def _joined_fusion(fusion: Tensor) -> Tensor:

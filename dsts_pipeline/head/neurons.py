@@ -360,7 +360,8 @@ Inert = tuple[bool, bool]
 """Of input and kernels: whether what differentiates the gradients again does not ask for theirs."""
 
 
-def _have_tangents(*tensors: Tensor) -> bool:
+def have_tangents(*tensors: Tensor) -> bool:
+    """Whether forward-mode derivatives are wanted of what is made of `tensors`."""
     return any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)
 
 
@@ -390,7 +391,7 @@ class _Convolution(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         first, second = (gradient, x) if mirrored else (x, gradient)
         for_x = for_kernels = None
-        if not torch.is_grad_enabled() and not _have_tangents(x, kernels, gradient):
+        if not torch.is_grad_enabled() and not have_tangents(x, kernels, gradient):
             spared = inert if ctx.was_differentiated else (False, False)
             if wanted[0] and not spared[0]:
                 for_x = _convolve_each(gradient, kernels, owners, extent, not mirrored)
