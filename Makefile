@@ -12,6 +12,8 @@ SIZE ?= full
 STAMP := $(VENV)/.installed
 # DVC starts `python cli.py ...`: the environment's python has to be the first one found.
 export PATH := $(BIN):$(PATH)
+# Packages come uncompiled (see below): what a first import compiles has to stay.
+unexport PYTHONDONTWRITEBYTECODE
 
 AXE_VERSION := 4.14.1
 SMALL := runs/small
