@@ -246,9 +246,7 @@ def convolve(
     size, images = _as_images(x.shape[1:4], extent)
     image = x.reshape(-1, *images[1:], x.shape[4]).movedim(-1, 1)
     kernel = kernel.view(-1, *size, kernel.shape[2]).movedim(-1, 1)
-    padding = [length // 2 for length in size]
-    function = nn.functional.conv2d if len(size) == 2 else nn.functional.conv3d
-    found = function(image, kernel, bias, padding=padding).movedim(1, -1)
+    found = _convolve_images(image, kernel, bias).movedim(1, -1)
     return found.reshape(x.shape[0], -1, kernel.shape[0])
 
 
@@ -263,13 +261,9 @@ def kernel_gradient(x: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
         columns = columns_of(x, extent).flatten(0, 1)
         return (gradient.flatten(0, 3).t() @ columns).view(shape)
     size, images = _as_images(x.shape[1:4], extent)
-    padding = [length // 2 for length in size]
-    ones = [1] * len(size)
     pair = [part.reshape(-1, *images[1:], part.shape[4]).movedim(-1, 1) for part in (gradient, x)]
     like = x.new_empty(shape[0], shape[2], *size)
-    found = torch.ops.aten.convolution_backward(
-        *pair, like, None, ones, padding, ones, False, [0] * len(size), 1, [False, True, False]
-    )[1]
+    found = _image_gradients(pair[0], pair[1], like, wanted=(False, True))[1]
     return found.movedim(1, -1).reshape(shape)
 
 
@@ -281,18 +275,38 @@ def _in_groups(
     size, images = _as_images(x.shape[1:4], extent)
     rows = x.permute(1, 2, 3, 0, 4).reshape(*images, -1).movedim(-1, 1)
     kernel = own.view(-1, *size, kernels.shape[3]).movedim(-1, 1)
-    padding = [length // 2 for length in size]
     if mirrored:
-        ones = [1] * len(size)
         like = rows.new_empty(*images, len(x) * kernels.shape[3]).movedim(-1, 1)
-        found = torch.ops.aten.convolution_backward(
-            *(rows, like, kernel, None, ones, padding, ones, False, [0] * len(size), len(x)),
-            [True, False, False],
-        )[0]
+        found = _image_gradients(rows, like, kernel, len(x), wanted=(True, False))[0]
     else:
-        function = nn.functional.conv2d if len(size) == 2 else nn.functional.conv3d
-        found = function(rows, kernel, padding=padding, groups=len(x))
+        found = _convolve_images(rows, kernel, num_groups=len(x))
     return found.movedim(1, -1).reshape(*x.shape[1:4], len(x), -1).permute(3, 0, 1, 2, 4)
+
+
+def _convolve_images(
+    image: Tensor, kernel: Tensor, bias: Tensor | None = None, num_groups: int = 1
+) -> Tensor:
+    function = nn.functional.conv2d if image.dim() == 4 else nn.functional.conv3d
+    padding = [length // 2 for length in kernel.shape[2:]]
+    return function(image, kernel, bias, padding=padding, groups=num_groups)
+
+
+def _image_gradients(
+    gradient: Tensor,
+    image: Tensor,
+    kernel: Tensor,
+    num_groups: int = 1,
+    *,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
+    """Of `_convolve_images` by image and kernel; of what is not wanted only the shape counts."""
+    num = image.dim() - 2
+    padding = [length // 2 for length in kernel.shape[2:]]
+    ones = [1] * num
+    return torch.ops.aten.convolution_backward(
+        *(gradient, image, kernel, None, ones, padding, ones, False, [0] * num, num_groups),
+        [*wanted, False],
+    )[:2]
 
 
 def _as_images(grid: Sequence[int], extent: Extent) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -365,6 +379,19 @@ def have_tangents(*tensors: Tensor) -> bool:
     return any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)
 
 
+def _move_both(
+    function: Any, ctx: Any, along_first: Tensor | None, along_second: Tensor | None
+) -> Tensor | None:
+    """How a function that is linear in each of its two tensors moves along directions of them."""
+    first, second = ctx.saved_tensors
+    parts = []
+    if along_first is not None:
+        parts.append(function.apply(along_first, second, *ctx.rest))
+    if along_second is not None:
+        parts.append(function.apply(first, along_second, *ctx.rest))
+    return sum(parts[1:], parts[0]) if parts else None
+
+
 class _Convolution(torch.autograd.Function):
     """`[B, T, H, W, M]`, each sample by its own of `kernels [N, M, taps, C]`, maybe mirrored."""
 
@@ -411,13 +438,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, along_x: Tensor | None, along_kernels: Tensor | None, *_: None) -> Any:
-        x, kernels = ctx.saved_tensors
-        parts = []
-        if along_x is not None:
-            parts.append(_Convolution.apply(along_x, kernels, *ctx.rest))
-        if along_kernels is not None:
-            parts.append(_Convolution.apply(x, along_kernels, *ctx.rest))
-        return sum(parts[1:], parts[0]) if parts else None
+        return _move_both(_Convolution, ctx, along_x, along_kernels)
 
 
 class _Kernels(torch.autograd.Function):
@@ -442,13 +463,7 @@ class _Kernels(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, along_x: Tensor | None, along_gradient: Tensor | None, *_: None) -> Any:
-        x, gradient = ctx.saved_tensors
-        parts = []
-        if along_x is not None:
-            parts.append(_Kernels.apply(along_x, gradient, *ctx.rest))
-        if along_gradient is not None:
-            parts.append(_Kernels.apply(x, along_gradient, *ctx.rest))
-        return sum(parts[1:], parts[0]) if parts else None
+        return _move_both(_Kernels, ctx, along_x, along_gradient)
 
 
 class _Gradients(torch.autograd.Function):

@@ -65,7 +65,8 @@ class Objective:
 
     `head` may be a model with a backbone in front; a batch's maps are then frames.
 
-    Called with values of u and d, as `meta_gradient` does, it may be differentiated twice;
+    Called with values of u and d, as `meta_gradient` does, it may be differentiated twice, the
+    second time by u alone;
     `first_order_loss` is the same loss, cheaper, for one derivative.
 
     Args:
