@@ -27,13 +27,12 @@ from rich.table import Table
 from benchmarks.launches import count_launches, describe
 from benchmarks.measure import wait
 from benchmarks.train_stages import write_random_store
-from dsts_pipeline.base.settings import TrainSettings, UdlSettings
+from benchmarks.udl import new_stepper
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed
 from dsts_pipeline.head import DSTSHead, compile_head
 from dsts_pipeline.head.neurons import force_form
 from dsts_pipeline.learn.graphs import NUM_WARM_UPS, IterationGraphs
-from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.steps import Objective, Stepper
+from dsts_pipeline.learn.steps import Stepper
 
 SIZES = {
     "128x8x4x4, width 32": ((128, 8, 4, 4), 32),
@@ -43,34 +42,26 @@ SMALL = {"16x2x3x3, width 8": ((16, 2, 3, 3), 8)}
 EXPECTED_MS = "expected on an H200: 2 and 7 ms at width 32, 4 to 5 and 20 ms at width 164"
 
 
-def new_stepper(
+def stepper_for(
     shape: tuple[int, ...],
     width: int,
     device: torch.device,
     *,
     estimator: Any = "selected",
     graphs: bool = False,
-    precision: Any = "highest",
     dtype: torch.dtype = torch.float32,
-    rate: float = 1e-9,
+    **options: Any,
 ) -> Stepper:
-    """A training's stepper for a default head on maps of `shape`."""
+    """A training's stepper for a default head on maps of `shape`; `options` as of `new_stepper`."""
     torch.manual_seed(0)
     head = DSTSHead(shape[0], 48, width=width, routing_gradient=estimator).to(device, dtype)
     with torch.no_grad():  # it starts at zero, where nothing reaches the neurons
         torch.nn.init.normal_(head.project_out.weight, std=0.05)
-    how = TrainSettings(schedule="constant", matmul_precision=precision)
-
-    def optimizer(parameters: dict) -> ScheduledOptimizer:
-        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, rate), how)
-
-    return Stepper(
-        Objective(head, how),
-        optimizer(head.upstream_parameters()),
-        optimizer(head.downstream_parameters()),
-        UdlSettings(),
+    return new_stepper(
+        head,
         generator=torch.Generator(device).manual_seed(1),
         graphs=IterationGraphs(device) if graphs else None,
+        **options,
     )
 
 
@@ -99,7 +90,7 @@ def check_values(device: torch.device) -> None:
             states = []
             for graphs in (False, True)[: 2 if device.type == "cuda" else 1]:
                 options = {"estimator": estimator, "dtype": torch.float64, "rate": 1e-3}
-                stepper = new_stepper(shape, 8, device, graphs=graphs, **options)
+                stepper = stepper_for(shape, 8, device, graphs=graphs, **options)
                 for number in range(NUM_WARM_UPS + 3):
                     pair = [
                         new_batch(shape, 8, 16 * number + first, device, torch.float64)
@@ -116,8 +107,10 @@ def check_values(device: torch.device) -> None:
             worst = max(
                 float((value - states[-1][name]).abs().max()) for name, value in states[0].items()
             )
-            verdict = "equal" if worst < 1e-8 else "WRONG"
-            print(f"{kind}, {estimator}: captured against anew {worst:.1e}, {verdict}", flush=True)
+            verdict = f"{worst:.1e}, {'equal' if worst < 1e-8 else 'WRONG'}"
+            if len(states) == 1:
+                verdict = "not compared, there is no GPU"
+            print(f"{kind}, {estimator}: captured against anew: {verdict}", flush=True)
 
 
 def milliseconds(run: Callable[[], object], device: torch.device, repeats: int) -> float:
@@ -155,7 +148,7 @@ def measure_iterations(
                 cells.append("")
                 continue
             options = {"estimator": estimator, "graphs": graphs, "precision": precision}
-            stepper = new_stepper(shape, width, device, **options)
+            stepper = stepper_for(shape, width, device, **options)
             with force_form(form):
                 run = iteration(stepper, kind, batches)
                 cells.append(f"{milliseconds(run, device, 10 if on_gpu else 1):.2f}")
@@ -203,7 +196,7 @@ def measure_waiting(arguments: argparse.Namespace) -> None:
             ("shards", {"device_preload_bytes": 0, "preload_bytes": 0}),
         ):
             feed = FeatureFeed(store, device=device, **options)  # type: ignore[arg-type]
-            stepper = new_stepper(shape, width, device, graphs=device.type == "cuda")
+            stepper = stepper_for(shape, width, device, graphs=device.type == "cuda")
             order = [feed.rows[n : n + arguments.batch] for n in range(0, len(feed.rows), 32)]
             order = [rows for rows in order if len(rows) == arguments.batch]
             pairs = list(zip(order[::2], order[1::2], strict=False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from dsts_pipeline.feed import FeatureBatch
 from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.head.neurons import force_form
 from dsts_pipeline.learn import meta_gradient
+from dsts_pipeline.learn.graphs import IterationGraphs
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
 from dsts_pipeline.learn.processes import keep_freed_memory
 from dsts_pipeline.learn.steps import Objective, Stepper
@@ -33,16 +35,31 @@ def new_batch(arguments: argparse.Namespace, first_row: int) -> FeatureBatch:
     return FeatureBatch(maps, labels, torch.arange(arguments.batch) + first_row)
 
 
-def new_stepper(head: DSTSHead, method: Method) -> Stepper:
-    """AdamW for u and d at a learning rate too small to change anything in a benchmark."""
+def new_stepper(
+    head: DSTSHead,
+    method: Method = "exact",
+    *,
+    rate: float = 1e-9,
+    precision: Any = "highest",
+    generator: torch.Generator | None = None,
+    graphs: IterationGraphs | None = None,
+) -> Stepper:
+    """AdamW for u and d, by default at a rate too small to change anything in a benchmark."""
+    how = TrainSettings(weight_decay=0.0, schedule="constant", matmul_precision=precision)
 
     def optimizer(parameters: dict) -> ScheduledOptimizer:
-        how = TrainSettings(weight_decay=0.0, schedule="constant")
-        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, 1e-9), how)
+        return ScheduledOptimizer(parameters, dict.fromkeys(parameters, rate), how)
 
     keep_freed_memory()  # as a training does
     u, d = head.upstream_parameters(), head.downstream_parameters()
-    return Stepper(Objective(head), optimizer(u), optimizer(d), UdlSettings(method=method))
+    return Stepper(
+        Objective(head, how),
+        optimizer(u),
+        optimizer(d),
+        UdlSettings(method=method),
+        generator=generator,
+        graphs=graphs,
+    )
 
 
 def iterations(arguments: argparse.Namespace, estimator: str) -> list[tuple]:
