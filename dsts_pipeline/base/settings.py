@@ -33,6 +33,7 @@ ImpulseKind = Literal["sum", "mean", "standardized"]
 ImpulseGradient = Literal["map", "kernel"]
 RoutingGradient = Literal["dense", "selected"]
 NormStatistics = Literal["routed", "layer", "batch"]
+Readout = Literal["average", "attentive"]
 Method = Literal["exact", "forward_over_reverse", "finite_difference"]
 Schedule = Literal["one_cycle", "cosine", "steps", "constant"]
 InnerStep = Literal["head", "all"]
@@ -293,6 +294,8 @@ class HeadSettings(Section):
     """L: layers; 0 is a linear classifier on the pooled map"""
     width: Count | None = 32
     """channels inside the module, projected from the map's and back; null (paper): all"""
+    bottleneck: Count | None = None
+    """channels between a neuron's own operators and its fusion (needs width null); null: all"""
     synapse: bool = True
     """false: all neurons run and are averaged (Table 4)"""
     specialization: Specialization = "gated"
@@ -311,6 +314,8 @@ class HeadSettings(Section):
     """a neuron is one common to its layer plus a part of its own"""
     own_scale: Factor = 1.0
     """of a shared neuron: factor on its own part"""
+    common_neuron: bool = False
+    """a neuron that always runs, to which the chosen one's output is added"""
     layer_residual: bool = True
     """add a layer's input to its output; paper: false"""
     skip: bool = True
@@ -325,6 +330,14 @@ class HeadSettings(Section):
     """factor on the gates' noise in training"""
     gate_init_std: Factor = 0.01
     """standard deviation of the first gate logits"""
+    readout: Readout = "average"
+    """how the last map is read: average (paper), or attentive by a learned query"""
+    readout_depth: Count = 1
+    """of an attentive readout: its blocks; 4 is V-JEPA 2's probe"""
+    readout_heads: Count = 8
+    """of an attentive readout: its attention heads; V-JEPA 2 has 16"""
+    readout_dropout: BelowOne = 0.0
+    """share of channels dropped before the classifier, in training"""
     take_over_classifier: bool = True
     """start from the backbone's classifier, where it fits the classes"""
 

@@ -2,20 +2,24 @@
 
 from dsts_pipeline.head.checkpoint import load_head, save_head
 from dsts_pipeline.head.compiled import CompiledHead, compile_head
-from dsts_pipeline.head.dsts import DSTSHead, take_over_classifier
+from dsts_pipeline.head.dsts import DSTSHead, HeadNoise, take_over_classifier
 from dsts_pipeline.head.layer import DSTSLayer, LayerRecord
 from dsts_pipeline.head.probes import AttentiveProbe, ConvBlockHead, LinearProbe, count_parameters
+from dsts_pipeline.head.readout import AttentivePooler, ReadoutHead
 from dsts_pipeline.head.routing import LayerNoise
 
 __all__ = [
+    "AttentivePooler",
     "AttentiveProbe",
     "CompiledHead",
     "ConvBlockHead",
     "DSTSHead",
     "DSTSLayer",
+    "HeadNoise",
     "LayerNoise",
     "LayerRecord",
     "LinearProbe",
+    "ReadoutHead",
     "compile_head",
     "count_parameters",
     "load_head",

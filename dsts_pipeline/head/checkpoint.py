@@ -55,6 +55,9 @@ def load_head(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     kinds: dict[str, Callable[..., nn.Module]] = {kind.__name__: kind for kind in HEADS}
     # An option that a file of an earlier release does not name had the paper's value.
     kinds["DSTSHead"] = DSTSHead.paper
+    is_earlier_probe = "num_heads" in record.get("arguments", {})
+    if is_earlier_probe:
+        kinds["AttentiveProbe"] = _earlier_probe
     try:
         head = kinds[record["kind"]](**record["arguments"])
     except (KeyError, TypeError, ValueError) as error:
@@ -65,13 +68,30 @@ def load_head(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     try:
         content = (directory / "head.safetensors").read_bytes()
         _compare_weights(directory, content, record.get("weights_sha256"))
-        head.load_state_dict(load(content), strict=True)
+        tensors = load(content)
+        if is_earlier_probe:
+            inner = [name for name in tensors if not name.startswith("classifier.")]
+            tensors |= {f"pooler.{name}": tensors.pop(name) for name in inner}
+        head.load_state_dict(tensors, strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"{directory}/head.safetensors does not fit head.json: {reason}; {_AGAIN}"
         ) from None
     return head.eval(), record.get("extra", {})
+
+
+def _earlier_probe(
+    in_channels: int, num_classes: int, num_heads: int, mlp_ratio: float
+) -> AttentiveProbe:
+    """The attentive probe of release 0.1, with a projection after its heads."""
+    return AttentiveProbe(
+        in_channels,
+        num_classes,
+        readout_heads=num_heads,
+        output_projection=True,
+        layer_norm_eps=1e-5,
+    )
 
 
 def _read_record(directory: str | Path) -> dict[str, Any]:

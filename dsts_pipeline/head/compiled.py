@@ -86,11 +86,14 @@ class CompiledLayer(nn.Module):
     scoring: Tensor
     offset: Tensor
     fusion: Tensor | None
+    common: CompiledLayer | None
 
     def __init__(self, layer: DSTSLayer) -> None:
         super().__init__()
         self.synapse = layer.options.synapse
         self.num_neurons = layer.num_neurons
+        self.inner_channels = layer.inner_channels
+        self.common = None if layer.common is None else CompiledLayer(layer.common)
         if self.synapse:
             scoring, offset = _folded_scoring(layer)
             self.register_buffer("scoring", scoring)
@@ -114,8 +117,7 @@ class CompiledLayer(nn.Module):
         """Output of samples sorted by neuron: `[B, T, H, W, C]`, or `[B, C]` averaged."""
         z = self._sum([operator(x, spans) for operator in self.operators], pool=pool)
         if self.fusion is not None:
-            for neuron, span in spans:
-                z[span] = z[span] @ self.fusion[neuron].t()
+            z = torch.cat([z[span] @ self.fusion[neuron].t() for neuron, span in spans])
         return z[:, 0] if pool else z.view(x.shape)
 
     def run_fixed(self, x: Tensor, choice: Tensor, *, pool: bool) -> Tensor:
@@ -139,6 +141,10 @@ class CompiledLayer(nn.Module):
 
         The neurons `[B]` that were chosen, if any, are added to `choices`.
         """
+        output = self._run_own(x, choices, pool=pool)
+        return output if self.common is None else output + self.common(x, pool=pool)
+
+    def _run_own(self, x: Tensor, choices: list[Tensor] | None, *, pool: bool) -> Tensor:
         everyone = slice(0, len(x))
         if not self.synapse:
             runs = [self.run(x, [(n, everyone)], pool=pool) for n in range(self.num_neurons)]
@@ -146,7 +152,7 @@ class CompiledLayer(nn.Module):
         choice = self.choose(x)
         if choices is not None:
             choices.append(choice)
-        if is_fixed(x):
+        if is_fixed(x, self.inner_channels):
             return self.run_fixed(x, choice, pool=pool)
         if len(x) == 1:
             return self.run(x, [(int(choice), everyone)], pool=pool)
@@ -168,17 +174,16 @@ class CompiledHead(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor, *, choices: list[Tensor] | None = None) -> Tensor:
         """Logits `[B, K]` of `x [B, C, T, H, W]`; see `CompiledLayer.forward` for `choices`."""
-        if not self.layers:
-            return self.frame(x)
         self.frame.check_input(x)
         hidden = start = self.frame.enter(x)
-        for layer in self.layers[:-1]:
-            output = layer(hidden, pool=False, choices=choices)
-            hidden = hidden + output if self.frame.layer_residual else output
-        pooled = self.layers[-1](hidden, pool=True, choices=choices)
-        if self.frame.layer_residual:
-            pooled = pooled + hidden.mean(dim=(1, 2, 3))
-        return self.frame.classifier(self.frame.leave(x, start, pooled))
+        end = None
+        for number, layer in enumerate(self.layers, start=1):
+            pools = number == len(self.layers) and self.frame.pooler is None
+            output = layer(hidden, pool=pools, choices=choices)
+            if self.frame.layer_residual:
+                output = output + (hidden.mean(dim=(1, 2, 3)) if pools else hidden)
+            hidden = end = output
+        return self.frame.classify(self.frame.read(x, start, end))
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
 """The DSTS head: feature map of a backbone in, class logits out (paper 3.1, 3.2).
 
 Enters: `x [B, C, T, H, W]`. Leaves: logits `[B, K]`. Between: an optional projection to `width`
-channels, L layers of N specialized neurons, the skip connection, average pool, linear classifier.
-Pooling is linear, so what is linear after the last layer is applied to the pooled vector: the same
-logits, without a map of C channels for the projection back.
+channels, L layers of N specialized neurons, the skip connection, a readout, linear classifier.
+Averaging is linear, so what is linear after the last layer is applied to the averaged vector: the
+same logits, without a map of C channels for the projection back. An attentive readout needs that
+map.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from dsts_pipeline.base.settings import (
     ImpulseGradient,
     ImpulseKind,
     NormStatistics,
+    Readout,
     RoutingGradient,
     Specialization,
 )
 from dsts_pipeline.head.layer import DSTSLayer, LayerRecord, Pass
 from dsts_pipeline.head.neurons import takes_fixed_form
+from dsts_pipeline.head.readout import ReadoutHead, ReadoutNoise, tokens_of
 from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
 
+READOUT_NAMES = ("readout", "readout_depth", "readout_heads", "readout_dropout")
 UPSTREAM_NAMES = ("scoring_kernel", "gate_logits", "shared_gate_logits")
 # Where the paper's text says otherwise than the defaults; configs/head/paper.yaml has the same.
 PAPER: dict[str, Any] = {
@@ -41,7 +45,11 @@ PAPER: dict[str, Any] = {
 }
 
 
-class DSTSHead(nn.Module):
+HeadNoise = Sequence[LayerNoise | ReadoutNoise]
+"""What is random in a pass: a draw per layer, then the readout's dropout if there is any."""
+
+
+class DSTSHead(ReadoutHead):
     """Dynamic spatio-temporal specialization on the feature map of a backbone.
 
     `logits = classifier(pool(X + module(X)))`, each layer of the module giving
@@ -53,7 +61,10 @@ class DSTSHead(nn.Module):
         num_neurons: N >= 1 neurons per layer.
         num_layers: L >= 0; with 0 the head is a linear classifier on the pooled map.
         width: Channels inside the module, projected from C and back; None (paper) for all C.
-            Deviation: the paper's model size needs it but its text does not name it.
+            Deviation: the paper's model size needs it (or a bottleneck), its text names neither.
+        bottleneck: M channels between each neuron's own operators `[M, C]` and its fusion `[C, M]`,
+            with gates over all C channels; the paper's N_out is M then. It excludes `width`, which
+            has all neurons read and write the same few directions. None for M = C.
         synapse: False runs all neurons and averages their outputs (Table 4).
         specialization: "gated" (paper), "fixed" halves of the channels, or one "conv3d" per
             neuron (Table 3).
@@ -65,6 +76,8 @@ class DSTSHead(nn.Module):
             and what made it (paper), or stops at the scoring "kernel".
         shared_neuron: A neuron's kernels and gate logits are those of one neuron common to its
             layer plus `own_scale` times its own, kernels from zero. Deviation: off in the paper.
+        common_neuron: Each layer has one more neuron that always runs; the chosen one's output is
+            added to its, fusion from zero. Deviation: off in the paper.
         layer_residual: Adds a layer's input to its output. Deviation: off in the paper.
         skip: The connection around the module.
         zero_start: The module's last projection (or, without width, a gain per channel) starts at
@@ -72,6 +85,9 @@ class DSTSHead(nn.Module):
             paper.
         temperature: tau of the Gumbel-softmax; `gumbel_scale` and `gate_noise_scale` scale the
             noise of training (paper: 1); `gate_init_std` spreads the first gate logits.
+        readout: "average" over positions (paper), or "attentive": `AttentivePooler`, of
+            `readout_depth` blocks and `readout_heads` heads. Deviation: averages in the paper.
+        readout_dropout: Share of the classifier's inputs that a training pass drops.
 
     Defaults are those of `HeadSettings`; `DSTSHead.paper` has the paper's.
 
@@ -96,6 +112,7 @@ class DSTSHead(nn.Module):
         num_neurons: int = 10,
         num_layers: int = 3,
         width: int | None = 32,
+        bottleneck: int | None = None,
         synapse: bool = True,
         specialization: Specialization = "gated",
         impulse: ImpulseKind = "standardized",
@@ -105,6 +122,7 @@ class DSTSHead(nn.Module):
         impulse_gradient: ImpulseGradient = "map",
         shared_neuron: bool = False,
         own_scale: float = 1.0,
+        common_neuron: bool = False,
         layer_residual: bool = True,
         skip: bool = True,
         zero_start: bool = True,
@@ -112,6 +130,10 @@ class DSTSHead(nn.Module):
         gumbel_scale: float = 1.0,
         gate_noise_scale: float = 1.0,
         gate_init_std: float = 0.01,
+        readout: Readout = "average",
+        readout_depth: int = 1,
+        readout_heads: int = 8,
+        readout_dropout: float = 0.0,
     ) -> None:
         given = {
             name: value for name, value in locals().items() if name in HeadSettings.model_fields
@@ -165,7 +187,7 @@ class DSTSHead(nn.Module):
             nn.init.zeros_(self.project_out.weight)
         elif options.zero_start and options.num_layers > 0:
             self.output_gain = nn.Parameter(torch.zeros(in_channels))
-        self.classifier = nn.Linear(in_channels, num_classes)
+        self._add_readout(in_channels, num_classes, **readout_options(options))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -176,7 +198,7 @@ class DSTSHead(nn.Module):
     def forward(
         self,
         x: Tensor,
-        noise: Sequence[LayerNoise] | None = None,
+        noise: HeadNoise | None = None,
         *,
         update_statistics: bool = True,
         first_order: bool = False,
@@ -187,7 +209,7 @@ class DSTSHead(nn.Module):
 
         Args:
             x: `[B, C, T, H, W]`.
-            noise: One draw per layer, used in training mode; None draws from torch's global
+            noise: Of `draw_noise`, used in training mode; None draws from torch's global
                 generator. Ignored in evaluation mode.
             update_statistics: Whether running statistics move in training mode.
             first_order: A promise that gradients are not differentiated again; it makes
@@ -203,33 +225,31 @@ class DSTSHead(nn.Module):
             ValueError: x has another rank or channel count, or , in evaluation mode, holds NaN.
         """
         self.check_input(x)
-        if not self.layers:
-            logits = self.classifier(x.mean(dim=(2, 3, 4)))
-            return (logits, ()) if with_records else logits
-        layers = list(self.dsts_layers())
         draws = self._noise_for(x, noise)
         hidden = start = self.enter(x)
+        end = None
         how = Pass(
             update_statistics, first_order=first_order, by_upstream=by_upstream, is_first=True
         )
         records: list[LayerRecord] = []
-        for layer, draw in zip(layers[:-1], draws[:-1], strict=True):
-            output, record = layer(hidden, draw, how)
-            how = how._replace(is_first=False)
-            hidden = hidden + output if self.layer_residual else output
+        last = len(self.layers) - 1
+        for number, layer in enumerate(self.dsts_layers()):
+            pools = number == last and self.pooler is None
+            output, record = layer(hidden, draws[number], how._replace(pool=pools))
             records.append(record)
-        pooled, record = layers[-1](hidden, draws[-1], how._replace(pool=True))
-        records.append(record)
-        if self.layer_residual:
-            pooled = pooled + _average(hidden)
-        logits = self.classifier(self.leave(x, start, pooled))
+            how = how._replace(is_first=False)
+            if self.layer_residual:
+                output = output + (_average(hidden) if pools else hidden)
+            hidden = end = output
+        vector = self.read(x, start, end, first_order=first_order or not self.training)
+        logits = self.classify(vector, draws)
         return (logits, tuple(records)) if with_records else logits
 
     def has_fixed_launches(self, x: Tensor) -> bool:
         """Whether a pass over maps `x [B, C, T, H, W]` launches the same whatever the routing."""
         num_positions = x.shape[2] * x.shape[3] * x.shape[4]
         return all(
-            takes_fixed_form(x.device, layer.channels, num_positions)
+            takes_fixed_form(x.device, layer.channels, layer.inner_channels, num_positions)
             for layer in self.dsts_layers()
         )
 
@@ -252,45 +272,71 @@ class DSTSHead(nn.Module):
             return tokens.view(*x.shape[2:], x.shape[0], -1).permute(3, 0, 1, 2, 4)
         return tokens.transpose(1, 2).reshape(x.shape[0], *x.shape[2:], -1)
 
-    def leave(self, x: Tensor, start: Tensor, pooled: Tensor) -> Tensor:
-        """Features `[B, C]` of the skip connection and the module's pooled output.
+    def read(
+        self, x: Tensor, start: Tensor, end: Tensor | None, *, first_order: bool = True
+    ) -> Tensor:
+        """What the classifier reads `[B, C]`: skip connection and module, averaged or attended to.
 
-        Choice: with residual layers and no width, the module's output is what its layers added,
-        since the skip connection already carries X.
+        Args:
+            x: `[B, C, T, H, W]`.
+            start: What the first layer saw, `[B, T, H, W, width or C]`.
+            end: What the last one left; averaged, `[B, width or C]`, unless the readout attends.
+                None without layers.
         """
-        if self.layer_residual and self.project_out is None:
-            pooled = pooled - _average(start)
-        if self.project_out is not None:
-            pooled = self.project_out(pooled)
-        elif self.output_gain is not None:
-            pooled = pooled * self.output_gain
-        return x.mean(dim=(2, 3, 4)) + pooled if self.skip else pooled
+        if self.pooler is None:
+            start = _average(start) if self._counts_from_start else start
+            return self.leave(x.mean(dim=(2, 3, 4)), start, end)
+        end = None if end is None else end.flatten(1, 3)
+        tokens = self.leave(tokens_of(x), start.flatten(1, 3), end)
+        return self.pooler(tokens, first_order=first_order)
 
-    def _noise_for(
-        self, x: Tensor, noise: Sequence[LayerNoise] | None
-    ) -> Sequence[LayerNoise | None]:
+    @property
+    def _counts_from_start(self) -> bool:
+        """Choice: with residual layers and no width, the module's output is what its layers added,
+        since the skip connection already carries X."""
+        return self.layer_residual and self.project_out is None
+
+    def leave(self, x: Tensor, start: Tensor, end: Tensor | None) -> Tensor:
+        """The skip connection plus what the module made: `[..., C]`.
+
+        Args:
+            x: `[..., C]`, positions or their average.
+            start, end: Before and after the layers, `[..., width or C]`; end None without layers.
+        """
+        if end is None:
+            return x
+        made = end - start if self._counts_from_start else end
+        if self.project_out is not None:
+            made = self.project_out(made)
+        elif self.output_gain is not None:
+            made = made * self.output_gain
+        return x + made if self.skip else made
+
+    def _noise_for(self, x: Tensor, noise: HeadNoise | None) -> Sequence[Any]:
         if not self.training:
             return [None] * len(self.layers)
         return self.draw_noise(x.shape[0]) if noise is None else noise
 
     def draw_noise(
         self, num_samples: int, generator: torch.Generator | None = None
-    ) -> tuple[LayerNoise, ...]:
-        """Draw the noise of one training pass over `num_samples` samples, a draw per layer."""
+    ) -> tuple[LayerNoise | ReadoutNoise, ...]:
+        """Draw what is random in one training pass over `num_samples` samples."""
         reference = self.classifier.weight
         device = reference.device
         dtype = reference.dtype
-        return tuple(
+        of_layers = tuple(
             draw_layer_noise(
                 num_samples,
                 layer.num_neurons,
                 layer.channels,
+                has_common=layer.common is not None,
                 generator=generator,
                 device=device,
                 dtype=dtype,
             )
             for layer in self.dsts_layers()
         )
+        return of_layers + self.draw_readout_noise(num_samples, generator)
 
     @torch.no_grad()
     def routing(self, x: Tensor) -> Tensor:
@@ -360,6 +406,20 @@ def _check_options(in_channels: int, num_classes: int, options: HeadSettings) ->
             f"width={options.width} is above in_channels={in_channels}; use a smaller width, "
             "or width=None for no projection"
         )
+    if options.bottleneck is not None and options.width is not None:
+        raise ValueError(
+            f"bottleneck={options.bottleneck} and width={options.width} are two readings of the "
+            "paper's size; set one of them to None (null)"
+        )
+    if options.bottleneck is not None and options.bottleneck > in_channels:
+        raise ValueError(
+            f"bottleneck={options.bottleneck} is above in_channels={in_channels}; use a smaller one"
+        )
+    if options.common_neuron and options.specialization == "conv3d" and not options.bottleneck:
+        raise ValueError(
+            "common_neuron=True adds neurons by their fusions, and conv3d has one only from "
+            "a bottleneck; set bottleneck, or another specialization"
+        )
     if options.zero_start and not options.skip:
         raise ValueError("zero_start=True with skip=False would ignore the input; use skip")
     selected = options.synapse and options.routing_gradient == "selected"
@@ -368,6 +428,11 @@ def _check_options(in_channels: int, num_classes: int, options: HeadSettings) ->
             "norm_statistics='batch' needs the outputs of all neurons, which "
             "routing_gradient='selected' does not compute; use 'routed' or 'dense'"
         )
+
+
+def readout_options(options: HeadSettings) -> dict[str, Any]:
+    """The arguments of a `ReadoutHead`, of a section of settings."""
+    return options.model_dump(include=set(READOUT_NAMES))
 
 
 def _average(tokens: Tensor) -> Tensor:

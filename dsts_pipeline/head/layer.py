@@ -275,15 +275,20 @@ class Pass(NamedTuple):
 class DSTSLayer(nn.Module):
     """A layer of N specialized neurons over C channels.
 
-    Parameters, where the variant has them: `scoring_kernel [N, C, C]`,
-    `spatial_kernel [N, C, C, 3, 3]`, `temporal_kernel [N, C, C, 3]`, `gate_logits [N, C]`,
-    `fusion_kernel [N, C, C]`, `volume_kernel [N, C, C, 3, 3, 3]` (conv3d, which has no fusion).
-    With `shared_neuron`, each is added to `shared_spatial_kernel [C, C, 3, 3]` and so on, after
-    multiplication with `own_scale`.
+    Parameters, where the variant has them, M being C or the bottleneck: `scoring_kernel [N, C, C]`,
+    `spatial_kernel [N, M, C, 3, 3]`, `temporal_kernel [N, M, C, 3]`, `gate_logits [N, C]`,
+    `fusion_kernel [N, C, M]`, `volume_kernel [N, M, C, 3, 3, 3]` (conv3d, fused only from
+    a bottleneck). With `shared_neuron`, each is added to `shared_spatial_kernel [M, C, 3, 3]` and
+    so on, after multiplication with `own_scale`. With `common_neuron`, `common` is a layer of one
+    neuron that every sample goes through beside its own.
+
+    Choice: outputs of a scoring kernel are only ever summed, so with a bottleneck it has one,
+    `[N, 1, C]`.
     """
 
     fixed_gates: Tensor
     impulses: Impulses
+    common: DSTSLayer | None
 
     def __init__(self, channels: int, options: HeadSettings) -> None:
         super().__init__()
@@ -292,19 +297,34 @@ class DSTSLayer(nn.Module):
         self.options = options
         n = options.num_neurons
         c = channels
+        m = options.bottleneck or channels
+        self.inner_channels = m
+        self.has_fusion = options.specialization != "conv3d" or options.bottleneck is not None
         of_layer = options.norm_statistics == "layer"
+        self.common = None
+        if options.common_neuron:
+            alone = {"num_neurons": 1, "synapse": False}
+            alone |= {"common_neuron": False, "shared_neuron": False}
+            self.common = DSTSLayer(channels, options.model_copy(update=alone))
         if options.synapse:
-            self.scoring_kernel = new_kernel(n, c, c)
+            self.scoring_kernel = new_kernel(n, c if options.bottleneck is None else 1, c)
             self.impulses = Impulses(options)
         if options.specialization == "conv3d":
-            self._add_kernel("volume", c, c, 3, 3, 3)
-            self.volume_norm = NeuronNorm(n, c, of_layer=of_layer)
+            self._add_kernel("volume", m, c, 3, 3, 3)
+            self.volume_norm = NeuronNorm(n, m, of_layer=of_layer)
+        else:
+            self._add_kernel("spatial", m, c, 3, 3)
+            self._add_kernel("temporal", m, c, 3)
+        if self.has_fusion:
+            self._add_kernel("fusion", c, m)
+        if options.common_neuron:  # what is routed starts from nothing
+            for name, parameter in self.named_parameters(recurse=False):
+                if name.endswith("fusion_kernel"):
+                    nn.init.zeros_(parameter)
+        if options.specialization == "conv3d":
             return
-        self._add_kernel("spatial", c, c, 3, 3)
-        self._add_kernel("temporal", c, c, 3)
-        self._add_kernel("fusion", c, c)
-        self.spatial_norm = NeuronNorm(n, c, of_layer=of_layer)
-        self.temporal_norm = NeuronNorm(n, c, of_layer=of_layer)
+        self.spatial_norm = NeuronNorm(n, m, of_layer=of_layer)
+        self.temporal_norm = NeuronNorm(n, m, of_layer=of_layer)
         if options.specialization == "gated":
             self.gate_logits = nn.Parameter(options.gate_init_std * torch.randn(n, c))
             if options.shared_neuron:
@@ -342,6 +362,9 @@ class DSTSLayer(nn.Module):
             noise: The pass's draw, in training mode; None for the decisions of test time.
             how: See `Pass`.
         """
+        of_common = None
+        if self.common is not None and noise is not None:
+            noise, of_common = noise.split(self.num_neurons)
         record, logits = self.route(x, noise, how)
         choice = record.choice
         if choice is None or logits is None:
@@ -353,9 +376,10 @@ class DSTSLayer(nn.Module):
             output = self._run_chosen(x, choice, how)
         else:
             output = self._run_routed(x, choice, logits, noise, how)
-        if how.pool:
-            return output.flatten(1), record
-        return output.view(*x.shape[:4], -1), record
+        output = output.flatten(1) if how.pool else output.view(*x.shape[:4], -1)
+        if self.common is not None:
+            output = output + self.common(x, of_common, how)[0]
+        return output, record
 
     def route(
         self, x: Tensor, noise: LayerNoise | None, how: Pass
@@ -399,16 +423,18 @@ class DSTSLayer(nn.Module):
         )
 
     def fusion(self, neurons: Tensor | None = None) -> Tensor | None:
-        """Fusion kernels `[N, C_out, C_in]`; None for conv3d."""
-        return None if self.options.specialization == "conv3d" else self.kernel("fusion", neurons)
+        """Fusion kernels `[N, C, M]`; None where there is none."""
+        return self.kernel("fusion", neurons) if self.has_fusion else None
 
     def raw_outputs(self, x: Tensor) -> Iterator[tuple[NeuronNorm, Tensor, Tensor]]:
         """Operators' outputs before their norms, with the decisions of test time.
 
         Yields:
-            Per operator its norm, outputs `[B, P, N or 1, C]` (1: of each sample's own neuron) and
+            Per operator its norm, outputs `[B, P, N or 1, M]` (1: of each sample's own neuron) and
             which sample feeds which neuron's statistics, `[B, N]` float64.
         """
+        if self.common is not None:
+            yield from self.common.raw_outputs(x)
         choice = self.route(x, None, Pass())[0].choice
         branches = self.branches(None)
         if choice is None or self.options.norm_statistics == "batch":
@@ -419,7 +445,7 @@ class DSTSLayer(nn.Module):
                 raw = joint_product(x, branch.kernels, branch.extent)
                 yield branch.norm, widen(raw), everyone
             return
-        x, routing = sort_samples(x, choice, self.num_neurons)
+        x, routing = sort_samples(x, choice, self.num_neurons, self.inner_channels)
         for branch in branches:
             samples = routing.onehot.double()
             if branch.norm.of_layer:
@@ -432,10 +458,10 @@ class DSTSLayer(nn.Module):
         one is touched."""
         neurons = None
         num_neurons = self.num_neurons
-        if not is_fixed(x):
+        if not is_fixed(x, self.inner_channels):
             neurons, choice = choice.unique(return_inverse=True)
             num_neurons = len(neurons)
-        x, routing = sort_samples(x, choice, num_neurons)
+        x, routing = sort_samples(x, choice, num_neurons, self.inner_channels)
         branches = self.branches(None, neurons)
         affines = [branch.norm.running_affine(neurons) for branch in branches]
         z = run_frozen(x, branches, affines, routing)
@@ -447,7 +473,7 @@ class DSTSLayer(nn.Module):
         """Training: output `[B, P or 1, C]` of each sample's neuron, with its gradient."""
         branches = self.branches(noise)
         fusion = self.fusion()
-        ordered, routing = sort_samples(x, choice, self.num_neurons)
+        ordered, routing = sort_samples(x, choice, self.num_neurons, self.inner_channels)
         gated = self.options.specialization == "gated"
         inert = how.by_upstream and how.is_first, how.by_upstream and not gated
         routed = run_routed(ordered, branches, routing, update=how.update, inert=inert)

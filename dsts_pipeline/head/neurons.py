@@ -90,7 +90,7 @@ class Routing(NamedTuple):
 
 Form = Literal["fixed", "columns", "grouped"]
 _form: Form | None = None
-MAX_COPIED_CHANNELS = 64  # of a kernel that is copied for every sample, on a CPU
+MAX_COPIED_VALUES = 64 * 64  # per tap, of a kernel that is copied for every sample, on a CPU
 
 
 @contextmanager
@@ -108,20 +108,22 @@ def force_form(form: Form) -> Iterator[None]:
         _form = before
 
 
-def takes_fixed_form(device: torch.device, num_channels: int, num_positions: int) -> bool:
-    """Whether a layer of so many channels over maps of so many positions runs in the fixed form.
+def takes_fixed_form(
+    device: torch.device, channels_in: int, channels_out: int, num_positions: int
+) -> bool:
+    """Whether operators of so many channels over maps of so many positions run in the fixed form.
 
-    A sample's copy of its kernel takes `C * taps * C` values, its columns `P * taps * C`: with many
+    A sample's copy of its kernel takes `C * taps * M` values, its columns `P * taps * C`: with many
     more channels than positions, copies cost more memory than a GPU gains by them. On a CPU
-    a convolution per neuron is faster once there are enough channels (docs/performance.md).
+    a convolution per neuron is faster once kernels are large enough (docs/performance.md).
     """
     if torch.compiler.is_compiling():
         return True
     if _form is not None:
         return _form != "grouped"
     if device.type == "cpu":
-        return num_channels <= MAX_COPIED_CHANNELS
-    return num_channels <= 4 * num_positions
+        return channels_in * channels_out <= MAX_COPIED_VALUES
+    return channels_out <= 4 * num_positions
 
 
 def _as_a_gpu(x: Tensor) -> bool:
@@ -129,9 +131,9 @@ def _as_a_gpu(x: Tensor) -> bool:
     return x.device.type != "cpu" or _form == "columns" or torch.compiler.is_compiling()
 
 
-def is_fixed(x: Tensor) -> bool:
-    """`takes_fixed_form` of a layer over `x [B, T, H, W, C]`."""
-    return takes_fixed_form(x.device, x.shape[4], prod(x.shape[1:4]))
+def is_fixed(x: Tensor, channels_out: int) -> bool:
+    """`takes_fixed_form` of operators from `x [B, T, H, W, C]` to `channels_out`."""
+    return takes_fixed_form(x.device, x.shape[4], channels_out, prod(x.shape[1:4]))
 
 
 def group_samples(choice: Tensor, num_neurons: int) -> Groups:
@@ -141,10 +143,12 @@ def group_samples(choice: Tensor, num_neurons: int) -> Groups:
     return Groups(order, order.argsort(), tuple(counts))
 
 
-def sort_samples(x: Tensor, choice: Tensor, num_neurons: int) -> tuple[Tensor, Routing]:
+def sort_samples(
+    x: Tensor, choice: Tensor, num_neurons: int, channels_out: int
+) -> tuple[Tensor, Routing]:
     """`x [B, T, H, W, C]` as the form that it takes wants it, and its routing."""
     groups = None
-    if not is_fixed(x):
+    if not is_fixed(x, channels_out):
         groups = group_samples(choice, num_neurons)
         x = x[groups.order]
         choice = choice[groups.order]

@@ -1,6 +1,6 @@
 """The synapse mechanism: which neuron a sample activates (paper 3.2.1, Eq. 1-3).
 
-Enters: `x [B, T, H, W, C]` and scoring kernels `m [N, C, C]`. Leaves: impulses `v [B, N]`, the
+Enters: `x [B, T, H, W, C]` and scoring kernels `m [N, C_out, C]`. Leaves: impulses `v [B, N]`, the
 chosen neuron `[B]`, and straight-through coefficients whose value is the one-hot choice.
 
 Eq. 1-2 sum every element of `m_i(X)`. A sum over outputs and positions of a 1x1x1 convolution is
@@ -215,6 +215,7 @@ class LayerNoise(NamedTuple):
     gumbel: `[B, N]` standard Gumbel values, added to the impulses.
     gate_normal: `[N, C]` standard normal values, added to the gate logits.
     gate_hard: `[N]` bool, whether a neuron's gates are taken hard (else soft) in this pass.
+    Of a layer with a common neuron both have a last row more, which is the common neuron's.
 
     Choice: one gate draw per neuron and pass, shared by the batch (the paper states batch size 1);
     so gates fold into kernels. Choice: the hard or soft coin is tossed per neuron.
@@ -228,12 +229,23 @@ class LayerNoise(NamedTuple):
         """With Gumbel and normal values times `factor`; the coins stay."""
         return self._replace(gumbel=factor * self.gumbel, gate_normal=factor * self.gate_normal)
 
+    def of_samples(self, start: int, stop: int) -> LayerNoise:
+        """The part of a process that has these samples of a batch; gates' noise is common."""
+        return self._replace(gumbel=self.gumbel[start:stop])
+
+    def split(self, num_neurons: int) -> tuple[LayerNoise, LayerNoise]:
+        """What the first `num_neurons` neurons have, and the rest."""
+        parts = (self.gate_normal, self.gate_hard)
+        first, rest = ([p[:num_neurons] for p in parts], [p[num_neurons:] for p in parts])
+        return LayerNoise(self.gumbel, *first), LayerNoise(self.gumbel, *rest)
+
 
 def draw_layer_noise(
     num_samples: int,
     num_neurons: int,
     channels: int,
     *,
+    has_common: bool = False,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -241,6 +253,7 @@ def draw_layer_noise(
     """Draw the noise of one layer for a batch of `num_samples`.
 
     Args:
+        has_common: Whether the layer has a common neuron beside its N.
         generator: Source of randomness on `device`; None is torch's global one.
 
     Returns:
@@ -248,6 +261,7 @@ def draw_layer_noise(
     """
     like = torch.empty(0, device=device, dtype=dtype)
     exponential = like.new_empty(num_samples, num_neurons).exponential_(generator=generator)
-    normal = like.new_empty(num_neurons, channels).normal_(generator=generator)
-    coin = like.new_empty(num_neurons).uniform_(generator=generator)
+    num_gated = num_neurons + has_common
+    normal = like.new_empty(num_gated, channels).normal_(generator=generator)
+    coin = like.new_empty(num_gated).uniform_(generator=generator)
     return LayerNoise(-exponential.log(), normal, coin < 0.5)

@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from dsts_pipeline.base.settings import LearningSettings, TrainSettings, UdlSettings
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.head import DSTSHead, LayerNoise, LayerRecord
+from dsts_pipeline.head import DSTSHead, HeadNoise, LayerRecord, ReadoutHead
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.routing import balance_loss
 from dsts_pipeline.learn.graphs import IterationGraphs
@@ -41,14 +41,14 @@ class Draw:
     """A batch together with all that is random in a pass over it.
 
     Attributes:
-        noise: The head's, one per layer; None for heads that draw none.
+        noise: The head's, as its `draw_noise` gives it; None for heads that draw none.
         seed: Of a backbone's random numbers (dropout); None where it has none.
         features: What the head gets of the batch where that is computed beforehand; None: in every
             pass.
     """
 
     batch: Any
-    noise: Sequence[LayerNoise] | None
+    noise: HeadNoise | None
     seed: int | None = None
     features: Any = None
 
@@ -85,14 +85,14 @@ class Objective:
         Every process draws the noise of the joined batch, from equal generators, and takes that
         of its own samples; gates' noise is common.
         """
-        head = dsts_of(self.head)
-        if head is None:
+        head = dsts_of(self.head) or self.head
+        if not isinstance(head, ReadoutHead):
             return Draw(batch, None)
         size = len(batch)
         noise = head.draw_noise(size * self.processes.world_size, generator)
         if self.processes.world_size > 1:
             start = size * self.processes.rank
-            noise = tuple(n._replace(gumbel=n.gumbel[start : start + size]) for n in noise)
+            noise = tuple(one.of_samples(start, start + size) for one in noise)
         return Draw(batch, noise)
 
     def simulated(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
@@ -130,7 +130,7 @@ class Objective:
     ) -> tuple[Tensor, Answer]:
         """The loss, and logits `[B, K]` with records, at `parameters` or the head's own values."""
         is_dsts = dsts_of(self.head) is not None
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"noise": draw.noise} if draw.noise else {}
         if is_dsts:
             options = {
                 "noise": draw.noise,

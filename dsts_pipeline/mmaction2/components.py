@@ -10,7 +10,7 @@ import codecs
 import json
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ from torch import Tensor
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.extract.taps import keep_time
 from dsts_pipeline.head import DSTSHead as Head
-from dsts_pipeline.head import LayerNoise
+from dsts_pipeline.head import HeadNoise
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.norms import SumAcross
 from dsts_pipeline.head.recalibration import recalibrate
@@ -45,7 +45,7 @@ from dsts_pipeline.serve.mmaction_files import decode_options, encode_options
 class HeadPass:
     """How the next passes of a head run; the defaults are those of ordinary training."""
 
-    noise: Sequence[LayerNoise] | None = None
+    noise: HeadNoise | None = None
     update_statistics: bool = True
     first_order: bool = True
 

@@ -10,7 +10,7 @@ updates d by half of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +27,7 @@ from torch.func import functional_call
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import Method, Precision, UdlSettings
-from dsts_pipeline.head import LayerNoise
+from dsts_pipeline.head import HeadNoise
 from dsts_pipeline.learn.optimizers import LossScale, forward_context
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.steps import Draw, Objective, udl_step
@@ -114,9 +114,7 @@ class RecognizerObjective:
         seed = int(torch.randint(2**31, ()))
         return Draw(batch, self.noise(batch, generator), seed)
 
-    def noise(
-        self, batch: RecognizerBatch, generator: torch.Generator | None
-    ) -> Sequence[LayerNoise] | None:
+    def noise(self, batch: RecognizerBatch, generator: torch.Generator | None) -> HeadNoise | None:
         """The head's noise for `batch`."""
         objective = Objective(self.recognizer.cls_head.head, processes=self.processes)
         sized: Any = batch  # of a batch it needs the length

@@ -43,12 +43,8 @@ class ExportableHead(nn.Module):
         super().__init__()
         compiled: CompiledHead = compile_head(head)
         frame = compiled.frame
-        self.layer_residual = frame.layer_residual
-        self.skip = frame.skip
         self.project_in = frame.project_in
-        self.project_out = frame.project_out
-        self.output_gain = frame.output_gain
-        self.classifier = frame.classifier
+        self.frame = frame  # readout, skip connection, classifier
         self.layers = nn.ModuleList()
         for layer in compiled.layers:
             assert isinstance(layer, CompiledLayer)
@@ -60,33 +56,28 @@ class ExportableHead(nn.Module):
         """Logits `[B, K]` of `x [B, C, T, H, W]`, and the chosen neurons `[B, L]` if there are."""
         grid = (x.shape[2], x.shape[3], x.shape[4])
         x = x.flatten(2)
-        pooled_x = x.mean(dim=2)
-        if not self.layers:
-            return (self.classifier(pooled_x),)
         hidden = start = x if self.project_in is None else torch.matmul(self.project_in.weight, x)
+        end = None
         choices = []
-        for layer in self.layers[:-1]:
-            output, choice = layer(hidden, grid, pool=False)
-            hidden = hidden + output if self.layer_residual else output
+        for number, layer in enumerate(self.layers, start=1):
+            pools = number == len(self.layers) and self.frame.pooler is None
+            output, choice = layer(hidden, grid, pool=pools)
             choices.append(choice)
-        pooled, choice = self.layers[-1](hidden, grid, pool=True)
-        choices.append(choice)
-        if self.layer_residual:
-            pooled = pooled + hidden.mean(dim=2)
-        logits = self.classifier(self._leave(pooled_x, start, pooled))
-        return (
-            (logits, torch.stack(choices, dim=1)) if "routing" in self.output_names else (logits,)
-        )
+            if self.frame.layer_residual:
+                output = output + (hidden.mean(dim=2) if pools else hidden)
+            hidden = end = output
+        logits = self.frame.classifier(self._read(x, start, end))
+        if "routing" not in self.output_names:
+            return (logits,)
+        return logits, torch.stack(choices, dim=1)
 
-    def _leave(self, pooled_x: Tensor, start: Tensor, pooled: Tensor) -> Tensor:
-        """What the classifier sees `[B, C]`; as in `DSTSHead.leave`, on pooled maps."""
-        if self.layer_residual and self.project_out is None:
-            pooled = pooled - start.mean(dim=2)
-        if self.project_out is not None:
-            pooled = self.project_out(pooled)
-        elif self.output_gain is not None:
-            pooled = pooled * self.output_gain
-        return pooled_x + pooled if self.skip else pooled
+    def _read(self, x: Tensor, start: Tensor, end: Tensor | None) -> Tensor:
+        """As `DSTSHead.read`, of maps `[B, C, P]`."""
+        if self.frame.pooler is None:
+            return self.frame.leave(x.mean(dim=2), start.mean(dim=2), end)
+        end = None if end is None else end.transpose(1, 2)
+        tokens = self.frame.leave(x.transpose(1, 2), start.transpose(1, 2), end)
+        return self.frame.pooler(tokens)
 
 
 class ExportableLayer(nn.Module):
@@ -103,6 +94,7 @@ class ExportableLayer(nn.Module):
         if self.synapse:
             self.register_buffer("scoring", layer.scoring.clone())
             self.register_buffer("offset", layer.offset.clone())
+        self.common = None if layer.common is None else ExportableLayer(layer.common)
         self.operators = nn.ModuleList()
         for operator in layer.operators:
             assert isinstance(operator, CompiledOperator)
@@ -128,11 +120,16 @@ class ExportableLayer(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid, *, pool: bool) -> tuple[Tensor, Tensor | None]:
         """The layer's output and the choice `[B]` (None without synapse)."""
+        choice = None
         if self.synapse:
             choice = self.choose(x)
-            return self.run(x, grid, choice, pool=pool), choice
-        outputs = [self.run(x, grid, neuron, pool=pool) for neuron in range(self.num_neurons)]
-        return torch.stack(outputs).mean(dim=0), None
+            output = self.run(x, grid, choice, pool=pool)
+        else:
+            outputs = [self.run(x, grid, neuron, pool=pool) for neuron in range(self.num_neurons)]
+            output = torch.stack(outputs).mean(dim=0)
+        if self.common is not None:
+            output = output + self.common(x, grid, pool=pool)[0]
+        return output, choice
 
 
 class ExportableOperator(nn.Module):

@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.head.routing import balance_loss, choose, draw_layer_noise, sample_gates
+from dsts_pipeline.head.routing import (
+    LayerNoise,
+    balance_loss,
+    choose,
+    draw_layer_noise,
+    sample_gates,
+)
 from tests.reference.variants import VARIANTS, build, sample_input
 
 ROUTED = [n for n, c in VARIANTS.items() if c.get("synapse", True) and c.get("num_layers") != 0]
@@ -36,12 +42,19 @@ def test_permuting_the_neurons_changes_nothing(name):
     with torch.no_grad():
         for layer in head.dsts_layers():
             for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-                if not name.startswith("shared_"):
+                if not name.startswith(("shared_", "common.")):
                     tensor.copy_(tensor[order].clone())
-    moved = [type(one)(one.gumbel[:, order], *(part[order] for part in one[1:])) for one in noise]
+    moved = [reorder(one, order) if isinstance(one, LayerNoise) else one for one in noise]
     after = head.train()(maps, moved, update_statistics=False), head.eval()(maps)
     for first, second in zip(before, after, strict=True):
         torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-10)
+
+
+def reorder(noise, order):
+    """A layer's noise for neurons in another order; a common neuron's, the last row, stays."""
+    rest = torch.arange(len(order), len(noise.gate_hard))
+    rows = torch.cat([order, rest])
+    return LayerNoise(noise.gumbel[:, order], noise.gate_normal[rows], noise.gate_hard[rows])
 
 
 def test_routing_frequencies_follow_the_softmax():

@@ -10,7 +10,9 @@ from tests.reference.variants import build, reference_of, sample_input
 
 
 @pytest.mark.parametrize(
-    "name", ["paper", "selected", "standardized", "no-synapse", "whole-batch-norm", "conv3d"]
+    "name",
+    ["paper", "selected", "standardized", "no-synapse", "whole-batch-norm", "conv3d"]
+    + ["bottleneck-selected", "common", "attentive-deep"],
 )
 def test_statistics_are_those_of_one_noise_free_pass(name):
     head, config = build(name)
@@ -43,6 +45,22 @@ def test_statistics_are_those_of_one_noise_free_pass(name):
             z = torch.nn.functional.conv3d((1 - b) * maps[fed], kernel, padding=(0, 1, 1))
         torch.testing.assert_close(norm.running_mean[i], z.mean((0, 2, 3, 4)))
         torch.testing.assert_close(norm.running_var[i], z.var((0, 2, 3, 4), unbiased=True))
+
+
+@pytest.mark.parametrize("name", ["common-selected", "everything"])
+def test_a_common_neuron_has_the_statistics_of_all_samples(name):
+    head, config = build(name)
+    maps, _ = sample_input(samples=24)
+    recalibrate(head, lambda: maps.split(7))
+    seen = head.eval().layer_input(maps, 1).movedim(-1, 1)  # of the second layer
+    common = list(head.dsts_layers())[1].common
+    gates = common.gates(None)[0][None, :, None, None, None]
+    kernel = common.temporal_kernel[0][:, :, :, None, None]
+    z = torch.nn.functional.conv3d(gates * seen, kernel, padding=(1, 0, 0))
+    torch.testing.assert_close(common.temporal_norm.running_mean[0], z.mean((0, 2, 3, 4)))
+    torch.testing.assert_close(
+        common.temporal_norm.running_var[0], z.var((0, 2, 3, 4), unbiased=True)
+    )
 
 
 def test_a_neuron_without_samples_keeps_its_statistics():

@@ -8,10 +8,11 @@ import torch
 from dsts_pipeline.head import AttentiveProbe, ConvBlockHead, DSTSHead, count_parameters
 
 
-def module_of_paper(in_channels, width):
+def module_of_paper(in_channels, width, bottleneck=None):
     """Parameters that the paper's module adds to a backbone."""
     with torch.device("meta"):
-        return count_parameters(DSTSHead.paper(in_channels, 5, width=width))
+        head = DSTSHead.paper(in_channels, 5, width=width, bottleneck=bottleneck)
+        return count_parameters(head)
 
 
 def test_width_164_adds_what_the_paper_adds():
@@ -21,14 +22,27 @@ def test_width_164_adds_what_the_paper_adds():
     assert module_of_paper(2048, None) > 1.7e9
 
 
+def test_bottleneck_15_adds_what_the_paper_adds():
+    """The other reading: operators of each neuron's own, N_out = 15, no shared projection."""
+    added = module_of_paper(2048, None, bottleneck=15)
+    assert added / 1e6 == pytest.approx(12.0, abs=0.5)
+    own = 2048 * 15 * (9 + 3 + 1)  # spatial, temporal, fusion
+    of_neuron = own + 2048 + 2048 + 4 * 15  # scoring, gates, two norms
+    assert added == 30 * of_neuron
+
+
 @pytest.mark.parametrize("target", [5_000, 449_000, 12_000_000])
 def test_the_convolution_block_meets_its_number_of_parameters(target):
     head = ConvBlockHead(128, 48, num_parameters=target)
     assert count_parameters(head) == pytest.approx(target, rel=0.06)
 
 
-def test_attentive_probe_is_one_block():
+@pytest.mark.parametrize("depth", [1, 4])
+def test_attentive_probe(depth):
     c, hidden = 16, 64
-    attention = c + 2 * c + (c * c + c) + (2 * c * c + 2 * c) + (c * c + c)
     mlp = 2 * c + (c * hidden + hidden) + (hidden * c + c)
-    assert count_parameters(AttentiveProbe(16, 5)) == attention + mlp
+    of_query = c + 2 * c + (c * c + c) + (2 * c * c + 2 * c) + mlp
+    of_block = 2 * c + (3 * c * c + 3 * c) + (c * c + c) + mlp
+    probe = AttentiveProbe(16, 5, readout_depth=depth)
+    assert count_parameters(probe) == of_query + (depth - 1) * of_block
+    assert count_parameters(probe, with_pooler=False) == 0

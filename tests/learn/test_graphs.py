@@ -82,7 +82,7 @@ def batch_of(number, size=6):
 def train(settings, graphs, *, udl=True, num_steps=8, mixup=False, **how):
     """The head, the losses and the loss scale after some iterations, the last of another size."""
     torch.manual_seed(0)
-    head = DSTSHead(6, 4, num_neurons=3, num_layers=2, width=5, **settings)
+    head = DSTSHead(6, 4, **{"num_neurons": 3, "num_layers": 2, "width": 5, **settings})
     options = TrainSettings(schedule="constant", **how)
 
     def optimizer(parameters):
@@ -114,10 +114,13 @@ def train(settings, graphs, *, udl=True, num_steps=8, mixup=False, **how):
     return copy.deepcopy(head.state_dict()), losses, stepper.scale.state()
 
 
+ATTENTIVE = {"readout": "attentive", "readout_heads": 2, "readout_depth": 2}
+ATTENTIVE |= {"width": None, "bottleneck": 4, "common_neuron": True, "readout_dropout": 0.3}
 CASES = {
     "plain": ({}, {"udl": False}),
     "udl": ({}, {}),
     "dense": ({"routing_gradient": "dense"}, {}),
+    "attentive readout, bottleneck, common neuron": (ATTENTIVE, {}),
     "sgd in parts, clipped": ({}, {"optimizer": "sgd", "part_size": 3, "clip_norm": 0.5}),
     "mixed, drawn anew, balanced": ({}, {"mixup": True, "balance_weight": 0.1}),
     "half precision with a moving scale": ({}, {"precision": "float16"}),

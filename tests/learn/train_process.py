@@ -55,6 +55,12 @@ VARIANTS = {
             "redraw_noise": True,
         },
     ),
+    "attentive": (
+        {name: value for name, value in HOUSE.items() if name != "width"}
+        | {"bottleneck": 4, "common_neuron": True, "readout_dropout": 0.3}
+        | {"readout": "attentive", "readout_heads": 2},
+        {"heldout_fraction": 0.2, "learning_rate": 0.005},
+    ),
     "plain": (HOUSE, {"udl": False, "heldout_fraction": 0.2, "batch_size": 8}),
     "joined": (HOUSE, {"batch_size": 8, "heldout_fraction": 0.25}),
 }

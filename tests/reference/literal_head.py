@@ -24,8 +24,9 @@ class LiteralHead:
         config, t = self.config, self.tensors
         self.training, self.update, self.choices = training, update, []
         num_layers = config["num_layers"]
+        dropout = noise[-1].factors if training and config.get("readout_dropout") else None
         if num_layers == 0:
-            return F.linear(x.mean((2, 3, 4)), t["classifier.weight"], t["classifier.bias"])
+            return self.classify(x, dropout)
         hidden = x
         projects = config.get("width") is not None
         if projects:
@@ -42,9 +43,76 @@ class LiteralHead:
             hidden = hidden * t["output_gain"][None, :, None, None, None]
         if config.get("skip", True):
             hidden = x + hidden
-        return F.linear(hidden.mean((2, 3, 4)), t["classifier.weight"], t["classifier.bias"])
+        return self.classify(hidden, dropout)
+
+    def classify(self, z, dropout):
+        """Logits of a map [B, C, T, H, W]."""
+        t = self.tensors
+        attends = self.config.get("readout") == "attentive"
+        vector = self.attend(z) if attends else z.mean((2, 3, 4))
+        if dropout is not None:
+            vector = dropout * vector
+        return F.linear(vector, t["classifier.weight"], t["classifier.bias"])
+
+    def attend(self, z):
+        """V-JEPA's attentive pooler: sample by sample, head by head, keys and values in full."""
+        t, depth = self.tensors, self.config.get("readout_depth", 1)
+        rows = []
+        for one in z.flatten(2).transpose(1, 2):
+            for k in range(depth - 1):
+                at = f"pooler.blocks.{k}"
+                w, b = t[f"{at}.to_query_key_value.weight"], t[f"{at}.to_query_key_value.bias"]
+                query, key, value = (self.normal(one, f"{at}.norm") @ w.T + b).chunk(3, 1)
+                one = one + self.linear(self.heads(query, key, value), f"{at}.mix")
+                one = one + self.mlp(self.normal(one, f"{at}.mlp_norm"), f"{at}.mlp")
+            key, value = self.linear(
+                self.normal(one, "pooler.input_norm"), "pooler.to_key_value"
+            ).chunk(2, 1)
+            asked = t["pooler.query"][None]
+            query = self.linear(asked, "pooler.to_query")
+            pooled = asked + self.heads(query, key, value)
+            pooled = pooled + self.mlp(self.normal(pooled, "pooler.mlp_norm"), "pooler.mlp")
+            rows.append(pooled[0])
+        return torch.stack(rows)
+
+    def heads(self, query, key, value):
+        """Attention of rows of `query` to rows of `key`, in heads side by side."""
+        size = query.shape[1] // self.config.get("readout_heads", 8)
+        parts = []
+        for start in range(0, query.shape[1], size):
+            q, k, v = (part[:, start : start + size] for part in (query, key, value))
+            parts.append(torch.softmax(q @ k.T / size**0.5, 1) @ v)
+        return torch.cat(parts, 1)
+
+    def linear(self, x, name):
+        return x @ self.tensors[f"{name}.weight"].T + self.tensors[f"{name}.bias"]
+
+    def normal(self, x, name):
+        """Layer norm with V-JEPA's epsilon."""
+        centred = x - x.mean(1, keepdim=True)
+        scaled = centred / torch.sqrt(centred.square().mean(1, keepdim=True) + 1e-6)
+        return scaled * self.tensors[f"{name}.weight"] + self.tensors[f"{name}.bias"]
+
+    def mlp(self, x, name):
+        hidden = self.linear(x, f"{name}.0")
+        hidden = hidden * 0.5 * (1.0 + torch.erf(hidden / 2**0.5))
+        return self.linear(hidden, f"{name}.2")
 
     def layer(self, j, x, noise):
+        """The layer's output, the common neuron's added where there is one."""
+        own = self.routed(j, x, noise)
+        if not self.config.get("common_neuron"):
+            return own
+        n = self.config["num_neurons"]
+        of_common = None if noise is None else (None, noise[1][n:], noise[2][n:])
+        everyone = torch.ones(len(x), dtype=torch.bool)
+        changed = {"num_neurons": 1, "synapse": False, "shared_neuron": False}
+        alone = LiteralHead(self.config | changed, self.tensors)
+        alone.training, alone.update, alone.fed = self.training, self.update, None
+        common = alone.neuron(f"{j}.common", 0, x, of_common, everyone)
+        return own + common
+
+    def routed(self, j, x, noise):
         n = self.config["num_neurons"]
         self.fed = None
         if not self.config.get("synapse", True):
@@ -141,7 +209,7 @@ class LiteralHead:
         """Eq. 4-5's b by Improved SemHash."""
         kind = self.config.get("specialization", "gated")
         if kind == "fixed":
-            channels = self.tensors[f"layers.{j}.spatial_kernel"].shape[1]
+            channels = self.tensors[f"layers.{j}.spatial_kernel"].shape[2]
             return (torch.arange(channels) >= channels // 2).to(torch.float64)
         g = self.tensors[f"layers.{j}.gate_logits"][i]
         if self.config.get("shared_neuron", False):
@@ -160,10 +228,11 @@ class LiteralHead:
         parts = [
             torch.relu(self.norm(name, i, z, feeds)) for name, z in self.operators(j, i, x, noise)
         ]
-        if self.config.get("specialization", "gated") == "conv3d":
+        conv3d = self.config.get("specialization", "gated") == "conv3d"
+        if conv3d and not self.config.get("bottleneck"):
             return parts[0]
         fusion = self.kernel(j, i, "fusion")[:, :, None, None, None]
-        return F.conv3d(parts[0] + parts[1], fusion)
+        return F.conv3d(parts[0] if conv3d else parts[0] + parts[1], fusion)
 
     def operators(self, j, i, x, noise):
         """Norm's name and output, before it, of every operator of neuron i."""

@@ -8,6 +8,7 @@ from tests.reference.literal_head import LiteralHead
 
 BASE = {"num_neurons": 3, "num_layers": 2}
 STANDARD = {"impulse": "standardized", "impulse_spread": 2.0}
+ATTENTIVE = {"readout": "attentive", "readout_heads": 2}
 VARIANTS = {
     "paper": {},
     "selected": {"routing_gradient": "selected"},
@@ -63,6 +64,53 @@ VARIANTS = {
         "routing_gradient": "selected",
         "layer_residual": True,
         "zero_start": True,
+    },
+    "bottleneck": {"bottleneck": 4},
+    "bottleneck-selected": {**STANDARD, "bottleneck": 2, "routing_gradient": "selected"},
+    "bottleneck-fixed": {"bottleneck": 3, "specialization": "fixed"},
+    "bottleneck-conv3d": {"bottleneck": 3, "specialization": "conv3d"},
+    "bottleneck-shared-layer-norm": {
+        "bottleneck": 4,
+        "shared_neuron": True,
+        "norm_statistics": "layer",
+        "routing_gradient": "selected",
+    },
+    "bottleneck-no-synapse": {"bottleneck": 4, "synapse": False, "zero_start": True},
+    "common": {"common_neuron": True},
+    "common-selected": {"common_neuron": True, "width": 4, "routing_gradient": "selected"},
+    "common-fixed-layer-norm": {
+        "common_neuron": True,
+        "specialization": "fixed",
+        "norm_statistics": "layer",
+        "routing_gradient": "selected",
+    },
+    "common-whole-batch-norm": {"common_neuron": True, "norm_statistics": "batch"},
+    "common-no-synapse": {"common_neuron": True, "synapse": False},
+    "common-shared-bottleneck-conv3d": {
+        "common_neuron": True,
+        "shared_neuron": True,
+        "bottleneck": 3,
+        "specialization": "conv3d",
+        "routing_gradient": "selected",
+    },
+    "attentive": ATTENTIVE,
+    "attentive-width": {**ATTENTIVE, "width": 4, "routing_gradient": "selected"},
+    "attentive-deep": {**ATTENTIVE, "readout_depth": 3, "routing_gradient": "selected"},
+    "attentive-residual": {**ATTENTIVE, "layer_residual": True},
+    "attentive-zero-start": {**ATTENTIVE, "zero_start": True, "layer_residual": True},
+    "attentive-no-skip": {**ATTENTIVE, "skip": False, "specialization": "conv3d"},
+    "attentive-no-layer": {**ATTENTIVE, "num_layers": 0, "readout_depth": 2},
+    "attentive-no-synapse": {**ATTENTIVE, "synapse": False},
+    "dropout": {"readout_dropout": 0.4},
+    "everything": {
+        **STANDARD,
+        **ATTENTIVE,
+        "bottleneck": 4,
+        "common_neuron": True,
+        "routing_gradient": "selected",
+        "layer_residual": True,
+        "zero_start": True,
+        "readout_dropout": 0.3,
     },
 }
 CHANNELS, CLASSES, SAMPLES, EXTENT = 6, 4, 5, (3, 3, 2)

@@ -24,7 +24,14 @@ VARIANTS = {
     "all averaged": (HOUSE | {"synapse": False}, {"seed": 1}),
     "probe": (LinearProbe, {"seed": 1, "udl": False, "early_stopping_epochs": 1}),
     "attention": (AttentiveProbe, {"seed": 5, "udl": False}),
+    "attentive": (
+        DENSE
+        | {"bottleneck": 3, "common_neuron": True, "readout_dropout": 0.3}
+        | {"readout": "attentive", "readout_heads": 2},
+        {"seed": 6},
+    ),
 }
+OF_PROBE = {"readout_heads": 2, "readout_dropout": 0.2}
 
 
 def build(name):
@@ -32,7 +39,7 @@ def build(name):
     torch.manual_seed(options["seed"])
     if isinstance(kind, dict):
         return DSTSHead.paper(6, 4, **kind)
-    return kind(6, 4, **({"num_heads": 2} if kind is AttentiveProbe else {}))
+    return kind(6, 4, **(OF_PROBE if kind is AttentiveProbe else {}))
 
 
 def options_of(name, **changes):
