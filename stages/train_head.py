@@ -80,7 +80,7 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
         console.print(f"no baseline: no classifier of this backbone fits {sizes[1]} classes")
 
     torch.manual_seed(derive_seed(settings.seed, "linear_probe"))
-    probe = LinearProbe(*sizes)
+    probe = LinearProbe(*sizes, readout_dropout=settings.head.readout_dropout)
     history = train_head(
         probe,
         feed,

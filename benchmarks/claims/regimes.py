@@ -28,6 +28,7 @@ class Regime:
         weights: The backbone's file below the runs' weights folder; None for the embedded one.
         maker: The regime whose settings pretrain that backbone; None for the embedded one.
         num_seeds: How often each variant is trained.
+        size: Of its data set where that is another one than the regimes'; for the folder's name.
         learning_rate: Another one than the experiment's, for all heads.
     """
 
@@ -38,6 +39,7 @@ class Regime:
     maker: str | None = None
     num_seeds: int = 5
     learning_rate: float | None = None
+    size: str = ""
 
     @property
     def data(self) -> str:
@@ -56,7 +58,7 @@ class Regime:
         weights = str(EMBEDDED) if self.weights is None else f"../weights/{self.weights}"
         places = {
             "backbone.weights": weights,
-            "dataset.root": f"../data/stick_{self.data}",
+            "dataset.root": f"../data/stick_{self.data}{self.size}",
             "pretrain.pool": "../pool",
             "store.root": "../stores",
         }
@@ -112,6 +114,13 @@ STUDIES = (
         "What the paper leaves open: stick something, generic backbone",
         "claims_choices",
         num_seeds=1,
+    ),
+    Regime(
+        "readouts",
+        "Readouts and a neuron's own operators: stick something, generic backbone",
+        "claims_readouts",
+        num_seeds=3,
+        size="_10k",
     ),
 )
 OTHER_RATES = (4e-3, 8e-3)

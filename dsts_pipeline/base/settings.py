@@ -339,7 +339,7 @@ class HeadSettings(Section):
     readout_dropout: BelowOne = 0.0
     """share of channels dropped before the classifier, in training"""
     take_over_classifier: bool = True
-    """start from the backbone's classifier, where it fits the classes"""
+    """start from the backbone's classifier, where it fits the classes and the readout averages"""
 
 
 class UdlSettings(Section):
@@ -564,6 +564,7 @@ class SearchSettings(Section):
         "train.gate_learning_rate_factor=2.0:50.0:log",
         "head.impulse_spread=5.0:50.0:log",
         "head.width=16,32,64",
+        "head.readout_dropout=0.0:0.6",
     )
     """settings to vary: key=low:high, key=low:high:log or key=a,b,c"""
     num_trials: Count = 30

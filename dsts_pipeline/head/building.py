@@ -14,7 +14,7 @@ from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.extract.downloads import locate_weights
 from dsts_pipeline.extract.weights import RANDOM, find_classifier
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.head.dsts import DSTSHead, take_over_classifier
+from dsts_pipeline.head.dsts import DSTSHead, take_over_classifier, takes_over
 
 Classifier = tuple[Tensor, Tensor]  # weight [K, C] and bias [K]
 
@@ -55,7 +55,7 @@ def build_dsts(
 
     Args:
         sizes: Channels of the maps, number of classes.
-        classifier: The backbone's own, taken over where the settings say so.
+        classifier: The backbone's own, taken over where the settings say so (`takes_over`).
 
     Raises:
         SettingsError: Its arguments exclude each other, or do not fit the maps.
@@ -65,6 +65,6 @@ def build_dsts(
         head = DSTSHead.from_settings(*sizes, chosen)
     except ValueError as error:
         raise SettingsError(f"head: {error}") from None
-    if classifier and chosen.take_over_classifier:
+    if classifier and takes_over(chosen):
         take_over_classifier(head, *classifier)
     return head

@@ -430,6 +430,11 @@ def _check_options(in_channels: int, num_classes: int, options: HeadSettings) ->
         )
 
 
+def takes_over(options: HeadSettings) -> bool:
+    """Whether a head starts from the backbone's classifier, which reads averages, if it fits."""
+    return options.take_over_classifier and options.readout == "average"
+
+
 def readout_options(options: HeadSettings) -> dict[str, Any]:
     """The arguments of a `ReadoutHead`, of a section of settings."""
     return options.model_dump(include=set(READOUT_NAMES))

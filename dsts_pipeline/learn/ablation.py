@@ -51,6 +51,7 @@ from dsts_pipeline.head import (
     save_head,
     take_over_classifier,
 )
+from dsts_pipeline.head.dsts import readout_options, takes_over
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, digest_sources
 from dsts_pipeline.learn.steps import upstream_of
@@ -72,7 +73,8 @@ class RunPlan:
         kind: "dsts", or an opponent on the same maps: "baseline" (the backbone's own classifier as
             it is), "continued_classifier" (the same, trained on), "linear_probe" (from random
             values), "attentive_probe", "conv_block" (one 3x3x3 block of as many parameters).
-        head: Of the DSTS head.
+        head: Of the DSTS head. Opponents have its readout: all but the baseline its dropout, the
+            attentive probe also depth and heads, the block everything.
         recipe: Of the training; its seed is this run's.
     """
 
@@ -104,6 +106,8 @@ class RunPlan:
             decided |= {"recipe": self.recipe.to_json(), "sources": digest_sources()}
         if self.kind in ("dsts", "conv_block"):
             decided["head"] = _plain(self.head)
+        elif self.is_trained:
+            decided["head"] = self._readout()
         if self.uses_classifier:
             decided["classifier"] = None if classifier is None else _digest(classifier)
         return sha256_json(decided)[:12]
@@ -112,7 +116,7 @@ class RunPlan:
     def uses_classifier(self) -> bool:
         """Whether it starts from the backbone's classifier, if there is one."""
         if self.kind == "dsts":
-            return self.head.take_over_classifier
+            return takes_over(self.head)
         return self.kind in ("baseline", "continued_classifier")
 
     def folder_name(self, store: str, classifier: Classifier | None) -> str:
@@ -151,11 +155,22 @@ class RunPlan:
         if self.kind == "dsts":
             return DSTSHead.from_settings(*sizes, self.head)
         if self.kind == "attentive_probe":
-            return AttentiveProbe(*sizes)
+            return AttentiveProbe(*sizes, **self._readout())
         if self.kind == "conv_block":
-            same = count_parameters(DSTSHead.from_settings(*sizes, self.head))
-            return ConvBlockHead(*sizes, num_parameters=same)
-        return LinearProbe(*sizes)
+            module = DSTSHead.from_settings(*sizes, self.head)
+            same = count_parameters(module, with_pooler=False)
+            return ConvBlockHead(*sizes, num_parameters=same, **readout_options(self.head))
+        return LinearProbe(*sizes, **self._readout())
+
+    def _readout(self) -> dict[str, Any]:
+        """Arguments of an opponent that is a readout alone; none for the baseline."""
+        options = readout_options(self.head)
+        names = {
+            "attentive_probe": ("readout_depth", "readout_heads", "readout_dropout"),
+            "linear_probe": ("readout_dropout",),
+            "continued_classifier": ("readout_dropout",),
+        }
+        return {name: options[name] for name in names.get(self.kind, ())}
 
 
 def stream_of(plan: RunPlan) -> tuple[Any, ...]:

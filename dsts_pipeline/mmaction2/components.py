@@ -26,9 +26,11 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.extract.taps import keep_time
 from dsts_pipeline.head import DSTSHead as Head
 from dsts_pipeline.head import HeadNoise
+from dsts_pipeline.head.dsts import PAPER
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.norms import SumAcross
 from dsts_pipeline.head.recalibration import recalibrate
@@ -179,7 +181,9 @@ class DSTSHead(BaseHead):
         Raises:
             CheckpointError: An option differs; shapes alone would not tell.
         """
-        found = decode_options(state)
+        # An option that a checkpoint of an earlier release does not name had the paper's value.
+        found = HeadSettings().model_dump(exclude={"take_over_classifier"}) | PAPER
+        found |= decode_options(state)
         own = json.loads(json.dumps(self.head.config))
         differing = sorted(k for k in found | own if found.get(k) != own.get(k))
         if differing:
