@@ -90,7 +90,7 @@ class Routing(NamedTuple):
 
 Form = Literal["fixed", "columns", "grouped"]
 _form: Form | None = None
-MAX_COPIED_VALUES = 64 * 64  # per tap, of a kernel that is copied for every sample, on a CPU
+MAX_COPIED_CHANNELS = 64  # of a kernel that is copied for every sample, on a CPU
 
 
 @contextmanager
@@ -121,8 +121,10 @@ def takes_fixed_form(
         return True
     if _form is not None:
         return _form != "grouped"
+    if device.type == "cpu" and is_narrow(channels_out, channels_in):
+        return 9 * channels_out <= num_positions  # copies are smaller than maps, sorted
     if device.type == "cpu":
-        return channels_in * channels_out <= MAX_COPIED_VALUES
+        return channels_in <= MAX_COPIED_CHANNELS
     return channels_out <= 4 * num_positions
 
 
@@ -220,6 +222,57 @@ def _traced_columns(x: Tensor, extent: Extent) -> Tensor:
     return torch.cat(windows, dim=-1).flatten(1, 3)
 
 
+# ---- operators to fewer channels -----------------------------------------------------------------
+#
+# Where an operator leaves far fewer channels than it takes (a bottleneck), neighbours are gathered
+# on that side: products with the kernels of all taps first, then a sum over neighbours of `taps * M`
+# numbers a position in place of columns of `taps * C`. As many products, and all of them in one
+# matrix of `taps * M` by C.
+
+
+def is_narrow(channels_out: int, channels_in: int) -> bool:
+    """Whether an operator's neighbours are gathered among its products."""
+    return 2 * channels_out <= channels_in
+
+
+def sum_neighbours(products: Tensor, extent: Extent) -> Tensor:
+    """`[B, P, M]`: at each position the sum over taps of what the tap's neighbour has for it.
+
+    Args:
+        products: `[B, T, H, W, taps, M]`.
+        extent: Kernel size over T, H, W.
+    """
+    num_samples, num_times, height, width, num_taps, _ = products.shape
+    grid = (num_times, height, width)
+    if _as_a_gpu(products) and not torch.compiler.is_compiling():
+        rows = nn.functional.pad(products.flatten(1, 4), (0, 0, 0, 1))
+        found = rows.index_select(1, _tapped_neighbours(grid, extent, products.device))
+        return found.view(num_samples, prod(grid), num_taps, -1).sum(dim=2)
+    around = [size // 2 for size in reversed(extent) for _ in (0, 1)]
+    padded = nn.functional.pad(products, [0, 0, 0, 0, *around])
+    total = None
+    for tap, (t, h, w) in enumerate(product(*map(range, extent))):
+        part = padded[:, t : t + num_times, h : h + height, w : w + width, tap]
+        total = part if total is None else total + part
+    assert total is not None
+    return total.flatten(1, 3)
+
+
+@functools.cache
+def _tapped_neighbours(grid: Grid, extent: Extent, device: torch.device) -> Tensor:
+    """Rows of products `[P * taps + 1]` that each position and tap takes; the last one is zero."""
+    num_taps = prod(extent)
+    neighbours = torch.tensor(neighbour_positions(grid, extent)).view(-1, num_taps)
+    rows = neighbours * num_taps + torch.arange(num_taps)
+    outside = neighbours == prod(grid)
+    return rows.masked_fill(outside, prod(grid) * num_taps).flatten().to(device)
+
+
+def _taps_first(kernels: Tensor) -> Tensor:
+    """`[..., M, taps, C]` as rows of one matrix, `[..., taps * M, C]`."""
+    return kernels.transpose(-3, -2).flatten(-3, -2)
+
+
 # ---- convolutions, and their derivatives ---------------------------------------------------------
 #
 # Kernels are `[M, taps, C]`: for every output channel what it takes of each neighbour. The
@@ -243,9 +296,15 @@ def convolve(
     Returns:
         `[B, P, M]`.
     """
+    narrow = is_narrow(kernel.shape[0], kernel.shape[2])
+    if narrow and not mirrored and extent != POINT:
+        products = nn.functional.linear(x, _taps_first(kernel))
+        products = products.unflatten(4, (prod(extent), -1))
+        found = sum_neighbours(products, extent)
+        return found if bias is None else found + bias
     if mirrored:
         kernel = kernel.flip(1).transpose(0, 2).contiguous()
-    if extent == POINT or (_as_a_gpu(x) and not torch.compiler.is_compiling()):
+    if extent == POINT or narrow or (_as_a_gpu(x) and not torch.compiler.is_compiling()):
         return nn.functional.linear(columns_of(x, extent), kernel.flatten(1), bias)
     size, images = _as_images(x.shape[1:4], extent)
     image = x.reshape(-1, *images[1:], x.shape[4]).movedim(-1, 1)
@@ -261,6 +320,9 @@ def kernel_gradient(x: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
         x: `[B, T, H, W, C]`. gradient: `[B, T, H, W, M]`.
     """
     shape = gradient.shape[4], prod(extent), x.shape[4]
+    if extent != POINT and is_narrow(shape[0], shape[2]):
+        columns = columns_of(gradient, extent).flatten(0, 1)
+        return _from_taps(columns.t() @ x.flatten(0, 3), extent)
     if extent == POINT or _as_a_gpu(x):
         columns = columns_of(x, extent).flatten(0, 1)
         return (gradient.flatten(0, 3).t() @ columns).view(shape)
@@ -269,6 +331,14 @@ def kernel_gradient(x: Tensor, gradient: Tensor, extent: Extent) -> Tensor:
     like = x.new_empty(shape[0], shape[2], *size)
     found = _image_gradients(pair[0], pair[1], like, wanted=(False, True))[1]
     return found.movedim(1, -1).reshape(shape)
+
+
+def _from_taps(rows: Tensor, extent: Extent) -> Tensor:
+    """Gradients `[..., M, taps, C]` of `[..., taps * M, C]` of a gradient's columns times a map.
+
+    A kernel's tap meets the gradient on the other side, so they come in reverse order.
+    """
+    return rows.unflatten(-2, (prod(extent), -1)).flip(-3).transpose(-3, -2)
 
 
 def _in_groups(
@@ -351,7 +421,13 @@ def _convolve_each(
         ]
         found = torch.cat(parts) if len(parts) > 1 else parts[0]
         return found.view(*x.shape[:4], -1)
-    if extent != POINT and not _as_a_gpu(x):
+    narrow = is_narrow(kernels.shape[1], kernels.shape[3]) and extent != POINT
+    if narrow and not mirrored:
+        own = owners.take(_taps_first(kernels).flatten(1)).view(len(x), -1, x.shape[4])
+        products = torch.bmm(x.flatten(1, 3), own.transpose(1, 2))
+        found = sum_neighbours(products.view(*x.shape[:4], prod(extent), -1), extent)
+        return found.view(*x.shape[:4], -1)
+    if extent != POINT and not narrow and not _as_a_gpu(x):
         return _in_groups(x, kernels, owners, extent, mirrored)
     if mirrored:
         kernels = kernels.flip(2).transpose(1, 3)
@@ -369,6 +445,9 @@ def _kernels_each(x: Tensor, gradient: Tensor, owners: Owners, extent: Extent) -
         for neuron, span in _spans(owners):
             kernels[neuron] = kernel_gradient(x[span], gradient[span], extent)
         return kernels
+    if extent != POINT and is_narrow(shape[0], shape[2]):
+        rows = torch.bmm(columns_of(gradient, extent).transpose(1, 2), x.flatten(1, 3))
+        return _from_taps(owners.give_back(rows.flatten(1)).view(-1, *rows.shape[1:]), extent)
     back = gradient.flatten(1, 3).transpose(1, 2)
     own = torch.bmm(back, columns_of(x, extent))
     return owners.give_back(own.flatten(1)).view(-1, *shape)
