@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.launches import count_launches, describe
 from benchmarks.measure import measure, print_table
-from dsts_pipeline.head import DSTSHead, compile_head
+from dsts_pipeline.head import AttentiveProbe, DSTSHead, compile_head
 from dsts_pipeline.head.neurons import force_form
 from tests.reference.literal_head import LiteralHead
 
@@ -98,6 +98,57 @@ def training(arguments: argparse.Namespace) -> list[tuple]:
     ]
 
 
+def own_operators(arguments: argparse.Namespace) -> list[tuple]:
+    """A training step of own operators, against a shared width, and of an attentive readout.
+
+    The goal of the former is the ratio of products, of the latter the time of its two parts.
+    """
+    maps = new_maps(arguments, arguments.batch)
+    labels = torch.randint(0, 48, (arguments.batch,), device=maps.device)
+    of_one = {"num_layers": 1, "routing_gradient": "selected", "specialization": "fixed"}
+    heads = {
+        "width": build(arguments, **of_one),
+        "bottleneck 8": build(arguments, width=None, bottleneck=8, **of_one),
+        "bottleneck 16": build(arguments, width=None, bottleneck=16, **of_one),
+        "bottleneck 8, attentive": build(
+            arguments, width=None, bottleneck=8, readout="attentive", **of_one
+        ),
+        "attentive probe": AttentiveProbe(arguments.channels, 48).to(arguments.device),
+    }
+
+    def step(head: torch.nn.Module) -> Callable[[], object]:
+        parameters = list(head.parameters())
+        noise = head.draw_noise(arguments.batch)
+        how = {"first_order": True} if isinstance(head, DSTSHead) else {}
+
+        def run() -> object:
+            loss = F.cross_entropy(head(maps, noise, **how), labels)
+            return torch.autograd.grad(loss, parameters, allow_unused=True)
+
+        return run
+
+    ways = {name: step(head) for name, head in heads.items()}
+    result = measure(ways, num_rounds=arguments.rounds, device=maps.device)
+    c = arguments.channels
+    w = arguments.width
+    # Forward, gradients by kernels, and by inputs where something trained made them.
+    of_width = 2 * c * w + 3 * 12 * w * w
+    goals = {f"bottleneck {m}": 2 * 12 * c * m / of_width for m in (8, 16)}
+    parts = "bottleneck 8", "attentive probe"
+    goals["bottleneck 8, attentive"] = sum(result.ratio(part, "width") for part in parts)
+    return [
+        (
+            f"{name}, one layer, batch {arguments.batch}",
+            f"{result.milliseconds[name]:.1f} / {result.milliseconds['width']:.1f}",
+            f"width {w}",
+            result.ratio(name, "width"),
+            round(goal, 2),
+            f"{result.peak_mib[name]:.0f} / {result.peak_mib['width']:.0f}",
+        )
+        for name, goal in goals.items()
+    ]
+
+
 def print_launches(arguments: argparse.Namespace) -> None:
     """What a pass at test time launches in the form that a GPU runs, for ten neurons and one."""
     maps = new_maps(arguments, arguments.batch)
@@ -140,6 +191,8 @@ def main() -> None:
     title = f"DSTS head, {arguments.channels}x{extent}, width {arguments.width}, L = 3, {where}"
     rows = [*test_time(arguments, 1), *test_time(arguments, 32), *training(arguments)]
     print_table(title, rows)
+    title = "Own operators, an attentive readout (training step, N = 10)"
+    print_table(title, own_operators(arguments))
     print_launches(arguments)
 
 

@@ -27,6 +27,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "store-benchmark.md",
     ),
     "Training": (
+        "heads.md",
         "training.md",
         "performance.md",
         "ablations.md",

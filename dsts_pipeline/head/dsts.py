@@ -286,8 +286,10 @@ class DSTSHead(ReadoutHead):
         if self.pooler is None:
             start = _average(start) if self._counts_from_start else start
             return self.leave(x.mean(dim=(2, 3, 4)), start, end)
-        end = None if end is None else end.flatten(1, 3)
-        tokens = self.leave(tokens_of(x), start.flatten(1, 3), end)
+        start = start.flatten(1, 3)
+        tokens = tokens_of(x) if self.project_in is not None else start
+        if end is not None:
+            tokens = self.leave(tokens, start, end.flatten(1, 3))
         return self.pooler(tokens, first_order=first_order)
 
     @property
@@ -305,6 +307,8 @@ class DSTSHead(ReadoutHead):
         """
         if end is None:
             return x
+        if x is start and self._counts_from_start and self.output_gain is None and self.skip:
+            return end
         made = end - start if self._counts_from_start else end
         if self.project_out is not None:
             made = self.project_out(made)

@@ -225,9 +225,9 @@ def _traced_columns(x: Tensor, extent: Extent) -> Tensor:
 # ---- operators to fewer channels -----------------------------------------------------------------
 #
 # Where an operator leaves far fewer channels than it takes (a bottleneck), neighbours are gathered
-# on that side: products with the kernels of all taps first, then a sum over neighbours of `taps * M`
-# numbers a position in place of columns of `taps * C`. As many products, and all of them in one
-# matrix of `taps * M` by C.
+# on that side: products with the kernels of all taps first, then a sum over neighbours of
+# `taps * M` numbers a position in place of columns of `taps * C`. As many products, and all of them
+# in one matrix of `taps * M` by C.
 
 
 def is_narrow(channels_out: int, channels_in: int) -> bool:
