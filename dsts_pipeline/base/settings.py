@@ -336,6 +336,8 @@ class HeadSettings(Section):
     """of an attentive readout: its blocks; 4 is V-JEPA 2's probe"""
     readout_heads: Count = 8
     """of an attentive readout: its attention heads; V-JEPA 2 has 16"""
+    readout_width: Count | None = None
+    """of an attentive readout: its channels, projected from the map's; null: all"""
     readout_dropout: BelowOne = 0.0
     """share of channels dropped before the classifier, in training"""
     take_over_classifier: bool = True

@@ -32,7 +32,13 @@ from dsts_pipeline.head.neurons import takes_fixed_form
 from dsts_pipeline.head.readout import ReadoutHead, ReadoutNoise, tokens_of
 from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
 
-READOUT_NAMES = ("readout", "readout_depth", "readout_heads", "readout_dropout")
+READOUT_NAMES = (
+    "readout",
+    "readout_depth",
+    "readout_heads",
+    "readout_width",
+    "readout_dropout",
+)
 UPSTREAM_NAMES = ("scoring_kernel", "gate_logits", "shared_gate_logits")
 # Where the paper's text says otherwise than the defaults; configs/head/paper.yaml has the same.
 PAPER: dict[str, Any] = {
@@ -86,7 +92,8 @@ class DSTSHead(ReadoutHead):
         temperature: tau of the Gumbel-softmax; `gumbel_scale` and `gate_noise_scale` scale the
             noise of training (paper: 1); `gate_init_std` spreads the first gate logits.
         readout: "average" over positions (paper), or "attentive": `AttentivePooler`, of
-            `readout_depth` blocks and `readout_heads` heads. Deviation: averages in the paper.
+            `readout_depth` blocks and `readout_heads` heads, on `readout_width` channels.
+            Deviation: averages in the paper.
         readout_dropout: Share of the classifier's inputs that a training pass drops.
 
     Defaults are those of `HeadSettings`; `DSTSHead.paper` has the paper's.
@@ -133,6 +140,7 @@ class DSTSHead(ReadoutHead):
         readout: Readout = "average",
         readout_depth: int = 1,
         readout_heads: int = 8,
+        readout_width: int | None = None,
         readout_dropout: float = 0.0,
     ) -> None:
         given = {

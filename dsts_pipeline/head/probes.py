@@ -49,7 +49,8 @@ class AttentiveProbe(ReadoutHead):
     Args:
         in_channels: C of the feature map, a multiple of `readout_heads`.
         num_classes: K.
-        readout_depth, readout_heads: Of the `AttentivePooler`; V-JEPA 2's probe has 4 and 16.
+        readout_depth, readout_heads, readout_width: Of the `AttentivePooler`; V-JEPA 2's probe has
+            4, 16 and no width.
         readout_dropout: Share of channels that a training pass drops before the classifier.
         of_pooler: All others of `AttentivePooler`.
 
@@ -64,12 +65,13 @@ class AttentiveProbe(ReadoutHead):
         *,
         readout_depth: int = 1,
         readout_heads: int = 8,
+        readout_width: int | None = None,
         readout_dropout: float = 0.0,
         **of_pooler: Any,
     ) -> None:
         super().__init__()
         how: dict[str, Any] = {"readout_depth": readout_depth, "readout_heads": readout_heads}
-        how |= {"readout_dropout": readout_dropout} | of_pooler
+        how |= {"readout_width": readout_width, "readout_dropout": readout_dropout} | of_pooler
         self.config: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes} | how
         self._add_readout(in_channels, num_classes, "attentive", **how)
 
@@ -90,7 +92,7 @@ class ConvBlockHead(ReadoutHead):
         num_classes: K.
         num_parameters: Of the block, without readout and classifier; met to the nearest width.
         zero_start: The block's last projection starts at zero, as in `DSTSHead`.
-        readout, readout_depth, readout_heads, readout_dropout: As in `DSTSHead`.
+        readout, readout_depth, readout_heads, readout_width, readout_dropout: As in `DSTSHead`.
 
     Raises:
         ValueError: Too few parameters for a block of one channel.
@@ -106,11 +108,13 @@ class ConvBlockHead(ReadoutHead):
         readout: Readout = "average",
         readout_depth: int = 1,
         readout_heads: int = 8,
+        readout_width: int | None = None,
         readout_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         how: dict[str, Any] = {"readout": readout, "readout_depth": readout_depth}
-        how |= {"readout_heads": readout_heads, "readout_dropout": readout_dropout}
+        how |= {"readout_heads": readout_heads, "readout_width": readout_width}
+        how |= {"readout_dropout": readout_dropout}
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "num_classes": num_classes,

@@ -28,14 +28,16 @@ class AttentivePooler(nn.Module):
     """`depth - 1` blocks of self-attention, then one query that attends to all positions.
 
     Args:
-        channels: C, a multiple of `num_heads`.
+        channels: C.
         depth: Blocks, the query's among them; >= 1.
-        num_heads: Attention heads.
+        num_heads: Attention heads, of which the width is a multiple.
+        width: D, channels inside, to which tokens are projected first; None for C without
+            a projection (V-JEPA).
         output_projection: A linear map after the query's heads; V-JEPA has none.
         layer_norm_eps: Of all norms.
 
     Raises:
-        ValueError: `channels` is no multiple of `num_heads`.
+        ValueError: The width is no multiple of `num_heads`.
 
     Examples:
         >>> AttentivePooler(8, depth=2, num_heads=2)(torch.zeros(4, 18, 8)).shape
@@ -50,10 +52,14 @@ class AttentivePooler(nn.Module):
         *,
         depth: int = 1,
         num_heads: int = 8,
+        width: int | None = None,
         output_projection: bool = False,
         layer_norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        self.project = None if width is None else nn.Linear(channels, width, bias=False)
+        channels = channels if width is None else width
+        self.out_channels = channels
         if num_heads < 1 or channels % num_heads:
             raise ValueError(
                 f"{channels} channels are no multiple of {num_heads} attention heads; choose a "
@@ -73,12 +79,14 @@ class AttentivePooler(nn.Module):
         self.mlp = _mlp(channels)
 
     def forward(self, tokens: Tensor, *, first_order: bool = True) -> Tensor:
-        """The attended vector `[B, C]` of `tokens [B, P, C]`.
+        """The attended vector `[B, D]` of `tokens [B, P, C]`.
 
         Args:
             first_order: A promise that gradients are not differentiated again, for which torch's
                 fused attention has no derivative.
         """
+        if self.project is not None:
+            tokens = self.project(tokens)
         for block in self.blocks:
             tokens = block(tokens, first_order=first_order)
         attended = self._attend(self.input_norm(tokens))
@@ -88,7 +96,7 @@ class AttentivePooler(nn.Module):
         return pooled + self.mlp(self.mlp_norm(pooled))
 
     def _attend(self, tokens: Tensor) -> Tensor:
-        """What the query's heads take of `tokens [B, P, C]`: `[B, C]`.
+        """What the query's heads take of `tokens [B, P, D]`: `[B, D]`.
 
         One query needs no key and no value of a position: with `q_h` of a head, `q_h . (K_h x)` is
         `(K_h' q_h) . x`, and the weighted mean of `V_h x` is V_h of the weighted mean of x.
@@ -169,7 +177,7 @@ class ReadoutHead(nn.Module):
     Args:
         in_channels: C. num_classes: K.
         readout: "average" of all positions, or "attentive".
-        readout_depth, readout_heads: Of the attentive pooler.
+        readout_depth, readout_heads, readout_width: Of the attentive pooler.
         readout_dropout: Share of the vector's channels that a training pass drops.
 
     Attributes:
@@ -185,15 +193,18 @@ class ReadoutHead(nn.Module):
         readout: Readout = "average",
         readout_depth: int = 1,
         readout_heads: int = 8,
+        readout_width: int | None = None,
         readout_dropout: float = 0.0,
         **of_pooler: Any,
     ) -> None:
         self.pooler = None
+        num_features = in_channels
         if readout == "attentive":
-            how = {"depth": readout_depth, "num_heads": readout_heads} | of_pooler
-            self.pooler = AttentivePooler(in_channels, **how)
+            how: dict[str, Any] = {"depth": readout_depth, "num_heads": readout_heads}
+            self.pooler = AttentivePooler(in_channels, **how, width=readout_width, **of_pooler)
+            num_features = self.pooler.out_channels
         self.readout_dropout = readout_dropout
-        self.classifier = nn.Linear(in_channels, num_classes)
+        self.classifier = nn.Linear(num_features, num_classes)
 
     def draw_readout_noise(
         self, num_samples: int, generator: torch.Generator | None = None
@@ -213,7 +224,7 @@ class ReadoutHead(nn.Module):
         return self.draw_readout_noise(num_samples, generator)
 
     def classify(self, vector: Tensor, noise: Sequence[Any] | None = None) -> Tensor:
-        """Logits `[B, K]` of `vector [B, C]`.
+        """Logits `[B, K]` of a readout's vector `[B, C or its width]`.
 
         Args:
             noise: Of the pass, its dropout last; None in training draws from torch's generator.

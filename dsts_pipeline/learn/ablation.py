@@ -74,7 +74,7 @@ class RunPlan:
             it is), "continued_classifier" (the same, trained on), "linear_probe" (from random
             values), "attentive_probe", "conv_block" (one 3x3x3 block of as many parameters).
         head: Of the DSTS head. Opponents have its readout: all but the baseline its dropout, the
-            attentive probe also depth and heads, the block everything.
+            attentive probe also depth, heads and width, the block everything.
         recipe: Of the training; its seed is this run's.
     """
 
@@ -166,7 +166,7 @@ class RunPlan:
         """Arguments of an opponent that is a readout alone; none for the baseline."""
         options = readout_options(self.head)
         names = {
-            "attentive_probe": ("readout_depth", "readout_heads", "readout_dropout"),
+            "attentive_probe": [name for name in options if name != "readout"],
             "linear_probe": ("readout_dropout",),
             "continued_classifier": ("readout_dropout",),
         }

@@ -59,6 +59,8 @@ class LiteralHead:
         t, depth = self.tensors, self.config.get("readout_depth", 1)
         rows = []
         for one in z.flatten(2).transpose(1, 2):
+            if "pooler.project.weight" in t:
+                one = one @ t["pooler.project.weight"].T
             for k in range(depth - 1):
                 at = f"pooler.blocks.{k}"
                 w, b = t[f"{at}.to_query_key_value.weight"], t[f"{at}.to_query_key_value.bias"]

@@ -96,6 +96,7 @@ VARIANTS = {
     "attentive": ATTENTIVE,
     "attentive-width": {**ATTENTIVE, "width": 4, "routing_gradient": "selected"},
     "attentive-deep": {**ATTENTIVE, "readout_depth": 3, "routing_gradient": "selected"},
+    "attentive-narrow": {**ATTENTIVE, "readout_width": 4, "readout_depth": 2},
     "attentive-residual": {**ATTENTIVE, "layer_residual": True},
     "attentive-zero-start": {**ATTENTIVE, "zero_start": True, "layer_residual": True},
     "attentive-no-skip": {**ATTENTIVE, "skip": False, "specialization": "conv3d"},
