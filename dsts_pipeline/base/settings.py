@@ -169,7 +169,7 @@ class BackboneSettings(Section):
     """The frozen recognizer whose feature map is cached, what it is fed, and how it is run."""
 
     name: str = "stick_r18"
-    """a preset, a config of mmaction2's zoo or of yours, or a transformers folder"""
+    """a preset, timm:NAME, a config of mmaction2's zoo or of yours, or a transformers folder"""
     weights: str = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
     """a file, an address, a transformers folder, or the word random"""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None

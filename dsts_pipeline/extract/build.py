@@ -1,4 +1,4 @@
-"""Names -> frozen backbones: presets, configs of mmaction2's model zoo, transformers models.
+"""Names -> frozen backbones: presets, configs of mmaction2's zoo, transformers and image models.
 
 Enters: a name, weights, the input and taps that are wanted. Leaves: a `Backbone` with its weights
 in place, checked key by key, and a description of all that decides its maps.
@@ -16,11 +16,14 @@ import torch
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.image_models import build_image_model
 from dsts_pipeline.extract.mmaction_compat import accepts, build_model
 from dsts_pipeline.extract.model_zoo import (
+    IMAGE_PRESETS,
     LEFT_OUT,
     PIXEL_MEAN,
     PIXEL_STD,
+    TIMM,
     TRANSFORMERS_PRESETS,
     ZOO_PRESETS,
     ZooModel,
@@ -58,9 +61,10 @@ def build_backbone(
 
     Args:
         name: A preset (see `model_zoo`), a config of mmaction2's model zoo by name, a config file
-            by path, or a folder of the transformers library.
-        weights: A file (safetensors or .pth), an address, for the transformers library a folder;
-            or the word "random": weights drawn from `seed`, which `describe` marks.
+            by path, a folder of the transformers library, or `timm:` and a name of timm's.
+        weights: A file (safetensors or .pth), an address, a reference to a package's file (see
+            `downloads`), for the transformers library a folder; or the word "random": weights
+            drawn from `seed`, which `describe` marks.
         num_frames, size_px: The input T and H = W; the model's own by default.
         taps: Where maps are taken, see `taps`; by default the preset's own.
         weights_sha256: The digest that the file must have.
@@ -77,6 +81,8 @@ def build_backbone(
         )
     choice = WeightsChoice(weights, weights_sha256, key_map, seed)
     taps = tuple(taps)
+    if name in IMAGE_PRESETS or name.startswith(TIMM):
+        return build_image_model(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
     is_preset = name in preset_names()
     is_folder = not is_preset and name not in zoo_names() and (Path(name) / "config.json").is_file()
     if name in TRANSFORMERS_PRESETS or is_folder:

@@ -4,11 +4,14 @@ Enters: a path, or an http(s) address (others, such as s3://, where fsspec is in
 path and its digest. A download is checked before it gets its name, so a file with a name is whole.
 Beside a download, and beside weights that this package wrote (the embedded ones, too), lies a note
 with the digest, `<name>.json`, which the file must have whenever it is read.
+Weights that an installed package holds are named by a reference, a .json file of its own: package,
+file in it, digest, and how it is installed. So they have a path that DVC can track.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import urllib.request
 from functools import partial
 from importlib.util import find_spec
@@ -67,6 +70,8 @@ def locate_weights(
             f"{path}: no such weights file; give backbone.weights an existing file, an address or "
             "the word random, or make weights with `python cli.py pretrain`"
         )
+    if path.suffix == ".json":
+        path = _find_in_package(path)
     found = sha256_file(path)
     _compare(str(source), found, sha256)
     _compare_note(path, found)
@@ -114,6 +119,34 @@ def _compare_note(path: Path, found: str) -> None:
             "another file took its place; get a sound copy, or delete the note if the new file is "
             "meant"
         )
+
+
+def _find_in_package(reference: Path) -> Path:
+    """The weights that `reference` names in an installed package, of which no code runs."""
+    content = read_json(reference)
+    names = ("package", "file", "sha256", "install")
+    values = content if isinstance(content, dict) else {}
+    package, file, sha256, install = (str(values.get(name) or "") for name in names)
+    # A module below another would be imported to be found.
+    if not package.isidentifier() or not re.fullmatch(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)*", file):
+        raise CheckpointError(
+            f"{reference}: names no weights of a package; expected {', '.join(names)}, or give "
+            "backbone.weights a .safetensors or .pth file"
+        )
+    spec = find_spec(package)
+    folders = (spec.submodule_search_locations or []) if spec else []
+    path = next((Path(folder, file) for folder in folders if Path(folder, file).is_file()), None)
+    if path is None:
+        raise CheckpointError(
+            f"{reference}: its weights are in the package {package}, which is not installed; "
+            f"install it with `{install}`"
+        )
+    if (found := sha256_file(path)) != sha256:
+        raise CheckpointError(
+            f"{path}: its sha256 is {found}, {reference} expects {sha256}: damaged, or of another "
+            f"release; install the package again with `{install}`"
+        )
+    return path
 
 
 def _compare(source: str, found: str, expected: str | None) -> None:

@@ -9,6 +9,7 @@ and auxiliary heads, which extraction has no use for, and the config's own test 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -190,6 +191,14 @@ ZOO_PRESETS: MappingProxyType[str, ZooPreset] = MappingProxyType(
 )
 # Models of the transformers library by name.
 TRANSFORMERS_PRESETS = ("videomae", "vivit", "vjepa2")
+# Image models, applied frame by frame: by name, and those of timm as `timm:NAME`.
+IMAGE_PRESETS = ("efficientnet_lite0",)
+TIMM = "timm:"
+
+
+def is_timm_name(name: str) -> bool:
+    """Whether `name` is `timm:` and a plain name: never a path, nor an address on a hub."""
+    return re.fullmatch(rf"{TIMM}[\w.-]+", name) is not None
 
 
 # stick_r18, for the embedded data set at 16 frames of 64 x 64 px (output "C T H W"):
@@ -238,7 +247,7 @@ _OWN_PRESETS = MappingProxyType(
 
 def preset_names() -> tuple[str, ...]:
     """Names that `build_backbone` knows besides configs and folders."""
-    return tuple(sorted((*_OWN_PRESETS, *ZOO_PRESETS, *TRANSFORMERS_PRESETS)))
+    return tuple(sorted((*_OWN_PRESETS, *ZOO_PRESETS, *TRANSFORMERS_PRESETS, *IMAGE_PRESETS)))
 
 
 def get_preset(name: str) -> Preset:

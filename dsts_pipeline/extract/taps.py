@@ -8,23 +8,28 @@ cannot be told from the module:
   BCTHW   convolutions over space and time                    [B, C, T, H, W]
   BTHWC   Video Swin's blocks                                 [B, T, H, W, C]
   NCHW    2-D recognizers, time folded into the batch         [B*T, C, H, W]
+  NHWC    the same with channels last (timm's Swin)           [B*T, H, W, C]
   THW     tokens in the order time, row, column               [B, (1 +) T*H*W, C]
   HWT     tokens in the order row, column, time (TimeSformer) [B, (1 +) H*W*T, C]
   HWBT    tokens first, time in the batch (UniFormerV2)       [(1 +) H*W, B*T, C]
+  NHW     tokens of an image model, H = W, time in the batch  [B*T, (P +) H*W, C]
 Two names stand for more than a module: `neck_time`, TPN's neck with its time left, and
 `pathways`, SlowFast's two maps joined along their channels, the fast one averaged over time to the
 slow one's length: its mean over T, H, W is what SlowFast's classifier sees.
-A class token in front is dropped. Without a layout, 5 dimensions are BCTHW (BTHWC in a block of
-Swin), 4 are NCHW, 3 are THW.
+A class token in front is dropped, of an image model all P tokens that it puts there. Without a
+layout, 5 dimensions are BCTHW (BTHWC in a block of Swin), 4 are NCHW, 3 are THW; an image model
+says its own.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import torch
@@ -33,11 +38,11 @@ from torch.nn import functional
 
 from dsts_pipeline.base.errors import SettingsError
 
-Layout = Literal["BCTHW", "BTHWC", "NCHW", "THW", "HWT", "HWBT"]
+Layout = Literal["BCTHW", "BTHWC", "NCHW", "NHWC", "THW", "HWT", "HWBT", "NHW"]
 Grid = tuple[int, int, int]
 _TAP = re.compile(r"(?P<module>[\w.]+)(?:\[(?P<index>\d+)\])?(?:@(?P<layout>\w+))?")
 _CHANNELS_LAST = {"BasicLayer", "SwinTransformerBlock3D", "PatchMerging", "PatchEmbed3D"}
-_BY_DIMENSIONS: dict[int, Layout] = {5: "BCTHW", 4: "NCHW", 3: "THW"}
+_BY_DIMENSIONS: Mapping[int, Layout] = MappingProxyType({5: "BCTHW", 4: "NCHW", 3: "THW"})
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,14 @@ def listen(model: nn.Module, taps: Sequence[Tap], *, last: str) -> Iterator[dict
 
 
 def fold(
-    output: Any, tap: Tap, *, num_clips: int, grid: Grid | None = None, module: nn.Module | None
+    output: Any,
+    tap: Tap,
+    *,
+    num_clips: int,
+    grid: Grid | None = None,
+    module: nn.Module | None,
+    layouts: Mapping[int, Layout] = _BY_DIMENSIONS,
+    num_prefix_tokens: int = 1,
 ) -> Tensor:
     """The map [B, C, T, H, W] in a module's output.
 
@@ -138,6 +150,8 @@ def fold(
         num_clips: B.
         grid: T, H, W of the model's tokens, where the model tells it.
         module: The module that gave the output.
+        layouts: By the number of dimensions, where the tap names none.
+        num_prefix_tokens: P of an image model.
 
     Raises:
         SettingsError: The output is no map, or its layout does not fit.
@@ -145,17 +159,21 @@ def fold(
     if tap.joins_pathways:
         return _join_pathways(output, tap)
     found, told = _choose(output, tap)
-    layout = tap.layout or _BY_DIMENSIONS.get(found.ndim)
+    layout = tap.layout or layouts.get(found.ndim)
     if tap.layout is None and found.ndim == 5 and type(module).__name__ in _CHANNELS_LAST:
         layout = "BTHWC"
-    expected = {"BCTHW": 5, "BTHWC": 5, "NCHW": 4, "THW": 3, "HWT": 3, "HWBT": 3}
-    if layout is None or expected[layout] != found.ndim:
+    expected = {"BCTHW": 5, "BTHWC": 5, "NCHW": 4, "NHWC": 4}  # the others are tokens
+    if layout is None or expected.get(layout, 3) != found.ndim:
         raise _unfit(tap, found, f"no map in the layout {layout}" if layout else "no map")
     if layout == "BCTHW":
         return found
     if layout == "BTHWC":
         return found.permute(0, 4, 1, 2, 3)
-    if layout == "NCHW":
+    if layout == "NHWC":
+        found = found.permute(0, 3, 1, 2)
+    if layout == "NHW":
+        found = _fold_square(found, tap, num_prefix_tokens)
+    if layout in ("NCHW", "NHWC", "NHW"):
         if found.shape[0] % num_clips:
             raise _unfit(tap, found, f"no whole number of frames for each of {num_clips} clips")
         return found.unflatten(0, (num_clips, -1)).transpose(1, 2)
@@ -178,6 +196,15 @@ def _fold_tokens(tokens: Tensor, tap: Tap, layout: Layout, grid: Grid | None) ->
     if layout == "THW":
         return tokens.unflatten(2, grid)
     return tokens.unflatten(2, (*grid[1:], grid[0])).permute(0, 1, 4, 2, 3)
+
+
+def _fold_square(tokens: Tensor, tap: Tap, num_prefix: int) -> Tensor:
+    """[N, C, H, W] of tokens [N, (P +) H*W, C] in the order row, column; H = W."""
+    for num_dropped in (0, num_prefix):
+        side = math.isqrt(max(0, tokens.shape[1] - num_dropped))
+        if side and side * side == tokens.shape[1] - num_dropped:
+            return tokens[:, num_dropped:].transpose(1, 2).unflatten(2, (side, side))
+    raise _unfit(tap, tokens, f"no square of tokens, {num_prefix} in front of it or none")
 
 
 def _join_pathways(output: Any, tap: Tap) -> Tensor:
@@ -249,7 +276,14 @@ def _unfit(tap: Tap, found: Tensor, reason: str) -> SettingsError:
 
 
 class FrozenModel(nn.Module):
-    """A model whose modules can be tapped."""
+    """A model whose modules can be tapped.
+
+    Attributes:
+        layouts, num_prefix_tokens: Of its modules' outputs, see `fold`.
+    """
+
+    layouts: Mapping[int, Layout] = _BY_DIMENSIONS
+    num_prefix_tokens: int = 1
 
     def tap(self, inputs: Tensor, taps: Sequence[Tap]) -> dict[str, Tensor]:
         """Maps [B, C, T', H', W'] by the names of the taps, from one pass.
@@ -270,6 +304,8 @@ class FrozenModel(nn.Module):
                 num_clips=inputs.shape[0],
                 grid=self.grid(inputs),
                 module=find_module(root, tap),
+                layouts=self.layouts,
+                num_prefix_tokens=self.num_prefix_tokens,
             ).contiguous()
             for tap in taps
         }

@@ -6,11 +6,11 @@ and `head.safetensors`, a model card, and by choice the backbone's weights; and 
 itself.
 
 A bundle may come from anywhere, and nothing in it can run code: a config of mmaction2 is a program
-(a .json may name one as its base), so a bundle names a preset, a config of the model zoo that this
-machine's mmaction2 ships, or holds a folder of the transformers library, of which the config's
-plain values and safetensors are read. The folder is looked through before a file of it is opened:
-any other backbone, files that `bundle.json` does not list, links, and names that no export writes
-are refused.
+(a .json may name one as its base), so a bundle names a preset, a model of timm, a config of the
+model zoo that this machine's mmaction2 ships, or holds a folder of the transformers library, of
+which the config's plain values and safetensors are read. The folder is looked through before a
+file of it is opened: any other backbone, files that `bundle.json` does not list, links, and names
+that no export writes are refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,13 @@ from dsts_pipeline.base.files import (
 from dsts_pipeline.clips.decode import Decoder, name_decoder
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.downloads import digest_of_weights, is_address, locate_weights
-from dsts_pipeline.extract.model_zoo import find_config, is_config_name, preset_names, zoo_names
+from dsts_pipeline.extract.model_zoo import (
+    find_config,
+    is_config_name,
+    is_timm_name,
+    preset_names,
+    zoo_names,
+)
 from dsts_pipeline.extract.weights import KEY_MAPS, RANDOM
 from dsts_pipeline.head import load_head, save_head
 from dsts_pipeline.serve.bundle import BackboneSource, Bundle, model_card
@@ -65,8 +71,9 @@ COPIED_BYTES = 16 * 2**20
 _FETCHED = ("https", "http", "s3", "gs", "hf")
 _AGAIN = "export the bundle again, or get a sound copy"
 _NAMED = (
-    "a bundle names a preset, a config of mmaction2's model zoo by its name, or holds a folder of "
-    "the transformers library; a config file is a program and is never read from a bundle"
+    "a bundle names a preset, a model of timm or a config of mmaction2's model zoo by its name, or "
+    "holds a folder of the transformers library; a config file is a program and is never read from "
+    "a bundle"
 )
 
 
@@ -398,5 +405,5 @@ def _require_portable(source: BackboneSource) -> None:
 
 
 def _is_own_name(name: str) -> bool:
-    """Whether it is exactly a preset's or a zoo config's; a path never is."""
-    return name in preset_names() or name in zoo_names()
+    """Whether it is exactly a preset's, a zoo config's or one of timm; a path never is."""
+    return name in preset_names() or is_timm_name(name) or name in zoo_names()

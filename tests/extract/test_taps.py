@@ -42,6 +42,7 @@ def test_every_layout_folds_back_to_the_same_map(maps):
         folded(maps),
         folded(maps.permute(0, 2, 3, 4, 1), "x@BTHWC"),
         folded(maps.transpose(1, 2).flatten(0, 1)),
+        folded(maps.permute(0, 2, 3, 4, 1).flatten(0, 1), "x@NHWC"),
         folded(tokens, grid=GRID),
         folded(with_class_token(tokens), "x@THW", grid=GRID),
         folded((tokens, list(GRID)), grid=(7, 7, 7)),  # the grid beside the tokens counts

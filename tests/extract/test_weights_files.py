@@ -196,7 +196,7 @@ def test_damaged_and_foreign_files_are_refused(recognizer, tmp_path):
         (lambda k: k.replace("norm3", "norm"), "video_swin"),
         (lambda k: f"module.{k.replace('norm3', 'norm')}", "video_swin"),
         (lambda k: k.removeprefix("backbone.").replace("norm3", "norm"), "video_swin"),
-        (lambda k: k.removeprefix("backbone."), "video_swin"),
+        (lambda k: k.removeprefix("backbone."), "bare_backbone"),
     ],
 )
 def test_names_of_other_makers_are_mapped(recognizer, tmp_path, rename, chosen):

@@ -14,8 +14,10 @@ from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.mmaction_compat import accepts, build_model
 from dsts_pipeline.extract.model_zoo import (
+    IMAGE_PRESETS,
     TRANSFORMERS_PRESETS,
     ZOO_PRESETS,
+    is_timm_name,
     preset_names,
     read_zoo_model,
 )
@@ -40,8 +42,16 @@ def zoo_model(name):
 
 def test_every_preset_has_its_settings_and_every_settings_file_a_preset():
     files = {path.stem for path in (CONFIGS / "backbone").glob("*.yaml")}
-    assert files - {"stick_r18_8f"} == set(preset_names())
-    assert set(ZOO_PRESETS) | set(TRANSFORMERS_PRESETS) < set(preset_names())
+    assert files - {"stick_r18_8f", "timm"} == set(preset_names())
+    assert {*ZOO_PRESETS, *TRANSFORMERS_PRESETS, *IMAGE_PRESETS} < set(preset_names())
+
+
+def test_image_presets_need_nothing_but_their_packages(tmp_path):
+    chosen = settings_of("efficientnet_lite0", tmp_path)
+    assert (chosen.num_frames, chosen.size_px, chosen.batch_size) == (8, 224, 8)
+    assert (CONFIGS.parent / chosen.weights).is_file(), "what DVC depends on has to exist"
+    chosen = settings_of("timm", tmp_path)
+    assert is_timm_name(chosen.name) and chosen.size_px is None
 
 
 @pytest.mark.parametrize("name", sorted(ZOO_PRESETS))
