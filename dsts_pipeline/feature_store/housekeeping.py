@@ -34,7 +34,7 @@ from dsts_pipeline.feature_store.reader import FeatureStore
 _NAME = re.compile(f"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _FOLDERS = ("", "maps", "scales", "frames", "shards")
 _FILE = re.compile(
-    r"zarr\.json|clips\.json|manifest\.json|\.writer\.lock|"
+    r"zarr\.json|clips\.json|groups-[0-9a-f]{8}\.json|manifest\.json|\.writer\.lock|"
     r"(maps|scales|frames)/zarr\.json|(maps|scales|frames)/c(\.\d+)+|shards/\d+\.json|"
     r"((maps|scales|frames|shards)/)?\.[^/]*\.tmp"  # left by a writer that was killed
 )

@@ -97,7 +97,7 @@ class RunPlan:
         The code of feed, head and learn counts: figures of other code are other figures.
 
         Args:
-            store: Its fingerprint.
+            store: Its `division`: maps, splits and groups.
         """
         decided: dict[str, Any] = {"kind": self.kind, "store": store, "torch": torch.__version__}
         if self.is_trained:
@@ -170,6 +170,7 @@ def stream_of(plan: RunPlan) -> tuple[Any, ...]:
         recipe.stream_seed,
         recipe.train.batch_size,
         recipe.train.heldout_fraction,
+        recipe.train.heldout_by,
         *order_of(recipe.reading).values(),
         pairs_count,
     )
@@ -196,6 +197,7 @@ class Runs:
         root: Folder of the finished runs' folders.
         checkpoints: Folder of the unfinished ones' checkpoints.
         store: Fingerprint of the maps.
+        division: Of the store: its maps, and which of them are trained on.
         sizes: Channels of the maps, number of classes.
         classifier: The backbone's own, where there is one.
         made_of: What every head's file says of its making.
@@ -211,10 +213,11 @@ class Runs:
     made_of: dict[str, Any]
     every_batches: int | None = None
     num_together: int = 64
+    division: str = ""
 
     def folder(self, plan: RunPlan) -> Path:
         """The run's folder, there or not."""
-        return self.root / plan.folder_name(self.store, self.classifier)
+        return self.root / plan.folder_name(self.division or self.store, self.classifier)
 
     def is_finished(self, plan: RunPlan) -> bool:
         """Whether its trained head is there."""
@@ -299,7 +302,7 @@ class Runs:
         self.save(plans[member], member.training.head, member.training.history)
 
     def _member(self, plan: RunPlan, feed: FeatureFeed, device: torch.device) -> Member:
-        identity = {"store": self.store}
+        identity = {"store": self.division or self.store}
         checkpoints = CheckpointOptions(self.checkpoints, identity, self.every_batches)
         build = partial(plan.build, self.sizes, self.classifier)
         return Member(plan.name, build, feed, plan.recipe, Processes(device=device), checkpoints)

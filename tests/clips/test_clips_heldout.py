@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips.prepare import hold_out_groups
+from dsts_pipeline.base.groups import hold_out_groups
 
 LABELS = [n % 4 for n in range(200)]
 SINGLE = [f"clip {n}" for n in range(200)]
