@@ -66,9 +66,10 @@ def _ablate(settings: Settings) -> None:
     made_by = {name: section.model_dump(mode="json") for name, section in sections.items()}
     provenance = collect_provenance(made_by | {"seed": settings.seed})
     of_folds = [_make_runs(settings, store, provenance) for store in stores]
-    for runs, store in zip(of_folds, stores, strict=True):
+    for store in stores:
         store.rows_of_split(how.split)
-        runs.check(everything, store, store.rows_of_split("train"))
+    of_folds[0].check(everything, stores)
+    _check_training(settings)
     warn_of_groups(stores[0], plans[settings.ablate.reference][0].recipe)
 
     failures: dict[Path, str] = {}
@@ -154,12 +155,12 @@ def _plan_runs(variant: Variant, seeds: Sequence[int], data_seed: int) -> list[R
     ]
 
 
-def _train_runs(
-    settings: Settings, runs: Runs, plans: Sequence[RunPlan], store: FeatureStore
-) -> dict[Path, str]:
-    """Train what is not finished; returns why runs diverged, by their folders."""
-    todo = runs.unfinished(plans)
-    chosen = settings.ablate
+def _check_training(settings: Settings) -> None:
+    """Refuse, or tell, what of the settings an ablation does not do.
+
+    Raises:
+        SettingsError: Several processes are to train one head.
+    """
     if settings.train.devices > 1:
         raise SettingsError(
             f"train.devices is {settings.train.devices}: several processes that train one head; "
@@ -167,6 +168,14 @@ def _train_runs(
         )
     if settings.train.tensorboard:
         console.print("train.tensorboard has no effect here: an ablation keeps histories")
+
+
+def _train_runs(
+    settings: Settings, runs: Runs, plans: Sequence[RunPlan], store: FeatureStore
+) -> dict[Path, str]:
+    """Train what is not finished; returns why runs diverged, by their folders."""
+    todo = runs.unfinished(plans)
+    chosen = settings.ablate
     num_runs = len({runs.folder(plan) for plan in plans})
     fold = "" if store.fold is None else f"fold {store.fold.fold + 1} of {store.fold.num_folds}: "
     console.print(f"{fold}{num_runs} trainings, {num_runs - len(todo)} of them finished before")

@@ -40,6 +40,7 @@ from dsts_pipeline.head import LinearProbe, load_head, save_head, take_over_clas
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
+    Recipe,
     hold_together,
     joined_processes,
     remove_checkpoints,
@@ -48,6 +49,7 @@ from dsts_pipeline.learn import (
 from dsts_pipeline.learn.end_to_end import EndToEnd, check_can_be_saved, save_backbone
 from dsts_pipeline.learn.finetune import Finetuned, answer_clips, finetune
 from dsts_pipeline.learn.resume import digest_sources
+from dsts_pipeline.learn.train import warn_of_held_out
 from dsts_pipeline.learn.videos import VideoFeed
 from dsts_pipeline.metrics import average_views, softmax
 from dsts_pipeline.metrics.accuracy import plain_figures
@@ -273,6 +275,9 @@ def _train_jointly(
         max_failed_fraction=settings.backbone.max_failed_fraction,
         may_shrink=work.processes.world_size == 1,
     )
+    if work.processes.is_first:
+        recipe = Recipe(settings.train, udl, seed=settings.seed)
+        warn_of_held_out(feed.labels, feed.groups, feed.origins, recipe)
     model = EndToEnd(
         work.backbone,
         head,

@@ -356,9 +356,8 @@ def import_features(
     write_json(common.FEATURES, record_store(manifest, writer.path))
     for failure in manifest["failures"][:5]:
         console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
-    groups = [row.group for row in table.rows]
-    ids = [row.id for row in table.rows]
-    for line in tell_shared_groups(ids, [row.split for row in table.rows], groups):
+    ids, _, splits, _ = zip(*plan.samples, strict=True)
+    for line in tell_shared_groups(ids, splits, plan.groups):
         console.print(line, soft_wrap=True, markup=False)
     counts = manifest["counts"]
     unlisted = features.num_items - counts["stored"]

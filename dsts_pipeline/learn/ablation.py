@@ -21,7 +21,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
 from rich.live import Live
@@ -235,11 +234,11 @@ class Runs:
                 wanted.setdefault(self.folder(plan), plan)
         return sorted(wanted.values(), key=lambda plan: repr(stream_of(plan)))
 
-    def check(self, plans: Sequence[RunPlan], store: FeatureStore, rows: np.ndarray) -> None:
+    def check(self, plans: Sequence[RunPlan], stores: Sequence[FeatureStore]) -> None:
         """Build every head and look at the clips, so that what can't train is told first.
 
         Args:
-            rows: Those of the training split.
+            stores: The store, or its folds, each with a training split of its own.
 
         Raises:
             SettingsError: A head can't be built, or there are too few clips.
@@ -250,7 +249,9 @@ class Runs:
             if not plan.is_trained:
                 continue
             try:
-                check_clips(store, rows, plan.recipe, paired=paired)
+                for store in stores:
+                    rows = store.rows_of_split("train")
+                    check_clips(store, rows, plan.recipe, paired=paired)
             except SettingsError as error:
                 raise SettingsError(f"variant {plan.name}: {error}") from None
 

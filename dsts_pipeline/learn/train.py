@@ -167,19 +167,28 @@ def warn_of_groups(store: FeatureStore, recipe: Recipe) -> None:
     Args:
         recipe: Of which counts what is held out.
     """
-    lines = tell_shared_groups(store.video_ids, store.splits.tolist(), store.groups)
+    for line in tell_shared_groups(store.video_ids, store.splits.tolist(), store.groups):
+        console.print(line, soft_wrap=True, markup=False)
     rows = store.rows_of_split("train")
+    clips = np.asarray(store.video_ids)[rows]
     numbers = store.group_numbers
+    warn_of_held_out(store.labels[rows], clips, None if numbers is None else numbers[rows], recipe)
+
+
+def warn_of_held_out(
+    labels: np.ndarray, groups: np.ndarray, origins: np.ndarray | None, recipe: Recipe
+) -> None:
+    """Say where clips are held out singly although they are of groups; arguments as `hold_out`."""
     doubt = doubt_held_out(
-        store.labels[rows],
-        np.asarray(store.video_ids)[rows],
-        None if numbers is None else numbers[rows],
+        labels,
+        groups,
+        origins,
         fraction=recipe.train.heldout_fraction,
         seed=recipe.stream_seed,
         by=recipe.train.heldout_by,
     )
-    for line in filter(None, (*lines, doubt)):
-        console.print(line, soft_wrap=True, markup=False)
+    if doubt:
+        console.print(doubt, soft_wrap=True, markup=False)
 
 
 def check_head(head: nn.Module, feed: FeatureFeed) -> None:

@@ -37,7 +37,8 @@ def load_fitting_head(folder: Path, store: FeatureStore) -> tuple[nn.Module, dic
             f"{folder}: trained on store {extra['store']}, the features are those of "
             f"{store.fingerprint}; run `python cli.py train-head`"
         )
-    if (trained := extra.get("fold")) != store.describe_fold().get("fold"):
+    trained = extra.get("fold")
+    if trained != (store.fold and store.fold.describe()):
         of = f"for {Fold(**trained)}" if trained else "on the store's own splits"
         now = f"{store.fold}" if store.fold else "the store's own test split"
         raise CheckpointError(
