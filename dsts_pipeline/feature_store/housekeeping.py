@@ -242,7 +242,12 @@ def keep_provenance(before: bytes, repaired: Mapping[str, Any], store: str | Pat
         Whether all shards came out with their recorded digests.
     """
     old = json.loads(before)
-    same = all(old[key] == repaired[key] for key in ("fingerprint", "files", "shards", "failures"))
+    same = all(old[key] == repaired[key] for key in ("fingerprint", "shards", "failures"))
+    files, others = (
+        {name: entry for name, entry in manifest["files"].items() if not layout.find_groups([name])}
+        for manifest in (old, repaired)
+    )
+    same = same and files == others  # groups may be other ones by now
     if same:  # the rest follows from these, and is what the repair found it to be
         kept = {**repaired, "provenance": old["provenance"]}
         write_json(Path(store) / layout.MANIFEST_NAME, sign(kept))
