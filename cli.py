@@ -242,6 +242,9 @@ def ablate(
         typer.Option(metavar="KEY=VALUE,VALUE", help="Every combination is a variant; repeatable."),
     ] = [],
     seeds: Annotated[int | None, typer.Option(min=1, help="Trainings of each variant.")] = None,
+    folds: Annotated[
+        bool, typer.Option("--folds", help="Cross-validate: all of dataset.num_folds.")
+    ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the trainings.")
     ] = None,
@@ -253,7 +256,8 @@ def ablate(
 
     Each result is the one that training the variant alone gives. Finished trainings are kept in
     outputs/ablation/runs and never repeated: variants, values and seeds may be added later; a
-    stopped command goes on. Writes outputs/ablation/results.json and results.csv.
+    stopped command goes on. Writes outputs/ablation/results.json and results.csv. With --folds
+    every clip is answered by a head that did not learn from its group; see docs/groups.md.
 
     Example: python cli.py ablate --experiment paper_tables --jobs 2
     """
@@ -261,7 +265,8 @@ def ablate(
         from dsts_pipeline.base.params import overrides_of
 
         first = overrides_of(experiment) if experiment else []
-    given = override("ablate", num_seeds=seeds, jobs=jobs, grid=json.dumps(grid) if grid else None)
+    varied = json.dumps(grid) if grid else None
+    given = override("ablate", num_seeds=seeds, jobs=jobs, grid=varied, folds=folds or None)
     run_stage("ablate", params, [*first, *overrides, *given], debug)
 
 

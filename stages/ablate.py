@@ -1,4 +1,7 @@
-"""Train many variants in one pass over the cached maps, and compare them with the full model."""
+"""Train many variants in one pass over the cached maps, and compare them with the full model.
+
+On the test split, or by a cross-validation: then in one pass per fold.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +25,18 @@ from dsts_pipeline.head.building import classifier_of
 from dsts_pipeline.learn import Recipe, stop_on_sigterm
 from dsts_pipeline.learn.ablation import RunPlan, Runs, show_ablation, train_in_processes
 from dsts_pipeline.learn.processes import choose_device
+from dsts_pipeline.learn.train import warn_of_groups
 from dsts_pipeline.metrics import HeadResult, Predictions
 from dsts_pipeline.metrics.ablation import (
     AblationRun,
     AblationVariant,
+    CrossValidation,
     ablation_table,
     assemble_ablation,
     results_csv,
 )
 from dsts_pipeline.metrics.intervals import Bootstrap
+from dsts_pipeline.metrics.predictions import join_folds
 from dsts_pipeline.metrics.scoring import load_fitting_head, score_head
 from stages import common
 
@@ -54,35 +60,39 @@ def _ablate(settings: Settings) -> None:
     seeds = [settings.seed + number for number in range(settings.ablate.num_seeds)]
     plans = {variant.name: _plan_runs(variant, seeds, settings.seed) for variant in variants}
     everything = [plan for of_variant in plans.values() for plan in of_variant]
-    store = open_features(common.FEATURES, settings.feed)
+    stores = _open_stores(settings)
     sections = {"head": settings.head, "udl": settings.udl, "train": settings.train}
     sections |= {"feed": settings.feed, "evaluate": how, "ablate": settings.ablate}
     made_by = {name: section.model_dump(mode="json") for name, section in sections.items()}
     provenance = collect_provenance(made_by | {"seed": settings.seed})
-    runs = Runs(
-        common.ABLATION / "runs",
-        common.ABLATION / "checkpoints",
-        store.fingerprint,
-        (store.map_shape[0], len(store.class_names)),
-        classifier_of(settings.backbone.weights, store),
-        {"provenance": provenance},
-        settings.train.checkpoint_every_batches,
-        settings.ablate.num_together,
-    )
-    rows = store.rows_of_split(how.split)
-    runs.check(everything, store, store.rows_of_split("train"))
+    of_folds = [_make_runs(settings, store, provenance) for store in stores]
+    for store in stores:
+        store.rows_of_split(how.split)
+    of_folds[0].check(everything, stores)
+    _check_training(settings)
+    warn_of_groups(stores[0], plans[settings.ablate.reference][0].recipe)
 
-    failures = _train_runs(settings, runs, everything, store)
-    feed = FeatureFeed.from_settings(store, rows, settings.feed)
-    answers = _answer_runs(runs, everything, feed, how)
+    failures: dict[Path, str] = {}
+    answers: dict[Path, HeadResult] = {}
+    for runs, store in zip(of_folds, stores, strict=True):
+        failures |= _train_runs(settings, runs, everything, store)
+        feed = FeatureFeed.from_settings(store, store.rows_of_split(how.split), settings.feed)
+        answers |= _answer_runs(runs, everything, feed, how)
+    described = {
+        variant.name: _describe_variant(
+            variant, plans[variant.name], of_folds, answers, failures, how.split
+        )
+        for variant in variants
+    }
     results = assemble_ablation(
-        _describe_variants(variants, plans, runs, answers, failures, how.split),
+        described,
         reference=settings.ablate.reference,
         split=how.split,
-        store=store.fingerprint,
+        store=stores[0].fingerprint,
         seeds=seeds,
         bootstrap=Bootstrap(how.num_bootstrap, how.confidence, settings.seed),
         provenance=provenance,
+        dealt=_describe_folds(stores) if settings.ablate.folds else None,
     )
     write_json(common.ABLATION / "results.json", sign(results))
     write_atomic(common.ABLATION / "results.csv", results_csv(results).encode())
@@ -91,6 +101,42 @@ def _ablate(settings: Settings) -> None:
         raise SettingsError(
             f"{len(failures)} of the trainings diverged: {next(iter(failures.values()))}"
         )
+
+
+def _open_stores(settings: Settings) -> list[FeatureStore]:
+    """The store of the run; over folds, once per fold with that one as its test split."""
+    dataset = settings.dataset
+    if not settings.ablate.folds or dataset.num_folds is None:
+        return [open_features(common.FEATURES, settings.feed, dataset)]
+    if dataset.fold is not None:
+        console.print("dataset.fold has no effect here: ablate.folds takes all of them")
+    store = open_features(common.FEATURES, settings.feed)
+    return store.deal_folds(dataset.num_folds, dataset.heldout_seed)
+
+
+def _make_runs(settings: Settings, store: FeatureStore, provenance: dict[str, Any]) -> Runs:
+    return Runs(
+        common.ABLATION / "runs",
+        common.ABLATION / "checkpoints",
+        store.fingerprint,
+        (store.map_shape[0], len(store.class_names)),
+        classifier_of(settings.backbone.weights, store),
+        {"provenance": provenance} | store.describe_fold(),
+        settings.train.checkpoint_every_batches,
+        settings.ablate.num_together,
+        store.division,
+    )
+
+
+def _describe_folds(stores: Sequence[FeatureStore]) -> CrossValidation:
+    """Which fold and which group each clip is of."""
+    first = stores[0]
+    assert first.fold is not None and first.group_numbers is not None
+    folds: dict[str, int] = {}
+    for number, store in enumerate(stores):
+        folds |= {store.video_ids[row]: number for row in store.rows_of_split("test")}
+    groups = dict(zip(first.video_ids, first.group_numbers.tolist(), strict=True))
+    return CrossValidation(first.fold.num_folds, first.fold.seed, folds, groups)
 
 
 # ---- the trainings -----------------------------------------------------------------------------
@@ -109,12 +155,12 @@ def _plan_runs(variant: Variant, seeds: Sequence[int], data_seed: int) -> list[R
     ]
 
 
-def _train_runs(
-    settings: Settings, runs: Runs, plans: Sequence[RunPlan], store: FeatureStore
-) -> dict[Path, str]:
-    """Train what is not finished; returns why runs diverged, by their folders."""
-    todo = runs.unfinished(plans)
-    chosen = settings.ablate
+def _check_training(settings: Settings) -> None:
+    """Refuse, or tell, what of the settings an ablation does not do.
+
+    Raises:
+        SettingsError: Several processes are to train one head.
+    """
     if settings.train.devices > 1:
         raise SettingsError(
             f"train.devices is {settings.train.devices}: several processes that train one head; "
@@ -122,8 +168,17 @@ def _train_runs(
         )
     if settings.train.tensorboard:
         console.print("train.tensorboard has no effect here: an ablation keeps histories")
+
+
+def _train_runs(
+    settings: Settings, runs: Runs, plans: Sequence[RunPlan], store: FeatureStore
+) -> dict[Path, str]:
+    """Train what is not finished; returns why runs diverged, by their folders."""
+    todo = runs.unfinished(plans)
+    chosen = settings.ablate
     num_runs = len({runs.folder(plan) for plan in plans})
-    console.print(f"{num_runs} trainings, {num_runs - len(todo)} of them finished before")
+    fold = "" if store.fold is None else f"fold {store.fold.fold + 1} of {store.fold.num_folds}: "
+    console.print(f"{fold}{num_runs} trainings, {num_runs - len(todo)} of them finished before")
     if not todo:
         return {}
     device = torch.device(choose_device(settings.train.device))
@@ -182,30 +237,41 @@ def _predictions_of(folder: Path, split: str) -> Path:
     return folder / f"predictions-{split}.npz"
 
 
-def _describe_variants(
-    variants: Sequence[Variant],
-    plans: Mapping[str, Sequence[RunPlan]],
-    runs: Runs,
+def _describe_variant(
+    variant: Variant,
+    plans: Sequence[RunPlan],
+    of_folds: Sequence[Runs],
     answers: Mapping[Path, HeadResult],
     failures: Mapping[Path, str],
     split: str,
-) -> dict[str, AblationVariant]:
-    """What `assemble_ablation` takes, by name; several runs may share a folder."""
-    found = {}
-    for variant in variants:
-        done = [
-            AblationRun(
+) -> AblationVariant:
+    """What `assemble_ablation` takes; several runs may share a folder.
+
+    Of a cross-validation a seed counts where all of its folds are trained: then every clip has an
+    answer of a head that did not learn from it.
+    """
+    done = []
+    for plan in plans:
+        parts = {
+            number: AblationRun(
                 plan.seed,
                 answers[folder],
                 runs.history(plan),
                 _predictions_of(folder, split).relative_to(runs.root.parent).as_posix(),
             )
-            for plan in plans[variant.name]
+            for number, runs in enumerate(of_folds)
             if (folder := runs.folder(plan)) in answers
-        ]
-        folders = [runs.folder(plan) for plan in plans[variant.name]]
-        own = [failures[folder] for folder in folders if folder in failures]
-        found[variant.name] = AblationVariant(
-            variant.title, variant.table, variant.changes, done, own
-        )
-    return found
+        }
+        if len(parts) < len(of_folds):
+            continue
+        done.append(_join(plan.seed, parts) if len(parts) > 1 else parts[0])
+    folders = [runs.folder(plan) for runs in of_folds for plan in plans]
+    own = [failures[folder] for folder in folders if folder in failures]
+    return AblationVariant(variant.title, variant.table, variant.changes, done, own)
+
+
+def _join(seed: int, folds: Mapping[int, AblationRun]) -> AblationRun:
+    """The trainings of a cross-validation as one run, whose answers are of all clips."""
+    first = folds[0].result
+    answers = join_folds([run.result.predictions for run in folds.values()])
+    return AblationRun(seed, HeadResult(first.title, answers, first.num_parameters), folds=folds)

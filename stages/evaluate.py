@@ -40,10 +40,12 @@ def run(settings: Settings) -> None:
 
 def _evaluate(settings: Settings) -> None:
     chosen = settings.evaluate
-    store = open_features(common.FEATURES, settings.feed)
-    # Imported features have no clip index; all that is missing there is a failure of the store.
+    store = open_features(common.FEATURES, settings.feed, settings.dataset)
+    # Imported features have no clip index; all that is missing there is a failure of the store. Of
+    # a clip without a file nobody knows which fold it would be in.
     imported = "import" in store.manifest["made_of"]
-    unusable = () if imported else ClipIndex.load(common.CLIP_INDEX).problems
+    left_out = imported or store.fold is not None
+    unusable = () if left_out else ClipIndex.load(common.CLIP_INDEX).problems
     rows = store.rows_of_split(chosen.split)
     names = [name for name in common.HEAD_NAMES if (common.HEADS / name).exists()]
     for name in names:
@@ -72,7 +74,9 @@ def _evaluate(settings: Settings) -> None:
         split=chosen.split,
         store=store.fingerprint,
         num_bins=chosen.num_bins,
-        provenance=collect_provenance({"evaluate": chosen.model_dump(), "seed": settings.seed}),
+        provenance=collect_provenance(
+            {"evaluate": chosen.model_dump(), "seed": settings.seed} | store.describe_fold()
+        ),
     )
     routing = assemble_routing(heads, **shared, how=chosen, seed=settings.seed)
     write_json(common.METRICS, sign(metrics))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsts_pipeline.base.errors import CheckpointError
+from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import read_signed, sign, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
@@ -40,6 +40,7 @@ from dsts_pipeline.head import LinearProbe, load_head, save_head, take_over_clas
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
+    Recipe,
     hold_together,
     joined_processes,
     remove_checkpoints,
@@ -48,9 +49,11 @@ from dsts_pipeline.learn import (
 from dsts_pipeline.learn.end_to_end import EndToEnd, check_can_be_saved, save_backbone
 from dsts_pipeline.learn.finetune import Finetuned, answer_clips, finetune
 from dsts_pipeline.learn.resume import digest_sources
+from dsts_pipeline.learn.train import warn_of_held_out
 from dsts_pipeline.learn.videos import VideoFeed
 from dsts_pipeline.metrics import average_views, softmax
 from dsts_pipeline.metrics.accuracy import plain_figures
+from dsts_pipeline.metrics.scoring import load_fitting_head
 from stages import common
 
 # What of the section makes the model and the views, which a checkpoint has to be of.
@@ -70,12 +73,7 @@ def run(settings: Settings) -> None:
     """
     store = open_features(common.FEATURES, settings.feed)
     start = Path(settings.finetune.head)
-    head, extra = load_head(start)
-    if extra["store"] != store.fingerprint:
-        raise CheckpointError(
-            f"{start}: trained on store {extra['store']}, {common.FEATURES} names "
-            f"{store.fingerprint}; run `python cli.py train-head`"
-        )
+    head, extra = load_fitting_head(start, store)
     with _open_inputs(settings, common.FINETUNED, "finetune") as work:
         _check_maps(store, work.backbone)
         left_out = sorted({failure["id"] for failure in store.manifest["failures"]})
@@ -232,6 +230,11 @@ def _open_inputs(settings: Settings, folder: Path, name: str) -> Iterator[Finetu
     """
     chosen = settings.finetune
     decoding = settings.backbone
+    if settings.dataset.fold is not None:
+        raise SettingsError(
+            f"dataset.fold is {settings.dataset.fold}, and {name} takes the splits of the clip "
+            "index; set dataset.fold to null"
+        )
     index = ClipIndex.load(common.CLIP_INDEX)
     backbone = choose_backbone(decoding)
     check_can_be_saved(backbone)
@@ -272,6 +275,9 @@ def _train_jointly(
         max_failed_fraction=settings.backbone.max_failed_fraction,
         may_shrink=work.processes.world_size == 1,
     )
+    if work.processes.is_first:
+        recipe = Recipe(settings.train, udl, seed=settings.seed)
+        warn_of_held_out(feed.labels, feed.groups, feed.origins, recipe)
     model = EndToEnd(
         work.backbone,
         head,

@@ -6,6 +6,7 @@ import numpy as np
 
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.files import write_json
+from dsts_pipeline.base.groups import number_groups
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.base.training_clips import find_shortage
@@ -82,5 +83,7 @@ def _find_shortage(settings: Settings, index: ClipIndex) -> str:
         paired=settings.udl.enabled,
         world_size=options.devices,
         early_stopping_epochs=options.early_stopping_epochs,
+        heldout_by=options.heldout_by,
+        origins=number_groups([clip.id for clip in train], [clip.group for clip in train]),
     )
     return f"warning: train-head will refuse these clips: {shortage}" if shortage else ""

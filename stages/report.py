@@ -47,7 +47,7 @@ def run(settings: Settings, *, screenshots: Path | None = None) -> None:
 
 
 def _report(settings: Settings, screenshots: Path | None) -> None:
-    store = open_features(common.FEATURES, settings.feed)
+    store = open_features(common.FEATURES, settings.feed, settings.dataset)
     features = store.manifest
     # Imported features have neither videos nor a clip index: their store knows their classes.
     imported = "import" in features["made_of"]

@@ -39,6 +39,7 @@ from dsts_pipeline.learn.search import (
     read_space,
     write_trials,
 )
+from dsts_pipeline.learn.train import warn_of_groups
 from stages import common
 
 
@@ -53,16 +54,17 @@ def run(settings: Settings) -> None:
     train = settings.train
     how = settings.search
     import_optuna()
-    store = open_features(common.FEATURES, settings.feed)
+    store = open_features(common.FEATURES, settings.feed, settings.dataset)
     rows = store.rows_of_split("train")
     _check_ends(settings, dimensions, store, rows)
+    warn_of_groups(store, Recipe(train, settings.udl, settings.feed, settings.seed))
     classifier = classifier_of(settings.backbone.weights, store)
     with (
         locked_study(common.SEARCH) as folder,
         joined_processes(train.device, 1) as processes,
         stop_on_sigterm(train.requeue_status) as stop,
     ):
-        name = name_study(settings, dimensions, store.fingerprint)
+        name = name_study(settings, dimensions, store.division)
         present = present_values(settings, dimensions)
         study = Study(
             folder,
@@ -75,7 +77,7 @@ def run(settings: Settings) -> None:
         console.print(f"study {name}: {len(study.finished)} of {how.num_trials} trials are done")
         saved = CheckpointOptions(
             folder / "checkpoints",
-            {"store": store.fingerprint},
+            {"store": store.division},
             train.checkpoint_every_batches,
             stop,
         )

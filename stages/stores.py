@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dsts_pipeline.base.errors import StoreError, UserError
 from dsts_pipeline.base.files import format_bytes, read_json, write_json
+from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
@@ -355,6 +356,9 @@ def import_features(
     write_json(common.FEATURES, record_store(manifest, writer.path))
     for failure in manifest["failures"][:5]:
         console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
+    ids, _, splits, _ = zip(*plan.samples, strict=True)
+    for line in tell_shared_groups(ids, splits, plan.groups):
+        console.print(line, soft_wrap=True, markup=False)
     counts = manifest["counts"]
     unlisted = features.num_items - counts["stored"]
     console.print(

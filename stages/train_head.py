@@ -27,7 +27,7 @@ from dsts_pipeline.learn import (
     stop_on_sigterm,
     train_head,
 )
-from dsts_pipeline.learn.train import log_curves
+from dsts_pipeline.learn.train import log_curves, warn_of_groups
 from stages import common
 
 
@@ -51,7 +51,7 @@ def run(settings: Settings) -> None:
 
 
 def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOptions) -> None:
-    store = open_features(common.FEATURES, settings.feed)
+    store = open_features(common.FEATURES, settings.feed, settings.dataset)
     rows = store.rows_of_split("train")
     sizes = store.map_shape[0], len(store.class_names)
     classifier = classifier_of(settings.backbone.weights, store)
@@ -59,12 +59,14 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     recipe = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
     paired = settings.udl.enabled and bool(head.upstream_parameters())
     check_clips(store, rows, recipe, paired=paired, world_size=processes.world_size)
+    if processes.is_first:
+        warn_of_groups(store, recipe)
     feed = FeatureFeed.from_settings(store, rows, settings.feed, device=processes.device)
     names = "head", "udl", "train", "feed"
     made_by = {name: getattr(settings, name).model_dump(mode="json") for name in names}
     provenance = collect_provenance(made_by | {"seed": settings.seed})
-    made_of = {"store": store.fingerprint, "provenance": provenance}
-    saved.identity = {"store": store.fingerprint}
+    made_of = {"store": store.fingerprint, "provenance": provenance} | store.describe_fold()
+    saved.identity = {"store": store.division}
 
     def save(name: str, title: str, head: nn.Module, history: list[dict[str, Any]]) -> None:
         if processes.is_first:

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from dsts_pipeline.base.params import load_settings, section_of, setting_keys, settings_as_yaml
 from dsts_pipeline.base.settings import (
     BackboneSettings,
+    DatasetSettings,
     FeedSettings,
     HeadSettings,
     Section,
@@ -283,6 +284,13 @@ def test_stage_lists_the_settings_that_it_uses(name):
 def test_settings_of_later_stages_never_reach_the_costly_ones(name):
     later = {"seed", "head", "udl", "train", "evaluate", "report"}
     assert not later & {param.split(".")[0] for param in STAGES[name]["params"]}
+
+
+def test_prepare_lists_all_of_the_data_set_but_the_folds():
+    # Folds deal the clips of a store: no video need be looked at again for them.
+    params = STAGES["prepare"]["params"]
+    listed = [param.removeprefix("dataset.") for param in params if param.startswith("dataset.")]
+    assert {*listed} == DatasetSettings.model_fields.keys() - {"num_folds", "fold"}
 
 
 # ---- settings ---------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ Readout = Literal["average", "attentive"]
 Method = Literal["exact", "forward_over_reverse", "finite_difference"]
 Schedule = Literal["one_cycle", "cosine", "steps", "constant"]
 InnerStep = Literal["head", "all"]
+HeldoutBy = Literal["auto", "clip", "group"]
 
 
 class Section(BaseModel):
@@ -100,12 +101,16 @@ class DatasetSettings(Section):
     """classes that mirroring exchanges, by number; with label_mapped alone"""
     heldout_fraction: Heldout = 0.0
     """share of train that becomes the split val, to choose settings by"""
-    heldout_by: Literal["clip", "group"] = "clip"
-    """group: whole source videos or performers are held out"""
+    heldout_by: HeldoutBy = "auto"
+    """group: whole source videos or performers are held out; auto: where they are told"""
     heldout_seed: Number = 0
-    """holds out other clips"""
+    """holds out other clips, deals other folds"""
     test_fraction: Heldout = 0.0
     """share of all clips that becomes the split test, where the data set has none"""
+    num_folds: Annotated[int, Field(ge=2)] | None = None
+    """of a cross-validation: whole groups of all splits are dealt anew; null: none"""
+    fold: Number | None = None
+    """the one that is test, the others train; null: the splits as they are"""
     allow_outside_root: bool = False
     """take videos outside of root, by absolute names or links"""
     max_problem_fraction: Fraction = 0.01
@@ -114,6 +119,19 @@ class DatasetSettings(Section):
     """processes that look into the videos"""
     render: RenderSettings | None = RenderSettings()
     """an embedded data set to be rendered first; null for videos that are there"""
+
+    @model_validator(mode="after")
+    def _check_fold(self) -> DatasetSettings:
+        if self.fold is not None and self.num_folds is None:
+            raise ValueError(
+                f"fold is {self.fold} and num_folds null; set num_folds, such as 5, or fold to null"
+            )
+        if self.fold is not None and self.num_folds is not None and self.fold >= self.num_folds:
+            raise ValueError(
+                f"fold is {self.fold}, expected 0 to {self.num_folds - 1} with num_folds = "
+                f"{self.num_folds}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_flip(self) -> DatasetSettings:
@@ -458,6 +476,8 @@ class TrainSettings(RunSettings, LearningSettings):
     """factor on the noise at the end, linear from 1; 1 is the paper"""
     heldout_fraction: Heldout = 0.1
     """of the training clips, to choose the epoch by; `finetune` takes the same"""
+    heldout_by: HeldoutBy = "auto"
+    """group: whole players, subjects or source videos; auto: where they are told"""
     data_seed: Number | None = None
     """of batches and held-out clips; null: the run's seed"""
     recompute_clips_at_end: Count | None = None
@@ -616,6 +636,8 @@ class AblateSettings(Section):
     """such as head.num_neurons=5,10; every combination is a variant"""
     num_seeds: Count = 3
     """trainings of each variant; seeds count up from the run's"""
+    folds: bool = False
+    """train each once for every one of dataset.num_folds"""
     jobs: Count = 1
     """processes that share the trainings"""
     num_together: Count = 64
@@ -672,7 +694,7 @@ def check_together(settings: Settings) -> None:
 
     Raises:
         SettingsError: UDL of a head without upstream parameters; early stopping with nothing
-            held out.
+            held out; an ablation over folds without folds.
     """
     head = settings.head
     train = settings.train
@@ -694,4 +716,8 @@ def check_together(settings: Settings) -> None:
             f"train.early_stopping_epochs is {train.early_stopping_epochs} and "
             "train.heldout_fraction 0: there is nothing to judge an epoch by; set "
             "train.heldout_fraction, such as 0.1, or train.early_stopping_epochs to null"
+        )
+    if settings.ablate.folds and settings.dataset.num_folds is None:
+        raise SettingsError(
+            "ablate.folds is true and dataset.num_folds null; set dataset.num_folds, such as 5"
         )

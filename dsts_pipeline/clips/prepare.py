@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 import os
 import unicodedata
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.provenance import derive_seed
+from dsts_pipeline.base.groups import hold_out_groups
 from dsts_pipeline.base.settings import DatasetSettings
 from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip
 from dsts_pipeline.clips.decode import Decoder, find_refusal
@@ -282,14 +279,16 @@ def _hold_out_val(clips: tuple[Clip, ...], dataset: DatasetSettings) -> tuple[Cl
             "the annotations have a val split of their own: set dataset.heldout_fraction to 0"
         )
     train = [clip for clip in clips if clip.split == TRAIN]
-    by_group = dataset.heldout_by == "group"
-    if by_group and not any(clip.group for clip in train):
+    by = dataset.heldout_by
+    if by == "group" and not any(clip.group for clip in train):
         raise DataError(
             "dataset.heldout_by is group, but the annotations tell no groups: set it to clip"
         )
+    if by == "auto":
+        by = "group" if len({clip.group for clip in train if clip.group}) > 1 else "clip"
     held = hold_out_groups(
         [clip.label for clip in train],
-        [(by_group and clip.group) or clip.sha256 for clip in train],
+        [(by == "group" and clip.group) or clip.sha256 for clip in train],
         fraction=dataset.heldout_fraction,
         seed=dataset.heldout_seed,
     )
@@ -298,60 +297,3 @@ def _hold_out_val(clips: tuple[Clip, ...], dataset: DatasetSettings) -> tuple[Cl
         replace(clip, split=VAL) if clip.split == TRAIN and clip.id in ids else clip
         for clip in clips
     )
-
-
-def hold_out_groups(
-    labels: Sequence[int],
-    groups: Sequence[str],
-    *,
-    fraction: float,
-    seed: int,
-    setting: str = "dataset.heldout_fraction",
-    cure: str = "set dataset.heldout_by to clip",
-    stream: str = "clips held out",
-) -> np.ndarray:
-    """Choose whole groups so that every class gives about `fraction` of its clips.
-
-    Groups come in random order; one is held out if that brings the classes' counts closer to
-    `fraction` of each, by the sum of squares, and leaves every class a clip to learn from. With
-    one clip per group, each class gives its share rounded to the nearest whole clip.
-
-    Args:
-        labels, groups: Of each training clip.
-        fraction: Share held out, in (0, 1).
-        seed: The same seed holds out the same clips, whatever their order.
-        setting, cure: What the share is called, and what else helps than to raise it, for errors.
-        stream: Draws of different streams have nothing to do with each other.
-
-    Returns:
-        bool [n], True where held out.
-
-    Raises:
-        DataError: No group can be held out without taking all clips of a class, or much more than
-            the share.
-    """
-    counts: dict[str, Counter[int]] = defaultdict(Counter)
-    for label, group in zip(labels, groups, strict=True):
-        counts[group][label] += 1
-    left = Counter(labels)
-    missing = {label: fraction * count for label, count in left.items()}
-    generator = np.random.default_rng(derive_seed(seed, stream))
-    names = sorted(counts)
-    held = set()
-    for position in generator.permutation(len(names)):
-        group = names[position]
-        gain = sum(n * (2 * missing[label] - n) for label, n in counts[group].items())
-        if gain > 0 and all(left[label] > n for label, n in counts[group].items()):
-            held.add(group)
-            for label, n in counts[group].items():
-                missing[label] -= n
-                left[label] -= n
-    if not held:
-        found = f"none of the {len(names):,} groups of {len(labels):,} training clips"
-        reason = f"{found} is small enough to hold out; raise the fraction or {cure}"
-        if len(names) == 1:
-            reason = f"all {len(labels):,} training clips are one group; {cure}"
-        elif max(Counter(labels).values()) == 1:
-            reason = "no class has a second clip that could be held out; add clips"
-        raise DataError(f"{setting} = {fraction:g}: {reason}")
-    return np.array([group in held for group in groups], dtype=bool)

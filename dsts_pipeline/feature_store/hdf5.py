@@ -9,7 +9,8 @@ reads from it.
     labels, views, positions      int64 [n]; positions: places in the store's planned order
     ids, splits, class_names      UTF-8 text of fixed length
     frames      int32 [n, F], where the store has them
-    manifest, clips               JSON as bytes (an attribute holds 64 KiB at most), for our reader
+    manifest, clips               JSON as bytes (an attribute holds 64 KiB at most), for our reader;
+                `clips` tells groups, too
     attributes of the file        format, version, fingerprint, split, stored_type
 
 All datasets have fletcher32, and the file's structure has HDF5 1.10's own checksums. What is not
@@ -167,7 +168,11 @@ def _describe_clips(store: FeatureStore, split: str | None) -> dict[str, Any]:
     clips += [(item["position"], item["id"], -1, item["split"], 0) for item in failures]
     chosen = sorted(clip for clip in clips if split in (None, clip[3]))
     names = ("positions", "ids", "labels", "splits", "views")
-    columns = {name: [clip[place] for clip in chosen] for place, name in enumerate(names)}
+    columns: dict[str, list[Any]] = {
+        name: [clip[place] for clip in chosen] for place, name in enumerate(names)
+    }
+    if store.planned_groups is not None:
+        columns["groups"] = [store.planned_groups[position] for position in columns["positions"]]
     classes = {
         "names": list(store.class_names),
         "attribute_names": list(store.attribute_names),
@@ -241,7 +246,8 @@ def open_hdf5(path: Path) -> FeatureStore:
     if frames is not None:
         planned_frames = np.full((num_planned, frames.shape[1]), -1, dtype=np.int32)
         planned_frames[stored] = frames
-    return FeatureStore(path, manifest, table, Hdf5Source(path, rows), planned_frames)
+    groups = table["samples"].get("groups")
+    return FeatureStore(path, manifest, table, Hdf5Source(path, rows), planned_frames, groups)
 
 
 def _load_small(file: h5py.File, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

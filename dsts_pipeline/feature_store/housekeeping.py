@@ -34,7 +34,7 @@ from dsts_pipeline.feature_store.reader import FeatureStore
 _NAME = re.compile(f"[0-9a-f]{{{FINGERPRINT_LENGTH}}}")
 _FOLDERS = ("", "maps", "scales", "frames", "shards")
 _FILE = re.compile(
-    r"zarr\.json|clips\.json|manifest\.json|\.writer\.lock|"
+    r"zarr\.json|clips\.json|groups-[0-9a-f]{8}\.json|manifest\.json|\.writer\.lock|"
     r"(maps|scales|frames)/zarr\.json|(maps|scales|frames)/c(\.\d+)+|shards/\d+\.json|"
     r"((maps|scales|frames|shards)/)?\.[^/]*\.tmp"  # left by a writer that was killed
 )
@@ -242,7 +242,12 @@ def keep_provenance(before: bytes, repaired: Mapping[str, Any], store: str | Pat
         Whether all shards came out with their recorded digests.
     """
     old = json.loads(before)
-    same = all(old[key] == repaired[key] for key in ("fingerprint", "files", "shards", "failures"))
+    same = all(old[key] == repaired[key] for key in ("fingerprint", "shards", "failures"))
+    files, others = (
+        {name: entry for name, entry in manifest["files"].items() if not layout.find_groups([name])}
+        for manifest in (old, repaired)
+    )
+    same = same and files == others  # groups may be other ones by now
     if same:  # the rest follows from these, and is what the repair found it to be
         kept = {**repaired, "provenance": old["provenance"]}
         write_json(Path(store) / layout.MANIFEST_NAME, sign(kept))

@@ -47,6 +47,7 @@ class LabelRow:
     Attributes:
         id: the clip. path: its file inside the source, None if the id tells.
         label: class number. split: such as "train". view: from 0.
+        group: what clips of one origin share, such as a player; None: not told.
     """
 
     id: str
@@ -54,6 +55,7 @@ class LabelRow:
     label: int
     split: str
     view: int
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class LabelTable:
 
 def read_labels(path: str | Path) -> LabelTable:
     """Read and check a labels file: a table with the columns `id` (or `path`), `label`, `split` and
-    perhaps `view`; others are left alone. Labels and splits are read as those of clips are.
+    perhaps `view` and `group`; others are left alone. Labels and splits are read as those of clips
+    are.
 
     Raises:
         DataError: missing, without a needed column, empty, or a row that is wrong; names its line.
@@ -87,6 +90,7 @@ def read_labels(path: str | Path) -> LabelTable:
     labels = number_labels(places, max_classes=MAX_CLASSES)
     rows: list[LabelRow] = []
     seen: dict[tuple[str, int], str] = {}
+    groups: dict[str, tuple[str | None, str]] = {}
     for place, values in lines:
         row = _parse(place, values, labels.numbers[values["label"]])
         key = row.id, row.view
@@ -96,6 +100,12 @@ def read_labels(path: str | Path) -> LabelTable:
                 "each once"
             )
         seen[key] = place.removeprefix(f"{path}: ")
+        group, where = groups.setdefault(row.id, (row.group, place.removeprefix(f"{path}: ")))
+        if group != row.group:
+            raise DataError(
+                f"{place}: clip {row.id} is of group {row.group or 'none'}, and of "
+                f"{group or 'none'} in {where}; expected one group for all views of a clip"
+            )
         rows.append(row)
     absent = [split for split in (TRAIN, TEST) if all(row.split != split for row in rows)]
     notes = (*labels.notes, *(f"no clip is of the split {split}" for split in absent))
@@ -109,7 +119,7 @@ def _check_header(path: Path, header: list[str]) -> None:
     if missing:
         raise DataError(
             f"{path}: no column {', '.join(missing)}; found {', '.join(header) or 'nothing'}, "
-            "expected id (or path), label, split and perhaps view"
+            "expected id (or path), label, split and perhaps view and group"
         )
 
 
@@ -127,7 +137,10 @@ def _parse(where: str, values: dict[str, str], label: int) -> LabelRow:
     number = parse_whole_number(view)
     if number is None:
         raise DataError(f"{where}: view {view}, expected a number from 0")
-    return LabelRow(clip, path, label, read_split_cell(values["split"], where), number)
+    group = values.get("group") or None
+    if group is not None:
+        check_text(group, "group", where)
+    return LabelRow(clip, path, label, read_split_cell(values["split"], where), number, group)
 
 
 # ---- the source, clip by clip ------------------------------------------------------------------
@@ -563,10 +576,14 @@ def plan_import(
     }
     class_names: Sequence[str] = table.class_names
     attributes: dict[str, Any] = {}
+    groups = [row.group for row in rows]
     if isinstance(source, StoreSource):
         store = source.store
         made_of["import"]["store"] = store.fingerprint
         made_of |= {k: v for k, v in store.manifest["made_of"].items() if k == "backbone"}
+        if store.groups is not None and not any(groups):  # labels.csv tells none
+            known = dict(zip(store.video_ids, store.groups, strict=True))
+            groups = [known.get(row.id) for row in rows]
         if table.numbered and len(class_names) <= len(store.class_names):
             class_names = store.class_names
             attributes = {
@@ -578,6 +595,7 @@ def plan_import(
         clips=[(row.id, row.label, row.split, row.view) for row in rows],
         class_names=class_names,
         map_shape=survey.map_shape,
+        groups=groups,
         **attributes,
         **storage_options(how, len(rows), [survey.map_shape]),
     )

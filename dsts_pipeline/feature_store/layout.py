@@ -6,8 +6,9 @@ not by a zarr library, so that the same plan gives the same bytes under every li
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 FORMAT_NAME = "dsts-feature-store"
@@ -43,6 +44,19 @@ def name_scales(shard: int) -> str:
 def name_shard_files(shard: int, stored_type: str) -> list[str]:
     """Paths of all files of a shard, that of the maps first."""
     return [name_shard(shard), *([name_scales(shard)] if stored_type == "int8" else [])]
+
+
+def name_groups(content: bytes) -> str:
+    """Path of the file that holds the clips' groups, from its content: another one, another name.
+
+    So it can be laid beside the one that the manifest names before the manifest is replaced.
+    """
+    return f"groups-{hashlib.sha256(content).hexdigest()[:8]}.json"
+
+
+def find_groups(names: Iterable[str]) -> str | None:
+    """The one of `names` that `name_groups` gave; None where a store tells no groups."""
+    return next((name for name in names if name.startswith("groups-")), None)
 
 
 def name_sidecar(shard: int) -> str:

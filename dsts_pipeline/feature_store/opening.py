@@ -17,7 +17,7 @@ import numpy as np
 
 from dsts_pipeline.base.errors import DataError, StoreError
 from dsts_pipeline.base.files import read_json, sha256_json
-from dsts_pipeline.base.settings import FeedSettings
+from dsts_pipeline.base.settings import DatasetSettings, FeedSettings
 from dsts_pipeline.base.transfers import STALL_SECONDS
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.files import LocalFiles, StoreFiles, require_presence
@@ -77,7 +77,15 @@ def open_store(
             files, manifest, verify_checksums=verify_checksums, num_threads=num_threads
         )
     clip_table = json.loads(small[layout.CLIPS_NAME])
-    return FeatureStore(files.location, manifest, clip_table, source, _decode_frames(small))
+    frames = _decode_frames(small)
+    groups = _decode_groups(small)
+    return FeatureStore(files.location, manifest, clip_table, source, frames, groups)
+
+
+def _decode_groups(small: Mapping[str, bytes]) -> list[str | None] | None:
+    """The group of each planned map; None where the store tells none."""
+    name = layout.find_groups(small)
+    return None if name is None else json.loads(small[name])["groups"]
 
 
 def _decode_frames(small: Mapping[str, bytes]) -> np.ndarray | None:
@@ -130,15 +138,18 @@ def read_features_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def open_features(path: Path, feed: FeedSettings) -> FeatureStore:
+def open_features(
+    path: Path, feed: FeedSettings, dataset: DatasetSettings | None = None
+) -> FeatureStore:
     """The feature store that the record `path` names, by its directory, file or URL.
 
     Args:
         path: outputs/features.json.
         feed: How the store is read, and where shards of a remote one are kept.
+        dataset: Of which the fold counts, whose clips are test; None: splits are the store's own.
 
     Raises:
-        DataError: There is no features.json.
+        DataError: There is no features.json, or folds can't be dealt.
         StoreError: The store is missing, unfinished, damaged, or another one than was recorded.
     """
     record = read_features_record(path)
@@ -151,7 +162,9 @@ def open_features(path: Path, feed: FeedSettings) -> FeatureStore:
         stall_seconds=feed.stall_seconds,
     )
     require_recorded(path, record, store.manifest, store.location)
-    return store
+    if dataset is None or dataset.num_folds is None or dataset.fold is None:
+        return store
+    return store.deal_folds(dataset.num_folds, dataset.heldout_seed)[dataset.fold]
 
 
 def require_recorded(

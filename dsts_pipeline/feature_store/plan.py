@@ -2,7 +2,8 @@
 
 Two plans have the same fingerprint exactly if their finished stores have the same bytes (given
 that `fingerprint_parts` names all that decides the maps: clips' content, backbone, weights,
-decoder, frames, ...). The store's directory bears the fingerprint as its name.
+decoder, frames, ...), but for the file of groups, which maps do not depend on. The store's
+directory bears the fingerprint as its name.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ class StorePlan:
             "fail" lists its clip as failed, "saturate" cuts and counts the values.
         frames: numbers of the frames that each map was made of, one sequence per map; shorter
             ones are filled with -1. None: not known, and the store has no such array.
+        groups: what clips of one origin share (player, source video), per map, None for those that
+            don't tell. Maps do not depend on it, so it is no part of the fingerprint.
 
     Raises:
         DataError: no clip, a clip given twice, or a label without a class.
-        ValueError: a wrong storage option, map shape, shard size or number of frame lists (a
-            fault of the calling code).
+        ValueError: a wrong storage option, map shape, shard size or number of frame lists or
+            groups (a fault of the calling code).
 
     Examples:
         >>> clips = [("dive", 0, "train"), ("jump", 1, "test")]
@@ -80,6 +83,7 @@ class StorePlan:
     zstd_level: int = 1
     on_overflow: OnOverflow = "error"
     frames: Sequence[Sequence[int]] | np.ndarray | None = field(default=None, compare=False)
+    groups: Sequence[str | None] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "map_shape", tuple(int(size) for size in self.map_shape))
@@ -95,6 +99,8 @@ class StorePlan:
         _check_samples(self.samples, len(self.class_names))
         if self.frames is not None and len(self.frames) != self.num_clips:
             raise ValueError(f"{len(self.frames)} frame lists, expected one of {self.num_clips}")
+        if self.groups is not None and len(self.groups) != self.num_clips:
+            raise ValueError(f"{len(self.groups)} groups, expected one of {self.num_clips}")
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
@@ -169,6 +175,13 @@ class StorePlan:
             "attributes": [list(values) for values in self.attributes],
         }
         return {"samples": columns, "classes": classes}
+
+    @property
+    def group_table(self) -> dict[str, Any] | None:
+        """Content of the file of groups, an entry per planned map; None where none is told."""
+        if self.groups is None or all(group is None for group in self.groups):
+            return None
+        return {"groups": list(self.groups)}
 
     @cached_property
     def fingerprint(self) -> str:

@@ -53,6 +53,7 @@ def prepare_work(
             attributes=index.attributes,
             map_shape=backbone.map_shapes[tap],
             frames=views.frames,
+            groups=[index.clips[row.clip].group for row in views.rows],
             **storage_options(store, len(views.rows), backbone.map_shapes.values()),
         )
         for tap in backbone.taps

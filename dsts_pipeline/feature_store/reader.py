@@ -7,18 +7,28 @@ maps come from is a `MapSource`: shards, an HDF5 file or zarr-python; `opening.p
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.errors import DataError, StoreError
+from dsts_pipeline.base.files import sha256_json
+from dsts_pipeline.base.groups import deal_groups, number_groups
 from dsts_pipeline.feature_store.files import LocalFiles, check_files, list_some
-from dsts_pipeline.feature_store.manifest import REPAIR, load_manifest, stored_positions
+from dsts_pipeline.feature_store.manifest import (
+    REPAIR,
+    REWRITE,
+    load_manifest,
+    stored_positions,
+)
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES, StoredMaps
 
 _ROWS_A_READ = 32
@@ -40,6 +50,28 @@ class MapSource(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Fold:
+    """Which fold of a cross-validation is the split "test" of a store; the others are "train".
+
+    Attributes:
+        fold: from 0. num_folds: of how many. seed: by which they were dealt.
+        digest: 8 digits of what clips are in it: the same fold of other groups is another one.
+    """
+
+    fold: int
+    num_folds: int
+    seed: int
+    digest: str
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values, for a head's file."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"fold {self.fold} of {self.num_folds} ({self.digest})"
+
+
 class FeatureStore:
     """A finished store, read only. Open it with `open_store`.
 
@@ -55,6 +87,10 @@ class FeatureStore:
         positions: place of each row in the planned order, int64 `[n]`.
         frames: numbers of the frames used per row, int32 `[n, F]`, -1 where a clip used fewer;
             None where the store does not say.
+        groups: what the clips of one origin share (player, source video) per row, None for clips
+            that don't tell; None where the store tells none. planned_groups: the same per place in
+            the planned order.
+        fold: the fold that is the split "test"; None: splits are the store's own.
         class_names, attribute_names, attributes: see `StorePlan`.
         map_shape: `(C, T, H, W)`. stored_type: as in the manifest.
         dtype: type of what `read` returns, float16 where maps are stored so, else float32.
@@ -67,6 +103,7 @@ class FeatureStore:
         clip_table: Mapping[str, Any],
         source: MapSource,
         frames: np.ndarray | None = None,
+        groups: Sequence[str | None] | None = None,
     ) -> None:
         self.location = str(location)
         self.manifest = dict(manifest)
@@ -84,6 +121,14 @@ class FeatureStore:
         self.splits = np.array([samples["splits"][position] for position in kept], dtype=str)
         self.video_ids: tuple[str, ...] = tuple(samples["ids"][position] for position in kept)
         self.frames = None if frames is None else frames[self.positions]
+        if groups is not None and len(groups) != array["shape"][0]:
+            raise StoreError(
+                f"{location}: tells groups of {len(groups)} maps, expected {array['shape'][0]}; "
+                f"{REWRITE}"
+            )
+        self.planned_groups = groups
+        self.groups = None if groups is None else tuple(groups[position] for position in kept)
+        self.fold: Fold | None = None
         classes = clip_table["classes"]
         self.class_names: tuple[str, ...] = tuple(classes["names"])
         self.attribute_names: tuple[str, ...] = tuple(classes["attribute_names"])
@@ -105,6 +150,26 @@ class FeatureStore:
     def fingerprint(self) -> str:
         """Name of all that decided this store's bytes."""
         return self.manifest["fingerprint"]
+
+    @cached_property
+    def group_numbers(self) -> np.ndarray | None:
+        """Number of each row's group, int64 `[n]`; see `number_groups`."""
+        return number_groups(self.video_ids, self.groups)
+
+    @property
+    def division(self) -> str:
+        """Name of the maps and of all that decides which of them are trained on.
+
+        That is the fingerprint where clips tell no groups; splits and groups count else.
+        """
+        if self.group_numbers is None:
+            return self.fingerprint
+        parts = [self.splits.tolist(), self.group_numbers.tolist()]
+        return f"{self.fingerprint}-{sha256_json(parts)[:8]}"
+
+    def describe_fold(self) -> dict[str, Any]:
+        """What files of heads and figures say of their clips: "fold", or nothing without folds."""
+        return {} if self.fold is None else {"fold": self.fold.describe()}
 
     @property
     def stored_dtype(self) -> np.dtype:
@@ -147,6 +212,76 @@ class FeatureStore:
         close = difflib.get_close_matches(clip_id, set(self.video_ids), n=1, cutoff=0.0)
         hint = f"; the closest is {close[0]!r}" if close else ""
         raise StoreError(f"{self.location}: no clip {clip_id!r} among its {len(self)} maps{hint}")
+
+    def deal_folds(self, num_folds: int, seed: int) -> list[FeatureStore]:
+        """This store once per fold of a cross-validation, that fold being "test", the rest "train".
+
+        The clips of all splits are dealt anew, by whole groups (`base.groups.deal_groups`). Maps
+        are shared and nothing is read. A clip without a map goes with its group.
+
+        Args:
+            num_folds: at least 2. seed: deals other folds.
+
+        Raises:
+            DataError: the store tells no groups, or fewer than folds; its maps depend on the split;
+                a fold has all clips of a class.
+        """
+        numbers = self.group_numbers
+        if numbers is None:
+            raise DataError(
+                f"{self.location}: dataset.num_folds is {num_folds}, and its clips tell no groups "
+                "(players, subjects, source videos) to deal; see docs/groups.md"
+            )
+        self._refuse_views_by_split()
+        _, first, clip_of_row = np.unique(
+            np.array(self.video_ids), return_index=True, return_inverse=True
+        )
+        folds = deal_groups(self.labels[first], numbers[first], num_folds=num_folds, seed=seed)
+        dealt = [
+            self._with_fold(folds[clip_of_row], fold, num_folds, seed) for fold in range(num_folds)
+        ]
+        present = np.unique(self.labels)
+        for store in dealt:
+            trained = store.labels[store.splits == "train"]
+            if len(missing := np.setdiff1d(present, trained)):
+                raise DataError(
+                    f"{self.location}: {store.fold} has all clips of class "
+                    f"{self.class_names[missing[0]]}, so its training has none; choose another "
+                    "dataset.num_folds or dataset.heldout_seed, or leave that class out"
+                )
+        return dealt
+
+    def _refuse_views_by_split(self) -> None:
+        views = {
+            split: int(self.views[self.splits == split].max()) + 1 for split in set(self.splits)
+        }
+        augmented = "augmentation" in self.manifest["made_of"].get("views", {})
+        if augmented or len(set(views.values())) > 1:
+            listed = ", ".join(f"{number} of {split}" for split, number in sorted(views.items()))
+            found = "training views are augmented" if augmented else f"views of a clip: {listed}"
+            raise DataError(
+                f"{self.location}: folds deal the clips of all splits anew, and these maps depend "
+                f"on the split ({found}); extract with one plain view for all"
+            )
+
+    def _with_fold(
+        self, fold_of_row: np.ndarray, fold: int, num_folds: int, seed: int
+    ) -> FeatureStore:
+        dealt = copy.copy(self)
+        inside = fold_of_row == fold
+        dealt.splits = np.where(inside, "test", "train")
+        rows = np.flatnonzero(inside).tolist()
+        clips = {self.video_ids[row] for row in rows}
+        dealt.fold = Fold(fold, num_folds, seed, sha256_json(sorted(clips))[:8])
+        assert self.groups is not None and self.planned_groups is not None
+        groups = {self.groups[row] for row in rows} - {None}
+        failures = []
+        for failure in self.manifest["failures"]:
+            group = self.planned_groups[failure["position"]]
+            is_tested = failure["id"] in clips or group in groups
+            failures.append(failure | {"split": "test" if is_tested else "train"})
+        dealt.manifest = self.manifest | {"failures": failures}
+        return dealt
 
     def read(
         self, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None

@@ -34,6 +34,7 @@ from dsts_pipeline.base.files import (
     format_bytes,
     fsync_directory,
     open_atomic,
+    sign,
     write_atomic,
     write_json,
 )
@@ -115,13 +116,7 @@ class StoreWriter:
         if self.plan.frame_table is not None:
             chunk = little_endian_bytes(self.plan.frame_table)
             contents[layout.FRAMES_CHUNK_NAME] = chunk.tobytes() + checksum(chunk)
-        files = {}
-        for name, content in contents.items():
-            path = self.path / name
-            if not path.exists() or path.read_bytes() != content:
-                write_atomic(path, content)
-            files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        return files
+        return {name: _write_small(self.path / name, text) for name, text in contents.items()}
 
     @property
     def finished(self) -> bool:
@@ -250,7 +245,8 @@ class StoreWriter:
         """Write the manifest and return its path.
 
         A sound manifest that describes the very same files is left as it is, its provenance
-        included: nothing new was made.
+        included: nothing new was made. Where only the groups of clips are other ones, their file
+        and the manifest are replaced, with a line about it; the maps and their provenance stay.
 
         Raises:
             StoreError: shards are pending.
@@ -274,14 +270,45 @@ class StoreWriter:
                 f"{self.path}: shards {missing[:5]} of {len(found)} are not written; "
                 "run `python cli.py extract`, which goes on from there"
             )
-        content = build_manifest(self.plan, self._files, sidecars, provenance)
+        files = self._files | self._write_groups()
+        content = build_manifest(self.plan, files, sidecars, provenance)
         if self._claims.are_locked:  # Nobody writes now: what is left is of killed processes.
             for left_over in self.path.rglob(".*.tmp"):
                 left_over.unlink(missing_ok=True)
-        if not self.finished or drop_provenance(load_manifest(self.path)) != drop_provenance(
-            content
-        ):
+        former = load_manifest(self.path) if self.finished else None
+        if former is not None and former["files"] != files:
+            told = former | {"files": files}
+            if drop_provenance(told) == drop_provenance(content):
+                content = sign(told)
+                told_groups = "written anew" if layout.find_groups(files) else "taken away"
+                console.print(
+                    f"{self.path}: its clips' groups are other ones: {told_groups}; the maps stay",
+                    soft_wrap=True,
+                )
+        if former is None or drop_provenance(former) != drop_provenance(content):
             write_json(path, content)
+        for old in self.path.glob("groups-*.json"):
+            if old.name not in files:
+                old.unlink(missing_ok=True)
+
+    def _write_groups(self) -> dict[str, dict[str, Any]]:
+        """Write the file of groups, if there are any; its bytes and sha256 by its name.
+
+        Beside the one that the manifest names, which is replaced afterwards: a process that is
+        killed in between leaves a store that is whole.
+        """
+        if self.plan.group_table is None:
+            return {}
+        content = layout.encode_json(self.plan.group_table)
+        name = layout.name_groups(content)
+        return {name: _write_small(self.path / name, content)}
+
+
+def _write_small(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a small file unless it is there; its bytes and sha256."""
+    if not path.exists() or path.read_bytes() != content:
+        write_atomic(path, content)
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _explain(path: Path, error: OSError) -> StoreError:

@@ -81,6 +81,7 @@ class ClipFeed(ServesBatches, Protocol):
     Attributes:
         rows: Row numbers, int64.
         labels, groups, shards: Class, clip id and shard of each of `rows`.
+        origins: Number of each row's group (player, source video); None: none is told.
     """
 
     @property
@@ -89,6 +90,8 @@ class ClipFeed(ServesBatches, Protocol):
     def labels(self) -> np.ndarray: ...
     @property
     def groups(self) -> np.ndarray: ...
+    @property
+    def origins(self) -> np.ndarray | None: ...
     @property
     def shards(self) -> np.ndarray: ...
     def name_of(self, row: int) -> str: ...
@@ -377,6 +380,12 @@ class FeatureFeed:
     def groups(self) -> np.ndarray:
         """Clip id of each of `rows`, for the samplers."""
         return np.array(self.store.video_ids)[self.rows]
+
+    @property
+    def origins(self) -> np.ndarray | None:
+        """The store's `group_numbers` of each of `rows`, int64; None where it tells no groups."""
+        numbers = self.store.group_numbers
+        return None if numbers is None else numbers[self.rows]
 
     def name_of(self, row: int) -> str:
         """The clip id of a row of the store."""

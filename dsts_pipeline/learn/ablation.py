@@ -21,7 +21,6 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.multiprocessing as multiprocessing
 from rich.live import Live
@@ -99,7 +98,7 @@ class RunPlan:
         The code of feed, head and learn counts: figures of other code are other figures.
 
         Args:
-            store: Its fingerprint.
+            store: Its `division`: maps, splits and groups.
         """
         decided: dict[str, Any] = {"kind": self.kind, "store": store, "torch": torch.__version__}
         if self.is_trained:
@@ -185,6 +184,7 @@ def stream_of(plan: RunPlan) -> tuple[Any, ...]:
         recipe.stream_seed,
         recipe.train.batch_size,
         recipe.train.heldout_fraction,
+        recipe.train.heldout_by,
         *order_of(recipe.reading).values(),
         pairs_count,
     )
@@ -211,6 +211,7 @@ class Runs:
         root: Folder of the finished runs' folders.
         checkpoints: Folder of the unfinished ones' checkpoints.
         store: Fingerprint of the maps.
+        division: Of the store: its maps, and which of them are trained on.
         sizes: Channels of the maps, number of classes.
         classifier: The backbone's own, where there is one.
         made_of: What every head's file says of its making.
@@ -226,10 +227,11 @@ class Runs:
     made_of: dict[str, Any]
     every_batches: int | None = None
     num_together: int = 64
+    division: str = ""
 
     def folder(self, plan: RunPlan) -> Path:
         """The run's folder, there or not."""
-        return self.root / plan.folder_name(self.store, self.classifier)
+        return self.root / plan.folder_name(self.division or self.store, self.classifier)
 
     def is_finished(self, plan: RunPlan) -> bool:
         """Whether its trained head is there."""
@@ -247,11 +249,11 @@ class Runs:
                 wanted.setdefault(self.folder(plan), plan)
         return sorted(wanted.values(), key=lambda plan: repr(stream_of(plan)))
 
-    def check(self, plans: Sequence[RunPlan], store: FeatureStore, rows: np.ndarray) -> None:
+    def check(self, plans: Sequence[RunPlan], stores: Sequence[FeatureStore]) -> None:
         """Build every head and look at the clips, so that what can't train is told first.
 
         Args:
-            rows: Those of the training split.
+            stores: The store, or its folds, each with a training split of its own.
 
         Raises:
             SettingsError: A head can't be built, or there are too few clips.
@@ -262,7 +264,9 @@ class Runs:
             if not plan.is_trained:
                 continue
             try:
-                check_clips(store, rows, plan.recipe, paired=paired)
+                for store in stores:
+                    rows = store.rows_of_split("train")
+                    check_clips(store, rows, plan.recipe, paired=paired)
             except SettingsError as error:
                 raise SettingsError(f"variant {plan.name}: {error}") from None
 
@@ -314,7 +318,7 @@ class Runs:
         self.save(plans[member], member.training.head, member.training.history)
 
     def _member(self, plan: RunPlan, feed: FeatureFeed, device: torch.device) -> Member:
-        identity = {"store": self.store}
+        identity = {"store": self.division or self.store}
         checkpoints = CheckpointOptions(self.checkpoints, identity, self.every_batches)
         build = partial(plan.build, self.sizes, self.classifier)
         return Member(plan.name, build, feed, plan.recipe, Processes(device=device), checkpoints)

@@ -71,7 +71,7 @@ def finetune(
     Args:
         feed: All training clips; held-out clips are taken from them, the same ones as `train_head`
             takes for the same seed and fraction.
-        train: Of which `heldout_fraction` and `data_seed` count.
+        train: Of which `heldout_fraction`, `heldout_by` and `data_seed` count.
 
     Returns:
         The history, as `train_head`'s, and the rows of the held-out clips.
@@ -102,7 +102,7 @@ class JointRecipe(Recipe):
 
     def to_json(self) -> dict[str, Any]:
         """All that decides the result, as plain values."""
-        of_clips = {"heldout_fraction", "data_seed"}
+        of_clips = {"heldout_fraction", "heldout_by", "data_seed"}
         return super().to_json() | {
             "train": self.train.model_dump(mode="json", include=of_clips),
             "finetune": self.finetune.model_dump(mode="json", exclude=set(OF_THE_RUN)),

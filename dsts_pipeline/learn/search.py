@@ -89,7 +89,7 @@ def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
 FORMS = "key=low:high, key=low:high:log or key=a,b,c"
 SECTIONS = "head", "udl", "train"
 # What decides the clips that trials are judged by has to be the same for all of them.
-FIXED = {f"train.{name}" for name in {*OF_THE_RUN, "heldout_fraction", "data_seed"}}
+FIXED = {f"train.{name}" for name in {*OF_THE_RUN, "heldout_fraction", "heldout_by", "data_seed"}}
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,11 @@ def present_values(settings: Settings, dimensions: list[Dimension]) -> dict[str,
 
 
 def name_study(settings: Settings, dimensions: list[Dimension], store: str) -> str:
-    """Of all that decides a trial's result but its values, and of what is varied."""
+    """Of all that decides a trial's result but its values, and of what is varied.
+
+    Args:
+        store: Its `division`.
+    """
     content = settings.model_dump(mode="json", include={"seed", *SECTIONS})
     for name in OF_THE_RUN:
         del content["train"][name]

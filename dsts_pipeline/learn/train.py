@@ -18,9 +18,10 @@ import numpy as np
 from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
-from dsts_pipeline.base.training_clips import find_shortage
+from dsts_pipeline.base.training_clips import doubt_held_out, find_shortage
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.learn.processes import ALONE, Processes
@@ -135,6 +136,7 @@ def check_clips(
         SettingsError: They are. With early stopping also where no clip would be held out.
     """
     labels = store.labels[rows]
+    numbers = store.group_numbers
     num_classes = len(store.class_names)
     strange = labels[(labels < 0) | (labels >= num_classes)]
     if len(strange):
@@ -152,9 +154,41 @@ def check_clips(
         paired=paired,
         world_size=world_size,
         early_stopping_epochs=recipe.learning.early_stopping_epochs,
+        heldout_by=recipe.train.heldout_by,
+        origins=None if numbers is None else numbers[rows],
     )
     if shortage:
         raise SettingsError(shortage)
+
+
+def warn_of_groups(store: FeatureStore, recipe: Recipe) -> None:
+    """Say which clips that are evaluated or held out share groups with those that are trained on.
+
+    Args:
+        recipe: Of which counts what is held out.
+    """
+    for line in tell_shared_groups(store.video_ids, store.splits.tolist(), store.groups):
+        console.print(line, soft_wrap=True, markup=False)
+    rows = store.rows_of_split("train")
+    clips = np.asarray(store.video_ids)[rows]
+    numbers = store.group_numbers
+    warn_of_held_out(store.labels[rows], clips, None if numbers is None else numbers[rows], recipe)
+
+
+def warn_of_held_out(
+    labels: np.ndarray, groups: np.ndarray, origins: np.ndarray | None, recipe: Recipe
+) -> None:
+    """Say where clips are held out singly although they are of groups; arguments as `hold_out`."""
+    doubt = doubt_held_out(
+        labels,
+        groups,
+        origins,
+        fraction=recipe.train.heldout_fraction,
+        seed=recipe.stream_seed,
+        by=recipe.train.heldout_by,
+    )
+    if doubt:
+        console.print(doubt, soft_wrap=True, markup=False)
 
 
 def check_head(head: nn.Module, feed: FeatureFeed) -> None:

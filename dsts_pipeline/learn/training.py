@@ -160,6 +160,8 @@ class Training:
             feed.groups,
             fraction=recipe.train.heldout_fraction,
             seed=recipe.stream_seed,
+            by=recipe.train.heldout_by,
+            origins=feed.origins,
         )
         self.dsts = dsts_of(head)
         self.udl = recipe.udl.enabled and bool(upstream_of(head))

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.groups import number_groups
 from dsts_pipeline.extract.decode_pool import Decoded, DecodePool
 from dsts_pipeline.extract.progress import ClipFailure, check_failures
 from dsts_pipeline.extract.views import ViewPlan, ViewRow, Views
@@ -60,6 +61,8 @@ class VideoFeed:
         self.rows = np.array(numbers, dtype=np.int64)
         self.labels = np.array([clips[n].label for n in numbers], dtype=np.int64)
         self.groups = np.array([clips[n].id for n in numbers])
+        origins = [clips[n].group for n in numbers]
+        self.origins = number_groups(self.groups.tolist(), origins)
         self.epoch = 0
         self.failures: dict[str, str] = {}
         self._max_failed_fraction = max_failed_fraction

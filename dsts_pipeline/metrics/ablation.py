@@ -1,7 +1,8 @@
 """An ablation's results.json, results.csv and table on a terminal, beside the paper's figures.
 
-Enters: for every variant and seed its answers on the evaluated split. Leaves: figures with means,
-spreads and intervals over seeds, each variant against the reference, ready for JSON; a tidy table
+Enters: for every variant and seed its answers on the evaluated split, or of all clips, each by the
+fold of a cross-validation that held it out. Leaves: figures with means, spreads and intervals over
+seeds (or folds), each variant against the reference, ready for JSON; a tidy table
 of one row per variant and seed; and a rich table, plain text when piped. Accuracies are fractions,
 0..1, and percent where people read them.
 """
@@ -23,11 +24,14 @@ from dsts_pipeline.metrics.calibration import negative_log_likelihood
 from dsts_pipeline.metrics.intervals import (
     Bootstrap,
     holm,
+    over_folds,
+    over_groups,
     over_seeds,
     paired_over_clips,
+    paired_over_folds,
     paired_over_seeds,
 )
-from dsts_pipeline.metrics.predictions import HeadResult, align
+from dsts_pipeline.metrics.predictions import HeadResult, Predictions, align
 from dsts_pipeline.metrics.routing import describe_use, neuron_usage
 from dsts_pipeline.metrics.summary import points_text
 
@@ -45,12 +49,14 @@ class AblationRun:
         result: Its answers and size.
         history: An entry per epoch; empty where nothing was trained.
         predictions_file: Where the answers are kept, as text.
+        folds: Of a cross-validation the trainings whose answers `result` joins, by fold.
     """
 
     seed: int
     result: HeadResult
     history: Sequence[Mapping[str, Any]] = ()
     predictions_file: str = ""
+    folds: Mapping[int, AblationRun] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,39 @@ class AblationVariant:
     failures: Sequence[str] = field(default=())
 
 
+@dataclass(frozen=True)
+class CrossValidation:
+    """How clips were dealt into folds of whole groups.
+
+    Args:
+        num_folds: Two at least.
+        seed: By which they were dealt.
+        folds: The fold that holds each clip out, by its id.
+        groups: The number of each clip's group, by its id.
+    """
+
+    num_folds: int
+    seed: int
+    folds: Mapping[str, int]
+    groups: Mapping[str, int]
+
+    def folds_of(self, predictions: Predictions) -> np.ndarray:
+        """The fold of each clip, int64 `[n]`."""
+        return np.array([self.folds[clip] for clip in predictions.clip_ids], dtype=np.int64)
+
+    def groups_of(self, predictions: Predictions) -> np.ndarray:
+        """The number of each clip's group, int64 `[n]`."""
+        return np.array([self.groups[clip] for clip in predictions.clip_ids], dtype=np.int64)
+
+    def describe(self) -> dict[str, Any]:
+        """For results.json."""
+        clips = [0] * self.num_folds
+        for fold in self.folds.values():
+            clips[fold] += 1
+        found = {"num_folds": self.num_folds, "seed": self.seed, "num_clips": clips}
+        return found | {"num_groups": len(set(self.groups.values()))}
+
+
 def assemble_ablation(
     variants: Mapping[str, AblationVariant],
     *,
@@ -73,6 +112,7 @@ def assemble_ablation(
     seeds: Sequence[int],
     bootstrap: Bootstrap,
     provenance: Mapping[str, Any],
+    dealt: CrossValidation | None = None,
 ) -> dict[str, Any]:
     """The content of results.json.
 
@@ -80,7 +120,9 @@ def assemble_ablation(
         variants: By name, in the order of the table.
         reference: The variant that all others are compared with.
         seeds: Those that every variant was to be trained with.
-        bootstrap: Resamples clips.
+        bootstrap: Resamples clips, or whole groups of them.
+        dealt: The folds of a cross-validation, over which intervals are taken then; None: there
+            are none, and they are taken over seeds.
 
     Raises:
         DataError: No run, or runs that answered different clips.
@@ -89,10 +131,12 @@ def assemble_ablation(
         raise DataError("no finished training to describe; run `python cli.py ablate`")
     base = variants.get(reference)
     found = {
-        name: _describe(variant, place, base if name != reference else None, bootstrap)
+        name: _describe(variant, place, base if name != reference else None, bootstrap, dealt)
         for place, (name, variant) in enumerate(variants.items())
     }
     _adjust(found)
+    over = "seeds" if dealt is None else "folds"
+    drawn = "clip" if dealt is None else "whole group"
     return {
         "reference": reference,
         "split": split,
@@ -100,30 +144,36 @@ def assemble_ablation(
         "seeds": list(seeds),
         "num_clips": next(len(r.result.predictions) for v in variants.values() for r in v.runs),
         "interval": {
-            "method": "Student t over seeds",
+            "method": f"Student t over {over}",
             "confidence": 0.95,
-            "by_clip": f"paired bootstrap by clip, {bootstrap.num_resamples} resamples",
+            "by_clip": f"paired bootstrap by {drawn}, {bootstrap.num_resamples} resamples",
         },
         "provenance": dict(provenance),
         "variants": found,
-    }
+    } | ({} if dealt is None else {"folds": dealt.describe()})
 
 
 def results_csv(results: Mapping[str, Any]) -> str:
-    """One row per variant and seed, of what `assemble_ablation` returns."""
+    """One row per variant and seed, of what `assemble_ablation` returns.
+
+    Of a cross-validation that row is over all clips (`fold` is "all"), and one per fold follows.
+    """
     ordered = sorted(results["variants"].items(), key=lambda item: item[1]["position"])
     deepest = max(
         (len(run["layers"]) for _, variant in ordered for run in variant["runs"]), default=0
     )
     layers = [f"layer_{n}_{what}" for n in range(1, deepest + 1) for what in ("entropy", "dead")]
-    columns = ["variant", "title", "table", "seed", *FIGURES, "loss", "num_parameters"]
+    has_folds = "folds" in results
+    columns = ["variant", "title", "table", "seed", *(["fold"] if has_folds else [])]
+    columns += [*FIGURES, "loss", "num_parameters"]
     columns += ["epochs", "best_epoch", "heldout_accuracy", "train_seconds", *layers]
     rows = []
     for name, variant in ordered:
         common = {"variant": name, "title": variant["title"]}
         common |= {"table": " ".join(map(str, variant["table"]))}
-        for run in variant["runs"]:
-            row = common | {key: run[key] for key in columns if key in run}
+        every = (part for run in variant["runs"] for part in (run, *run.get("folds", ())))
+        for run in every:
+            row = common | {"fold": "all"} | {key: run[key] for key in columns if key in run}
             for number, layer in enumerate(run["layers"], start=1):
                 row |= {f"layer_{number}_{key}": layer[key] for key in ("entropy", "dead")}
             rows.append([row.get(column) for column in columns])
@@ -131,10 +181,20 @@ def results_csv(results: Mapping[str, Any]) -> str:
 
 
 def _describe(
-    variant: AblationVariant, place: int, base: AblationVariant | None, bootstrap: Bootstrap
+    variant: AblationVariant,
+    place: int,
+    base: AblationVariant | None,
+    bootstrap: Bootstrap,
+    dealt: CrossValidation | None,
 ) -> dict[str, Any]:
     runs = [_describe_run(run) for run in variant.runs]
     figures = {name: over_seeds([run[name] for run in runs]) if runs else None for name in FIGURES}
+    by_clip = {}
+    if dealt is not None and runs:
+        figures = _figures_over_folds(variant, dealt)
+        first = variant.runs[0].result.predictions
+        hits = _hits(variant.runs, first, 1)
+        by_clip = {"by_clip": over_groups(hits.mean(axis=0), dealt.groups_of(first), bootstrap)}
     return {
         "title": variant.title,
         "table": list(variant.table),
@@ -144,8 +204,35 @@ def _describe(
         "runs": runs,
         "failures": list(variant.failures),
         **figures,
-        "versus_reference": None if base is None else _compare(variant, base, bootstrap),
+        **by_clip,
+        "versus_reference": None if base is None else _compare(variant, base, bootstrap, dealt),
     }
+
+
+def _figures_over_folds(variant: AblationVariant, dealt: CrossValidation) -> dict[str, Any]:
+    """Each figure over all clips, with its spread and interval over folds."""
+    first = variant.runs[0].result.predictions
+    folds = dealt.folds_of(first)
+    even, by_class = _weights(first)
+    right = _hits(variant.runs, first, 1).mean(axis=0)
+    among_five = _hits(variant.runs, first, 5).mean(axis=0)
+    return {
+        "top1": over_folds(right, even, folds),
+        "top5": over_folds(among_five, even, folds),
+        "class_wise": over_folds(right, by_class, folds),
+    }
+
+
+def _hits(runs: Sequence[AblationRun], first: Predictions, k: int) -> np.ndarray:
+    """Whether each run is right among its k most probable, bool `[runs, clips]`, as in `first`."""
+    return np.stack([align(first, run.result.predictions).hits(k) for run in runs])
+
+
+def _weights(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """What each clip counts in top-1 and in class-wise accuracy, float64 `[n]` that add up to 1."""
+    counts = np.bincount(predictions.labels, minlength=predictions.num_classes)
+    even = np.full(len(predictions), 1.0 / len(predictions))
+    return even, 1.0 / (counts[predictions.labels] * np.count_nonzero(counts))
 
 
 def _describe_run(run: AblationRun) -> dict[str, Any]:
@@ -156,7 +243,7 @@ def _describe_run(run: AblationRun) -> dict[str, Any]:
     held = [entry["heldout_accuracy"] for entry in history if "heldout_accuracy" in entry]
     chosen = held[best[-1]] if best and held else None
     loss = negative_log_likelihood(predictions.probabilities, predictions.labels)
-    return {
+    described = {
         "seed": run.seed,
         "top1": float(hits.mean()),
         "top5": float(predictions.hits(5).mean()),
@@ -170,6 +257,27 @@ def _describe_run(run: AblationRun) -> dict[str, Any]:
         "layers": _layers(run.result),
         "predictions": run.predictions_file,
     }
+    return described | _join_folds(run.folds) if run.folds else described
+
+
+def _join_folds(folds: Mapping[int, AblationRun]) -> dict[str, Any]:
+    """What a cross-validation says in place of one training: sums, and means over the folds."""
+    parts = [
+        _describe_run(run) | {"fold": fold, "num_clips": len(run.result.predictions)}
+        for fold, run in folds.items()
+    ]
+    held = [part["heldout_accuracy"] for part in parts if part["heldout_accuracy"] is not None]
+    layers = [
+        {key: float(np.mean([layer[key] for layer in layer_of_folds])) for key in layer_of_folds[0]}
+        for layer_of_folds in zip(*(part["layers"] for part in parts), strict=True)
+    ]
+    return {
+        "epochs": sum(part["epochs"] for part in parts),
+        "heldout_accuracy": float(np.mean(held)) if held else None,
+        "train_seconds": sum(part["train_seconds"] for part in parts),
+        "layers": layers,
+        "folds": parts,
+    }
 
 
 def _layers(result: HeadResult) -> list[dict[str, Any]]:
@@ -180,7 +288,10 @@ def _layers(result: HeadResult) -> list[dict[str, Any]]:
 
 
 def _compare(
-    variant: AblationVariant, base: AblationVariant, bootstrap: Bootstrap
+    variant: AblationVariant,
+    base: AblationVariant,
+    bootstrap: Bootstrap,
+    dealt: CrossValidation | None,
 ) -> dict[str, Any] | None:
     """Against the reference, on the seeds that both have."""
     others = {run.seed: run for run in base.runs}
@@ -191,8 +302,12 @@ def _compare(
     other = []
     for run, of_base in pairs:
         first = of_base.result.predictions
+        if dealt is not None:  # clips are compared across seeds, too: all in one order
+            first = align(pairs[0][1].result.predictions, first)
         own.append(align(first, run.result.predictions).hits())
         other.append(first.hits())
+    if dealt is not None:
+        return _compare_over_folds(np.stack(own), np.stack(other), pairs, bootstrap, dealt)
     top1 = [[float(hits.mean()) for hits in side] for side in (own, other)]
     by_class = [
         [class_wise_accuracy(hits, first.labels, first.num_classes) for hits in side]
@@ -201,6 +316,30 @@ def _compare(
     return paired_over_seeds(*top1) | {
         "class_wise": paired_over_seeds(*by_class),
         "by_clip": paired_over_clips(np.stack(own), np.stack(other), bootstrap),
+    }
+
+
+def _compare_over_folds(
+    own: np.ndarray,
+    other: np.ndarray,
+    pairs: Sequence[tuple[AblationRun, AblationRun]],
+    bootstrap: Bootstrap,
+    dealt: CrossValidation,
+) -> dict[str, Any]:
+    """The same, clip by clip, over folds and over whole groups.
+
+    Args:
+        own, other: Hits `[seeds, clips]`, in the order of the reference's first run.
+    """
+    first = pairs[0][1].result.predictions
+    difference = (own.astype(np.float64) - other).mean(axis=0)
+    folds = dealt.folds_of(first)
+    even, by_class = _weights(first)
+    found = paired_over_folds(difference, even, folds)
+    by_clip = over_groups(difference, dealt.groups_of(first), bootstrap)
+    return found | {
+        "class_wise": paired_over_folds(difference, by_class, folds),
+        "by_clip": {"difference": found["difference"]} | by_clip,
     }
 
 
@@ -355,9 +494,14 @@ def ablation_table(results: Mapping[str, Any]) -> Table:
         results: what `assemble_ablation` returns.
     """
     num_seeds = f"{len(results['seeds'])} seed{'s' if len(results['seeds']) > 1 else ''}"
+    where = f"on the {results['split']} split (percent; {num_seeds}, 95 % intervals over seeds)"
+    if folds := results.get("folds"):
+        where = (
+            f"over {folds['num_folds']} folds of whole groups (percent of all clips; {num_seeds}, "
+            "95 % intervals over folds)"
+        )
     table = Table(
-        title=f"Ablation on the {results['split']} split (percent; {num_seeds}, 95 % "
-        "intervals over seeds)",
+        title=f"Ablation {where}",
         caption=_caption(results),
         title_justify="left",
         caption_justify="left",
@@ -425,9 +569,16 @@ def p_text(p_value: float | None, dash: str = DASH) -> str:
 
 def _caption(results: Mapping[str, Any]) -> str:
     failed = [line for v in results["variants"].values() for line in v["failures"]]
+    clips = f"{results['num_clips']:,} clips"
+    over = "seeds"
+    drawn = "clips"
+    if folds := results.get("folds"):
+        clips += f" of {folds['num_groups']:,} groups, each answered by the fold that held it out"
+        over = "folds"
+        drawn = "groups of clips"
     text = (
-        f"{results['num_clips']:,} clips. Differences in points, paired t over seeds; p by Holm "
-        "over all rows; intervals over clips are in results.json. The paper's columns: top-1 / "
+        f"{clips}. Differences in points, paired t over {over}; p by Holm "
+        f"over all rows; intervals over {drawn} are in results.json. The paper's columns: top-1 / "
         "class-wise and its difference, Diving48 with TPN trained end to end: other data and scale."
     )
     return text + (f" Diverged: {'; '.join(failed)}" if failed else "")

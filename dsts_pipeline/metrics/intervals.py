@@ -275,3 +275,92 @@ def paired_over_clips(hits: np.ndarray, others: np.ndarray, bootstrap: Bootstrap
         "test": "paired bootstrap over clips, mean of the seeds",
         "num_pairs": int(hits.shape[1]),
     }
+
+
+# ---- over folds and whole groups ----------------------------------------------------------------
+#
+# A cross-validation answers every clip once, by the head that did not learn from its group. Clip i
+# has a value v_i (a hit, or a difference of hits, its mean over the seeds) and a weight w_i, which
+# add up to 1: 1/n for accuracy over all clips, 1/(C n_c) for the mean over C classes of n_c clips.
+# The figure is `A = sum_i w_i v_i`. Of fold k, `t_k = sum_{i in k} w_i v_i` and `W_k = sum w_i`:
+#
+#     se^2 = K / (K - 1) sum_k (t_k - A W_k)^2
+#
+# is the error of a ratio of sums over K clusters; with folds of one size it is that of the mean of
+# K accuracies, `A +- t(K - 1) se` is Student's t interval over them, and with other sizes it is
+# still centred on the accuracy over all clips.
+#
+# Choice: seeds are averaged first, so that n is the number of folds. Trainings of several seeds on
+# one fold answer the same clips after learning from the same ones: counted one by one, they would
+# promise a certainty that more seeds can't give. Folds share most of their training clips, so they
+# are not independent either, and no estimate from one cross-validation is free of that (Bengio and
+# Grandvalet 2004). The bootstrap draws whole groups in place of clips: those of a player are alike.
+# It covers other players with these heads; the interval over folds also covers other training sets.
+# Sources: Cochran, Sampling Techniques, 1977, 6.4; Davison and Hinkley 1997, 3.8.
+
+
+def over_folds(
+    values: np.ndarray, weights: np.ndarray, folds: np.ndarray
+) -> dict[str, float | None]:
+    """`mean` over clips, `std` of the folds, and `low` and `high`, the 95 % t interval over folds.
+
+    Args:
+        values, weights: `[n]`, of each clip; weights add up to 1.
+        folds: int `[n]`, the fold that held each clip out, two at least.
+    """
+    mean, error, num_folds = _error_over_folds(values, weights, folds)
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, num_folds - 1)) * error
+    std = error * float(np.sqrt(num_folds))
+    return {"mean": mean, "std": std, "low": mean - half, "high": mean + half}
+
+
+def paired_over_folds(values: np.ndarray, weights: np.ndarray, folds: np.ndarray) -> dict[str, Any]:
+    """`over_folds` of differences clip by clip, with the p-value of no difference.
+
+    Where all folds have the same difference p is None (and 1 where no clip has one).
+    """
+    found = over_folds(values, weights, folds)
+    mean, error, num_folds = _error_over_folds(values, weights, folds)
+    p_value: float | None = None
+    if error > 1e-12:
+        p_value = float(2 * stats.t.sf(abs(mean) / error, num_folds - 1))
+    elif not np.any(values):
+        p_value = 1.0
+    return {
+        "difference": mean,
+        "low": found["low"],
+        "high": found["high"],
+        "p_value": p_value,
+        "test": "paired t over folds, mean of the seeds",
+        "num_pairs": num_folds,
+    }
+
+
+def over_groups(values: np.ndarray, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Mean of `values` (`[n]`, of each clip) with its interval: whole groups are drawn anew.
+
+    Args:
+        groups: int `[n]`.
+    """
+    place = np.unique(groups, return_inverse=True)[1]
+    columns = np.stack([np.bincount(place, values), np.bincount(place)], axis=1)
+    sums = bootstrap.draws_of_sums(columns)
+    interval = bootstrap.interval_of_draws(float(np.mean(values)), sums[:, 0] / sums[:, 1])
+    return {
+        "low": interval.low,
+        "high": interval.high,
+        "test": "bootstrap over whole groups, mean of the seeds",
+        "num_groups": len(columns),
+    }
+
+
+def _error_over_folds(
+    values: np.ndarray, weights: np.ndarray, folds: np.ndarray
+) -> tuple[float, float, int]:
+    """The figure, its standard error over folds, and how many folds there are."""
+    place = np.unique(folds, return_inverse=True)[1]
+    mean = float(weights @ values)
+    residuals = np.bincount(place, weights * values) - mean * np.bincount(place, weights)
+    num_folds = len(residuals)
+    error = float(np.sqrt(num_folds / (num_folds - 1) * (residuals**2).sum()))
+    return mean, error, num_folds

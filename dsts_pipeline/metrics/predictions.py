@@ -240,6 +240,21 @@ def align(first: Predictions, second: Predictions) -> Predictions:
     )
 
 
+def join_folds(parts: Sequence[Predictions]) -> Predictions:
+    """The answers of several heads on clips of their own as one, without routes.
+
+    A neuron of one head is none of another's.
+
+    Raises:
+        DataError: Two of them answered one clip.
+    """
+    return Predictions(
+        tuple(name for part in parts for name in part.clip_ids),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
+    )
+
+
 def softmax(logits: ArrayLike) -> np.ndarray:
     """Class probabilities `[n, K]` (float32) of logits `[n, K]`, computed in float64."""
     values = np.asarray(logits, np.float64)

@@ -18,6 +18,7 @@ from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feature_store.reader import Fold
 from dsts_pipeline.feed import FeatureFeed, split_batches
 from dsts_pipeline.head import DSTSHead, load_head
 from dsts_pipeline.head.inspection import temporal_shares
@@ -28,13 +29,21 @@ def load_fitting_head(folder: Path, store: FeatureStore) -> tuple[nn.Module, dic
     """The head in `folder`, with what its file says of its making, held against `store`.
 
     Raises:
-        CheckpointError: The head is damaged or was trained on another store.
+        CheckpointError: The head is damaged or was trained on another store, or another fold.
     """
     head, extra = load_head(folder)
     if extra["store"] != store.fingerprint:
         raise CheckpointError(
             f"{folder}: trained on store {extra['store']}, the features are those of "
             f"{store.fingerprint}; run `python cli.py train-head`"
+        )
+    trained = extra.get("fold")
+    if trained != (store.fold and store.fold.describe()):
+        of = f"for {Fold(**trained)}" if trained else "on the store's own splits"
+        now = f"{store.fold}" if store.fold else "the store's own test split"
+        raise CheckpointError(
+            f"{folder}: trained {of}, and {now} is asked for, whose clips it may have learnt; set "
+            "dataset.num_folds and dataset.fold as they were, or run `python cli.py train-head`"
         )
     return head, extra
 

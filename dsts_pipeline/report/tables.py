@@ -582,10 +582,12 @@ def _ablation_table(paper: PaperTable, ablation: Mapping[str, Any] | None) -> Ta
         for i, (printed, found) in enumerate(zip(paper.rows, measured, strict=True))
     ]
     seeds = len(ablation.get("seeds") or ())
+    clips = f"on the {ablation['split']} split, intervals"
+    if folds := ablation.get("folds"):
+        clips = f"of all clips in {folds['num_folds']} folds of whole groups, intervals over folds"
     ours = (
-        f"Ours: mean over {seeds} seed{'s' if seeds != 1 else ''} on the {ablation['split']} "
-        "split, intervals in brackets; the last column is the paired difference in top-1 to the "
-        "full model, in percentage points."
+        f"Ours: mean over {seeds} seed{'s' if seeds != 1 else ''} {clips} in brackets; the last "
+        "column is the paired difference in top-1 to the full model, in percentage points."
     )
     if any(found is None for found in measured):
         ours += f" An empty cell: {NOT_RUN}."

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.clips.prepare import hold_out_groups
+from dsts_pipeline.base.groups import hold_out_groups
+from dsts_pipeline.base.settings import DatasetSettings
+from dsts_pipeline.clips.index import Clip
+from dsts_pipeline.clips.prepare import _hold_out_val
 
 LABELS = [n % 4 for n in range(200)]
 SINGLE = [f"clip {n}" for n in range(200)]
@@ -57,6 +60,39 @@ def test_groups_of_five_come_close_to_the_share():
     labels = [n % 5 for n in range(1000)]
     held = hold_out_groups(labels, groups, fraction=0.2, seed=0)
     assert 0.19 <= held.mean() <= 0.21
+
+
+@pytest.mark.parametrize(
+    ("by", "groups", "whole"),
+    [("auto", True, True), ("group", True, True), ("clip", True, False), ("auto", False, False)],
+)
+def test_val_is_of_whole_groups_where_they_are_told(by, groups, whole):
+    clips = tuple(
+        Clip(
+            id=f"c{n}",
+            path=f"c{n}.mp4",
+            label=n % 4,
+            split="train",
+            num_frames=4,
+            start_frame=0,
+            end_frame=4,
+            size_bytes=1,
+            sha256=f"{n:064x}",
+            group=f"player {n // 10}" if groups else None,
+        )
+        for n in range(200)
+    )
+    dataset = DatasetSettings(heldout_fraction=0.2, heldout_by=by)
+    dealt = _hold_out_val(clips, dataset)
+    players = {split: {int(c.id[1:]) // 10 for c in dealt if c.split == split} for split in SPLITS}
+    assert sum(clip.split == "val" for clip in dealt) == 40
+    assert players["train"].isdisjoint(players["val"]) == whole
+    if by == "auto" and not groups:  # what "clip", the former default, held out
+        alike = _hold_out_val(clips, dataset.model_copy(update={"heldout_by": "clip"}))
+        assert dealt == alike
+
+
+SPLITS = "train", "val"
 
 
 def test_one_group_for_all_cannot_be_held_out():

@@ -571,3 +571,69 @@ def test_a_filter_that_is_not_here_is_told(tmp_path):
         file["ids"] = ["a", "b", "c"]
     with pytest.raises(DataError, match="maps was written with HDF5 filter 32020.*h5repack"):
         open_source(path)
+
+
+# ---- groups -------------------------------------------------------------------------------------
+
+PLAYERS = [f"player {n // 5}" for n in range(NUM)]
+
+
+def label_groups(tmp_path, groups, name="labels.csv"):
+    rows = [f"{row},{group}" for row, group in zip(default_rows(), groups, strict=True)]
+    return write_labels(tmp_path / name, rows, "id,label,split,group")
+
+
+def test_a_column_of_groups_is_kept_and_names_no_other_store(folder, tmp_path):
+    plain = bring_in(tmp_path / "plain", folder, tmp_path / "labels.csv")
+    store = bring_in(tmp_path / "stores", folder, label_groups(tmp_path, PLAYERS, "groups.csv"))
+    assert list(store.groups) == PLAYERS and plain.groups is None
+    assert store.fingerprint == plain.fingerprint
+    blank = bring_in(tmp_path / "blank", folder, label_groups(tmp_path, [""] * NUM, "blank.csv"))
+    assert read_tree(blank.path) == read_tree(plain.path)
+    some = label_groups(tmp_path, ["", *PLAYERS[1:]], "some.csv")
+    assert bring_in(tmp_path / "some", folder, some).groups[:2] == (None, "player 0")
+
+
+def test_other_groups_are_taken_without_writing_a_map(folder, tmp_path):
+    path = bring_in(tmp_path / "stores", folder, label_groups(tmp_path, PLAYERS)).path
+    shards = {file: file.stat().st_mtime_ns for file in path.glob("maps/c.*")}
+    others = [f"player {n % 5}" for n in range(NUM)]
+    again = bring_in(tmp_path / "stores", folder, label_groups(tmp_path, others))
+    assert again.path == path and list(again.groups) == others
+    assert all(file.stat().st_mtime_ns == when for file, when in shards.items())
+
+
+def test_groups_of_an_exported_file_are_its_own_unless_labels_tell(folder, tmp_path):
+    store = bring_in(tmp_path / "stores", folder, label_groups(tmp_path, PLAYERS))
+    file = export_hdf5(store, tmp_path / "maps.h5")
+    plain = write_labels(tmp_path / "plain.csv", default_rows())
+    assert bring_in(tmp_path / "again", file, plain).groups == store.groups
+    others = label_groups(tmp_path, ["x", "y"] * 10, "others.csv")
+    assert bring_in(tmp_path / "others", file, others).groups == ("x", "y") * 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,x,train,0,p", "a,x,train,1,q"], "line 3: clip a is of group q, and of p in line 2"),
+        (["a,x,train,0,p", "a,x,train,1,"], "is of group none, and of p in"),
+        (["a,x,train,0,p\x07"], "group .* holds a control character"),
+    ],
+)
+def test_wrong_groups_are_told_with_their_line(tmp_path, rows, message):
+    path = write_labels(tmp_path / "labels.csv", rows, "id,label,split,view,group")
+    with pytest.raises(DataError, match=message) as error:
+        read_labels(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_warns_of_groups_in_train_and_test(folder, tmp_path):
+    labels = label_groups(tmp_path, PLAYERS)
+    run = run_cli(tmp_path, "import-features", str(folder), "--labels", str(labels))
+    assert run.returncode == 0, run.stderr
+    told = "warning: 5 of 5 test clips are of groups that train clips are of, too, such as player 0"
+    assert told in run.stderr and "(4 train, 1 test)" in run.stderr
+    label_groups(tmp_path, ["train" if ",train" in row else "test" for row in default_rows()])
+    run = run_cli(tmp_path, "import-features", str(folder), "--labels", str(labels))
+    assert "of groups that train clips" not in run.stderr
+    assert "its clips' groups are other ones: written anew; the maps stay" in run.stderr

@@ -15,6 +15,7 @@ from dsts_pipeline.feature_store.stored_types import STORED_TYPES
 from tests.feature_store.small_store import FAILURES, make_plan, write_store
 
 FRAMES = [[position] for position in range(23)]
+PLAYERS = [f"player {position % 4}" for position in range(23)]
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_the_printed_reader_reads_every_map(page, tmp_path, dtype, codec):
 
 
 def test_the_page_names_every_key_and_file(page, tmp_path):
-    path = write_store(tmp_path, make_plan(dtype="int8", frames=FRAMES))
+    path = write_store(tmp_path, make_plan(dtype="int8", frames=FRAMES, groups=PLAYERS))
     manifest = json.loads((path / "manifest.json").read_text())
     table = page[page.index("## manifest.json") : page.index("## What a reader must do")]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(manifest)

@@ -18,6 +18,7 @@ class MemoryStore:
         self.sample_bytes = int(np.prod(self.map_shape)) * maps.dtype.itemsize
         self.video_ids = tuple(f"clip{row}" for row in range(len(maps)))
         self.class_names = tuple(f"class{k}" for k in range(num_classes))
+        self.groups = self.group_numbers = self.fold = None
 
     def __len__(self):
         return len(self.maps)

@@ -21,7 +21,9 @@ QUICK = {
 }
 
 
-def make_ready(folder: Path, num_train: int = 64, num_test: int = 32) -> Path:
+def make_ready(
+    folder: Path, num_train: int = 64, num_test: int = 32, groups: list[str] | None = None
+) -> Path:
     """Write a store of four learnable classes and outputs/features.json; the store's path."""
     store = ordered_feed(num_train + num_test).store
     clips = [
@@ -34,6 +36,7 @@ def make_ready(folder: Path, num_train: int = 64, num_test: int = 32) -> Path:
         class_names=store.class_names,
         map_shape=store.map_shape,
         samples_per_shard=CLIPS_A_SHARD,
+        groups=groups,
     )
     with StoreWriter(folder / "stores", plan) as writer:
         for shard in writer.claims():

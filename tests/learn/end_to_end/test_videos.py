@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.groups import number_groups
+from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.feed import split_batches
 from tests.learn.end_to_end.clips import NUM_CLIPS, feed_of, index_of
@@ -99,3 +103,19 @@ def test_several_processes_do_not_go_on_with_batches_of_other_sizes(damaged, poo
     feed = feed_of(damaged, pool, crop="centre", max_failed_fraction=0.1, may_shrink=False)
     with pytest.raises(DataError, match=r"clip6: its content.*several processes need batches"):
         list(feed.batches([np.array([5, 6])]))
+
+
+def test_the_clips_held_out_are_those_of_the_maps(root, pool):
+    """The same whole groups, whether the clips come from videos or from a store."""
+    index = index_of(root)
+    clips = tuple(replace(c, group=f"player {n // 5}") for n, c in enumerate(index.clips))
+    feed = feed_of(replace(index, clips=clips), pool)
+    assert feed_of(index, pool).origins is None
+    trained = [clip for clip in clips if clip.split == "train"]
+    numbers = number_groups([c.id for c in clips], [c.group for c in clips])[: len(trained)]
+    how = {"fraction": 0.4, "seed": 0, "by": "group"}
+    _, held = hold_out(feed.rows, feed.labels, feed.groups, origins=feed.origins, **how)
+    ids = np.array([clip.id for clip in trained])
+    labels = np.array([clip.label for clip in trained])
+    _, of_maps = hold_out(np.arange(len(ids)), labels, ids, origins=numbers, **how)
+    assert [feed.name_of(row) for row in held] == ids[of_maps].tolist() and len(held)
