@@ -241,6 +241,12 @@ def ablate(
         list[str],
         typer.Option(metavar="KEY=VALUE,VALUE", help="Every combination is a variant; repeatable."),
     ] = [],
+    search: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE,VALUE", help="Tried by every variant; held-out clips choose."
+        ),
+    ] = [],
     seeds: Annotated[int | None, typer.Option(min=1, help="Trainings of each variant.")] = None,
     folds: Annotated[
         bool, typer.Option("--folds", help="Cross-validate: all of dataset.num_folds.")
@@ -266,7 +272,10 @@ def ablate(
 
         first = overrides_of(experiment) if experiment else []
     varied = json.dumps(grid) if grid else None
-    given = override("ablate", num_seeds=seeds, jobs=jobs, grid=varied, folds=folds or None)
+    tried = json.dumps(search) if search else None
+    given = override(
+        "ablate", num_seeds=seeds, jobs=jobs, grid=varied, search=tried, folds=folds or None
+    )
     run_stage("ablate", params, [*first, *overrides, *given], debug)
 
 

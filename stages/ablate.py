@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
-from dsts_pipeline.base.params import Variant, list_variants
+from dsts_pipeline.base.params import Variant, list_candidates, list_variants
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import EvaluateSettings, Settings, UdlSettings
@@ -58,8 +58,8 @@ def _ablate(settings: Settings) -> None:
     variants = list_variants(settings)
     how = settings.evaluate
     seeds = [settings.seed + number for number in range(settings.ablate.num_seeds)]
-    plans = {variant.name: _plan_runs(variant, seeds, settings.seed) for variant in variants}
-    everything = [plan for of_variant in plans.values() for plan in of_variant]
+    plans = {variant.name: _plan_runs(settings, variant, seeds) for variant in variants}
+    everything = [one.plan for tried in plans.values() for of_seed in tried for one in of_seed]
     stores = _open_stores(settings)
     sections = {"head": settings.head, "udl": settings.udl, "train": settings.train}
     sections |= {"feed": settings.feed, "evaluate": how, "ablate": settings.ablate}
@@ -70,17 +70,23 @@ def _ablate(settings: Settings) -> None:
         store.rows_of_split(how.split)
     of_folds[0].check(everything, stores)
     _check_training(settings)
-    warn_of_groups(stores[0], plans[settings.ablate.reference][0].recipe)
+    warn_of_groups(stores[0], everything[0].recipe)
 
     failures: dict[Path, str] = {}
-    answers: dict[Path, HeadResult] = {}
-    for runs, store in zip(of_folds, stores, strict=True):
+    found: dict[str, list[_Trained]] = {variant.name: [] for variant in variants}
+    for number, (runs, store) in enumerate(zip(of_folds, stores, strict=True)):
         failures |= _train_runs(settings, runs, everything, store)
+        chosen = {name: _choose(runs, tried) for name, tried in plans.items()}
         feed = FeatureFeed.from_settings(store, store.rows_of_split(how.split), settings.feed)
-        answers |= _answer_runs(runs, everything, feed, how)
+        kept = [one.plan for of_variant in chosen.values() for one in of_variant]
+        answers = _answer_runs(runs, kept, feed, how)
+        for name, of_variant in chosen.items():
+            for one in of_variant:
+                answer = answers[runs.folder(one.plan)]
+                found[name].append(_Trained(one, number, runs, answer))
     described = {
         variant.name: _describe_variant(
-            variant, plans[variant.name], of_folds, answers, failures, how.split
+            variant, plans[variant.name], found[variant.name], of_folds, failures, how.split
         )
         for variant in variants
     }
@@ -142,17 +148,54 @@ def _describe_folds(stores: Sequence[FeatureStore]) -> CrossValidation:
 # ---- the trainings -----------------------------------------------------------------------------
 
 
-def _plan_runs(variant: Variant, seeds: Sequence[int], data_seed: int) -> list[RunPlan]:
-    """A training per seed, all of them through the batches of one seed of the data."""
-    chosen = variant.settings
-    train = chosen.train
-    if train.data_seed is None:
-        train = train.model_copy(update={"data_seed": data_seed})
-    udl = chosen.udl if variant.kind == "dsts" else UdlSettings(enabled=False)
-    return [
-        RunPlan(variant.name, variant.kind, chosen.head, Recipe(train, udl, chosen.feed, seed))
-        for seed in seeds
-    ]
+class _Candidate(NamedTuple):
+    """A training, and what of the search it tries."""
+
+    plan: RunPlan
+    tries: Mapping[str, Any]
+
+
+class _Trained(NamedTuple):
+    """A training that was kept, the fold that it is of, and its answers."""
+
+    candidate: _Candidate
+    fold: int
+    runs: Runs
+    answer: HeadResult
+
+
+def _plan_runs(
+    settings: Settings, variant: Variant, seeds: Sequence[int]
+) -> list[list[_Candidate]]:
+    """Per seed what is tried, all of it through the batches of one seed of the data."""
+    candidates = list_candidates(settings, variant) if variant.kind != "baseline" else [variant]
+    planned = []
+    for seed in seeds:
+        of_seed = []
+        for one in candidates:
+            train = one.settings.train
+            if train.data_seed is None:
+                train = train.model_copy(update={"data_seed": settings.seed})
+            udl = one.settings.udl if one.kind == "dsts" else UdlSettings(enabled=False)
+            recipe = Recipe(train, udl, one.settings.feed, seed)
+            tries = {} if one is variant else one.changes
+            name = " ".join([one.name, *(f"{key}={value}" for key, value in tries.items())])
+            plan = RunPlan(name, one.kind, one.settings.head, recipe)
+            of_seed.append(_Candidate(plan, tries))
+        planned.append(of_seed)
+    return planned
+
+
+def _choose(runs: Runs, planned: Sequence[Sequence[_Candidate]]) -> list[_Candidate]:
+    """Per seed the training of best accuracy on held-out clips, of equals the first; what is
+    unfinished is left out. Where there is nothing to choose, held-out clips may be missing."""
+    chosen = []
+    for of_seed in planned:
+        finished = [one for one in of_seed if runs.is_finished(one.plan)]
+        if finished:
+            rated = [runs.heldout_accuracy(one.plan) for one in finished]
+            chosen.append(finished[rated.index(max(rated))])
+    return chosen
 
 
 def _check_training(settings: Settings) -> None:
@@ -239,9 +282,9 @@ def _predictions_of(folder: Path, split: str) -> Path:
 
 def _describe_variant(
     variant: Variant,
-    plans: Sequence[RunPlan],
+    planned: Sequence[Sequence[_Candidate]],
+    trained: Sequence[_Trained],
     of_folds: Sequence[Runs],
-    answers: Mapping[Path, HeadResult],
     failures: Mapping[Path, str],
     split: str,
 ) -> AblationVariant:
@@ -250,21 +293,19 @@ def _describe_variant(
     Of a cross-validation a seed counts where all of its folds are trained: then every clip has an
     answer of a head that did not learn from it.
     """
-    done = []
-    for plan in plans:
-        parts = {
-            number: AblationRun(
-                plan.seed,
-                answers[folder],
-                runs.history(plan),
-                _predictions_of(folder, split).relative_to(runs.root.parent).as_posix(),
-            )
-            for number, runs in enumerate(of_folds)
-            if (folder := runs.folder(plan)) in answers
-        }
-        if len(parts) < len(of_folds):
-            continue
-        done.append(_join(plan.seed, parts) if len(parts) > 1 else parts[0])
+    by_seed: dict[int, dict[int, AblationRun]] = {}
+    for (plan, tries), fold, runs, answer in trained:
+        answers = _predictions_of(runs.folder(plan), split).relative_to(runs.root.parent)
+        run = AblationRun(
+            plan.seed, answer, runs.history(plan), answers.as_posix(), chosen=dict(tries)
+        )
+        by_seed.setdefault(plan.seed, {})[fold] = run
+    done = [
+        _join(seed, parts) if len(parts) > 1 else parts[0]
+        for seed, parts in by_seed.items()
+        if len(parts) == len(of_folds)
+    ]
+    plans = [one.plan for of_seed in planned for one in of_seed]
     folders = [runs.folder(plan) for runs in of_folds for plan in plans]
     own = [failures[folder] for folder in folders if folder in failures]
     return AblationVariant(variant.title, variant.table, variant.changes, done, own)

@@ -10,11 +10,13 @@ from pathlib import Path
 from benchmarks.claims import __doc__ as about
 from benchmarks.claims.document import COMMAND, PAGE, compare, measured, write
 from benchmarks.claims.picture import draw_differences
+from benchmarks.claims.real import collect_folds
 from benchmarks.claims.regimes import BY_NAME, ROOT, SEARCH
 from benchmarks.claims.results import RESULTS, collect
 from benchmarks.claims.routes import route_reader
 from benchmarks.claims.search import steps, unchosen
 from benchmarks.claims.trainings import run_regime
+from dsts_pipeline.base.errors import DataError
 
 
 def main() -> int:
@@ -33,6 +35,9 @@ def main() -> int:
     run.add_argument("--results", type=Path, default=RESULTS)
     run.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
     run.add_argument(
+        "--real", type=Path, help="folder of the real data sets (benchmarks/claims/real.py)"
+    )
+    run.add_argument(
         "--chosen",
         action="store_true",
         help="of a rate's regime: five seeds of the variants that chose it in the search",
@@ -50,9 +55,16 @@ def main() -> int:
                     jobs=chosen.jobs,
                     overrides=chosen.overrides,
                     leave_out=unchosen(regime, chosen.results) if only_chosen else (),
+                    real=chosen.real and chosen.real.resolve(),
                 )
             except subprocess.CalledProcessError as error:  # it has said why
                 return error.returncode
+            except DataError as error:
+                print(f"{regime.name}: {error}", file=sys.stderr)
+                continue
+            if regime.real is not None:
+                print(collect_folds(regime.name, folder, chosen.results))
+                continue
             routes = None if regime in SEARCH else route_reader(folder, "test")
             print(collect(regime, folder, chosen.results, routes))
         return 0

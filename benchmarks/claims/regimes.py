@@ -29,6 +29,7 @@ class Regime:
         maker: The regime whose settings pretrain that backbone; None for the embedded one.
         num_seeds: How often each variant is trained.
         size: Of its data set where that is another one than the regimes'; for the folder's name.
+        real: Its data set of `real.py`, if it is one; the regime is a cross-validation then.
         learning_rate: Another one than the experiment's, for all heads.
     """
 
@@ -40,6 +41,7 @@ class Regime:
     num_seeds: int = 5
     learning_rate: float | None = None
     size: str = ""
+    real: str | None = None
 
     @property
     def data(self) -> str:
@@ -55,6 +57,8 @@ class Regime:
     @property
     def settings(self) -> dict[str, str]:
         """Where data, weights and stores are, and the learning rate, as overrides."""
+        if self.real is not None:
+            return {"dataset.root": "data", "store.root": "../stores"}
         weights = str(EMBEDDED) if self.weights is None else f"../weights/{self.weights}"
         places = {
             "backbone.weights": weights,
@@ -123,8 +127,25 @@ STUDIES = (
         size="_10k",
     ),
 )
+REAL = (
+    Regime(
+        "thetis",
+        "THETIS, tennis strokes of other players, features of Inception-v3",
+        "claims_thetis",
+        num_seeds=1,
+        real="thetis",
+    ),
+    Regime(
+        "ut_interaction",
+        "UT-Interaction, other sequences, features of EfficientNet-Lite0",
+        "claims_ut_interaction",
+        num_seeds=1,
+        real="ut_interaction",
+    ),
+)
+"""Cross-validations over groups on real data that a person has to fetch."""
 OTHER_RATES = (4e-3, 8e-3)
 """What the search tries beside the experiments' own rate, 2e-3. It goes upward because 4e-3 was
 the better for nearly every head."""
 SEARCH = tuple(regime.at(rate) for regime in REGIMES for rate in OTHER_RATES)
-BY_NAME = {regime.name: regime for regime in (*REGIMES, *STUDIES, *SEARCH)}
+BY_NAME = {regime.name: regime for regime in (*REGIMES, *STUDIES, *REAL, *SEARCH)}

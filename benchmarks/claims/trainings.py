@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dvc.utils.hydra import compose_and_dump
 
+from benchmarks.claims.real import lay_out_thetis, lay_out_ut_interaction, require_source
 from benchmarks.claims.regimes import BY_NAME, ROOT, Regime
 from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.base.progress import console
@@ -26,6 +27,7 @@ def run_regime(
     jobs: int,
     overrides: list[str],
     leave_out: Sequence[str] = (),
+    real: Path | None = None,
 ) -> Path:
     """Render, pretrain where needed, extract, train every variant; the regime's folder.
 
@@ -33,19 +35,39 @@ def run_regime(
         home: Holds all regimes, and the data that they share.
         overrides: More settings, KEY=VALUE, as Hydra takes them.
         leave_out: Variants that are not wanted, beside those that the experiment leaves out.
+        real: Folder of the real data sets, for the regimes that are of one.
 
     Raises:
+        DataError: The regime's real data set is not there.
         subprocess.CalledProcessError: A command failed; it has said why.
     """
     if regime.maker is not None and not (home / "weights" / str(regime.weights)).exists():
         _run(["pretrain"], _settle(BY_NAME[regime.maker], home, overrides))
     folder = _settle(regime, home, overrides)
-    _run(["prepare"], folder)
-    _run(["extract"], folder)
+    if regime.real is None:
+        _run(["prepare"], folder)
+        _run(["extract"], folder)
+    else:
+        _take_in(regime.real, folder, real)
     known = load_settings(folder / "params.yaml").ablate.leave_out
     wanted = f"ablate.leave_out=[{','.join([*known, *leave_out])}]"
-    _run(["ablate", "--jobs", str(jobs), "--seeds", str(num_seeds), "--set", wanted], folder)
+    how = [] if regime.real is None else ["--folds"]
+    how += ["--jobs", str(jobs), "--seeds", str(num_seeds), "--set", wanted]
+    _run(["ablate", *how], folder)
     return folder
+
+
+def _take_in(name: str, folder: Path, real: Path | None) -> None:
+    """A real data set into a store."""
+    source = require_source(name, real)
+    if name == "thetis":
+        lay_out_thetis(source, folder / "data")
+        labels = ["--labels", "data/labels.csv", "--name", name]
+        _run(["import-features", "data/features.h5", *labels], folder)
+        return
+    lay_out_ut_interaction(source, folder / "data")
+    _run(["prepare"], folder)
+    _run(["extract"], folder)
 
 
 def _settle(regime: Regime, home: Path, overrides: list[str]) -> Path:

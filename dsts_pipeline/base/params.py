@@ -13,7 +13,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -409,7 +409,28 @@ def list_variants(settings: Settings) -> list[Variant]:
     return [_resolve(settings, variant) for variant in listed]
 
 
-def read_grid(grid: Sequence[str]) -> list[dict[str, Any]]:
+def list_candidates(settings: Settings, variant: Variant) -> list[Variant]:
+    """What `ablate.search` tries of a variant, `changes` being what differs from the variant.
+
+    A key that the variant itself sets stays as it has it.
+
+    Raises:
+        SettingsError: As `list_variants`.
+    """
+    found: list[Variant] = []
+    for combination in read_grid(settings.ablate.search, "ablate.search") or [{}]:
+        changes = {k: value for k, value in combination.items() if k not in variant.changes}
+        if any(changes == one.changes for one in found):
+            continue
+        try:
+            own = with_values(variant.settings, changes)
+        except SettingsError as error:
+            raise SettingsError(f"ablate.search: {error}") from None
+        found.append(replace(variant, changes=changes, settings=own))
+    return found
+
+
+def read_grid(grid: Sequence[str], source: str = "--grid") -> list[dict[str, Any]]:
     """Every combination of "dotted.key=value,value,...", the last key varying fastest.
 
     Raises:
@@ -420,15 +441,15 @@ def read_grid(grid: Sequence[str]) -> list[dict[str, Any]]:
         key, equals, values = (part.strip() for part in text.partition("="))
         if not equals or not values:
             raise SettingsError(
-                f"--grid {text}: expected KEY=VALUE,VALUE, such as --grid head.num_neurons=5,10"
+                f"{source} {text}: expected KEY=VALUE,VALUE, such as head.num_neurons=5,10"
             )
-        require_variable(key, f"--grid {text}")
+        require_variable(key, f"{source} {text}")
         if key in axes:
-            raise SettingsError(f"--grid {text}: {key} has values already; list all of them once")
+            raise SettingsError(f"{source} {text}: {key} has values already; list all of them once")
         try:
             axes[key] = list(read_value(f"[{values}]"))
         except YAMLError:
-            raise SettingsError(f"--grid {text}: {values!r} is no list of YAML values") from None
+            raise SettingsError(f"{source} {text}: {values!r} is no list of YAML values") from None
     if not axes:
         return []
     return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]

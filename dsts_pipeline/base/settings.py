@@ -636,6 +636,8 @@ class AblateSettings(Section):
     """such as head.num_neurons=5,10; every combination is a variant"""
     num_seeds: Count = 3
     """trainings of each variant; seeds count up from the run's"""
+    search: tuple[str, ...] = ()
+    """such as train.learning_rate=0.001,0.004: trained with each, held-out clips choose"""
     folds: bool = False
     """train each once for every one of dataset.num_folds"""
     jobs: Count = 1
@@ -716,6 +718,11 @@ def check_together(settings: Settings) -> None:
             f"train.early_stopping_epochs is {train.early_stopping_epochs} and "
             "train.heldout_fraction 0: there is nothing to judge an epoch by; set "
             "train.heldout_fraction, such as 0.1, or train.early_stopping_epochs to null"
+        )
+    if settings.ablate.search and not train.heldout_fraction:
+        raise SettingsError(
+            "ablate.search is given and train.heldout_fraction 0: there are no clips to choose by; "
+            "set train.heldout_fraction, such as 0.1, or leave ablate.search out"
         )
     if settings.ablate.folds and settings.dataset.num_folds is None:
         raise SettingsError(

@@ -50,6 +50,7 @@ class AblationRun:
         history: An entry per epoch; empty where nothing was trained.
         predictions_file: Where the answers are kept, as text.
         folds: Of a cross-validation the trainings whose answers `result` joins, by fold.
+        chosen: What the search chose by held-out clips, by setting.
     """
 
     seed: int
@@ -57,6 +58,7 @@ class AblationRun:
     history: Sequence[Mapping[str, Any]] = ()
     predictions_file: str = ""
     folds: Mapping[int, AblationRun] = field(default_factory=dict)
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,8 @@ def _describe_run(run: AblationRun) -> dict[str, Any]:
         "layers": _layers(run.result),
         "predictions": run.predictions_file,
     }
+    if run.chosen:
+        described["chosen"] = dict(run.chosen)
     return described | _join_folds(run.folds) if run.folds else described
 
 
