@@ -220,7 +220,7 @@ def _train_runs(
     todo = runs.unfinished(plans)
     chosen = settings.ablate
     num_runs = len({runs.folder(plan) for plan in plans})
-    fold = "" if store.fold is None else f"fold {store.fold.fold + 1} of {store.fold.num_folds}: "
+    fold = "" if store.fold is None else f"fold {store.fold.fold} of {store.fold.num_folds}: "
     console.print(f"{fold}{num_runs} trainings, {num_runs - len(todo)} of them finished before")
     if not todo:
         return {}

@@ -356,7 +356,8 @@ def import_features(
     write_json(common.FEATURES, record_store(manifest, writer.path))
     for failure in manifest["failures"][:5]:
         console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
-    ids, _, splits, _ = zip(*plan.samples, strict=True)
+    ids = [sample.id for sample in plan.samples]
+    splits = [sample.split for sample in plan.samples]
     for line in tell_shared_groups(ids, splits, plan.groups):
         console.print(line, soft_wrap=True, markup=False)
     counts = manifest["counts"]
