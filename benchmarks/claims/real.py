@@ -21,15 +21,15 @@ from dsts_pipeline.base.files import csv_text, read_signed, write_atomic, write_
 
 SOURCES = {
     "thetis": (
-        "THETIS (Gourgari et al., CVPR Workshops 2013; github.com/THETIS-dataset): 1,980 clips of 12 "
-        "tennis strokes by 55 players. Features of 16 frames by Inception-v3 are in "
+        "THETIS (Gourgari et al., CVPR Workshops 2013; github.com/THETIS-dataset): 1,980 clips of "
+        "12 tennis strokes by 55 players. Features of 16 frames by Inception-v3 are in "
         "github.com/sujaygarlanka/tennis-stroke-recognition; as thetis/thetis_u8.npz: q uint8 "
         "[1980, 16, 2048], scale float32 [2048] to multiply it with, stroke 0 to 11, player 1 to 55"
     ),
     "ut_interaction": (
         "UT-Interaction (Ryoo and Aggarwal, ICPR 2010 contest on Semantic Description of Human "
-        "Activities): the 120 segmented clips of sets 1 and 2, with ut_interaction/labels.csv: path, "
-        "name of the class, sequence 1 to 20"
+        "Activities): the 120 segmented clips of sets 1 and 2, with ut_interaction/labels.csv: "
+        "path, name of the class, sequence 1 to 20"
     ),
 }
 

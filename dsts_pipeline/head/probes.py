@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.base.settings import Readout
 from dsts_pipeline.head.readout import ReadoutHead, tokens_of
 
 
@@ -49,31 +48,17 @@ class AttentiveProbe(ReadoutHead):
     Args:
         in_channels: C of the feature map, a multiple of `readout_heads`.
         num_classes: K.
-        readout_depth, readout_heads, readout_width: Of the `AttentivePooler`; V-JEPA 2's probe has
-            4, 16 and no width.
-        readout_dropout: Share of channels that a training pass drops before the classifier.
-        of_pooler: All others of `AttentivePooler`.
+        readout: Options of a `ReadoutHead`; V-JEPA 2's probe has readout_depth=4, readout_heads=16.
 
     Raises:
-        ValueError: `in_channels` is no multiple of `readout_heads`.
+        ValueError: `in_channels`, or the readout's width, is no multiple of `readout_heads`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        *,
-        readout_depth: int = 1,
-        readout_heads: int = 8,
-        readout_width: int | None = None,
-        readout_dropout: float = 0.0,
-        **of_pooler: Any,
-    ) -> None:
+    def __init__(self, in_channels: int, num_classes: int, **readout: Any) -> None:
         super().__init__()
-        how: dict[str, Any] = {"readout_depth": readout_depth, "readout_heads": readout_heads}
-        how |= {"readout_width": readout_width, "readout_dropout": readout_dropout} | of_pooler
-        self.config: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes} | how
-        self._add_readout(in_channels, num_classes, "attentive", **how)
+        self.config: dict[str, Any] = {"in_channels": in_channels, "num_classes": num_classes}
+        self.config |= self._add_readout(in_channels, num_classes, "attentive", **readout)
+        del self.config["readout"]
 
     def forward(self, x: Tensor, noise: Sequence[Any] | None = None) -> Tensor:
         """Logits `[B, K]` of `x [B, C, T, H, W]`; `noise` as `draw_noise` gives it."""
@@ -92,7 +77,7 @@ class ConvBlockHead(ReadoutHead):
         num_classes: K.
         num_parameters: Of the block, without readout and classifier; met to the nearest width.
         zero_start: The block's last projection starts at zero, as in `DSTSHead`.
-        readout, readout_depth, readout_heads, readout_width, readout_dropout: As in `DSTSHead`.
+        readout: Options of a `ReadoutHead`.
 
     Raises:
         ValueError: Too few parameters for a block of one channel.
@@ -105,22 +90,16 @@ class ConvBlockHead(ReadoutHead):
         *,
         num_parameters: int,
         zero_start: bool = False,
-        readout: Readout = "average",
-        readout_depth: int = 1,
-        readout_heads: int = 8,
-        readout_width: int | None = None,
-        readout_dropout: float = 0.0,
+        **readout: Any,
     ) -> None:
         super().__init__()
-        how: dict[str, Any] = {"readout": readout, "readout_depth": readout_depth}
-        how |= {"readout_heads": readout_heads, "readout_width": readout_width}
-        how |= {"readout_dropout": readout_dropout}
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "num_classes": num_classes,
             "num_parameters": num_parameters,
             "zero_start": zero_start,
-        } | how
+        }
+        self.config |= self._add_readout(in_channels, num_classes, **readout)
         linear = 2 * in_channels + 2
         width = round((math.sqrt(linear**2 + 108 * max(num_parameters, 0)) - linear) / 54)
         if width < 1:
@@ -132,7 +111,6 @@ class ConvBlockHead(ReadoutHead):
         self.convolution = nn.Conv3d(width, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm3d(width)
         self.project_out = nn.Linear(width, in_channels, bias=False)
-        self._add_readout(in_channels, num_classes, **how)
         if zero_start:
             nn.init.zeros_(self.project_out.weight)
 

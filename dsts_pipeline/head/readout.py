@@ -174,11 +174,9 @@ class ReadoutNoise(NamedTuple):
 class ReadoutHead(nn.Module):
     """A head: something that gives a vector of a map, dropout, and `classifier`, a linear layer.
 
-    Args:
-        in_channels: C. num_classes: K.
-        readout: "average" of all positions, or "attentive".
-        readout_depth, readout_heads, readout_width: Of the attentive pooler.
-        readout_dropout: Share of the vector's channels that a training pass drops.
+    Its options: `readout`, "average" of all positions or "attentive"; `readout_depth`,
+    `readout_heads` and `readout_width` of the attentive pooler, and all others of `AttentivePooler`
+    (`of_pooler`); `readout_dropout`, the share of the vector's channels that a training pass drops.
 
     Attributes:
         pooler: The attentive pooler; None where positions are averaged.
@@ -196,7 +194,9 @@ class ReadoutHead(nn.Module):
         readout_width: int | None = None,
         readout_dropout: float = 0.0,
         **of_pooler: Any,
-    ) -> None:
+    ) -> dict[str, Any]:
+        """Make pooler and classifier; returns the arguments, as plain values."""
+        given = {name: value for name, value in locals().items() if name.startswith("readout")}
         self.pooler = None
         num_features = in_channels
         if readout == "attentive":
@@ -205,6 +205,7 @@ class ReadoutHead(nn.Module):
             num_features = self.pooler.out_channels
         self.readout_dropout = readout_dropout
         self.classifier = nn.Linear(num_features, num_classes)
+        return given | of_pooler
 
     def draw_readout_noise(
         self, num_samples: int, generator: torch.Generator | None = None
