@@ -106,15 +106,15 @@ def own_operators(arguments: argparse.Namespace) -> list[tuple]:
     maps = new_maps(arguments, arguments.batch)
     labels = torch.randint(0, 48, (arguments.batch,), device=maps.device)
     of_one = {"num_layers": 1, "routing_gradient": "selected", "specialization": "fixed"}
-    heads = {
-        "width": build(arguments, **of_one),
-        "bottleneck 8": build(arguments, width=None, bottleneck=8, **of_one),
-        "bottleneck 16": build(arguments, width=None, bottleneck=16, **of_one),
-        "bottleneck 8, attentive": build(
-            arguments, width=None, bottleneck=8, readout="attentive", **of_one
-        ),
-        "attentive probe": AttentiveProbe(arguments.channels, 48).to(arguments.device),
-    }
+    c = arguments.channels
+    narrow = max(1, c // 16)
+    wide = max(2, c // 8)
+    heads = {"width": build(arguments, **of_one)}
+    for m in (narrow, wide):
+        heads[f"bottleneck {m}"] = build(arguments, width=None, bottleneck=m, **of_one)
+    attentive = build(arguments, width=None, bottleneck=narrow, readout="attentive", **of_one)
+    heads[f"bottleneck {narrow}, attentive"] = attentive
+    heads["attentive probe"] = AttentiveProbe(c, 48).to(arguments.device)
 
     def step(head: torch.nn.Module) -> Callable[[], object]:
         parameters = list(head.parameters())
@@ -129,13 +129,12 @@ def own_operators(arguments: argparse.Namespace) -> list[tuple]:
 
     ways = {name: step(head) for name, head in heads.items()}
     result = measure(ways, num_rounds=arguments.rounds, device=maps.device)
-    c = arguments.channels
     w = arguments.width
     # Forward, gradients by kernels, and by inputs where something trained made them.
     of_width = 2 * c * w + 3 * 12 * w * w
-    goals = {f"bottleneck {m}": 2 * 12 * c * m / of_width for m in (8, 16)}
-    parts = "bottleneck 8", "attentive probe"
-    goals["bottleneck 8, attentive"] = sum(result.ratio(part, "width") for part in parts)
+    goals = {f"bottleneck {m}": 2 * 12 * c * m / of_width for m in (narrow, wide)}
+    parts = f"bottleneck {narrow}", "attentive probe"
+    goals[f"bottleneck {narrow}, attentive"] = sum(result.ratio(part, "width") for part in parts)
     return [
         (
             f"{name}, one layer, batch {arguments.batch}",

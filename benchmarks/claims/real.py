@@ -47,10 +47,7 @@ def require_source(name: str, real: Path | None) -> Path:
 
 
 def lay_out_thetis(source: Path, folder: Path) -> None:
-    """Write features.h5 and labels.csv into `folder`.
-
-    The split is only where the folds come from: all clips are dealt anew.
-    """
+    """Write features.h5 and labels.csv into `folder`; players 45 to 55 are the split test."""
     if (folder / "labels.csv").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +60,7 @@ def lay_out_thetis(source: Path, folder: Path) -> None:
         file["features"] = maps
         file["ids"] = ids
     rows = [
-        [clip, f"stroke{stroke:02d}", "train", f"player{player:02d}"]
+        [clip, f"stroke{stroke:02d}", "test" if player > 44 else "train", f"player{player:02d}"]
         for clip, stroke, player in zip(ids, strokes.tolist(), players.tolist(), strict=True)
     ]
     content = csv_text(["id", "label", "split", "group"], rows)
@@ -71,17 +68,19 @@ def lay_out_thetis(source: Path, folder: Path) -> None:
 
 
 def lay_out_ut_interaction(source: Path, folder: Path) -> None:
-    """Write annotations.csv into `folder`, its videos linked from `source`."""
+    """Write annotations.csv into `folder`, its videos linked from `source`; sequences 17 to 20 are
+    the split test."""
     folder.mkdir(parents=True, exist_ok=True)
     with (source / "labels.csv").open(newline="") as file:
         clips = list(csv.DictReader(file))
     for part in sorted({Path(clip["path"]).parts[0] for clip in clips}):
         if not (folder / part).exists():
             (folder / part).symlink_to((source / part).resolve(), target_is_directory=True)
-    rows = [
-        [clip["path"], clip["name"], "train", f"sequence{int(clip['sequence']):02d}"]
-        for clip in clips
-    ]
+    rows = []
+    for clip in clips:
+        sequence = int(clip["sequence"])
+        split = "test" if sequence > 16 else "train"
+        rows.append([clip["path"], clip["name"], split, f"sequence{sequence:02d}"])
     content = csv_text(["path", "label", "split", "group"], rows)
     write_atomic(folder / "annotations.csv", content.encode())
 

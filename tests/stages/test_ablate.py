@@ -88,6 +88,51 @@ def test_a_variant_is_what_train_head_gives(ready):
         torch.testing.assert_close(own.state_dict()[name], value, rtol=0, atol=0)
 
 
+def test_a_search_keeps_what_heldout_clips_prefer(ready):
+    rates = 0.001, 0.05
+    search = "--search", "train.learning_rate=0.001,0.05"
+    run, found = ablate(ready, "--grid", "head.num_neurons=3", *search, "--seeds", "2")
+    assert "8 trainings, 0 of them finished before" in run.stderr
+    _, each = ablate(ready, "--grid", f"train.learning_rate={rates[0]},{rates[1]}", "--seeds", "2")
+    chosen = set()
+    for seed in (0, 1):
+        of_rate = {
+            rate: each["variants"][f"train.learning_rate={rate}"]["runs"][seed] for rate in rates
+        }
+        best = max(rates, key=lambda rate: of_rate[rate]["heldout_accuracy"] or -1.0)
+        kept = found["variants"]["full"]["runs"][seed]
+        assert kept["chosen"] == {"train.learning_rate": best}
+        assert kept["predictions"] == of_rate[best]["predictions"]
+        chosen |= {kept["predictions"]}
+    answered = {p.parent.name for p in (ready / "outputs/ablation/runs").glob("*/predictions*")}
+    assert {Path(path).parent.name for path in chosen} <= answered
+
+
+def test_a_variants_own_setting_is_not_searched(ready):
+    listed = "[{name: slow, settings: {train.learning_rate: 0.001}}]"
+    given = "--set", f"ablate.variants={listed}", "--search", "train.learning_rate=0.002,0.05"
+    run, found = ablate(ready, *given, "--seeds", "1")
+    assert "3 trainings" in run.stderr
+    assert "chosen" not in found["variants"]["slow"]["runs"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--search", "train.learning_rate"], "ablate.search train.learning_rate: expected KEY="),
+        (["--search", "store.dtype=int8"], "store.dtype is common to all variants"),
+        (
+            ["--search", "train.learning_rate=0.1,0.2", "--set", "train.heldout_fraction=0"],
+            "ablate.search is given and train.heldout_fraction 0",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_told(ready, arguments, told):
+    settings = {k: v for k, v in SETTINGS.items() if k != "train__heldout_fraction"}
+    run = run_cli(ready, "ablate", "--grid", "head.num_neurons=3", *arguments, **settings)
+    assert told in tell_plainly(run)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_kills_change_nothing(ready, tmp_path_factory, jobs):

@@ -58,6 +58,24 @@ def test_a_sound_combination_meets_the_damage(damaged):
         ),
         ({"head__width": 7}, "head: width=7 is above in_channels=6"),
         (
+            {"head__bottleneck": 2},
+            "head: bottleneck=2 and width=4 are two readings of the paper's size; set one of them "
+            "to None (null)",
+        ),
+        (
+            {"head__bottleneck": 7, "head__width": None},
+            "head: bottleneck=7 is above in_channels=6",
+        ),
+        (
+            {"head__readout": "attentive"},
+            "head: 6 channels are no multiple of 8 attention heads; choose a number of heads that "
+            "divides them (head.readout_heads)",
+        ),
+        (
+            {"head__common_neuron": True, "head__specialization": "conv3d"},
+            "head: common_neuron=True adds neurons by their fusions",
+        ),
+        (
             {"train__early_stopping_epochs": 2, "train__heldout_fraction": 0.0},
             "there is nothing to judge an epoch by",
         ),
