@@ -17,7 +17,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.readme import README, with_table
-from benchmarks.claims.regimes import BY_NAME, REGIMES, ROOT, STUDIES, Regime
+from benchmarks.claims.real import of_folds
+from benchmarks.claims.regimes import BY_NAME, REAL, REGIMES, ROOT, STUDIES, Regime
 from benchmarks.claims.results import RESULTS, result_file
 from benchmarks.claims.search import Search, common_rate_table
 from benchmarks.claims.verdicts import (
@@ -66,6 +67,8 @@ def render(results: Path = RESULTS) -> str:
         routes_table=routes_table,
         order_table=order_table,
         common_rate_table=common_rate_table,
+        readouts_table=readouts_table,
+        real=[of_folds(regime, results) for regime in REAL if is_there(regime, results)],
     )
 
 
@@ -79,7 +82,8 @@ def measured(results: Path = RESULTS) -> list[Figures]:
 
 def training_hours(results: Path = RESULTS) -> float:
     """What all trainings of the result files took, one after the other."""
-    there = [Figures.read(one, results) for one in BY_NAME.values() if is_there(one, results)]
+    of_figures = [one for one in BY_NAME.values() if one.real is None]
+    there = [Figures.read(one, results) for one in of_figures if is_there(one, results)]
     runs = [run for one in there for name in one.variants for run in one.runs(name).values()]
     return sum(run["train_seconds"] for run in runs) / 3600
 
@@ -137,6 +141,22 @@ def regime_table(figures: Figures) -> str:
     shown = {"rate": has_rate, "paper": has_paper}
     kept = [n for n, column in enumerate(columns) if shown.get(column, True)]
     return markdown([[cells[n] for n in kept] for cells in everything])
+
+
+def readouts_table(figures: Figures, reference: str = "attentive") -> str:
+    """Heads of the study of readouts: size, accuracy, difference to the attentive probe."""
+    rows = [
+        ["head", "parameters", "top-1", "minus the attentive probe", "over seeds", "over clips"]
+    ]
+    for name, variant in figures.variants.items():
+        spread = figures.spread(name)
+        top1 = f"{figures.top1(name):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+        cells = [variant["title"], f"{variant['num_parameters']:,}", top1]
+        if name != reference:
+            one = figures.versus(name, reference)
+            cells += [points(one), seeds_interval(one), clips_interval(one)]
+        rows.append(cells + [""] * (6 - len(cells)))
+    return markdown(rows)
 
 
 def points(difference: Difference) -> str:

@@ -10,14 +10,19 @@ file and a table of labels with players, UT-Interaction's clips as annotations.c
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from benchmarks.claims.regimes import Regime
+from benchmarks.claims.verdicts import markdown
 from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.files import csv_text, read_signed, write_atomic, write_json
+from dsts_pipeline.base.files import csv_text, read_json, read_signed, write_atomic, write_json
 
 SOURCES = {
     "thetis": (
@@ -97,7 +102,6 @@ def collect_folds(name: str, folder: Path, results: Path) -> Path:
         variant_name: {key: variant.get(key) for key in KEPT} | {"chosen": chosen_of(variant)}
         for variant_name, variant in found["variants"].items()
     }
-    seconds = sum(run["train_seconds"] for v in found["variants"].values() for run in v["runs"])
     content = {
         "regime": name,
         "reference": found["reference"],
@@ -106,7 +110,6 @@ def collect_folds(name: str, folder: Path, results: Path) -> Path:
         "folds": found["folds"],
         "seeds": found["seeds"],
         "search": found["provenance"]["settings"]["ablate"]["search"],
-        "train_seconds": seconds,
         "commit": found["provenance"]["commit"],
         "variants": variants,
     }
@@ -118,3 +121,65 @@ def collect_folds(name: str, folder: Path, results: Path) -> Path:
 def chosen_of(variant: dict[str, Any]) -> list[dict[str, Any]]:
     """What the search chose in each fold of each seed."""
     return [fold.get("chosen", {}) for run in variant["runs"] for fold in run.get("folds", [])]
+
+
+# ---- a section of the page -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """What the page says of a cross-validation."""
+
+    title: str
+    about: str
+    table: str
+    chosen: str
+
+
+def of_folds(regime: Regime, results: Path) -> Section:
+    """The section of a regime of `REAL`, of its result file alone."""
+    found = read_json(results / f"{regime.name}.json")
+    folds = found["folds"]
+    searched = ", ".join(f"`{key}`" for key in found["search"])
+    about = (
+        f"{found['num_clips']:,} clips of {folds['num_groups']} groups in {folds['num_folds']} "
+        f"folds of whole groups, {len(found['seeds'])} seed; per fold every head tries {searched}, "
+        "and clips of held-out groups choose the epoch and among these. Every clip is answered by "
+        "a head that saw none of its group. Intervals: Student's t over folds; a bootstrap of "
+        f"whole groups. `python -m benchmarks.claims run --regimes {regime.name} --real FOLDER` "
+        "repeats it, once the data are there: they may not be passed on."
+    )
+    reference = found["variants"][found["reference"]]["title"]
+    heads = ["head", "parameters", "top-1", "over folds", "over groups"]
+    rows = [[*heads, f"minus {reference}", "over folds", "over groups"]]
+    for variant in sorted(found["variants"].values(), key=lambda one: one["position"]):
+        top1 = variant["top1"]
+        cells = [variant["title"], f"{variant['num_parameters']:,}", f"{100 * top1['mean']:.1f}"]
+        cells += [_between(top1, ""), _between(variant["by_clip"], "")]
+        versus = variant["versus_reference"]
+        if versus is not None:
+            cells += [f"{100 * versus['difference']:+.1f}", _between(versus, "+")]
+            cells.append(_between(versus["by_clip"], "+"))
+        rows.append(cells + [""] * (8 - len(cells)))
+    return Section(regime.title, about, markdown(rows), _told_choices(found["variants"]))
+
+
+def _between(interval: Mapping[str, Any], sign: str) -> str:
+    low, high = (100 * interval[end] for end in ("low", "high"))
+    return f"{low:{sign}.1f} to {high:{sign}.1f}"
+
+
+def _told_choices(variants: Mapping[str, Any]) -> str:
+    """How often each value was chosen, by head."""
+    told = []
+    for variant in sorted(variants.values(), key=lambda one: one["position"]):
+        counts: dict[str, Counter] = {}
+        for choice in variant["chosen"]:
+            for key, value in choice.items():
+                counts.setdefault(key.rsplit(".", 1)[-1], Counter())[value] += 1
+        parts = [
+            f"{key} " + ", ".join(f"{value:g} ({number})" for value, number in sorted(of.items()))
+            for key, of in counts.items()
+        ]
+        told.append(f"{variant['title']}: {'; '.join(parts)}")
+    return "Chosen in how many folds: " + ". ".join(told) + "."
