@@ -44,6 +44,11 @@ class Regime:
     real: str | None = None
 
     @property
+    def has_videos(self) -> bool:
+        """Whether a real data set is extracted here; else its features are imported."""
+        return self.real == "ut_interaction"
+
+    @property
     def data(self) -> str:
         """Which embedded data set: "diving" or "something"."""
         return "diving" if self.name.startswith("diving") else "something"
@@ -58,7 +63,9 @@ class Regime:
     def settings(self) -> dict[str, str]:
         """Where data, weights and stores are, and the learning rate, as overrides."""
         if self.real is not None:
-            return {"dataset.root": "data", "store.root": "../stores"}
+            places = {"dataset.root": "data", "store.root": "../stores"}
+            weights = EMBEDDED.with_name("efficientnet_lite0.json")
+            return places | ({"backbone.weights": str(weights)} if self.has_videos else {})
         weights = str(EMBEDDED) if self.weights is None else f"../weights/{self.weights}"
         places = {
             "backbone.weights": weights,

@@ -48,7 +48,7 @@ def run_regime(
         _run(["prepare"], folder)
         _run(["extract"], folder)
     else:
-        _take_in(regime.real, folder, real)
+        _take_in(regime, require_source(regime.real, real), folder)
     known = load_settings(folder / "params.yaml").ablate.leave_out
     wanted = f"ablate.leave_out=[{','.join([*known, *leave_out])}]"
     how = [] if regime.real is None else ["--folds"]
@@ -57,17 +57,16 @@ def run_regime(
     return folder
 
 
-def _take_in(name: str, folder: Path, real: Path | None) -> None:
+def _take_in(regime: Regime, source: Path, folder: Path) -> None:
     """A real data set into a store."""
-    source = require_source(name, real)
-    if name == "thetis":
-        lay_out_thetis(source, folder / "data")
-        labels = ["--labels", "data/labels.csv", "--name", name]
-        _run(["import-features", "data/features.h5", *labels], folder)
+    if regime.has_videos:
+        lay_out_ut_interaction(source, folder / "data")
+        _run(["prepare"], folder)
+        _run(["extract"], folder)
         return
-    lay_out_ut_interaction(source, folder / "data")
-    _run(["prepare"], folder)
-    _run(["extract"], folder)
+    lay_out_thetis(source, folder / "data")
+    labels = ["--labels", "data/labels.csv", "--name", regime.name]
+    _run(["import-features", "data/features.h5", *labels], folder)
 
 
 def _settle(regime: Regime, home: Path, overrides: list[str]) -> Path:
