@@ -62,7 +62,7 @@ def lay_out_thetis(source: Path, folder: Path) -> None:
         players = stored["player"]
     ids = [f"clip{number:04d}" for number in range(len(maps))]
     with h5py.File(folder / "features.h5", "w") as file:
-        file["features"] = maps
+        file["features"] = maps.swapaxes(1, 2)[..., None, None]  # [n, C, T, H, W]
         file["ids"] = ids
     rows = [
         [clip, f"stroke{stroke:02d}", "test" if player > 44 else "train", f"player{player:02d}"]

@@ -35,7 +35,8 @@ def test_thetis(tmp_path):
     np.savez(file, q=stored, scale=scale, stroke=strokes, player=players)
     lay_out_thetis(tmp_path, tmp_path / "data")
     with h5py.File(tmp_path / "data" / "features.h5") as features:
-        np.testing.assert_allclose(features["features"], stored * scale)
+        maps = (stored * scale).swapaxes(1, 2)[..., None, None]
+        np.testing.assert_allclose(features["features"], maps)
     rows = list(csv.DictReader((tmp_path / "data" / "labels.csv").open()))
     assert [row["group"] for row in rows[1:3]] == ["player01", "player02"]
     assert {row["label"] for row in rows} == {"stroke00", "stroke01", "stroke02"}
