@@ -169,7 +169,8 @@ def _put_into_group(scene: Scene, group: DivingGroup) -> Scene:
             for name, colour in group.colours.items()
         },
         background=group.wall,
-        height_scale=(group.height_scale + WITHIN * (scene.height_scale - 0.56)) / group.camera.zoom,
+        height_scale=(group.height_scale + WITHIN * (scene.height_scale - 0.56))
+        / group.camera.zoom,
         camera_yaw=group.camera_yaw + scene.camera_yaw,
         offset=group.offset + scene.offset,
         film=group.camera.develop(scene.film),
@@ -220,6 +221,7 @@ def _draw_colours(
 #
 # It is asymmetric on purpose, so that facing and twist can be seen in a still: face and chest panel
 # in front, hair and bare back behind, one arm and leg of another colour than the other.
+
 
 @dataclass(frozen=True)
 class Capsule:

@@ -69,7 +69,7 @@ class DivingGroup:
 # for the direction of their turns to be seen.
 _HABITS = {
     "takeoff_time": (-0.5, 1.2),
-    "flight_time": (-0.8, 1.2),
+    "flight_time": (-0.1, 1.3),
     "leap": (-0.5, 1.5),
     "travel": (-0.8, 1.6),
     "over_rotation": (-0.3, 1.3),
@@ -77,13 +77,19 @@ _HABITS = {
     "knee_scale": (-0.3, 1.2),
     "arm_offset": (-0.8, 1.8),
     "twist_start": (-0.5, 1.3),
-    "twist_length": (-0.4, 1.0),
+    "twist_length": (0.2, 1.3),
     "bend_in": (-0.4, 1.5),
     "bend_out": (-0.6, 1.2),
     "lean": (-0.5, 1.5),
 }
 _SKINS: tuple[Colour, ...] = ((244, 214, 188), (224, 178, 140), (178, 126, 90), (120, 82, 60))
-_HAIR: tuple[Colour, ...] = ((40, 28, 24), (96, 60, 36), (196, 160, 90), (150, 64, 36), (60, 90, 180))
+_HAIR: tuple[Colour, ...] = (
+    (40, 28, 24),
+    (96, 60, 36),
+    (196, 160, 90),
+    (150, 64, 36),
+    (60, 90, 180),
+)
 # Clothes: chest, right sleeve, right stocking.
 _CHESTS: tuple[Colour, ...] = ((225, 60, 60), (226, 70, 150), (235, 110, 30), (150, 30, 70))
 _SLEEVES: tuple[Colour, ...] = ((238, 200, 60), (250, 245, 130), (170, 215, 50), (245, 245, 235))

@@ -116,10 +116,8 @@ class Pose:
     facing: int
 
 
-def draw_plan(
-    label: int, generator: np.random.Generator, habits: Habits | None = None
-) -> DivePlan:
-    """Draw the free variables of a dive of class `label`, near a diver's habits if there are any."""
+def draw_plan(label: int, generator: np.random.Generator, habits: Habits | None = None) -> DivePlan:
+    """Draw the free variables of a dive of class `label`, near a diver's habits if given."""
 
     def between(name: str, low: float, high: float) -> float:
         drawn = float(generator.uniform(low, high))

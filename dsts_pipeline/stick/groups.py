@@ -49,8 +49,8 @@ def open_stream(seed: int, data_set: str, split: str, group: int) -> np.random.G
 
 # ---- habits --------------------------------------------------------------------------------------
 #
-# A clip's motion has free variables, each uniform in a range. A group's habit is where in each range
-# it usually is: 0 the low end, 1 the high end; habits may lie outside, where no other clip is.
+# A clip's motion has free variables, each uniform in a range. A group's habit is where in the range
+# its clips are: 0 the low end, 1 the high end; it may lie outside, where no clip without groups is.
 
 Habits = Mapping[str, float]
 

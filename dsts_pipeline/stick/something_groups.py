@@ -73,7 +73,7 @@ _HABITS = {
     "x": (-0.4, 1.4),
     "y": (-0.2, 1.2),
     "reach": (0.1, 0.9),
-    "lift": (-0.4, 1.1),
+    "lift": (-0.4, 0.9),
     "start": (-0.5, 1.5),
     "end": (-0.8, 1.2),
     "root": (0.1, 0.9),
@@ -92,7 +92,7 @@ def draw_actor(seed: int, split: str, group: int) -> Actor:
     names = list(PALETTE)
     return Actor(
         habits=draw_habits(generator, _HABITS),
-        household=tuple(names[n] for n in generator.choice(len(names), 4, replace=False)),
+        household=tuple(names[n] for n in generator.choice(len(names), 3, replace=False)),
         thing_size=float(np.exp(generator.uniform(-0.16, 0.14))),
         skin=SKINS[int(generator.integers(len(SKINS)))],
         sleeve=PALETTE[names[int(generator.integers(len(names)))]],
@@ -123,6 +123,6 @@ def draw_room(seed: int, split: str, group: int, size_px: int) -> Room:
         table_edge=edge,
         clutter=tuple(sorted(clutter, key=lambda found: -found[2])),
         zoom=float(generator.uniform(1.0, 1.25)),
-        offset=generator.uniform(-0.09, 0.09, 2),
+        offset=generator.uniform(-0.075, 0.075, 2),
         camera=camera,
     )
