@@ -27,6 +27,7 @@ from dsts_pipeline.stick.diving_motion import (
 from dsts_pipeline.stick.groups import WITHIN, Camera, group_name, group_of
 from dsts_pipeline.stick.rendering import (
     FINE,
+    Colour,
     Film,
     Renderer,
     cut_background,
@@ -118,7 +119,7 @@ class Scene:
         camera: Of a group.
     """
 
-    colours: dict[str, tuple[int, int, int]]
+    colours: dict[str, Colour]
     background: Image.Image
     height_scale: float
     camera_yaw: float
@@ -159,17 +160,19 @@ def _draw_scene(
     )
 
 
+_USUAL_HEIGHT = 0.56  # of the diver, in frames
+
+
 def _put_into_group(scene: Scene, group: DivingGroup) -> Scene:
     """The scene of a clip with what its group shares; of the clip's own, small deviations stay."""
-    usual = _COLOURS
     return replace(
         scene,
         colours={
-            name: _stray(colour, np.subtract(scene.colours[name], usual[name]))
+            name: _stray(colour, np.subtract(scene.colours[name], _COLOURS[name]))
             for name, colour in group.colours.items()
         },
         background=group.wall,
-        height_scale=(group.height_scale + WITHIN * (scene.height_scale - 0.56))
+        height_scale=(group.height_scale + WITHIN * (scene.height_scale - _USUAL_HEIGHT))
         / group.camera.zoom,
         camera_yaw=group.camera_yaw + scene.camera_yaw,
         offset=group.offset + scene.offset,
@@ -183,7 +186,7 @@ def _put_into_group(scene: Scene, group: DivingGroup) -> Scene:
     )
 
 
-def _stray(colour: tuple[int, int, int], change: np.ndarray) -> tuple[int, int, int]:
+def _stray(colour: Colour, change: np.ndarray) -> Colour:
     red, green, blue = np.clip(np.add(colour, change), 0, 255).astype(int).tolist()
     return red, green, blue
 
@@ -205,9 +208,7 @@ _COLOURS = {
 }
 
 
-def _draw_colours(
-    generator: np.random.Generator, difficulty: float
-) -> dict[str, tuple[int, int, int]]:
+def _draw_colours(generator: np.random.Generator, difficulty: float) -> dict[str, Colour]:
     light = generator.normal(0.0, 16.0 * difficulty)
     drawn = {}
     for name, colour in _COLOURS.items():
@@ -374,7 +375,7 @@ def _draw_frame(
         """Body heights (y up) to drawn pixels (y down)."""
         return (points - centre) * np.array([scale, -scale]) + half
 
-    def fill(points: np.ndarray, colour: tuple[int, int, int]) -> None:
+    def fill(points: np.ndarray, colour: Colour) -> None:
         draw.polygon(to_pixels(points).ravel().tolist(), fill=colour)
 
     for shape in _board_and_tower(scene):

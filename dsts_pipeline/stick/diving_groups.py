@@ -15,7 +15,7 @@ from dsts_pipeline.stick.groups import (
     draw_wall,
     open_stream,
 )
-from dsts_pipeline.stick.something_things import Colour
+from dsts_pipeline.stick.rendering import Colour
 
 
 @dataclass(frozen=True)

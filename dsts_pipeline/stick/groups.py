@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from dsts_pipeline.base.provenance import derive_seed
-from dsts_pipeline.stick.rendering import Film, draw_background
+from dsts_pipeline.stick.rendering import Colour, Film, draw_background
 
 # Two clips of a group differ by this share of what two clips differ by where there are no groups.
 WITHIN = 0.25
@@ -108,12 +108,12 @@ class Camera:
         """The frame of a picture before it is developed, both uint8 [H, W, 3], H = W."""
         size = picture.shape[0]
         half = 0.5 * size
-        (a, b), (c, d) = self.matrix
-        move = half - half * self.matrix.sum(axis=1)
+        move = half - half * self.matrix.sum(axis=1, keepdims=True)
+        coefficients = np.concatenate([self.matrix, move], axis=1)
         image = Image.fromarray(picture).transform(
             (size, size),
             Image.Transform.AFFINE,
-            (a, b, float(move[0]), c, d, float(move[1])),
+            coefficients.ravel().tolist(),
             Image.Resampling.BICUBIC,
         )
         image = image.filter(ImageFilter.GaussianBlur(self.blur_px * size / 96))
@@ -139,8 +139,8 @@ def draw_camera(generator: np.random.Generator) -> Camera:
     tilt = float(generator.uniform(-0.16, 0.16))
     stretch = float(np.exp(generator.uniform(-0.12, 0.12)))
     shear = float(generator.uniform(-0.1, 0.1))
-    c, s = np.cos(tilt), np.sin(tilt)
-    matrix = np.array([[c, -s], [s, c]]) @ np.array([[stretch, shear], [0.0, 1.0 / stretch]])
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    matrix = turn @ np.array([[stretch, shear], [0.0, 1.0 / stretch]])
     zoom = float(np.abs(matrix).sum(axis=1).max())
     warm = float(generator.uniform(-0.22, 0.22))
     green = float(generator.uniform(-0.1, 0.1))
@@ -193,6 +193,7 @@ def draw_wall(generator: np.random.Generator, size_px: int, subject: float) -> I
     return Image.blend(picture, wash, float(generator.uniform(0.15, 0.55)))
 
 
-def _colour(values: np.ndarray) -> tuple[int, int, int]:
+def _colour(values: np.ndarray) -> Colour:
+    """The nearest colour."""
     red, green, blue = np.clip(values, 0, 255).astype(int).tolist()
     return red, green, blue

@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw
 
 from dsts_pipeline.base.settings import RenderSettings
 
+Colour = tuple[int, int, int]  # RGB, 0 to 255
+
 FINE = 3  # drawn pixels per frame pixel, in each direction
 _BACKGROUND_FRAMES = 2.6  # side of the background, in frames
 _FRAMES_PER_SECOND = 12

@@ -25,6 +25,7 @@ from dsts_pipeline.base.settings import RenderSettings
 from dsts_pipeline.stick.groups import WITHIN, Camera, group_name, group_of
 from dsts_pipeline.stick.rendering import (
     FINE,
+    Colour,
     Film,
     Renderer,
     cut_background,
@@ -44,7 +45,6 @@ from dsts_pipeline.stick.something_motion import (
     state_at,
 )
 from dsts_pipeline.stick.something_things import (
-    Colour,
     Piece,
     Thing,
     draw_hand,
@@ -247,6 +247,9 @@ def _draw_scene(
     )
 
 
+_USUAL_ZOOM = 1.15
+
+
 def _put_into_room(scene: Scene, room: Room) -> Scene:
     """The scene of a clip with what its group shares; of the clip's own, small deviations stay."""
     return replace(
@@ -255,7 +258,7 @@ def _put_into_room(scene: Scene, room: Room) -> Scene:
         table=room.table,
         table_edge=room.table_edge,
         clutter=room.clutter,
-        zoom=(room.zoom + WITHIN * (scene.zoom - 1.15)) / room.camera.zoom,
+        zoom=(room.zoom + WITHIN * (scene.zoom - _USUAL_ZOOM)) / room.camera.zoom,
         offset=room.offset + scene.offset,
         film=room.camera.develop(scene.film),
         camera=room.camera,

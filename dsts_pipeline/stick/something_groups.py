@@ -15,7 +15,8 @@ from dsts_pipeline.stick.groups import (
     draw_wall,
     open_stream,
 )
-from dsts_pipeline.stick.something_things import PALETTE, SKINS, Colour, Thing, draw_thing_of
+from dsts_pipeline.stick.rendering import Colour
+from dsts_pipeline.stick.something_things import PALETTE, SKINS, Thing, draw_thing_of
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,11 @@ import numpy as np
 
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.stick.groups import by_habit
-from dsts_pipeline.stick.rendering import ramp
+from dsts_pipeline.stick.rendering import Colour, ramp
 from dsts_pipeline.stick.something_groups import Actor
 from dsts_pipeline.stick.something_things import (
     PALETTE,
     SKINS,
-    Colour,
     Thing,
     Tip,
     draw_thing_of,

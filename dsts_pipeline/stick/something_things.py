@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Colour = tuple[int, int, int]
+from dsts_pipeline.stick.rendering import Colour
 
 PALETTE: dict[str, Colour] = {
     "red": (196, 62, 56),
