@@ -24,7 +24,7 @@ from dsts_pipeline.stick.diving_motion import (
     draw_plan,
     pose_at,
 )
-from dsts_pipeline.stick.groups import WITHIN, Camera, group_name, group_of
+from dsts_pipeline.stick.groups import WITHIN, group_name, group_of
 from dsts_pipeline.stick.rendering import (
     FINE,
     Colour,
@@ -90,10 +90,7 @@ def render_clip(dive: Dive) -> np.ndarray:
         placed = place(pose, scene)
         target = 0.5 * (placed["pelvis"] + placed["neck"])[:2]
         follow = target if number == 0 else follow + (1 - scene.camera_lag) * (target - follow)
-        picture = _draw_frame(dive, number, placed, follow)
-        if scene.camera is not None:
-            picture = scene.camera.see(picture)
-        frames[number] = scene.film.develop(picture, generator)
+        frames[number] = scene.film.develop(_draw_frame(dive, number, placed, follow), generator)
     return frames
 
 
@@ -116,7 +113,6 @@ class Scene:
         camera_pitch: Radians.
         body: The diver's.
         board_thickness, tower_edge: In body heights, see `_draw_frame`.
-        camera: Of a group.
     """
 
     colours: dict[str, Colour]
@@ -132,7 +128,6 @@ class Scene:
     body: Body = Body()
     board_thickness: float = 0.06
     tower_edge: float = -0.75
-    camera: Camera | None = None
 
 
 def _draw_scene(
@@ -176,13 +171,12 @@ def _put_into_group(scene: Scene, group: DivingGroup) -> Scene:
         / group.camera.zoom,
         camera_yaw=group.camera_yaw + scene.camera_yaw,
         offset=group.offset + scene.offset,
-        film=group.camera.develop(scene.film),
+        film=group.camera.load(scene.film),
         mirrored=group.mirrored,
         camera_pitch=group.camera_pitch,
         body=group.body,
         board_thickness=group.board_thickness,
         tower_edge=group.tower_edge,
-        camera=group.camera,
     )
 
 

@@ -125,13 +125,25 @@ class Camera:
         values *= 1 - np.float32(0.5 * self.vignette) * (place[:, None] + place)[..., None]
         return np.clip(255 * values, 0, 255).astype(np.uint8)
 
-    def develop(self, film: Film) -> Film:
+    def load(self, film: Film) -> LoadedFilm:
         """A clip's film in this camera."""
-        return Film(
+        return LoadedFilm(
             film.noise * np.float32(self.noise),
             exposure=film.exposure + self.exposure,
             contrast=film.contrast * self.contrast,
+            camera=self,
         )
+
+
+@dataclass(frozen=True)
+class LoadedFilm(Film):
+    """A film that gets what a group's camera sees."""
+
+    camera: Camera
+
+    def develop(self, picture: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """The frame of a picture, both uint8 [H, W, 3]."""
+        return super().develop(self.camera.see(picture), generator)
 
 
 def draw_camera(generator: np.random.Generator) -> Camera:

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 
 from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import RenderSettings
-from dsts_pipeline.stick.groups import WITHIN, Camera, group_name, group_of
+from dsts_pipeline.stick.groups import WITHIN, group_name, group_of
 from dsts_pipeline.stick.rendering import (
     FINE,
     Colour,
@@ -186,8 +186,6 @@ def render_clip(action: Action) -> np.ndarray:
         picture = _draw_frame(action, state, camera)
         if action.mirrored:
             picture = picture[:, ::-1]
-        if scene.camera is not None:
-            picture = scene.camera.see(picture)
         frames[number] = scene.film.develop(picture, generator)
     return frames
 
@@ -208,7 +206,6 @@ class Scene:
         zoom: Frames of the picture per frame of the scene.
         offset: Constant framing error [2], in frames.
         jitter: Camera shake [num_frames, 2], in frames.
-        camera: Of a group.
     """
 
     background: Image.Image
@@ -219,7 +216,6 @@ class Scene:
     offset: np.ndarray
     jitter: np.ndarray
     film: Film
-    camera: Camera | None = None
 
 
 def _draw_scene(
@@ -260,8 +256,7 @@ def _put_into_room(scene: Scene, room: Room) -> Scene:
         clutter=room.clutter,
         zoom=(room.zoom + WITHIN * (scene.zoom - _USUAL_ZOOM)) / room.camera.zoom,
         offset=room.offset + scene.offset,
-        film=room.camera.develop(scene.film),
-        camera=room.camera,
+        film=room.camera.load(scene.film),
     )
 
 

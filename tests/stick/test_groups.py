@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from dsts_pipeline.base.files import write_json
 from dsts_pipeline.base.settings import DatasetSettings, RenderSettings
 from dsts_pipeline.clips import read_annotations
 from dsts_pipeline.clips.prepare import prepare_clips
@@ -102,7 +102,9 @@ def test_more_groups_than_clips_are_refused(changes, found):
 def shared_of(name: str, clip) -> list:
     """What clips of one group have in common, first what has many values."""
     scene = clip.scene
-    looks = [np.asarray(getattr(scene.camera, field.name)).tobytes() for field in fields(Camera)]
+    looks = [
+        np.asarray(getattr(scene.film.camera, field.name)).tobytes() for field in fields(Camera)
+    ]
     looks.append(scene.background.tobytes())
     if name == "stick_diving":
         body = [scene.body, scene.camera_pitch, scene.board_thickness, scene.tower_edge]
@@ -174,7 +176,7 @@ def test_actions_of_a_group_are_in_the_picture(group):
             camera = scene.offset + scene.jitter.mean(0) + [state.camera_x, -0.06]
             middle = np.array([state.actor.x, state.actor.y + 0.5 * clip.plan.actor.height])
             place = (middle - camera) * scene.zoom * [-1 if clip.mirrored else 1, -1]
-            assert np.abs(np.linalg.solve(scene.camera.matrix, place)).max() < 0.5
+            assert np.abs(np.linalg.solve(scene.film.camera.matrix, place)).max() < 0.5
 
 
 # ---- files ---------------------------------------------------------------------------------------
@@ -196,9 +198,11 @@ def test_the_index_has_groups_that_train_and_test_do_not_share(name, tmp_path):
         assert {group_of(n, classes, 4) for n in numbers} == {int(group[-2:])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_rendering_with_groups_goes_on_where_it_stopped(name, tmp_path):
-    render = settings_of(name, num_groups=4)
+    sizes = {"size_px": 32, "num_frames": 4}
+    render = settings_of(name, num_groups=4, **sizes)
     count = render_embedded(tmp_path, render)
     videos = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.suffix != ".json"}
     assert len(videos) == count
@@ -208,19 +212,23 @@ def test_rendering_with_groups_goes_on_where_it_stopped(name, tmp_path):
     assert render_embedded(tmp_path, render.model_copy(update={"num_workers": 2})) == len(lost)
     assert {path: path.read_bytes() for path in videos} == videos
     assert render_embedded(tmp_path, render) == 0
-    assert render_embedded(tmp_path, settings_of(name, num_groups=3)) == count
-    assert render_embedded(tmp_path, settings_of(name)) == count
+    assert render_embedded(tmp_path, settings_of(name, num_groups=3, **sizes)) == count
+    assert render_embedded(tmp_path, settings_of(name, **sizes)) == count
     assert len([path for path in tmp_path.rglob("*.*") if path.suffix != ".json"]) == count
 
 
-def test_without_groups_something_has_none_and_with_them_tells_what_is_seen(tmp_path):
-    render_embedded(tmp_path, settings_of("stick_something"))
+def test_without_groups_something_has_none(tmp_path):
+    for path, content in something.annotate(settings_of("stick_something")).items():
+        write_json(tmp_path / path, content)
     assert {clip.group for clip in read_annotations("ssv2", tmp_path).clips} == {None}
-    render_embedded(tmp_path, settings_of("stick_something", num_groups=4))
-    items = json.loads((tmp_path / "labels/train.json").read_text())
-    picked = items[5]
-    clip = something.plan_clip(7, "train", 5, difficulty=1.5, group=group_of(5, 24, 4))
+
+
+def test_annotations_of_a_group_tell_what_is_seen():
+    content = something.annotate(settings_of("stick_something", num_groups=4))
+    picked = content["labels/train.json"][5]
+    clip = something.plan_clip(7, "train", 5, difficulty=1.5, group=1)
     assert picked["group"] == "train_g01" and picked["placeholders"] == [clip.plan.actor.name]
+    assert content["labels/test.json"][5] == {"id": something.clip_id("test", 5)}
 
 
 @pytest.mark.parametrize("name", NAMES)
