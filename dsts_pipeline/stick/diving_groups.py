@@ -68,11 +68,11 @@ class DivingGroup:
 # Where in the ranges of `diving_motion.draw_plan` habits may be. Dives stay whole and slow enough
 # for the direction of their turns to be seen.
 _HABITS = {
-    "takeoff_time": (-0.5, 1.2),
-    "flight_time": (-0.1, 1.3),
+    "takeoff_time": (-0.7, 1.6),
+    "flight_time": (-0.1, 1.1),
     "leap": (-0.5, 1.5),
     "travel": (-0.8, 1.6),
-    "over_rotation": (-0.3, 1.3),
+    "over_rotation": (-0.7, 1.7),
     "flexion_scale": (-0.4, 1.3),
     "knee_scale": (-0.3, 1.2),
     "arm_offset": (-0.8, 1.8),
@@ -80,7 +80,7 @@ _HABITS = {
     "twist_length": (0.2, 1.3),
     "bend_in": (-0.4, 1.5),
     "bend_out": (-0.6, 1.2),
-    "lean": (-0.5, 1.5),
+    "lean": (-1.0, 2.0),
 }
 _SKINS: tuple[Colour, ...] = ((244, 214, 188), (224, 178, 140), (178, 126, 90), (120, 82, 60))
 _HAIR: tuple[Colour, ...] = (
@@ -90,10 +90,16 @@ _HAIR: tuple[Colour, ...] = (
     (150, 64, 36),
     (60, 90, 180),
 )
-# Clothes: chest, right sleeve, right stocking.
-_CHESTS: tuple[Colour, ...] = ((225, 60, 60), (226, 70, 150), (235, 110, 30), (150, 30, 70))
-_SLEEVES: tuple[Colour, ...] = ((238, 200, 60), (250, 245, 130), (170, 215, 50), (245, 245, 235))
-_STOCKINGS: tuple[Colour, ...] = ((86, 190, 110), (50, 200, 190), (40, 130, 70), (90, 130, 230))
+_CLOTHES: tuple[Colour, ...] = (
+    (225, 60, 60),
+    (226, 70, 150),
+    (240, 120, 30),
+    (240, 205, 60),
+    (170, 215, 50),
+    (70, 175, 95),
+    (40, 190, 190),
+    (80, 110, 230),
+)
 _WATER: tuple[Colour, ...] = ((60, 125, 175), (60, 170, 185), (40, 80, 120), (95, 150, 130))
 
 
@@ -109,9 +115,9 @@ def draw_group(seed: int, split: str, group: int, size_px: int) -> DivingGroup:
         board_thickness=float(generator.uniform(0.04, 0.16)),
         tower_edge=float(generator.uniform(-1.3, -0.35)),
         height_scale=float(generator.uniform(0.5, 0.66)),
-        camera_yaw=float(generator.uniform(-0.55, 0.55)),
-        camera_pitch=float(generator.uniform(-0.3, 0.3)),
-        offset=generator.uniform(-0.08, 0.08, 2),
+        camera_yaw=float(generator.uniform(-0.7, 0.7)),
+        camera_pitch=float(generator.uniform(-0.4, 0.4)),
+        offset=generator.uniform(-0.1, 0.1, 2),
         mirrored=bool(generator.random() < 0.5),
         camera=draw_camera(generator),
     )
@@ -147,22 +153,21 @@ def _draw_colours(generator: np.random.Generator) -> dict[str, Colour]:
     skin = _SKINS[int(generator.integers(len(_SKINS)))]
     hair = _HAIR[int(generator.integers(len(_HAIR)))]
     water = _WATER[int(generator.integers(len(_WATER)))]
-    chest = _CHESTS[int(generator.integers(len(_CHESTS)))]
-    sleeve = _SLEEVES[int(generator.integers(len(_SLEEVES)))]
-    stocking = _STOCKINGS[int(generator.integers(len(_STOCKINGS)))]
+    clothes = [c for c in _CLOTHES if np.abs(np.subtract(c, skin)).sum() > 120]
+    chosen = generator.choice(len(clothes), 3, replace=False)
     grey = int(generator.uniform(60, 210))
     return {
         "face": skin,
         "hair": hair,
-        "chest": chest,
+        "chest": clothes[chosen[0]],
         "back": skin,
         "suit": (int(generator.uniform(20, 120)), 40, int(generator.uniform(20, 160))),
         "left_arm": skin,
-        "right_arm": sleeve,
+        "right_arm": clothes[chosen[1]],
         "left_thigh": skin,
         "left_leg": skin,
-        "right_thigh": stocking,
-        "right_leg": stocking,
+        "right_thigh": clothes[chosen[2]],
+        "right_leg": clothes[chosen[2]],
         "board": (grey, grey, min(grey + 10, 255)),
         "water": water,
     }
