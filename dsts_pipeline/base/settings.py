@@ -68,8 +68,20 @@ class RenderSettings(Section):
     """how much noise, clutter and camera motion, 0 to 3"""
     seed: Number = 0
     """renders other clips of the same kind"""
+    num_groups: Number = 0
+    """people, places and cameras in train; test has as many others; 0: every clip has its own"""
     num_workers: Count = 2
     """processes that render"""
+
+    @model_validator(mode="after")
+    def _check_groups(self) -> RenderSettings:
+        fewest = min(self.num_train, self.num_test)
+        if self.num_groups > fewest:
+            raise ValueError(
+                f"num_groups is {self.num_groups}, with {self.num_train} clips in train and "
+                f"{self.num_test} in test; expected at most {fewest}, a clip for each group"
+            )
+        return self
 
 
 class DatasetSettings(Section):

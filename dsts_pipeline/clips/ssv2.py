@@ -10,6 +10,9 @@ A clip's class is its template with the brackets taken away, looked up in the la
 labels and is what papers report, becomes the split "test"; the official test split, which has
 none, is listed as "unlabelled".
 
+The published items do not say who performs. An item may have one more key, "group", a text such as
+the performer's id: what clips of one origin share.
+
 Source: https://arxiv.org/abs/1706.04261 and the data set's download page.
 """
 
@@ -109,9 +112,21 @@ def _read_split(
             raise DataError(f"{path}: item {number} is {item!r}; expected an object with a text id")
         where = f"{path}: item {number} (id {name})"
         label = NO_LABEL if numbers is None else _look_up(item.get("template"), numbers, where)
-        clips.append(AnnotatedClip(name, videos.find(f"{name}.webm", where)[0], label, split))
+        video, _ = videos.find(f"{name}.webm", where)
+        group = _read_group(item.get("group"), where)
+        clips.append(AnnotatedClip(name, video, label, split, group=group))
     refuse_repeats(clips, path)
     return clips
+
+
+def _read_group(group: Any, where: str) -> str | None:
+    """The group of an item, or None where it has none."""
+    if group is None:
+        return None
+    if not isinstance(group, str) or not group:
+        raise DataError(f"{where}: its group is {group!r}; expected a text, or no group at all")
+    check_text(group, "group", where)
+    return group
 
 
 def _look_up(template: Any, numbers: dict[str, int], where: str) -> int:

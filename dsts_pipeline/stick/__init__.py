@@ -1,6 +1,7 @@
 """The embedded data sets: settings in, a folder of rendered clips and annotations out.
 
-A clip's bytes depend on the settings, its split and its number alone. What is there is kept, so an
+A clip's bytes depend on the settings, its split and its number alone; with `num_groups` it belongs
+to one of so many groups of its split, see `groups`. What is there is kept, so an
 interrupted rendering goes on where it stopped; files made by other settings are replaced; a folder
 that no rendering made is left alone.
 """
@@ -16,6 +17,7 @@ from dsts_pipeline.base.files import read_json, write_atomic, write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings import RenderSettings
 from dsts_pipeline.stick import diving, something
+from dsts_pipeline.stick.groups import group_of
 from dsts_pipeline.stick.rendering import Renderer
 
 __all__ = ["RENDERERS", "Renderer", "render_embedded"]
@@ -36,6 +38,8 @@ def render_embedded(root: str | Path, settings: RenderSettings) -> int:
     root = Path(root)
     renderer = RENDERERS[settings.renderer]
     recipe = settings.model_dump(exclude={"renderer", "num_workers"})
+    if settings.num_groups == 0:
+        del recipe["num_groups"]  # what was rendered before there were groups stays
     recipe["renderer_version"] = renderer.version
     recipe_file = root / f"{settings.renderer}.json"
     _remove_stale(root, renderer, recipe_file, recipe)
@@ -44,7 +48,7 @@ def render_embedded(root: str | Path, settings: RenderSettings) -> int:
         (split, number)
         for split, count in renderer.count_clips(settings).items()
         for number in range(count)
-        if not (root / renderer.name_video(split, number)).exists()
+        if not _place_video(root, settings, split, number).exists()
     ]
     batches = [missing[at : at + _BATCH_CLIPS] for at in range(0, len(missing), _BATCH_CLIPS)]
     if batches:
@@ -79,6 +83,16 @@ def _remove_stale(
                 path.unlink()
 
 
+def _find_group(settings: RenderSettings, number: int) -> int | None:
+    num_classes = len(RENDERERS[settings.renderer].class_names)
+    return group_of(number, num_classes, settings.num_groups)
+
+
+def _place_video(root: Path, settings: RenderSettings, split: str, number: int) -> Path:
+    name = RENDERERS[settings.renderer].name_video(split, number, _find_group(settings, number))
+    return root / name
+
+
 def _render_batch(root: Path, settings: RenderSettings, batch: list[tuple[str, int]]) -> int:
     renderer = RENDERERS[settings.renderer]
     for split, number in batch:
@@ -89,7 +103,8 @@ def _render_batch(root: Path, settings: RenderSettings, batch: list[tuple[str, i
             size_px=settings.size_px,
             num_frames=settings.num_frames,
             difficulty=settings.difficulty,
+            group=_find_group(settings, number),
         )
         video = renderer.encode(renderer.render(clip))
-        write_atomic(root / renderer.name_video(split, number), video)
+        write_atomic(_place_video(root, settings, split, number), video)
     return len(batch)

@@ -6,7 +6,7 @@ frame, and files exactly as Diving48 V2 lays them out. A frame takes about a mil
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import RenderSettings
 from dsts_pipeline.clips.diving48 import SPLIT_FILES, VIDEO_FOLDER, VOCABULARY_FILE
+from dsts_pipeline.stick.diving_groups import Body, DivingGroup, draw_group
 from dsts_pipeline.stick.diving_motion import (
     VOCABULARY,
     WATER_LEVEL,
@@ -23,8 +24,10 @@ from dsts_pipeline.stick.diving_motion import (
     draw_plan,
     pose_at,
 )
+from dsts_pipeline.stick.groups import WITHIN, group_name, group_of
 from dsts_pipeline.stick.rendering import (
     FINE,
+    Colour,
     Film,
     Renderer,
     cut_background,
@@ -55,11 +58,19 @@ def draw_dive(
     size_px: int = 96,
     num_frames: int = 16,
     difficulty: float = 1.0,
+    group: int | None = None,
 ) -> Dive:
     """The dive `index` of `split`, see `Renderer.draw`."""
     generator = np.random.default_rng(derive_seed(seed, "stick_diving", split, index))
-    plan = draw_plan(index % len(VOCABULARY) if label is None else label, generator)
-    scene = _draw_scene(generator, size_px, num_frames, difficulty)
+    label = index % len(VOCABULARY) if label is None else label
+    if group is None:
+        plan = draw_plan(label, generator)
+        scene = _draw_scene(generator, size_px, num_frames, difficulty)
+    else:
+        shared = draw_group(seed, split, group, size_px)
+        plan = draw_plan(label, generator, shared.habits)
+        scene = _draw_scene(generator, size_px, num_frames, WITHIN * difficulty)
+        scene = _put_into_group(scene, shared)
     return Dive(plan, scene, size_px, num_frames, int(generator.integers(1 << 31)))
 
 
@@ -76,7 +87,7 @@ def render_clip(dive: Dive) -> np.ndarray:
     generator = np.random.default_rng(dive.seed)
     follow = np.zeros(2)
     for number, pose in enumerate(clip_poses(dive)):
-        placed = place(pose, scene.camera_yaw)
+        placed = place(pose, scene)
         target = 0.5 * (placed["pelvis"] + placed["neck"])[:2]
         follow = target if number == 0 else follow + (1 - scene.camera_lag) * (target - follow)
         frames[number] = scene.film.develop(_draw_frame(dive, number, placed, follow), generator)
@@ -99,9 +110,12 @@ class Scene:
         offset: Constant framing error [2], in frames.
         jitter: Camera shake [num_steps, 2], in frames.
         mirrored: The whole picture is flipped left to right.
+        camera_pitch: Radians.
+        body: The diver's.
+        board_thickness, tower_edge: In body heights, see `_draw_frame`.
     """
 
-    colours: dict[str, tuple[int, int, int]]
+    colours: dict[str, Colour]
     background: Image.Image
     height_scale: float
     camera_yaw: float
@@ -110,6 +124,10 @@ class Scene:
     jitter: np.ndarray
     film: Film
     mirrored: bool
+    camera_pitch: float = 0.0
+    body: Body = Body()
+    board_thickness: float = 0.06
+    tower_edge: float = -0.75
 
 
 def _draw_scene(
@@ -137,27 +155,57 @@ def _draw_scene(
     )
 
 
-def _draw_colours(
-    generator: np.random.Generator, difficulty: float
-) -> dict[str, tuple[int, int, int]]:
-    base = {
-        "face": (240, 205, 170),
-        "hair": (50, 32, 26),
-        "chest": (225, 60, 60),
-        "back": (212, 165, 125),
-        "suit": (40, 50, 150),
-        "left_arm": (214, 168, 128),
-        "right_arm": (238, 200, 60),
-        "left_thigh": (206, 160, 122),
-        "left_leg": (206, 160, 122),
-        "right_thigh": (86, 190, 110),
-        "right_leg": (86, 190, 110),
-        "board": (150, 150, 158),
-        "water": (60, 125, 175),
-    }
+_USUAL_HEIGHT = 0.56  # of the diver, in frames
+
+
+def _put_into_group(scene: Scene, group: DivingGroup) -> Scene:
+    """The scene of a clip with what its group shares; of the clip's own, small deviations stay."""
+    return replace(
+        scene,
+        colours={
+            name: _stray(colour, np.subtract(scene.colours[name], _COLOURS[name]))
+            for name, colour in group.colours.items()
+        },
+        background=group.wall,
+        height_scale=(group.height_scale + WITHIN * (scene.height_scale - _USUAL_HEIGHT))
+        / group.camera.zoom,
+        camera_yaw=group.camera_yaw + scene.camera_yaw,
+        offset=group.offset + scene.offset,
+        film=group.camera.load(scene.film),
+        mirrored=group.mirrored,
+        camera_pitch=group.camera_pitch,
+        body=group.body,
+        board_thickness=group.board_thickness,
+        tower_edge=group.tower_edge,
+    )
+
+
+def _stray(colour: Colour, change: np.ndarray) -> Colour:
+    red, green, blue = np.clip(np.add(colour, change), 0, 255).astype(int).tolist()
+    return red, green, blue
+
+
+_COLOURS = {
+    "face": (240, 205, 170),
+    "hair": (50, 32, 26),
+    "chest": (225, 60, 60),
+    "back": (212, 165, 125),
+    "suit": (40, 50, 150),
+    "left_arm": (214, 168, 128),
+    "right_arm": (238, 200, 60),
+    "left_thigh": (206, 160, 122),
+    "left_leg": (206, 160, 122),
+    "right_thigh": (86, 190, 110),
+    "right_leg": (86, 190, 110),
+    "board": (150, 150, 158),
+    "water": (60, 125, 175),
+}
+
+
+def _draw_colours(generator: np.random.Generator, difficulty: float) -> dict[str, Colour]:
     light = generator.normal(0.0, 16.0 * difficulty)
     drawn = {}
-    for name, colour in base.items():
+    for name, colour in _COLOURS.items():
         own = generator.normal(0.0, 14.0 * difficulty, 3)
         values = np.clip(np.asarray(colour) + light + own, 0, 255).astype(int)
         drawn[name] = (int(values[0]), int(values[1]), int(values[2]))
@@ -168,11 +216,6 @@ def _draw_colours(
 #
 # It is asymmetric on purpose, so that facing and twist can be seen in a still: face and chest panel
 # in front, hair and bare back behind, one arm and leg of another colour than the other.
-
-# Lengths in body heights.
-_TRUNK, _THIGH, _SHIN, _FOOT = 0.30, 0.24, 0.22, 0.08
-_UPPER_ARM, _FOREARM, _NECK = 0.16, 0.16, 0.10
-_SHOULDER, _HIP, _CHEST = 0.105, 0.062, 0.055
 
 
 @dataclass(frozen=True)
@@ -193,6 +236,11 @@ class Capsule:
     depth: float
 
 
+def _turn_x(angle: float) -> np.ndarray:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+
+
 def _turn_y(angle: float) -> np.ndarray:
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
@@ -208,55 +256,56 @@ def _direction(angle: float) -> np.ndarray:
     return np.array([np.sin(angle), -np.cos(angle), 0.0])
 
 
-def joints(pose: Pose) -> dict[str, np.ndarray]:
+def joints(pose: Pose, body: Body) -> dict[str, np.ndarray]:
     """Joint positions [3] in the body's frame: x front, y up along the trunk, z to its right."""
     curl = 0.25 * min(pose.hip, 2.0)
     up = np.array([np.sin(curl), np.cos(curl), 0.0])
     front = np.array([up[1], -up[0], 0.0])
     side = np.array([0.0, 0.0, 1.0])
     pelvis = np.zeros(3)
-    neck = pelvis + _TRUNK * up
+    neck = pelvis + body.trunk * up
     points = {"pelvis": pelvis, "neck": neck}
-    points["head"] = neck + _NECK * up
+    points["head"] = neck + body.neck * up
     points["face"] = points["head"] + 0.038 * front
     thigh = _direction(pose.hip)
     shin = _direction(pose.hip - pose.knee)
     arm = _direction(pose.arm - curl)
     fore = _direction(pose.arm - curl + (0.9 if 0.3 < pose.arm < 1.2 else 0.15))
     for name, sign in (("left", -1.0), ("right", 1.0)):
-        hip = pelvis + sign * _HIP * side
-        knee = hip + _THIGH * thigh
-        ankle = knee + _SHIN * shin
-        shoulder = neck + sign * _SHOULDER * side - 0.02 * up
-        elbow = shoulder + _UPPER_ARM * arm
+        hip = pelvis + sign * body.hip * side
+        knee = hip + body.thigh * thigh
+        ankle = knee + body.shin * shin
+        shoulder = neck + sign * body.shoulder * side - 0.02 * up
+        elbow = shoulder + body.upper_arm * arm
         points |= {
             f"{name}_hip": hip,
             f"{name}_knee": knee,
             f"{name}_ankle": ankle,
-            f"{name}_toe": ankle + _FOOT * _direction(pose.hip - pose.knee + 0.5),
+            f"{name}_toe": ankle + body.foot * _direction(pose.hip - pose.knee + 0.5),
             f"{name}_shoulder": shoulder,
             f"{name}_elbow": elbow,
-            f"{name}_hand": elbow + _FOREARM * fore,
+            f"{name}_hand": elbow + body.forearm * fore,
         }
-    points["chest_top"] = neck - 0.06 * up + _CHEST * front
-    points["chest_low"] = pelvis + 0.04 * up + _CHEST * front
+    points["chest_top"] = neck - 0.06 * up + body.chest * front
+    points["chest_low"] = pelvis + 0.04 * up + body.chest * front
     return points
 
 
-def place(pose: Pose, camera_yaw: float) -> dict[str, np.ndarray]:
+def place(pose: Pose, scene: Scene) -> dict[str, np.ndarray]:
     """Joints [3] in the camera's frame (x right, y up, z towards the viewer)."""
     # The body's x axis is its front: facing +1 looks along world +x, -1 along -x.
     facing = 0.0 if pose.facing > 0 else np.pi
-    turn = _turn_y(camera_yaw) @ _turn_z(pose.somersault) @ _turn_y(facing + pose.twist)
-    body = joints(pose)
+    look = _turn_x(scene.camera_pitch) @ _turn_y(scene.camera_yaw)
+    turn = look @ _turn_z(pose.somersault) @ _turn_y(facing + pose.twist)
+    points = joints(pose, scene.body)
     middle = (
-        0.4 * body["pelvis"]
-        + 0.25 * body["neck"]
-        + 0.1 * body["head"]
-        + 0.125 * (body["left_knee"] + body["right_knee"])
+        0.4 * points["pelvis"]
+        + 0.25 * points["neck"]
+        + 0.1 * points["head"]
+        + 0.125 * (points["left_knee"] + points["right_knee"])
     )
-    centre = _turn_y(camera_yaw) @ pose.centre
-    return {name: turn @ (point - middle) + centre for name, point in body.items()}
+    centre = _turn_y(scene.camera_yaw) @ pose.centre
+    return {name: turn @ (point - middle) + centre for name, point in points.items()}
 
 
 _LIMBS = (
@@ -268,14 +317,14 @@ _LIMBS = (
 )
 
 
-def capsules(placed: dict[str, np.ndarray]) -> list[Capsule]:
+def capsules(placed: dict[str, np.ndarray], body: Body) -> list[Capsule]:
     """The visible parts, farthest first."""
     parts: list[Capsule] = []
 
     def add(start: str, end: str, radius: float, part: str, nearer: float = 0.0) -> None:
         a, b = placed[start], placed[end]
         depth = 0.5 * float(a[2] + b[2]) + nearer
-        parts.append(Capsule(a[:2], b[:2], radius, part, depth))
+        parts.append(Capsule(a[:2], b[:2], radius * body.thickness, part, depth))
 
     for side in ("left", "right"):
         for start, end, radius, part in _LIMBS:
@@ -284,15 +333,22 @@ def capsules(placed: dict[str, np.ndarray]) -> list[Capsule]:
     add("pelvis", "neck", 0.075, "back")
     add("left_hip", "right_hip", 0.055, "suit")
     add("chest_top", "chest_low", 0.05, "chest", nearer=0.01)
-    add("head", "head", 0.075, "hair")
-    add("face", "face", 0.055, "face", nearer=0.02)
+    head = body.head / body.thickness
+    add("head", "head", 0.075 * head, "hair")
+    add("face", "face", 0.055 * head, "face", nearer=0.02)
     return sorted(parts, key=lambda part: part.depth)
 
 
 # ---- a frame -------------------------------------------------------------------------------------
 
-_BOARD = np.array([[-3.0, 0.0], [0.2, 0.0], [0.2, -0.06], [-3.0, -0.06]])
-_TOWER = np.array([[-3.0, -0.06], [-0.75, -0.06], [-0.75, -4.0], [-3.0, -4.0]])
+
+def _board_and_tower(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of both, in body heights."""
+    low = -scene.board_thickness
+    edge = scene.tower_edge
+    board = np.array([[-3.0, 0.0], [0.2, 0.0], [0.2, low], [-3.0, low]])
+    tower = np.array([[-3.0, low], [edge, low], [edge, -4.0], [-3.0, -4.0]])
+    return board, tower
 
 
 def _draw_frame(
@@ -313,12 +369,12 @@ def _draw_frame(
         """Body heights (y up) to drawn pixels (y down)."""
         return (points - centre) * np.array([scale, -scale]) + half
 
-    def fill(points: np.ndarray, colour: tuple[int, int, int]) -> None:
+    def fill(points: np.ndarray, colour: Colour) -> None:
         draw.polygon(to_pixels(points).ravel().tolist(), fill=colour)
 
-    for shape in (_BOARD, _TOWER):
+    for shape in _board_and_tower(scene):
         fill(shape, scene.colours["board"])
-    for part in capsules(placed):
+    for part in capsules(placed, scene.body):
         colour = scene.colours[part.part]
         radius = part.radius * scale
         along = part.end - part.start
@@ -364,15 +420,15 @@ MIRROR_SIGNS = np.array([-1, 1, 1, -1, 1, 1, -1, 1, 1, 1, 1, -1, 1], np.float32)
 def pose_targets(dive: Dive) -> np.ndarray:
     """Targets of all frames, float32 [T, P] with P = len(TARGET_NAMES)."""
     poses = clip_poses(dive)
-    rows = np.stack([_still_targets(pose, dive.scene.camera_yaw) for pose in poses])
+    rows = np.stack([_still_targets(pose, dive.scene) for pose in poses])
     spin = np.diff([pose.somersault for pose in poses], prepend=poses[0].somersault) / np.pi
     twist = np.abs(np.diff([pose.twist for pose in poses], prepend=poses[0].twist)) / np.pi
     targets = np.concatenate([rows, spin[:, None], twist[:, None]], axis=1).astype(np.float32)
     return targets * MIRROR_SIGNS if dive.scene.mirrored else targets
 
 
-def _still_targets(pose: Pose, camera_yaw: float) -> np.ndarray:
-    placed = place(pose, camera_yaw)
+def _still_targets(pose: Pose, scene: Scene) -> np.ndarray:
+    placed = place(pose, scene)
     axis = _unit(placed["neck"] - placed["pelvis"])
     right = _unit(placed["right_shoulder"] - placed["left_shoulder"])
     return np.concatenate([axis, np.cross(axis, right), right, [pose.hip, pose.knee]])
@@ -390,9 +446,12 @@ def count_clips(settings: RenderSettings) -> dict[str, int]:
     return {"train": settings.num_train, "test": settings.num_test}
 
 
-def clip_name(split: str, number: int) -> str:
-    """The vid_name of clip `number` of `split`, such as `stick_test_00042`."""
-    return f"stick_{split}_{number:05d}"
+def clip_name(split: str, number: int, group: int | None = None) -> str:
+    """The vid_name of clip `number` of `split`, such as `stick_test_00042`.
+
+    With a group `stick_test_g03_00042`: what stands before the number is the group, as in Diving48.
+    """
+    return f"stick_{split if group is None else group_name(split, group)}_{number:05d}"
 
 
 def annotate(settings: RenderSettings) -> dict[str, Any]:
@@ -401,7 +460,9 @@ def annotate(settings: RenderSettings) -> dict[str, Any]:
     for split, count in count_clips(settings).items():
         content[SPLIT_FILES[split]] = [
             {
-                "vid_name": clip_name(split, number),
+                "vid_name": clip_name(
+                    split, number, group_of(number, len(VOCABULARY), settings.num_groups)
+                ),
                 "label": number % len(VOCABULARY),
                 "start_frame": 0,
                 "end_frame": settings.num_frames,
@@ -411,8 +472,8 @@ def annotate(settings: RenderSettings) -> dict[str, Any]:
     return content
 
 
-def _name_video(split: str, number: int) -> str:
-    return f"{VIDEO_FOLDER}/{clip_name(split, number)}.mp4"
+def _name_video(split: str, number: int, group: int | None) -> str:
+    return f"{VIDEO_FOLDER}/{clip_name(split, number, group)}.mp4"
 
 
 RENDERER = Renderer(

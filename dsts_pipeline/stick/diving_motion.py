@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dsts_pipeline.stick.groups import Habits, by_habit
 from dsts_pipeline.stick.rendering import ramp
 
 WATER_LEVEL = -2.6
@@ -115,29 +116,30 @@ class Pose:
     facing: int
 
 
-def draw_plan(label: int, generator: np.random.Generator) -> DivePlan:
-    """Draw the free variables of a dive of class `label`."""
+def draw_plan(label: int, generator: np.random.Generator, habits: Habits | None = None) -> DivePlan:
+    """Draw the free variables of a dive of class `label`, near a diver's habits if given."""
 
-    def between(low: float, high: float) -> float:
-        return float(generator.uniform(low, high))
+    def between(name: str, low: float, high: float) -> float:
+        drawn = float(generator.uniform(low, high))
+        return drawn if habits is None else by_habit(drawn, low, high, habits[name])
 
-    twist_start = between(0.12, 0.2)
+    twist_start = between("twist_start", 0.12, 0.2)
     return DivePlan(
         label=label,
-        takeoff_time=between(0.07, 0.14),
-        flight_time=between(0.74, 0.84),
-        leap=between(0.25, 0.6),
-        travel=between(0.7, 1.3),
-        over_rotation=between(-0.16, 0.16),
-        flexion_scale=between(0.88, 1.06),
-        knee_scale=between(0.85, 1.08),
-        arm_offset=between(-0.25, 0.25),
+        takeoff_time=between("takeoff_time", 0.07, 0.14),
+        flight_time=between("flight_time", 0.74, 0.84),
+        leap=between("leap", 0.25, 0.6),
+        travel=between("travel", 0.7, 1.3),
+        over_rotation=between("over_rotation", -0.16, 0.16),
+        flexion_scale=between("flexion_scale", 0.88, 1.06),
+        knee_scale=between("knee_scale", 0.85, 1.08),
+        arm_offset=between("arm_offset", -0.25, 0.25),
         twist_sign=1 if generator.random() < 0.5 else -1,
         twist_start=twist_start,
-        twist_length=between(0.5, 0.62),
-        bend_in=between(0.1, 0.18),
-        bend_out=between(0.74, 0.84),
-        lean=between(-0.08, 0.12),
+        twist_length=between("twist_length", 0.5, 0.62),
+        bend_in=between("bend_in", 0.1, 0.18),
+        bend_out=between("bend_out", 0.74, 0.84),
+        lean=between("lean", -0.08, 0.12),
     )
 
 

@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw
 
 from dsts_pipeline.base.settings import RenderSettings
 
+Colour = tuple[int, int, int]  # RGB, 0 to 255
+
 FINE = 3  # drawn pixels per frame pixel, in each direction
 _BACKGROUND_FRAMES = 2.6  # side of the background, in frames
 _FRAMES_PER_SECOND = 12
@@ -32,14 +34,14 @@ class Renderer:
         version: Raised when a clip's bytes change.
         class_names: Name by class number; clip `number` of a split is of class `number` modulo
             their count.
-        draw: `(seed, split, number, label=, size_px=, num_frames=, difficulty=)` -> the clip,
-            before it is rendered. Splits share no random stream. `label` None: the class that
+        draw: `(seed, split, number, label=, size_px=, num_frames=, difficulty=, group=)` -> the
+            clip, before it is rendered. Splits share no random stream. `label` None: the class that
             `number` stands for. `size_px` is the frames' height and width, `difficulty` the
-            strength of the nuisances, from 0 to 3.
+            strength of the nuisances, from 0 to 3, `group` the clip's group in its split or None.
         render: That clip -> frames, uint8 [T, H, W, 3], RGB.
         encode: Frames -> bytes of a video file.
         count_clips: Settings -> number of clips by split.
-        name_video: `(split, number)` -> path of the clip's file below the data root.
+        name_video: `(split, number, group)` -> path of the clip's file below the data root.
         annotate: Settings -> content of every annotation file (JSON), by path below the data root.
         stale: Patterns of all files that a rendering by any settings makes.
         target_names, targets: What moves in each frame, for pretraining: names, and that clip ->
@@ -56,7 +58,7 @@ class Renderer:
     render: Callable[[Any], np.ndarray]
     encode: Callable[[np.ndarray], bytes]
     count_clips: Callable[[RenderSettings], dict[str, int]]
-    name_video: Callable[[str, int], str]
+    name_video: Callable[[str, int, int | None], str]
     annotate: Callable[[RenderSettings], dict[str, Any]]
     stale: tuple[str, ...]
     target_names: tuple[str, ...]

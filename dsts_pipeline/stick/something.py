@@ -4,7 +4,8 @@ Enters: seed, split and number of a clip. Leaves: RGB frames uint8 [T, H, W, 3],
 frame, and files exactly as Something-Something v2 has them: `20bn-something-something-v2/<id>.webm`
 (VP9), and in `labels/`: labels.json (class numbers as text by class name), train.json and
 validation.json (items {id, label, template, placeholders}), test.json (items {id}: its labels are
-not published).
+not published). Where there are groups, items {id, label, template, placeholders} have one more key,
+"group".
 
 A clip may be mirrored: then it was planned as the class whose mirror image is wanted, so that
 labels always say what is seen.
@@ -21,14 +22,17 @@ from PIL import Image, ImageDraw
 
 from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import RenderSettings
+from dsts_pipeline.stick.groups import WITHIN, group_name, group_of
 from dsts_pipeline.stick.rendering import (
     FINE,
+    Colour,
     Film,
     Renderer,
     cut_background,
     draw_background,
     encode_webm,
 )
+from dsts_pipeline.stick.something_groups import Room, draw_actor, draw_room
 from dsts_pipeline.stick.something_motion import (
     CLASS_NAMES,
     LID_OPEN,
@@ -41,7 +45,6 @@ from dsts_pipeline.stick.something_motion import (
     state_at,
 )
 from dsts_pipeline.stick.something_things import (
-    Colour,
     Piece,
     Thing,
     draw_hand,
@@ -87,11 +90,16 @@ def draw_clip(
     size_px: int = 96,
     num_frames: int = 24,
     difficulty: float = 1.0,
+    group: int | None = None,
 ) -> Action:
     """The clip `index` of `split`, see `Renderer.draw`."""
-    start = plan_clip(seed, split, index, label=label, difficulty=difficulty)
+    start = plan_clip(seed, split, index, label=label, difficulty=difficulty, group=group)
     generator = start.generator
-    scene = _draw_scene(generator, size_px, num_frames, difficulty)
+    if group is None:
+        scene = _draw_scene(generator, size_px, num_frames, difficulty)
+    else:
+        scene = _draw_scene(generator, size_px, num_frames, WITHIN * difficulty)
+        scene = _put_into_room(scene, draw_room(seed, split, group, size_px))
     own_seed = int(generator.integers(1 << 31))
     return Action(start.label, start.plan, scene, start.mirrored, size_px, num_frames, own_seed)
 
@@ -117,12 +125,22 @@ _OTHERS = dict.fromkeys((16, 17), ("book", "box"))  # what is flat
 
 
 def plan_clip(
-    seed: int, split: str, index: int, *, label: int | None = None, difficulty: float = 1.0
+    seed: int,
+    split: str,
+    index: int,
+    *,
+    label: int | None = None,
+    difficulty: float = 1.0,
+    group: int | None = None,
 ) -> PlannedClip:
     """The first part of `draw_clip`, a hundred times faster than the whole."""
     generator = np.random.default_rng(derive_seed(seed, "stick_something", split, index))
     shown = index % len(CLASS_NAMES) if label is None else label
     mirrored = bool(generator.random() < 0.5)
+    actor = None if group is None else draw_actor(seed, split, group)
+    if actor is not None:
+        mirrored = actor.mirrored
+        difficulty *= WITHIN
     planned = flip_label(shown) if mirrored else shown
     plan = draw_plan(
         planned,
@@ -130,6 +148,7 @@ def plan_clip(
         actor_kinds=_ACTORS.get(planned, _MOVABLE),
         other_kinds=_OTHERS.get(planned, _MOVABLE),
         difficulty=difficulty,
+        actor=actor,
     )
     return PlannedClip(shown, _fit(plan), mirrored, generator)
 
@@ -224,6 +243,23 @@ def _draw_scene(
     )
 
 
+_USUAL_ZOOM = 1.15
+
+
+def _put_into_room(scene: Scene, room: Room) -> Scene:
+    """The scene of a clip with what its group shares; of the clip's own, small deviations stay."""
+    return replace(
+        scene,
+        background=room.wall,
+        table=room.table,
+        table_edge=room.table_edge,
+        clutter=room.clutter,
+        zoom=(room.zoom + WITHIN * (scene.zoom - _USUAL_ZOOM)) / room.camera.zoom,
+        offset=room.offset + scene.offset,
+        film=room.camera.load(scene.film),
+    )
+
+
 def _draw_table(generator: np.random.Generator) -> Colour:
     base = generator.uniform(90, 205)
     warm = generator.uniform(0, 40)
@@ -264,7 +300,7 @@ def _draw_frame(action: Action, state: State, camera: np.ndarray) -> np.ndarray:
     plan = action.plan
     pieces += _DRAWN.get(plan.label, _draw_plain)(plan, state, scene.table)
     for tip in state.tips:
-        pieces += draw_hand(tip, plan.skin, plan.sleeve)
+        pieces += draw_hand(tip, plan.skin, plan.sleeve, plan.hand_size)
     scale = size * scene.zoom * FINE
     half = 0.5 * size * FINE
     for piece in pieces:
@@ -469,14 +505,16 @@ def _describe(settings: RenderSettings, split: str, number: int) -> dict[str, An
     name = clip_id(split, number)
     if split == "test":
         return {"id": name}
-    clip = plan_clip(settings.seed, split, number, difficulty=settings.difficulty)
+    group = group_of(number, len(CLASS_NAMES), settings.num_groups)
+    clip = plan_clip(settings.seed, split, number, difficulty=settings.difficulty, group=group)
     template = TEMPLATES[clip.label]
     placeholders = _placeholders(clip.label, clip.plan)
     text = template
     for placeholder in placeholders:
         text = text.replace(_SOMETHING, placeholder, 1)
     text = text[0].lower() + text[1:]
-    return {"id": name, "label": text, "template": template, "placeholders": placeholders}
+    item = {"id": name, "label": text, "template": template, "placeholders": placeholders}
+    return item if group is None else item | {"group": group_name(split, group)}
 
 
 def _placeholders(label: int, plan: Plan) -> list[str]:
@@ -489,7 +527,7 @@ def _placeholders(label: int, plan: Plan) -> list[str]:
     return names[: TEMPLATES[label].count(_SOMETHING)]
 
 
-def _name_video(split: str, number: int) -> str:
+def _name_video(split: str, number: int, group: int | None) -> str:
     return f"{VIDEO_FOLDER}/{clip_id(split, number)}.webm"
 
 

@@ -16,10 +16,12 @@ from functools import partial
 import numpy as np
 
 from dsts_pipeline.clips.flips import FlipRule
-from dsts_pipeline.stick.rendering import ramp
+from dsts_pipeline.stick.groups import by_habit
+from dsts_pipeline.stick.rendering import Colour, ramp
+from dsts_pipeline.stick.something_groups import Actor
 from dsts_pipeline.stick.something_things import (
     PALETTE,
-    Colour,
+    SKINS,
     Thing,
     Tip,
     draw_thing_of,
@@ -78,7 +80,6 @@ _LIQUIDS: dict[str, Colour] = {
     "tea": (150, 75, 25),
     "syrup": (200, 40, 70),
 }
-_SKINS: tuple[Colour, ...] = ((238, 198, 168), (214, 164, 126), (160, 112, 80), (104, 72, 54))
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ class Plan:
         level: Of the liquid at the end, in parts of the glass.
         liquid, liquid_name: Colour and name of what is poured.
         skin, sleeve: Colours.
-        wobble: Phase of the small movements of a hand, radians.
+        wobble, tremor: Phase of the small movements of a hand, radians, and amplitude.
+        hand_size, pace: Of the actor, see `something_groups.Actor`.
     """
 
     label: int
@@ -118,6 +120,9 @@ class Plan:
     skin: Colour
     sleeve: Colour
     wobble: float
+    tremor: float = 0.005
+    hand_size: float = 1.0
+    pace: float = 1.0
 
 
 def draw_plan(
@@ -127,33 +132,53 @@ def draw_plan(
     actor_kinds: tuple[str, ...],
     other_kinds: tuple[str, ...],
     difficulty: float,
+    actor: Actor | None = None,
 ) -> Plan:
-    """Draw the free variables of a clip of class `label`."""
+    """Draw the free variables of a clip of class `label`, as an actor does it if there is one."""
 
-    def between(low: float, high: float) -> float:
-        return float(generator.uniform(low, high))
+    def between(name: str, low: float, high: float) -> float:
+        drawn = float(generator.uniform(low, high))
+        return drawn if actor is None else by_habit(drawn, low, high, actor.habits[name])
+
+    def draw_thing(kinds: tuple[str, ...]) -> Thing:
+        if actor is None:
+            return draw_thing_of(kinds, generator, difficulty)
+        return draw_thing_of(kinds, generator, difficulty, actor.household, actor.thing_size)
 
     liquid = list(_LIQUIDS)[int(generator.integers(len(_LIQUIDS)))]
-    skin = _SKINS[int(generator.integers(len(_SKINS)))]
+    skin = SKINS[int(generator.integers(len(SKINS)))]
     sleeve = list(PALETTE.values())[int(generator.integers(len(PALETTE)))]
-    return Plan(
+    if actor is not None:
+        skin = actor.skin
+        sleeve = actor.sleeve
+    plan = Plan(
         label=label,
-        actor=draw_thing_of(actor_kinds, generator, difficulty),
-        other=draw_thing_of(other_kinds, generator, difficulty),
-        x=between(-0.07, 0.07),
-        y=between(-0.34, -0.24),
+        actor=draw_thing(actor_kinds),
+        other=draw_thing(other_kinds),
+        x=between("x", -0.07, 0.07),
+        y=between("y", -0.34, -0.24),
         side=1 if generator.random() < 0.5 else -1,
-        reach=between(0.0, 1.0),
-        lift=between(0.26, 0.4),
-        start=between(0.14, 0.26),
-        end=between(0.68, 0.82),
-        root=(1.0 if generator.random() < 0.5 else -1.0, between(0.0, 1.0)),
-        level=between(0.45, 0.75),
+        reach=between("reach", 0.0, 1.0),
+        lift=between("lift", 0.26, 0.4),
+        start=between("start", 0.14, 0.26),
+        end=between("end", 0.68, 0.82),
+        root=(1.0 if generator.random() < 0.5 else -1.0, between("root", 0.0, 1.0)),
+        level=between("level", 0.45, 0.75),
         liquid=stray(_LIQUIDS[liquid], generator, difficulty),
         liquid_name=liquid,
         skin=stray(skin, generator, difficulty),
         sleeve=stray(sleeve, generator, difficulty),
-        wobble=between(0.0, 2 * np.pi),
+        wobble=float(generator.uniform(0.0, 2 * np.pi)),
+    )
+    if actor is None:
+        return plan
+    return replace(
+        plan,
+        side=actor.side,
+        root=(actor.root_side, plan.root[1]),
+        tremor=actor.tremor,
+        hand_size=actor.hand_size,
+        pace=actor.pace,
     )
 
 
@@ -199,7 +224,7 @@ class State:
 
 def state_at(plan: Plan, time: float) -> State:
     """The state of the planned clip at `time` (0 first frame, 1 last)."""
-    return _ACTIONS[plan.label](plan, time)
+    return _ACTIONS[plan.label](plan, time**plan.pace)
 
 
 def _mix(first: float, second: float, share: float) -> float:
@@ -210,7 +235,7 @@ def _tip(
     plan: Plan, time: float, contact: tuple[float, float], root: tuple[float, float], come: float
 ) -> Tip:
     """Fingertips on the way from `root` (come = 0) to `contact` (come = 1), never quite still."""
-    sway = 0.005 * np.sin(4 * np.pi * time + plan.wobble)
+    sway = plan.tremor * np.sin(4 * np.pi * time + plan.wobble)
     x, y = _mix(root[0], contact[0], come), _mix(root[1], contact[1], come)
     return Tip(x + sway, y + 0.6 * sway, root, grip=ramp(come, 0.8, 1.0))
 

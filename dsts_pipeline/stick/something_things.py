@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Colour = tuple[int, int, int]
+from dsts_pipeline.stick.rendering import Colour
 
 PALETTE: dict[str, Colour] = {
     "red": (196, 62, 56),
@@ -25,6 +25,9 @@ PALETTE: dict[str, Colour] = {
     "brown": (134, 94, 64),
     "pink": (226, 140, 165),
 }
+
+
+SKINS: tuple[Colour, ...] = ((238, 198, 168), (214, 164, 126), (160, 112, 80), (104, 72, 54))
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,25 @@ class Tip:
     grip: float = 0.0
 
 
-def draw_thing_of(kinds: tuple[str, ...], generator: np.random.Generator, spread: float) -> Thing:
-    """Draw an object of one of `kinds`; `spread` scales how much colours stray from their names."""
+def draw_thing_of(
+    kinds: tuple[str, ...],
+    generator: np.random.Generator,
+    spread: float,
+    names: tuple[str, ...] = tuple(PALETTE),
+    size: float = 1.0,
+) -> Thing:
+    """Draw an object.
+
+    Args:
+        kinds: What it may be.
+        spread: Scales how much colours stray from their names.
+        names: Colours that it may have.
+        size: Factor on its width and height.
+    """
     kind = kinds[int(generator.integers(len(kinds)))]
-    names = list(PALETTE)
     first, second = generator.choice(len(names), 2, replace=False)
     width, height, _ = _KINDS[kind]
-    scale = float(generator.uniform(0.9, 1.15))
+    scale = size * float(generator.uniform(0.9, 1.15))
     return Thing(
         kind=kind,
         name=f"{names[first]} {kind}",
@@ -229,27 +244,28 @@ _PALM = 0.062
 _FINGER = 0.016
 
 
-def draw_hand(tip: Tip, skin: Colour, sleeve: Colour) -> list[Piece]:
-    """Sleeve, forearm, palm and four fingers, the fingertips at `tip`."""
+def draw_hand(tip: Tip, skin: Colour, sleeve: Colour, size: float = 1.0) -> list[Piece]:
+    """Sleeve, forearm, palm and four fingers, the fingertips at `tip`; `size` 1: as usual."""
     point = np.array([tip.x, tip.y])
     root = np.array(tip.root)
     away = root - point
     away = away / max(float(np.hypot(away[0], away[1])), 1e-6)
     side = np.array([-away[1], away[0]])
-    palm = point + 0.1 * away
-    wrist = point + 0.17 * away
-    cuff = point + 0.3 * away
+    palm = point + size * 0.1 * away
+    wrist = point + size * 0.17 * away
+    cuff = point + size * 0.3 * away
     pieces = [
-        Piece(limb(root, cuff, 0.085, 0.062), sleeve),
-        Piece(limb(cuff, wrist, 0.05, 0.042), skin),
-        Piece(limb(wrist, palm, 0.042, 0.05), skin),
-        Piece(ellipse(palm[0], palm[1], _PALM, _PALM), skin),
+        Piece(limb(root, cuff, size * 0.085, size * 0.062), sleeve),
+        Piece(limb(cuff, wrist, size * 0.05, size * 0.042), skin),
+        Piece(limb(wrist, palm, size * 0.042, size * 0.05), skin),
+        Piece(ellipse(palm[0], palm[1], size * _PALM, size * _PALM), skin),
     ]
-    spread = 0.05 * (1.0 - 0.55 * tip.grip)
+    finger = size * _FINGER
+    spread = size * 0.05 * (1.0 - 0.55 * tip.grip)
     for number, offset in enumerate((-1.15, -0.4, 0.35, 1.1)):
-        end = point + side * spread * offset - away * 0.012 * (1.0 - abs(offset))
-        start = palm + side * 0.042 * offset
+        end = point + side * spread * offset - away * size * 0.012 * (1.0 - abs(offset))
+        start = palm + side * size * 0.042 * offset
         tone = shade(skin, 0.86 if number % 2 else 0.96)
-        pieces.append(Piece(limb(start, end, _FINGER, 0.8 * _FINGER), tone))
-        pieces.append(Piece(ellipse(end[0], end[1], 0.8 * _FINGER, 0.8 * _FINGER), tone))
+        pieces.append(Piece(limb(start, end, finger, 0.8 * finger), tone))
+        pieces.append(Piece(ellipse(end[0], end[1], 0.8 * finger, 0.8 * finger), tone))
     return pieces

@@ -100,6 +100,18 @@ def test_byte_order_marks_and_windows_line_ends(tmp_path, encoding, newline):
     assert summary(found) == EXPECTED
 
 
+def test_an_item_may_have_a_group(tmp_path):
+    root = write_root(tmp_path, train=[PUT | {"group": "Ana"}, MOVE])
+    assert [clip.group for clip in read_annotations("ssv2", root).clips] == ["Ana", None, None]
+
+
+@pytest.mark.parametrize("group", ["", 7, ["Ana"]])
+def test_a_group_that_is_no_text_is_refused(tmp_path, group):
+    root = write_root(tmp_path, train=[PUT | {"group": group}])
+    with pytest.raises(DataError, match=r"item 0 \(id 00042\): its group is .* expected a text"):
+        read_annotations("ssv2", root)
+
+
 def test_ids_that_are_not_ascii(tmp_path):
     found = read_annotations("ssv2", write_root(tmp_path, train=[PUT | {"id": "Übung 東京"}]))
     assert found.clips[0].path == "Übung 東京.webm"
