@@ -316,10 +316,12 @@ def _mapping(record: Any) -> Mapping[str, Any]:
 
 
 def _pairs(values: Any) -> Any:
-    """A mapping as text, None for an empty one; what is no mapping stays."""
+    """A mapping's entries that have a value as text, None if there are none; what is no mapping
+    stays."""
     if not isinstance(values, Mapping):
         return values
-    return ", ".join(f"{name} = {values[name]}" for name in sorted(values)) or None
+    known = sorted(name for name, value in values.items() if value is not None)
+    return ", ".join(f"{name} = {values[name]}" for name in known) or None
 
 
 def _percent(value: Any) -> str | None:
