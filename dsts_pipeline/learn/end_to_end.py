@@ -318,13 +318,15 @@ def check_can_be_saved(backbone: Backbone) -> None:
 
 
 def save_backbone(model: EndToEnd, path: str | Path) -> None:
-    """Write the backbone of `model`, with the head's classifier where it fits, atomically."""
+    """Write the backbone of `model`, with the head's classifier where it fits and reads averages,
+    atomically."""
     recognizer = model.backbone.recognizer
     classifier = model.head.classifier
     assert isinstance(classifier, nn.Linear)
     own = dict(recognizer.named_parameters()).get(CLASSIFIER_WEIGHT)
     extra: dict[str, Tensor] = {}
-    if own is None or own.shape == classifier.weight.shape:
+    fits = own is None or own.shape == classifier.weight.shape
+    if fits and model.head.pooler is None:
         extra = {CLASSIFIER_WEIGHT: classifier.weight, CLASSIFIER_BIAS: classifier.bias}
     with torch.no_grad():
         save_weights(recognizer, path, extra=extra)

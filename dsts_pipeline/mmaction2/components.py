@@ -201,15 +201,18 @@ class DSTSHead(BaseHead):
             own = getattr(self.head.classifier, part)
             if foreign is None:
                 continue
-            if foreign.shape == own.shape:
+            if foreign.shape == own.shape and self.head.pooler is None:
                 own.data.copy_(foreign)
-            else:
-                print_log(
-                    f"cls_head: the checkpoint's fc_cls.{part} of {tuple(foreign.shape)} does not "
-                    f"fit the classifier's {tuple(own.shape)} and is left out",
-                    logger="current",
-                    level=logging.WARNING,
-                )
+                continue
+            reason = f"does not fit the classifier's {tuple(own.shape)}"
+            if self.head.pooler is not None:
+                reason = "reads averages and the head attends"
+            print_log(
+                f"cls_head: the checkpoint's fc_cls.{part} of {tuple(foreign.shape)} {reason}: it "
+                "is left out",
+                logger="current",
+                level=logging.WARNING,
+            )
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 

@@ -101,8 +101,8 @@ def split_checkpoint(
     """Write backbone and head of an mmaction2 checkpoint below `folder`.
 
     The head's record says where it is from and which weights its maps must come from. Its linear
-    classifier is in the weights, too, as the recognizer's `fc_cls`: the embedded backbone's weights
-    are expected to have one.
+    classifier is in the weights, too, as the recognizer's `fc_cls` (the embedded backbone's weights
+    are expected to have one), unless it reads what an attentive readout makes of a map.
 
     Args:
         head_folder: Where the head goes; None: below `folder`.
@@ -115,8 +115,9 @@ def split_checkpoint(
     head = _build_head(checkpoint, state)
     weights = Path(folder) / "backbone.safetensors"
     others = {k: v.contiguous() for k, v in state.items() if not k.startswith("cls_head.")}
-    others[CLASSIFIER_WEIGHT] = head.classifier.weight.detach()
-    others[CLASSIFIER_BIAS] = head.classifier.bias.detach()
+    if head.pooler is None:
+        others[CLASSIFIER_WEIGHT] = head.classifier.weight.detach()
+        others[CLASSIFIER_BIAS] = head.classifier.bias.detach()
     note_of(weights).unlink(missing_ok=True)
     write_atomic(weights, safetensors.torch.save(others))
     write_note(weights)

@@ -19,6 +19,7 @@ from dsts_pipeline.mmaction2.components import (
     recalibrate_recognizer,
 )
 from dsts_pipeline.mmaction2.loop import UDLTrainLoop, halve_batch
+from dsts_pipeline.serve.mmaction_files import decode_options, encode_options
 from tests.mmaction2.recognizers import CHANNELS, CLASSES, OPTIONS, batch_of, build, config_of
 
 
@@ -106,6 +107,42 @@ def test_a_head_of_other_options_is_refused():
     state = head_of(impulse_spread=3.0).state_dict()  # the same shapes
     with pytest.raises(CheckpointError, match=r"built with impulse_spread=3.0.*spread=2.0"):
         head_of().load_state_dict(state)
+
+
+OTHERS = {"width": None, "bottleneck": 3, "common_neuron": True, "readout_dropout": 0.2}
+OTHERS |= {"readout": "attentive", "readout_heads": 2}
+
+
+def test_readouts_bottlenecks_and_common_neurons_come_back():
+    head = head_of(**OTHERS)
+    maps = torch.randn(3, CHANNELS, 2, 3, 3)
+    again = head_of(**OTHERS)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(0.1)
+    again.load_state_dict(head.state_dict())
+    assert torch.equal(again.eval()(maps), head.eval()(maps))
+    assert torch.equal(head(maps), head.head(maps))
+    with pytest.raises(CheckpointError, match="readout"):
+        head_of().load_state_dict(head.state_dict())
+
+
+def test_a_classifier_of_averages_is_no_classifier_of_what_is_attended_to():
+    head = head_of(**OTHERS)
+    before = head.head.classifier.weight.clone()
+    head.load_state_dict({"fc_cls.weight": torch.zeros(CLASSES, CHANNELS)}, strict=False)
+    assert torch.equal(head.head.classifier.weight, before)
+
+
+def test_a_checkpoint_of_before_an_option_had_its_default():
+    head = head_of()
+    state = head.state_dict()
+    (key,) = [name for name in state if name.endswith("_extra_state")]
+    options = decode_options(state[key])
+    later = [name for name in options if name.startswith(("readout", "bottle", "common"))]
+    assert len(later) == 7
+    state[key] = encode_options({k: v for k, v in options.items() if k not in later})
+    head_of().load_state_dict(state)
 
 
 class Evil:

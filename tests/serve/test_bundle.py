@@ -18,7 +18,7 @@ from dsts_pipeline.base.errors import BundleError, CheckpointError
 from dsts_pipeline.base.files import sign, write_json
 from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.extract.model_zoo import zoo_names
-from dsts_pipeline.head import save_head
+from dsts_pipeline.head import DSTSHead, save_head
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
 from dsts_pipeline.serve.bundle_folder import portable_name, write_record
 from tests.pipeline import ROOT, WEIGHTS
@@ -64,6 +64,16 @@ def test_a_bundle_comes_back_as_it_was(saved):
     assert loaded.title == "a head" and loaded.notes == ()
     assert (loaded.views.test_clips, loaded.views.test_crops) == (1, 1)
     assert (loaded.decoder, loaded.decoder_fallback) == ("auto", None)
+
+
+def test_a_bundle_of_an_attentive_head_comes_back(tmp_path):
+    torch.manual_seed(0)
+    options = {"num_neurons": 3, "num_layers": 1, "width": None, "bottleneck": 4}
+    options |= {"common_neuron": True, "readout": "attentive", "readout_depth": 2}
+    head = DSTSHead(128, len(CLASSES), **options, zero_start=False).eval()
+    loaded = load_bundle(save_bundle(tmp_path / "attentive", make_bundle(head=head)))
+    maps = torch.randn(3, 128, 8, 4, 4)
+    assert torch.equal(loaded.head(maps), head(maps))
 
 
 def test_the_same_bundle_has_the_same_bytes(saved, tmp_path):
