@@ -63,9 +63,9 @@ class Regime:
     def settings(self) -> dict[str, str]:
         """Where data, weights and stores are, and the learning rate, as overrides."""
         if self.real is not None:
-            places = {"dataset.root": "data", "store.root": "../stores"}
-            weights = EMBEDDED.with_name("efficientnet_lite0.json")
-            return places | ({"backbone.weights": str(weights)} if self.has_videos else {})
+            own = {"dataset.root": "data", "store.root": "../stores"}
+            reference = str(EMBEDDED.with_name("efficientnet_lite0.json"))
+            return own | ({"backbone.weights": reference} if self.has_videos else {})
         weights = str(EMBEDDED) if self.weights is None else f"../weights/{self.weights}"
         places = {
             "backbone.weights": weights,
