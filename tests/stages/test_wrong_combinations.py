@@ -63,7 +63,7 @@ def test_a_sound_combination_meets_the_damage(damaged):
             "to None (null)",
         ),
         (
-            {"head__bottleneck": 7, "head__width": None},
+            {"head__bottleneck": 7, "head__width": "null"},
             "head: bottleneck=7 is above in_channels=6",
         ),
         (
