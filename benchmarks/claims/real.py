@@ -133,7 +133,7 @@ class Section:
     title: str
     about: str
     table: str
-    chosen: str
+    told: str
 
 
 def of_folds(regime: Regime, results: Path) -> Section:
@@ -161,12 +161,31 @@ def of_folds(regime: Regime, results: Path) -> Section:
             cells += [f"{100 * versus['difference']:+.1f}", _between(versus, "+")]
             cells.append(_between(versus["by_clip"], "+"))
         rows.append(cells + [""] * (8 - len(cells)))
-    return Section(regime.title, about, markdown(rows), _told_choices(found["variants"]))
+    told = _told_verdicts(found["variants"], reference) + " " + _told_choices(found["variants"])
+    return Section(regime.title, about, markdown(rows), told)
 
 
 def _between(interval: Mapping[str, Any], sign: str) -> str:
     low, high = (100 * interval[end] for end in ("low", "high"))
     return f"{low:{sign}.1f} to {high:{sign}.1f}"
+
+
+def _told_verdicts(variants: Mapping[str, Any], reference: str) -> str:
+    """Which heads both intervals put ahead of the reference, or behind it."""
+    told: dict[str, list[str]] = {"Ahead of": [], "Behind": []}
+    for variant in sorted(variants.values(), key=lambda one: one["position"]):
+        versus = variant["versus_reference"]
+        if versus is None:
+            continue
+        points = f"{variant['title']} ({100 * versus['difference']:+.1f})"
+        if min(versus["low"], versus["by_clip"]["low"]) > 0:
+            told["Ahead of"].append(points)
+        if max(versus["high"], versus["by_clip"]["high"]) < 0:
+            told["Behind"].append(points)
+    return " ".join(
+        f"{side} the {reference} by both intervals: {'; '.join(names) or 'none'}."
+        for side, names in told.items()
+    )
 
 
 def _told_choices(variants: Mapping[str, Any]) -> str:
