@@ -41,7 +41,7 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.probe import VideoError
 from dsts_pipeline.extract.augmentation import augment
-from dsts_pipeline.extract.pipelines import cut_square, resize_frames, scaled_size
+from dsts_pipeline.extract.pipelines import cut_square, scale_frames
 from dsts_pipeline.extract.views import Content, DecodeJob, FrameRequest
 
 NUM_ATTEMPTS = 2
@@ -416,8 +416,8 @@ def _decode_views(request: FrameRequest, transforming: Stopwatch) -> np.ndarray:
     numbers = np.unique(np.concatenate([view.indices for view in request.views]))
     shorter_px = request.resize_px or request.size_px
     scaling: dict[str, Any] = {"size_px": shorter_px, "is_cut": False}
-    if request.like_opencv and shorter_px is not None:
-        scaling = {"scale": partial(_scale, shorter_px=shorter_px, transforming=transforming)}
+    if request.scaling is not None and shorter_px is not None:
+        scaling = {"scale": partial(_scale, request, transforming=transforming)}
     whole = decode_frames(
         request.path, numbers, decoder=request.decoder, info=request.info, **scaling
     )
@@ -428,9 +428,11 @@ def _decode_views(request: FrameRequest, transforming: Stopwatch) -> np.ndarray:
         return _cut_views(request, whole, numbers)
 
 
-def _scale(frames: np.ndarray, shorter_px: int, transforming: Stopwatch) -> np.ndarray:
+def _scale(request: FrameRequest, frames: np.ndarray, *, transforming: Stopwatch) -> np.ndarray:
+    shorter_px = request.size_px if request.squeezes else request.resize_px or request.size_px
+    assert request.scaling is not None and shorter_px is not None
     with transforming.running():
-        return resize_frames(frames, *scaled_size(frames.shape[2], frames.shape[1], shorter_px))
+        return scale_frames(frames, request.scaling, shorter_px, squeezes=request.squeezes)
 
 
 def _cut_views(request: FrameRequest, whole: np.ndarray, numbers: np.ndarray) -> np.ndarray:

@@ -189,8 +189,17 @@ ZOO_PRESETS: MappingProxyType[str, ZooPreset] = MappingProxyType(
         "mvit_s": ZooPreset("mvit-small-p244_k400-pre_16xb16-u16-100e_sthv2-rgb"),
     }
 )
-# Models of the transformers library by name.
-TRANSFORMERS_PRESETS = ("videomae", "vivit", "vjepa2")
+# Models of the transformers library, by the beginning of the word `model_type` in their configs.
+TRANSFORMERS_PRESETS = (
+    "dinov2",
+    "dinov3_vit",
+    "siglip",
+    "timesformer",
+    "videomae",
+    "videoprism",
+    "vivit",
+    "vjepa2",
+)
 # Image models, applied frame by frame: by name, and those of timm as `timm:NAME`.
 IMAGE_PRESETS = ("efficientnet_lite0",)
 TIMM = "timm:"

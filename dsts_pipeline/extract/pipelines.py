@@ -13,7 +13,8 @@ import importlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +27,14 @@ _NOT_PIXELS = {"DecordInit", "DecordDecode", "RawFrameDecode", "PackActionInputs
 _NOT_PIXELS |= {"OpenCVInit", "OpenCVDecode", "PyAVInit", "PyAVDecode", "FormatShape"}
 _SAMPLERS = {"SampleFrames": "dense", "UniformSample": "mmaction_uniform"}
 _POSITIONS = "dense_positions"  # mmaction2's DenseSampleFrames
+Scaling = Literal["opencv", "bilinear", "bicubic"]
+_INTERPOLATIONS: Mapping[Scaling, str] = MappingProxyType(
+    {
+        "opencv": "bilinear, OpenCV",
+        "bilinear": "bilinear, antialiased",
+        "bicubic": "bicubic, antialiased",
+    }
+)
 _MOST_SAMPLES = {"swin_uniform": 1, "segment_centres": 1}
 
 
@@ -36,8 +45,11 @@ class Pipeline:
     Attributes:
         sampler, options: A rule of `clips.sampling` with its options, or "dense_positions".
         num_frames: T, frames of one view.
-        resize_px: What the shorter side is scaled to, bilinearly as OpenCV does it.
+        resize_px: What the shorter side is scaled to.
         size_px: Side of the squares that are cut.
+        scaling: How: "opencv", mmaction2's bilinear rule; or "bilinear" or "bicubic" with
+            antialiasing, the transformers library's.
+        squeezes: Whether the whole frame is scaled to the square, whatever its shape.
         mean, std: Per channel of the recognizer's input, on the 0..255 scale.
         is_bgr: Whether the recognizer expects blue first.
     """
@@ -50,6 +62,8 @@ class Pipeline:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     is_bgr: bool = False
+    scaling: Scaling = "opencv"
+    squeezes: bool = False
 
     def sample(self, num_frames: int, fps: float | None = None) -> np.ndarray:
         """Frame numbers int64 [clips, T] of a clip of `num_frames` frames, from 0.
@@ -103,8 +117,8 @@ class Pipeline:
         """Which pixels are taken, as plain JSON values; the rest is in `describe_input`."""
         return {
             "sampling": {"rule": self.sampler, **self.options, "num_frames": self.num_frames},
-            "resize_px": self.resize_px,
-            "interpolation": "bilinear, OpenCV",
+            "resize_px": [self.size_px] * 2 if self.squeezes else self.resize_px,
+            "interpolation": _INTERPOLATIONS[self.scaling],
             "crop_px": self.size_px,
             "crops": "centre",  # `Views` says how many squares; fingerprints have always named this
         }
@@ -247,6 +261,27 @@ def scaled_size(width: int, height: int, shorter_px: int) -> tuple[int, int]:
     return int(width * scale + 0.5), int(height * scale + 0.5)
 
 
+def scale_frames(
+    frames: np.ndarray, scaling: Scaling, shorter_px: int, *, squeezes: bool = False
+) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3], their shorter side scaled to `shorter_px`.
+
+    Args:
+        squeezes: Both sides become `shorter_px`.
+    """
+    height, width = frames.shape[1:3]
+    if squeezes:
+        width = height = shorter_px
+    elif scaling == "opencv":
+        width, height = scaled_size(width, height, shorter_px)
+    else:  # the transformers library cuts off what is left of a pixel
+        shorter = min(width, height)
+        width, height = (int(shorter_px * length / shorter) for length in (width, height))
+    if scaling == "opencv":
+        return resize_frames(frames, width, height)
+    return resize_smoothly(frames, width, height, scaling)
+
+
 def resize_frames(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     """Frames uint8 [T, H, W, 3] at `width` x `height`: uint8 [T, height, width, 3]."""
     if frames.shape[1:3] == (height, width):
@@ -302,6 +337,69 @@ def _weigh(length: int, wanted: int) -> tuple[np.ndarray, ...]:
     weights = [np.rint(part * one).astype(np.int32) for part in (1 - share, share)]
     last = length - 1
     return first.clip(0, last), (first + 1).clip(0, last), weights[0], weights[1]
+
+
+# ---- scaling with antialiasing, bit for bit as torch does it with bytes --------------------------
+#
+# torchvision, and by it the transformers library's processors, scale bytes by torch's `interpolate`
+# with antialias=True. A kernel that is as wide as the scaling needs is made of whole numbers, of as
+# many bits as fit 16; rows come first, then columns, each rounded to bytes.
+
+
+def resize_smoothly(
+    frames: np.ndarray, width: int, height: int, kind: Literal["bilinear", "bicubic"]
+) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] at `width` x `height`: uint8 [T, height, width, 3]."""
+    scaled = [_filter(_filter(frame, width, 1, kind), height, 0, kind) for frame in frames]
+    return np.stack(scaled)
+
+
+def _filter(frame: np.ndarray, wanted: int, axis: int, kind: str) -> np.ndarray:
+    """One frame uint8 [H, W, 3] with `wanted` pixels along `axis`."""
+    length = frame.shape[axis]
+    if length == wanted:
+        return frame
+    first, weights, bits = _weigh_smoothly(length, wanted, kind)
+    shape = [1, 1, 1]
+    shape[axis] = wanted
+    total = np.full((*frame.shape[:axis], wanted, *frame.shape[axis + 1 :]), 1 << (bits - 1), "i4")
+    for number, of_tap in enumerate(weights.T):
+        neighbours = frame.take((first + number).clip(0, length - 1), axis)
+        total += neighbours * of_tap.reshape(shape)
+    return (total >> bits).clip(0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=64)
+def _weigh_smoothly(length: int, wanted: int, kind: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """For each of `wanted` pixels: its first neighbour, and int32 weights [wanted, taps] of it and
+    those behind it, in units of 2 to the power of minus the number that is returned last."""
+    scale = length / wanted
+    shrink = max(scale, 1.0)
+    curve, half = (_cubic, 2.0) if kind == "bicubic" else (_triangle, 1.0)
+    centres = scale * (np.arange(wanted) + 0.5)
+    first = np.maximum((centres - half * shrink + 0.5).astype(np.int64), 0)
+    behind = np.minimum((centres + half * shrink + 0.5).astype(np.int64), length)
+    places = first[:, None] + np.arange((behind - first).max())
+    weights = curve((places - centres[:, None] + 0.5) / shrink)
+    weights = np.where(places < behind[:, None], weights, 0.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    bits = 0
+    while bits < 22 and int(0.5 + weights.max() * (1 << (bits + 1))) < 1 << 15:
+        bits += 1
+    rounded = np.trunc(weights * (1 << bits) + np.where(weights < 0, -0.5, 0.5))
+    return first, rounded.astype(np.int32), bits
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    return np.maximum(0.0, 1.0 - np.abs(x))
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' kernel with a = -0.5."""
+    x = np.abs(x)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
 def load_opencv() -> Any:

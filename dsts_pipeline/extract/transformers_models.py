@@ -1,21 +1,23 @@
-"""ViViT, VideoMAE and V-JEPA 2 of the transformers library (optional extra `transformers`).
+"""Video and image models of the transformers library (optional extra `transformers`).
 
 Enters: a folder as that library saves models (config.json, model.safetensors), or a preset's name
-for random weights. Leaves: a `Backbone` whose tokens are folded back to T, H, W.
+for random weights. Leaves: a `Backbone` whose tokens are folded back to T, H, W; image models see
+the frames of a clip one by one.
 
 Only safetensors and the config's plain values are read, nothing is downloaded, and no code of a
 folder runs: entries by which the library would load some are refused.
-Choice: frames are the centres of equal segments, for the library leaves sampling to its users.
-Deviation: frames are scaled as for mmaction2's models, bilinearly without antialiasing; the
-library's own processors smooth before they shrink.
+Choice: frames are the centres of equal segments, for the library leaves sampling to its users; an
+image model sees 8, as many as the paper's TPN.
+Deviation: DINOv3's processor scales numbers, all others bytes, as is done here: within a grey level
+of it.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,54 +28,119 @@ from dsts_pipeline.base.errors import CheckpointError, SettingsError, UserError
 from dsts_pipeline.base.files import read_json
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.downloads import digest_of_weights
-from dsts_pipeline.extract.pipelines import Pipeline
-from dsts_pipeline.extract.taps import FrozenModel, Grid, Tap
+from dsts_pipeline.extract.model_zoo import TRANSFORMERS_PRESETS
+from dsts_pipeline.extract.pipelines import Pipeline, Scaling
+from dsts_pipeline.extract.taps import FrozenModel, Grid, Layout, Tap
 from dsts_pipeline.extract.weights import LoadReport, WeightsChoice
 
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-# Heads and decoders of published files, which the bare models do not have.
-_LEFT_OUT = ("classifier.", "decoder.", "encoder_to_decoder.", "fc_norm.", "mask_token", "pooler.")
+_IMAGENET: Mapping[str, Any] = {
+    "image_mean": (0.485, 0.456, 0.406),
+    "image_std": (0.229, 0.224, 0.225),
+}
+_HALVES: Mapping[str, Any] = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
+_BILINEAR = 2  # as Pillow numbers its filters
+_BICUBIC = 3
+_SCALINGS: Mapping[int, Scaling] = {_BILINEAR: "bilinear", _BICUBIC: "bicubic"}
+# Heads, decoders and towers for text of published files, which the bare models do not have.
+_LEFT_OUT = (
+    "classifier.",
+    "decoder.",
+    "encoder_to_decoder.",
+    "fc_norm.",
+    "logit_",
+    "mask_token",
+    "pooler.",
+    "text_model.",
+)
 # Entries of a config by which the library imports code of the folder or of its hub, or another
 # package's: classes, attention and expert kernels, quantizers.
 _LOADING = re.compile(
     r"^auto_map$|^custom_|_implementation(_internal)?$|kernel_config|use_kernels|quantization_config"
 )
-_PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
+_PROCESSORS = (
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_IMAGE_FRAMES = 8
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """One of the library's models: its class, its input, how its sizes are called."""
+    """One of the library's models, and how it is fed where its folder does not say.
+
+    Attributes:
+        model, config: Names of its classes.
+        options, run_options: Arguments of the model, and of its forward pass.
+        part_of: The entry that holds its config where it is a part of a larger model.
+        frames_name: How its config calls T; None: an image model.
+        size_name: How its config calls H = W.
+        prefix_tokens: Of an image model, tokens before the patches; registers come on top.
+        layout: Of its tokens.
+        processor: Entries of its processor, by the library's names.
+        resize_ratio: What the shorter side is scaled to, in sizes of the square that is cut; None:
+            the whole frame becomes the square.
+    """
 
     model: str
     config: str
     options: tuple[tuple[str, Any], ...] = ()
     run_options: tuple[tuple[str, Any], ...] = ()
-    frames_name: str = "num_frames"
+    part_of: str | None = None
+    frames_name: str | None = "num_frames"
     size_name: str = "image_size"
-    mean: tuple[float, ...] = _IMAGENET_MEAN
-    std: tuple[float, ...] = _IMAGENET_STD
-    resize_ratio: float = 1.0
+    prefix_tokens: int = 1
+    layout: Layout = "THW"
+    processor: Mapping[str, Any] = field(default_factory=lambda: _IMAGENET)
+    resize_ratio: float | None = 1.0
 
 
-_KINDS = {
+_VJEPA2 = _Kind(
+    "VJEPA2Model",
+    "VJEPA2Config",
+    run_options=(("skip_predictor", True),),
+    frames_name="frames_per_clip",
+    size_name="crop_size",
+    resize_ratio=256 / 224,
+)
+_DINOV2 = _Kind(
+    "Dinov2Model",
+    "Dinov2Config",
+    frames_name=None,
+    processor={**_IMAGENET, "resample": _BICUBIC},
+    resize_ratio=256 / 224,
+)
+_SIGLIP = _Kind(
+    "SiglipVisionModel",
+    "SiglipVisionConfig",
+    frames_name=None,
+    prefix_tokens=0,
+    processor={**_HALVES, "resample": _BICUBIC},
+    resize_ratio=None,
+)
+_VIDEOPRISM = _Kind(
+    "VideoPrismVisionModel",
+    "VideoPrismVisionConfig",
+    processor={"resample": _BICUBIC},
+    resize_ratio=None,
+)
+# By the word `model_type` of a config.
+_KINDS: Mapping[str, _Kind] = {
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": replace(
+        _DINOV2, model="Dinov2WithRegistersModel", config="Dinov2WithRegistersConfig"
+    ),
+    "dinov3_vit": _Kind("DINOv3ViTModel", "DINOv3ViTConfig", frames_name=None, resize_ratio=None),
+    "siglip": replace(_SIGLIP, config="SiglipConfig", part_of="vision_config"),
+    "siglip_vision_model": _SIGLIP,
+    "timesformer": _Kind("TimesformerModel", "TimesformerConfig", layout="HWT"),
     "videomae": _Kind("VideoMAEModel", "VideoMAEConfig"),
+    "videoprism": replace(_VIDEOPRISM, config="VideoPrismConfig", part_of="vision_config"),
+    "videoprism_vision_model": _VIDEOPRISM,
     "vivit": _Kind(
-        "VivitModel",
-        "VivitConfig",
-        options=(("add_pooling_layer", False),),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
+        "VivitModel", "VivitConfig", options=(("add_pooling_layer", False),), processor=_HALVES
     ),
-    "vjepa2": _Kind(
-        "VJEPA2Model",
-        "VJEPA2Config",
-        run_options=(("skip_predictor", True),),
-        frames_name="frames_per_clip",
-        size_name="crop_size",
-        resize_ratio=256 / 224,
-    ),
+    "vjepa2": _VJEPA2,
 }
 
 
@@ -84,7 +151,13 @@ class TokenModel(FrozenModel):
         super().__init__()
         self.parts = nn.ModuleDict({"backbone": model})
         self._options = dict(kind.run_options)
+        self._sees_frames_alone = kind.frames_name is None
         config = model.config
+        if self._sees_frames_alone:
+            self.layouts = {4: "NCHW", 3: "NHW"}
+            self.num_prefix_tokens = kind.prefix_tokens + getattr(config, "num_register_tokens", 0)
+            return
+        self.layouts = {5: "BCTHW", 4: "NCHW", 3: kind.layout}
         time, *space = _tubelet_steps(config)
         self._stride = (time, space[0], space[-1])
 
@@ -98,11 +171,16 @@ class TokenModel(FrozenModel):
         return "backbone"
 
     def run(self, inputs: Tensor, last: str) -> None:
-        """The library wants [B, T, 3, H, W]."""
-        self.parts["backbone"](inputs.transpose(1, 2).contiguous(), **self._options)
+        """The library wants [B, T, 3, H, W], of image models [B * T, 3, H, W]."""
+        frames = inputs.transpose(1, 2).contiguous()
+        if self._sees_frames_alone:
+            frames = frames.flatten(0, 1)
+        self.parts["backbone"](frames, **self._options)
 
     def grid(self, inputs: Tensor) -> Grid | None:
-        """Tubelets along T, H, W."""
+        """Tubelets along T, H, W; of frames seen one by one, squares tell themselves."""
+        if self._sees_frames_alone:
+            return None
         time, height, width = (
             length // step for length, step in zip(inputs.shape[2:], self._stride, strict=True)
         )
@@ -120,7 +198,8 @@ def build_transformer(
     """A backbone of the transformers library.
 
     Args:
-        name: "vivit", "videomae" or "vjepa2", or a folder with a config.json.
+        name: A word of `TRANSFORMERS_PRESETS`, which is how the kind of the model begins, or a
+            folder with a config.json.
         choice: A folder with a model.safetensors, or random weights.
         num_frames, size_px: The input T and H = W; None: the model's own.
         taps: Where maps are taken; none: at the model's last tokens.
@@ -137,7 +216,7 @@ def build_transformer(
     model, origin, report = _load(library, kind, config, folder, choice)
     pipeline = _read_pipeline(kind, config, folder).resized(num_frames=num_frames, size_px=size_px)
     return Backbone(
-        kind_name,
+        next(preset for preset in TRANSFORMERS_PRESETS if kind_name.startswith(preset)),
         TokenModel(model, kind),
         num_frames=pipeline.num_frames,
         size_px=pipeline.size_px,
@@ -167,18 +246,24 @@ def _import_transformers() -> Any:
 def _read_config(library: Any, name: str, folder: Path) -> tuple[str, Any]:
     if not (folder / "config.json").is_file():
         if name in _KINDS and str(folder) == name:  # random weights of a preset
-            return name, getattr(library, _KINDS[name].config)()
+            return name, _own_config(_KINDS[name], getattr(library, _KINDS[name].config)())
         raise CheckpointError(
             f"{folder}: no config.json; expected a folder with config.json and model.safetensors, "
             "as the transformers library saves models"
         )
     values = read_json(folder / "config.json")
-    found = values.get("model_type") if isinstance(values, dict) else None
-    if found not in _KINDS or (name in _KINDS and name != found):
+    found = str(values.get("model_type")) if isinstance(values, dict) else "nameless"
+    if found not in _KINDS or (name in _KINDS and not found.startswith(name)):
         expected = name if name in _KINDS else " or ".join(_KINDS)
         raise SettingsError(f"{folder}: holds a {found} model, expected {expected}")
     _require_plain(folder, values)
-    return found, getattr(library, _KINDS[found].config).from_dict(values)
+    config = getattr(library, _KINDS[found].config).from_dict(values)
+    return found, _own_config(_KINDS[found], config)
+
+
+def _own_config(kind: _Kind, config: Any) -> Any:
+    """The config of the model itself, where it is a part of a larger one's."""
+    return config if kind.part_of is None else getattr(config, kind.part_of)
 
 
 def _load(
@@ -280,36 +365,84 @@ def _all_entries(values: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _read_pipeline(kind: _Kind, config: Any, folder: Path) -> Pipeline:
-    """The input by the model's config, pixels by the folder's processor where it has one."""
+    """The input by the model's config, pixels by the folder's processor where it has one.
+
+    Raises:
+        SettingsError: The processor does what cannot be done here exactly.
+    """
     size = getattr(config, kind.size_name)
     size_px = int(size if isinstance(size, int) else size[0])
-    num_frames = int(getattr(config, kind.frames_name))
-    mean = kind.mean
-    std = kind.std
-    factor = 1 / 255
-    offset = 0.0
-    for name in _PROCESSORS:
-        if (folder / name).is_file():
-            found = read_json(folder / name)
-            mean = found.get("image_mean", mean)
-            std = found.get("image_std", std)
-            factor = found.get("rescale_factor", factor)
-            offset = 1.0 if found.get("offset") else 0.0
-            break
+    num_frames = int(getattr(config, kind.frames_name)) if kind.frames_name else _IMAGE_FRAMES
+    told, source = _read_processor(folder)
+    values = {"resample": _BILINEAR, **kind.processor, **told}
+    if values["resample"] not in _SCALINGS:
+        raise SettingsError(
+            f"{source}: it scales by Pillow's filter {values['resample']}, which extraction cannot "
+            "do; expected 2 (bilinear) or 3 (bicubic)"
+        )
+    if kind.resize_ratio is None:
+        resize_px = None
+    else:
+        resize_px = int(size_px * kind.resize_ratio)
+    if "size" in told:
+        size_px, resize_px = _read_sizes(told, source)
+    factor = values.get("rescale_factor") or 1 / 255
+    if not values.get("do_rescale", True):
+        factor = 1.0
+    is_normal = told.get("do_normalize", "image_mean" in {**kind.processor, **told})
+    mean = values["image_mean"] if is_normal else (0.0, 0.0, 0.0)
+    std = values["image_std"] if is_normal else (1.0, 1.0, 1.0)
+    has_offset = told.get("offset", told.get("video_processor_type") == "VivitVideoProcessor")
+    offset = 1.0 if has_offset else 0.0
     return Pipeline(
         sampler="segment_centres",
         options={"clip_len": num_frames},
         num_frames=num_frames,
-        resize_px=int(size_px * kind.resize_ratio),
+        resize_px=size_px if resize_px is None else resize_px,
         size_px=size_px,
         mean=tuple((value + offset) / factor for value in mean),
         std=tuple(value / factor for value in std),
+        scaling=_SCALINGS[values["resample"]],
+        squeezes=resize_px is None,
+    )
+
+
+def _read_processor(folder: Path) -> tuple[dict[str, Any], Path]:
+    """The entries of the folder's processor, and the file that they are from; {} where none is."""
+    for name in _PROCESSORS:
+        path = folder / name
+        if not path.is_file():
+            continue
+        values = read_json(path)
+        for part in ("video_processor", "image_processor"):
+            values = values.get(part, values)
+        return values, path
+    return {}, folder
+
+
+def _read_sizes(processor: Mapping[str, Any], source: Path) -> tuple[int, int | None]:
+    """Side of the square, and what the shorter side is scaled to; None: the frame is squeezed."""
+    size = processor["size"]
+    size = {"shortest_edge": size} if isinstance(size, int) else size
+    crop = processor.get("crop_size") if processor.get("do_center_crop", True) else None
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    is_square = crop is None or crop.get("height") == crop.get("width")
+    if processor.get("do_resize", True) and is_square:
+        shorter = size.get("shortest_edge")
+        if shorter and not size.get("longest_edge"):
+            return int(crop["height"] if crop else shorter), int(shorter)
+        sides = {size.get("height"), size.get("width")}
+        if len(sides) == 1 and None not in sides and crop in (None, {}, size):
+            return int(size["height"]), None
+    raise SettingsError(
+        f"{source}: sizes {size} with crops of {crop} are neither the scaling of the shorter side "
+        "and a square from its middle, nor of the whole frame to a square; extraction does these"
     )
 
 
 def _tubelet_steps(config: Any) -> tuple[int, ...]:
     """Steps of the tubelets along T and along H (and W)."""
-    tubelet = config.tubelet_size
+    tubelet = getattr(config, "tubelet_size", 1)  # TimeSformer's are patches of one frame
     if isinstance(tubelet, int):
         patch = config.patch_size
         return (tubelet, patch) if isinstance(patch, int) else (tubelet, *patch)

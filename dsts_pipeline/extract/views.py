@@ -34,7 +34,7 @@ from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.probe import VideoInfo
 from dsts_pipeline.clips.sampling import SAMPLERS, jitter_generator, uniform_frames
 from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
-from dsts_pipeline.extract.pipelines import Pipeline
+from dsts_pipeline.extract.pipelines import Pipeline, Scaling
 
 if TYPE_CHECKING:
     from dsts_pipeline.base.settings import (
@@ -102,8 +102,8 @@ class FrameRequest(DecodeJob):
     Attributes:
         size_px: Side of the square that is cut, H = W; None: whole frames as they are stored.
         resize_px: What the shorter side is scaled to before; None: `size_px`.
-        like_opencv: Scale as mmaction2's pipelines do, by OpenCV's bilinear rule; otherwise the
-            decoder scales.
+        scaling: The model's rule; None: the decoder scales.
+        squeezes: Whether the whole frame becomes the square, whatever its shape.
         augmentation: What happens to views that have a seed.
         content: What the file must still hold; None: whatever it holds.
         info: What the file is, where that is known.
@@ -112,7 +112,8 @@ class FrameRequest(DecodeJob):
     views: tuple[FrameView, ...]
     size_px: int | None
     resize_px: int | None = None
-    like_opencv: bool = False
+    scaling: Scaling | None = None
+    squeezes: bool = False
     augmentation: Augmentation = Augmentation()
     content: Content | None = None
     info: VideoInfo | None = None
@@ -179,6 +180,13 @@ class InputRule:
         size_px = backbone.size_px
         resize_px = getattr(backbone, "resize_px", size_px)
         return cls(backbone.num_frames, size_px, resize_px, getattr(backbone, "pipeline", None))
+
+    @property
+    def scaling(self) -> dict[str, Any]:
+        """How frames are scaled, as `FrameRequest` has it."""
+        if self.pipeline is None:
+            return {}
+        return {"scaling": self.pipeline.scaling, "squeezes": self.pipeline.squeezes}
 
 
 @dataclass(frozen=True)
@@ -338,7 +346,7 @@ class ViewPlan:
             views=tuple(self.frame_view(row) for row in rows),
             size_px=self._input.size_px,
             resize_px=self._input.resize_px,
-            like_opencv=self._input.pipeline is not None,
+            **self._input.scaling,
             augmentation=self.views.augmentation,
             content=Content(clip.size_bytes, clip.sha256),
             info=clip.video_info,

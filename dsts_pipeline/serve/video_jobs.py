@@ -86,7 +86,7 @@ def look_and_decode(job: VideoJob) -> DecodedVideo:
         ),
         size_px=rule.size_px,
         resize_px=rule.resize_px,
-        like_opencv=rule.pipeline is not None,
+        **rule.scaling,
         info=info,
     )
     frames = decode_views(request, transforming)

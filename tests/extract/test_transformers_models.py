@@ -6,13 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from dsts_pipeline.base.errors import BundleError, CheckpointError, SettingsError, UserError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.extract import build_backbone, transformers_models
+from dsts_pipeline.extract.model_zoo import TRANSFORMERS_PRESETS
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
 from dsts_pipeline.serve.bundle_folder import write_record
 from tests.serve.small_bundle import make_bundle, make_head, make_of
@@ -22,27 +22,73 @@ SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 VIDEO_SIZES = SIZES | {"intermediate_size": 48, "image_size": 48, "num_frames": 6}
 
 
+IMAGE_SIZES = SIZES | {"intermediate_size": 48, "image_size": 48, "patch_size": 16}
+DINO = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+DINO |= {"image_size": 48, "patch_size": 16}
+IMAGE_KINDS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "siglip")
+KINDS = (
+    *IMAGE_KINDS,
+    "timesformer",
+    "videomae",
+    "videoprism_vision_model",
+    "vivit",
+    "vjepa2",
+)
+HEADS = ("fc_norm", "pooler", "text_model")  # of a folder, and no part of a backbone
+
+
+def preset_of(kind):
+    """The preset of a word `model_type`."""
+    return next(preset for preset in TRANSFORMERS_PRESETS if kind.startswith(preset))
+
+
+def new_model(kind):
+    """A small model as its folder is published: with its head or its tower for text, if any."""
+    t = transformers
+    if kind == "vivit":
+        config = t.VivitConfig(**VIDEO_SIZES, tubelet_size=[2, 16, 16])
+        return t.VivitForVideoClassification(config)
+    if kind == "videomae":
+        return t.VideoMAEForVideoClassification(t.VideoMAEConfig(**VIDEO_SIZES))
+    if kind == "timesformer":
+        return t.TimesformerForVideoClassification(
+            t.TimesformerConfig(**VIDEO_SIZES, attention_type="divided_space_time")
+        )
+    if kind == "videoprism_vision_model":
+        sizes = SIZES | {"intermediate_size": 48, "image_size": 48, "num_frames": 6}
+        del sizes["num_hidden_layers"]
+        layers = {"num_spatial_layers": 2, "num_temporal_layers": 1}
+        return t.VideoPrismVisionModel(
+            t.VideoPrismVisionConfig(**sizes, **layers, tubelet_size=(1, 16, 16))
+        )
+    if kind == "dinov2":
+        return t.Dinov2ForImageClassification(t.Dinov2Config(**DINO))
+    if kind == "dinov2_with_registers":
+        return t.Dinov2WithRegistersForImageClassification(
+            t.Dinov2WithRegistersConfig(**DINO, num_register_tokens=4)
+        )
+    if kind == "dinov3_vit":
+        return t.DINOv3ViTModel(
+            t.DINOv3ViTConfig(**IMAGE_SIZES, num_register_tokens=4, pos_embed_rescale=None)
+        )
+    if kind == "siglip":
+        text = SIZES | {"intermediate_size": 48, "vocab_size": 30}
+        return t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=IMAGE_SIZES))
+    predictor = {f"pred_{name}": value for name, value in SIZES.items()}
+    config = t.VJEPA2Config(**SIZES, **predictor, crop_size=48, frames_per_clip=6)
+    return t.VJEPA2ForVideoClassification(config)
+
+
 def make_model(kind):
     torch.manual_seed(0)
-    if kind == "vivit":
-        config = transformers.VivitConfig(**VIDEO_SIZES, tubelet_size=[2, 16, 16])
-        model = transformers.VivitForVideoClassification(config)
-    elif kind == "videomae":
-        model = transformers.VideoMAEForVideoClassification(
-            transformers.VideoMAEConfig(**VIDEO_SIZES)
-        )
-    else:
-        predictor = {f"pred_{name}": value for name, value in SIZES.items()}
-        model = transformers.VJEPA2Model(
-            transformers.VJEPA2Config(**SIZES, **predictor, crop_size=48, frames_per_clip=6)
-        )
+    model = new_model(kind)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn_like(parameter)
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=["vivit", "videomae", "vjepa2"])
+@pytest.fixture(scope="module", params=KINDS)
 def saved(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     model = make_model(request.param)
@@ -58,58 +104,87 @@ def frames():
 
 @torch.no_grad()
 def tokens_of(kind, model, frames):
-    """The library's own way from pixels to tokens, without the class token."""
-    mean = [0.5] * 3 if kind == "vivit" else [0.485, 0.456, 0.406]
-    std = [0.5] * 3 if kind == "vivit" else [0.229, 0.224, 0.225]
+    """The library's own way from pixels to tokens [B, T, H, W, C], without class and registers."""
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    if kind in ("vivit", "siglip"):
+        mean, std = [0.5] * 3, [0.5] * 3
+    if kind == "videoprism_vision_model":
+        mean, std = [0.0] * 3, [1.0] * 3
     pixels = (frames / 255 - torch.tensor(mean)) / torch.tensor(std)
     pixels = pixels.permute(0, 1, 4, 2, 3)
+    time = 3 if kind in ("vivit", "videomae", "vjepa2") else 6
+    if kind in IMAGE_KINDS:
+        inner = {"siglip": "vision_model", "dinov3_vit": ""}.get(kind, kind)
+        model = getattr(model, inner) if inner else model
+        tokens = model(pixels.flatten(0, 1)).last_hidden_state
+        prefix = {"dinov2": 1, "siglip": 0}.get(kind, 5)
+        return tokens[:, prefix:].unflatten(0, (2, 6)).unflatten(2, (3, 3))
     if kind == "vjepa2":
-        return model.get_vision_features(pixels)
-    tokens = getattr(model, kind)(pixels).last_hidden_state
-    return tokens[:, 1:] if kind == "vivit" else tokens
+        tokens = model.vjepa2.get_vision_features(pixels)
+    elif kind == "videoprism_vision_model":
+        tokens = model(pixels).last_hidden_state
+    else:
+        tokens = getattr(model, kind)(pixels).last_hidden_state
+    if kind == "timesformer":
+        return tokens[:, 1:].unflatten(1, (3, 3, time)).permute(0, 3, 1, 2, 4)
+    tokens = tokens[:, 1:] if kind == "vivit" else tokens
+    return tokens.unflatten(1, (time, 3, 3))
 
 
 def test_tokens_are_folded_back_to_time_rows_and_columns(saved, frames):
     kind, folder, model = saved
-    backbone = build_backbone(kind, weights=folder)
-    assert backbone.map_shape == (24, 3, 3, 3) and backbone.num_frames == 6
-    found, tokens = backbone(frames), tokens_of(kind, model, frames)
-    for time, row, column in np.ndindex(3, 3, 3):
-        expected = tokens[:, time * 9 + row * 3 + column]
-        torch.testing.assert_close(found[:, :, time, row, column], expected, rtol=1e-4, atol=1e-5)
+    options = {"num_frames": 6} if kind in IMAGE_KINDS else {}  # 8 of these, if nothing is said
+    backbone = build_backbone(preset_of(kind), weights=folder, **options)
+    expected = tokens_of(kind, model, frames)
+    assert backbone.map_shape == (24, *expected.shape[1:4]) and backbone.num_frames == 6
+    found = backbone(frames).permute(0, 2, 3, 4, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert found.std() > 0.1
+
+
+def test_image_models_see_eight_frames_one_by_one(saved):
+    kind, folder, _ = saved
+    if kind in IMAGE_KINDS:
+        assert build_backbone(preset_of(kind), weights=folder).map_shape == (24, 8, 3, 3)
 
 
 def test_the_weights_are_described_by_their_digest_and_every_key_is_told(saved):
     kind, folder, _ = saved
-    backbone = build_backbone(kind, weights=folder)
+    backbone = build_backbone(preset_of(kind), weights=folder)
     digest = sha256_file(folder / "model.safetensors")
     described = backbone.describe()
     assert described["weights"] == {"sha256": digest}
     assert json.loads(json.dumps(described)) == described
     report = backbone.load_report
     assert not report.missing and not report.unexpected and len(report.matched) > 20
-    assert bool(report.left_out) == (kind != "vjepa2")
+    assert bool(report.left_out) == (kind not in ("dinov3_vit", "videoprism_vision_model"))
     assert (
         build_backbone(str(folder), weights=folder, weights_sha256=digest).describe() == described
     )
     with pytest.raises(CheckpointError, match=r"backbone\.weights_sha256 expects 0000"):
-        build_backbone(kind, weights=folder, weights_sha256="0" * 64)
+        build_backbone(preset_of(kind), weights=folder, weights_sha256="0" * 64)
 
 
 def test_layers_are_tapped_by_name_and_class_tokens_dropped(saved, frames):
     kind, folder, _ = saved
-    layer = {"vivit": "layers.1", "videomae": "encoder.layer.1", "vjepa2": "encoder.layer.1"}[kind]
+    layer = {
+        "vivit": "layers.1",
+        "dinov3_vit": "model.layer.1",
+        "siglip": "encoder.layers.1",
+        "videomae": "encoder.layer.0",  # the last one's output is the model's
+        "videoprism_vision_model": "spatial_layers.1@NHW",
+    }.get(kind, "encoder.layer.1")
     taps = ("backbone", f"backbone.{layer}")
-    backbone = build_backbone(kind, weights=folder, taps=taps)
+    backbone = build_backbone(preset_of(kind), weights=folder, taps=taps, num_frames=6)
     found = backbone.extract(frames)
-    assert found[taps[1]].shape == found[taps[0]].shape == (2, 24, 3, 3, 3)
+    assert found[taps[1]].shape == found[taps[0]].shape == (2, *backbone.map_shape)
+    assert not torch.equal(found[taps[1]], found[taps[0]])
 
 
 def test_random_weights_follow_their_seed_and_are_marked(saved, frames):
     _, folder, _ = saved
     first, again, other = (
-        build_backbone(str(folder), weights="random", seed=seed) for seed in (1, 1, 2)
+        build_backbone(str(folder), weights="random", seed=seed, num_frames=6) for seed in (1, 1, 2)
     )
     assert first.describe()["weights"] == {"random_seed": 1}
     assert torch.equal(first(frames), again(frames)) and not torch.equal(
@@ -126,7 +201,7 @@ def test_the_folders_own_normalisation_counts(saved, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(
         json.dumps(values | {"image_std": [0.5] * 3})
     )
-    pipeline = build_backbone(kind, weights=tmp_path).pipeline
+    pipeline = build_backbone(preset_of(kind), weights=tmp_path).pipeline
     for pixel in (0, 100, 255):
         found = (pixel - pipeline.mean[0]) / pipeline.std[0]
         assert found == pytest.approx((pixel / 127.5 - 1 - 0.5) / 0.5)
@@ -138,11 +213,11 @@ def test_folders_that_do_not_fit_are_refused(saved, tmp_path):
     with pytest.raises(SettingsError, match=f"holds a {kind} model, expected {other}"):
         build_backbone(other, weights=folder)
     with pytest.raises(CheckpointError, match=r"no config\.json; expected a folder"):
-        build_backbone(kind, weights=tmp_path)
+        build_backbone(preset_of(kind), weights=tmp_path)
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
-        build_backbone(kind, weights=tmp_path)
+        build_backbone(preset_of(kind), weights=tmp_path)
 
 
 def test_a_missing_norm_is_an_error_that_names_it(saved, tmp_path):
@@ -151,13 +226,13 @@ def test_a_missing_norm_is_an_error_that_names_it(saved, tmp_path):
     kind, folder, _ = saved
     state = load_file(folder / "model.safetensors")
     norms = [name for name in state if "norm" in name and name.endswith("weight")]
-    gone = next(name for name in norms if not name.startswith("fc_norm"))  # that is the head's
+    gone = next(name for name in norms if not name.startswith(HEADS))
     del state[gone]
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     named = gone.removeprefix(f"{kind}.").split(".")[-2]
     with pytest.raises(CheckpointError, match=rf"missing \[.*{named}"):
-        build_backbone(kind, weights=tmp_path)
+        build_backbone(preset_of(kind), weights=tmp_path)
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
@@ -190,9 +265,9 @@ def test_entries_by_which_the_library_loads_code_are_refused(saved, tmp_path, en
     kind, folder, _ = saved
     change_config(folder, tmp_path, **{entry: CODE[entry]})
     with pytest.raises(CheckpointError, match=r"config.json: \w+ makes the .* load code"):
-        build_backbone(kind, weights=tmp_path)
-    change_config(folder, tmp_path / "plain", attn_implementation="sdpa")
-    build_backbone(kind, weights=tmp_path / "plain")
+        build_backbone(preset_of(kind), weights=tmp_path)
+    change_config(folder, tmp_path / "plain", attn_implementation="eager")
+    build_backbone(preset_of(kind), weights=tmp_path / "plain")
 
 
 def test_no_file_of_a_folder_leads_elsewhere(saved, tmp_path):
@@ -200,18 +275,23 @@ def test_no_file_of_a_folder_leads_elsewhere(saved, tmp_path):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
     with pytest.raises(CheckpointError, match="models with adapters are not read"):
-        build_backbone(kind, weights=tmp_path)
+        build_backbone(preset_of(kind), weights=tmp_path)
     (tmp_path / "adapter_config.json").unlink()
     for part in ("../other.safetensors", "/x/model.safetensors", "pytorch_model.bin", "x.py"):
         index = {"metadata": {}, "weight_map": {"a": part}}
         (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
         with pytest.raises(CheckpointError, match="expected safetensors files of its own folder"):
-            build_backbone(kind, weights=tmp_path)
+            build_backbone(preset_of(kind), weights=tmp_path)
 
 
 def bundle_of(folder, kind, **source):
-    backbone = build_backbone(kind, weights=folder)
-    chosen = {"name": kind, "weights": str(folder), "tap": "backbone"} | source
+    backbone = build_backbone(preset_of(kind), weights=folder, num_frames=6)
+    chosen = {
+        "name": preset_of(kind),
+        "weights": str(folder),
+        "tap": "backbone",
+        "num_frames": 6,
+    } | source
     return make_bundle(
         head=make_head(channels=24),
         backbone=backbone,
@@ -232,7 +312,7 @@ def test_a_bundle_holds_the_folder_and_needs_no_other(saved, frames, tmp_path):
     ]
     shutil.rmtree(moved)
     loaded = load_bundle(path)
-    assert loaded.source.name == kind
+    assert loaded.source.name == preset_of(kind)
     assert torch.equal(loaded.backbone(frames), bundle.backbone(frames))
 
 

@@ -124,7 +124,7 @@ def our_views(backbone, path, decoder="decord"):
         ),
         size_px=backbone.size_px,
         resize_px=backbone.resize_px,
-        like_opencv=True,
+        scaling="opencv",
     )
     return decode_clip(request)
 
