@@ -21,7 +21,7 @@ from dsts_pipeline.base.settings import EvaluateSettings, Settings, UdlSettings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.head.building import classifier_of
+from dsts_pipeline.head.building import own_head_of
 from dsts_pipeline.learn import Recipe, stop_on_sigterm
 from dsts_pipeline.learn.ablation import RunPlan, Runs, show_ablation, train_in_processes
 from dsts_pipeline.learn.processes import choose_device
@@ -126,7 +126,7 @@ def _make_runs(settings: Settings, store: FeatureStore, provenance: dict[str, An
         common.ABLATION / "checkpoints",
         store.fingerprint,
         (store.map_shape[0], len(store.class_names)),
-        classifier_of(settings.backbone.weights, store),
+        own_head_of(settings.backbone.weights, store),
         {"provenance": provenance} | store.describe_fold(),
         settings.train.checkpoint_every_batches,
         settings.ablate.num_together,

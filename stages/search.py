@@ -15,7 +15,8 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.head.building import Classifier, build_dsts, classifier_of
+from dsts_pipeline.head.building import build_dsts, own_head_of
+from dsts_pipeline.head.probes import OwnHead
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
@@ -58,7 +59,7 @@ def run(settings: Settings) -> None:
     rows = store.rows_of_split("train")
     _check_ends(settings, dimensions, store, rows)
     warn_of_groups(store, Recipe(train, settings.udl, settings.feed, settings.seed))
-    classifier = classifier_of(settings.backbone.weights, store)
+    own = own_head_of(settings.backbone.weights, store)
     with (
         locked_study(common.SEARCH) as folder,
         joined_processes(train.device, 1) as processes,
@@ -82,7 +83,7 @@ def run(settings: Settings) -> None:
             stop,
         )
         feed = FeatureFeed.from_settings(store, rows, settings.feed, device=processes.device)
-        trainer = TrialTrainer(settings, feed, classifier, processes, saved)
+        trainer = TrialTrainer(settings, feed, own, processes, saved)
         _run_trials(settings, study, trainer, name)
     print_trials(common.SEARCH, study.finished, present)
     if study.finished and all(trial.state == "refused" for trial in study.finished):
@@ -128,7 +129,7 @@ class TrialTrainer:
 
     settings: Settings
     feed: FeatureFeed
-    classifier: Classifier | None
+    own: OwnHead | None
     processes: Processes
     saved: CheckpointOptions
 
@@ -138,7 +139,7 @@ class TrialTrainer:
         try:
             tried = with_values(self.settings, values)
             train_head(
-                build_dsts(tried.head, sizes, self.classifier, tried.seed),
+                build_dsts(tried.head, sizes, self.own, tried.seed),
                 self.feed,
                 tried.train,
                 tried.udl,

@@ -1,4 +1,4 @@
-"""Train the heads on the cached maps: the backbone's own classifier, a linear probe, DSTS."""
+"""Train heads on the cached maps: DSTS and a linear probe, beside what the backbone came with."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dsts_pipeline.base.provenance import collect_provenance, derive_seed
 from dsts_pipeline.base.settings import Settings, UdlSettings
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.head import LinearProbe, save_head, take_over_classifier
-from dsts_pipeline.head.building import build_dsts, classifier_of
+from dsts_pipeline.head import LinearProbe, save_head
+from dsts_pipeline.head.building import build_dsts, own_head_of, title_of
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
@@ -54,8 +54,8 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     store = open_features(common.FEATURES, settings.feed, settings.dataset)
     rows = store.rows_of_split("train")
     sizes = store.map_shape[0], len(store.class_names)
-    classifier = classifier_of(settings.backbone.weights, store)
-    head = build_dsts(settings.head, sizes, classifier, settings.seed)
+    own = own_head_of(settings.backbone.weights, store)
+    head = build_dsts(settings.head, sizes, own, settings.seed)
     recipe = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
     paired = settings.udl.enabled and bool(head.upstream_parameters())
     check_clips(store, rows, recipe, paired=paired, world_size=processes.world_size)
@@ -73,10 +73,8 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
             write_json(common.HEADS / name / "history.json", sign({"epochs": history}))
             save_head(common.HEADS / name, head, made_of | {"title": title})
 
-    if classifier:
-        baseline = LinearProbe(*sizes)
-        take_over_classifier(baseline, *classifier)
-        save("baseline", "backbone's classifier", baseline, [])
+    if own is not None:
+        save("baseline", title_of(own), own, [])
     elif processes.is_first:
         shutil.rmtree(common.HEADS / "baseline", ignore_errors=True)  # of another backbone
         console.print(f"no baseline: no classifier of this backbone fits {sizes[1]} classes")

@@ -1,35 +1,34 @@
-"""A new head for the maps of a store, and the classifier of the backbone that made them."""
+"""A new head for the maps of a store, and the one that its backbone was published with."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import HeadSettings
-from dsts_pipeline.extract.downloads import locate_weights
+from dsts_pipeline.extract.downloads import digest_of_weights, locate_weights
 from dsts_pipeline.extract.weights import RANDOM, find_classifier
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.head.dsts import DSTSHead, take_over_classifier, takes_over
+from dsts_pipeline.head.dsts import DSTSHead, take_over, take_over_classifier, takes_over
+from dsts_pipeline.head.probes import LinearProbe, OwnHead
+from dsts_pipeline.head.published import find_published_probe
 
-Classifier = tuple[Tensor, Tensor]  # weight [K, C] and bias [K]
 
-
-def classifier_of(weights: str | Path, store: FeatureStore) -> Classifier | None:
-    """The classifier that belongs to the backbone whose maps are in `store`.
+def own_head_of(weights: str | Path, store: FeatureStore) -> OwnHead | None:
+    """What the backbone whose maps are in `store` was published with: its classifier or probe.
 
     It is None where none fits, or another backbone made the maps.
 
     Args:
-        weights: the backbone's weights: a file or an address.
+        weights: the backbone's weights: a file, a folder or an address.
 
     Raises:
-        CheckpointError: The weights file of an extracted store's backbone is missing, damaged, or
-            not the one that made the maps.
+        CheckpointError: The weights of an extracted store's backbone are missing, damaged, or not
+            those that made the maps.
     """
     made_of = store.manifest["made_of"]
     file = Path(weights)
@@ -37,25 +36,41 @@ def classifier_of(weights: str | Path, store: FeatureStore) -> Classifier | None
     if "import" in made_of:
         if made_by is None or not file.is_file() or sha256_file(file) != made_by:
             return None
-    elif made_by is not None and not (str(weights) == RANDOM or file.is_dir()):
-        found = locate_weights(weights).sha256
+    elif made_by is not None and str(weights) != RANDOM:
+        found = digest_of_weights(file) if file.is_dir() else locate_weights(weights).sha256
         if found != made_by:
             raise CheckpointError(
                 f"{weights}: its sha256 is {found[:12]}..., the maps of {store.location} are of "
                 f"weights {made_by[:12]}...; set backbone.weights to these, or run "
                 "`python cli.py extract`"
             )
-    return find_classifier(weights, store.map_shape[0], len(store.class_names))
+    sizes = store.map_shape[0], len(store.class_names)
+    if file.is_dir():
+        return find_published_probe(file, sizes[0], store.class_names)
+    classifier = find_classifier(weights, *sizes)
+    if classifier is None:
+        return None
+    own = LinearProbe(*sizes)
+    take_over_classifier(own, *classifier)
+    return own.eval()
+
+
+def title_of(own: OwnHead) -> str:
+    """What a backbone's own head is called in tables."""
+    if own.pooler is None:
+        return "backbone's classifier"
+    return f"published probe (depth {own.config['readout_depth']})"
 
 
 def build_dsts(
-    chosen: HeadSettings, sizes: tuple[int, int], classifier: Classifier | None, seed: int
+    chosen: HeadSettings, sizes: tuple[int, int], own: OwnHead | None, seed: int
 ) -> DSTSHead:
     """The untrained head of the settings; its first values depend on them and `seed` alone.
 
     Args:
         sizes: Channels of the maps, number of classes.
-        classifier: The backbone's own, taken over where the settings say so (`takes_over`).
+        own: The backbone's own head, from which it starts where the settings say so
+            (`takes_over`).
 
     Raises:
         SettingsError: Its arguments exclude each other, or do not fit the maps.
@@ -65,6 +80,6 @@ def build_dsts(
         head = DSTSHead.from_settings(*sizes, chosen)
     except ValueError as error:
         raise SettingsError(f"head: {error}") from None
-    if classifier and takes_over(chosen):
-        take_over_classifier(head, *classifier)
+    if own is not None and takes_over(chosen, own):
+        take_over(head, own)
     return head

@@ -29,6 +29,7 @@ from dsts_pipeline.base.settings import (
 )
 from dsts_pipeline.head.layer import DSTSLayer, LayerRecord, Pass
 from dsts_pipeline.head.neurons import takes_fixed_form
+from dsts_pipeline.head.probes import OwnHead
 from dsts_pipeline.head.readout import ReadoutHead, ReadoutNoise, tokens_of
 from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
 
@@ -442,9 +443,13 @@ def _check_options(in_channels: int, num_classes: int, options: HeadSettings) ->
         )
 
 
-def takes_over(options: HeadSettings) -> bool:
-    """Whether a head starts from the backbone's classifier, which reads averages, if it fits."""
-    return options.take_over_classifier and options.readout == "average"
+def takes_over(options: HeadSettings, own: OwnHead) -> bool:
+    """Whether a head of these options starts from the backbone's own, whose readout is like its."""
+    if not options.take_over_classifier or own.pooler is None:
+        return options.take_over_classifier and options.readout == "average"
+    names = ("readout_depth", "readout_heads", "readout_width")
+    is_alike = all(own.config[name] == getattr(options, name) for name in names)
+    return options.readout == "attentive" and is_alike
 
 
 def readout_options(options: HeadSettings) -> dict[str, Any]:
@@ -461,6 +466,19 @@ def _is_upstream(name: str) -> bool:
 
 
 # ---- the classifier of the backbone --------------------------------------------------------------
+
+
+@torch.no_grad()
+def take_over(head: ReadoutHead, own: OwnHead) -> None:
+    """Copy the backbone's own readout and classifier into `head`, whose readout is built alike.
+
+    Raises:
+        CheckpointError: Another number of classes or channels.
+    """
+    if own.pooler is not None:
+        assert head.pooler is not None
+        head.pooler.load_state_dict(own.pooler.state_dict())
+    take_over_classifier(head, own.classifier.weight, own.classifier.bias)
 
 
 @torch.no_grad()

@@ -66,6 +66,9 @@ class AttentiveProbe(ReadoutHead):
         return self.classify(self.pooler(tokens_of(x)), noise)
 
 
+OwnHead = LinearProbe | AttentiveProbe  # what a backbone is published with
+
+
 class ConvBlockHead(ReadoutHead):
     """One 3x3x3 convolution block with as many parameters as a DSTS module, on the same skip path.
 

@@ -26,7 +26,8 @@ import torch.multiprocessing as multiprocessing
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import nn
 
 from dsts_pipeline.base.children import (
     StopRequest,
@@ -46,11 +47,12 @@ from dsts_pipeline.head import (
     ConvBlockHead,
     DSTSHead,
     LinearProbe,
+    ReadoutHead,
     count_parameters,
     save_head,
-    take_over_classifier,
 )
-from dsts_pipeline.head.dsts import readout_options, takes_over
+from dsts_pipeline.head.dsts import readout_options, take_over, takes_over
+from dsts_pipeline.head.probes import OwnHead
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, digest_sources
 from dsts_pipeline.learn.steps import upstream_of
@@ -59,8 +61,6 @@ from dsts_pipeline.learn.train import check_clips
 from dsts_pipeline.learn.training import Recipe, order_of
 
 # ---- one training --------------------------------------------------------------------------------
-
-Classifier = tuple[Tensor, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,13 +92,14 @@ class RunPlan:
         """Whether there is anything to train."""
         return self.kind != "baseline"
 
-    def key(self, store: str, classifier: Classifier | None) -> str:
+    def key(self, store: str, own: OwnHead | None) -> str:
         """Twelve digits of all that decides the trained head: equal keys, equal heads.
 
         The code of feed, head and learn counts: figures of other code are other figures.
 
         Args:
             store: Its `division`: maps, splits and groups.
+            own: The backbone's own head, where there is one.
         """
         decided: dict[str, Any] = {"kind": self.kind, "store": store, "torch": torch.__version__}
         if self.is_trained:
@@ -107,28 +108,28 @@ class RunPlan:
             decided["head"] = _plain(self.head)
         elif self.is_trained:
             decided["head"] = self._readout()
-        if self.uses_classifier:
-            decided["classifier"] = None if classifier is None else _digest(classifier)
+        if start := self._start_of(own):
+            decided["own_head"] = _digest(start)
         return sha256_json(decided)[:12]
 
-    @property
-    def uses_classifier(self) -> bool:
-        """Whether it starts from the backbone's classifier, if there is one."""
-        if self.kind == "dsts":
-            return takes_over(self.head)
-        return self.kind in ("baseline", "continued_classifier")
+    def _start_of(self, own: OwnHead | None) -> OwnHead | None:
+        """The backbone's own head, where this one starts from it."""
+        is_own = self.kind in ("baseline", "continued_classifier")
+        starts = is_own or (self.kind == "dsts" and own is not None and takes_over(self.head, own))
+        return own if starts else None
 
-    def folder_name(self, store: str, classifier: Classifier | None) -> str:
+    def folder_name(self, store: str, own: OwnHead | None) -> str:
         """Name of the folder that the trained head is kept in: variants that are trained alike,
         whatever they are called, share it."""
         seed = f"-seed{self.seed}" if self.is_trained else ""
-        return f"{self.kind}{seed}-{self.key(store, classifier)}"
+        return f"{self.kind}{seed}-{self.key(store, own)}"
 
-    def build(self, sizes: tuple[int, int], classifier: Classifier | None) -> nn.Module:
+    def build(self, sizes: tuple[int, int], own: OwnHead | None) -> nn.Module:
         """The untrained head; draws from torch's global generator, which it seeds.
 
         Args:
             sizes: Channels of the maps, number of classes.
+            own: The backbone's own head, where there is one.
 
         Raises:
             SettingsError: The head's arguments exclude each other, or it is the backbone's
@@ -136,21 +137,21 @@ class RunPlan:
         """
         stream = "dsts" if self.kind == "dsts" else "linear_probe"
         torch.manual_seed(derive_seed(self.seed, stream))
-        try:
-            head = self._new_head(sizes)
-        except ValueError as error:
-            raise SettingsError(f"variant {self.name}: {error}") from None
-        if self.uses_classifier and classifier is not None:
-            take_over_classifier(head, *classifier)
-        elif self.kind in ("baseline", "continued_classifier"):
+        if own is None and self.kind in ("baseline", "continued_classifier"):
             raise SettingsError(
                 f"variant {self.name} is the backbone's own classifier, and no classifier of this "
                 f"backbone fits {sizes[0]} channels and {sizes[1]} classes; leave the variant out, "
                 "or name the backbone.weights that were trained on these classes"
             )
+        try:
+            head = self._new_head(sizes, own)
+        except ValueError as error:
+            raise SettingsError(f"variant {self.name}: {error}") from None
+        if start := self._start_of(own):
+            take_over(head, start)
         return head
 
-    def _new_head(self, sizes: tuple[int, int]) -> nn.Module:
+    def _new_head(self, sizes: tuple[int, int], own: OwnHead | None) -> ReadoutHead:
         if self.kind == "dsts":
             return DSTSHead.from_settings(*sizes, self.head)
         if self.kind == "attentive_probe":
@@ -159,6 +160,8 @@ class RunPlan:
             module = DSTSHead.from_settings(*sizes, self.head)
             same = count_parameters(module, with_pooler=False)
             return ConvBlockHead(*sizes, num_parameters=same, **readout_options(self.head))
+        if start := self._start_of(own):
+            return type(start)(**start.config | self._readout())
         return LinearProbe(*sizes, **self._readout())
 
     def _readout(self) -> dict[str, Any]:
@@ -195,9 +198,8 @@ def _plain(head: HeadSettings) -> dict[str, Any]:
     return head.model_dump(mode="json", exclude={"take_over_classifier"})
 
 
-def _digest(classifier: Classifier) -> str:
-    values = (part.detach().cpu().contiguous().float().numpy().tobytes() for part in classifier)
-    return hashlib.sha256(b"".join(values)).hexdigest()
+def _digest(own: OwnHead) -> str:
+    return hashlib.sha256(save(own.state_dict())).hexdigest()
 
 
 # ---- the trainings -------------------------------------------------------------------------------
@@ -213,7 +215,7 @@ class Runs:
         store: Fingerprint of the maps.
         division: Of the store: its maps, and which of them are trained on.
         sizes: Channels of the maps, number of classes.
-        classifier: The backbone's own, where there is one.
+        own: The backbone's own head, where there is one.
         made_of: What every head's file says of its making.
         every_batches: Checkpoints after so many batches, and after every epoch.
         num_together: Trainings in memory at a time, at most.
@@ -223,7 +225,7 @@ class Runs:
     checkpoints: Path
     store: str
     sizes: tuple[int, int]
-    classifier: Classifier | None
+    own: OwnHead | None
     made_of: dict[str, Any]
     every_batches: int | None = None
     num_together: int = 64
@@ -231,7 +233,7 @@ class Runs:
 
     def folder(self, plan: RunPlan) -> Path:
         """The run's folder, there or not."""
-        return self.root / plan.folder_name(self.division or self.store, self.classifier)
+        return self.root / plan.folder_name(self.division or self.store, self.own)
 
     def is_finished(self, plan: RunPlan) -> bool:
         """Whether its trained head is there."""
@@ -265,7 +267,7 @@ class Runs:
             SettingsError: A head can't be built, or there are too few clips.
         """
         for plan in {(plan.name, plan.kind): plan for plan in plans}.values():
-            head = plan.build(self.sizes, self.classifier)
+            head = plan.build(self.sizes, self.own)
             paired = plan.recipe.udl.enabled and bool(upstream_of(head))
             if not plan.is_trained:
                 continue
@@ -303,7 +305,7 @@ class Runs:
         """
         for plan in plans:
             if not plan.is_trained:
-                self.save(plan, plan.build(self.sizes, self.classifier), [])
+                self.save(plan, plan.build(self.sizes, self.own), [])
         told: dict[Path, str] = {}
         trained = [plan for plan in plans if plan.is_trained]
         for _, alike in groupby(trained, key=lambda plan: repr(stream_of(plan))):
@@ -326,7 +328,7 @@ class Runs:
     def _member(self, plan: RunPlan, feed: FeatureFeed, device: torch.device) -> Member:
         identity = {"store": self.division or self.store}
         checkpoints = CheckpointOptions(self.checkpoints, identity, self.every_batches)
-        build = partial(plan.build, self.sizes, self.classifier)
+        build = partial(plan.build, self.sizes, self.own)
         return Member(plan.name, build, feed, plan.recipe, Processes(device=device), checkpoints)
 
 
