@@ -55,6 +55,39 @@ Weights = Annotated[
 Devices = Annotated[int, typer.Option(help="Processes; 0: as finetune.devices says.")]
 
 
+# ---- a new project -----------------------------------------------------------------------------
+
+START = "To begin with"
+
+
+@app.command(rich_help_panel=START)
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The project to make.")],
+    videos: Annotated[
+        Path | None,
+        typer.Option("--videos", metavar="FOLDER", help="Your videos: its settings are for them."),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", metavar="NAME", help="As `dsts use backbone=NAME`.")
+    ] = None,
+    git: Annotated[
+        bool, typer.Option("--git", help="Begin a git repository there, for `dvc exp`.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a project: a folder with this command line, settings and the DVC pipeline.
+
+    With --videos it looks at how they lie (folders of classes, tables, published data sets), writes
+    the settings that read them, and says what it was not sure of.
+
+    Example: dsts new my_project --videos /data/my_videos
+    """
+    with told_plainly(debug):
+        choose = import_module("stages.use").choose
+        options = {"videos": videos, "backbone": backbone, "git": git, "choose": choose}
+        import_module("stages.new").run(folder, **options)
+
+
 # ---- the stages of a run -----------------------------------------------------------------------
 
 STAGES = "The stages of a run"
@@ -617,10 +650,18 @@ def run_stage(
     """
     with told_plainly(debug):
         from dsts_pipeline.base.params import load_settings
+        from dsts_pipeline.base.project import require_release
 
-        settings: Any = load_settings(params, overrides)
+        require_release(Path.cwd())
+        # What a bundle or a store says of itself is enough to ask it, wherever one stands.
+        is_needed = params != PARAMS_FILE or params.exists() or not _names_its_source(options)
+        settings: Any = load_settings(params if is_needed else None, overrides)
         file, _, function = stage.partition(".")
         getattr(import_module(f"stages.{file}"), function or "run")(settings, **options)
+
+
+def _names_its_source(options: dict[str, Any]) -> bool:
+    return options.get("bundle") is not None or options.get("store") is not None
 
 
 @contextmanager

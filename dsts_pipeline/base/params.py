@@ -128,18 +128,19 @@ REMOVED_SETTINGS = {
 }
 
 
-def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(params: Path | None, overrides: Sequence[str] = ()) -> Settings:
     """Read `params`, apply `overrides` in order, and check the result.
 
     Args:
         params: A YAML file whose top level holds sections; what it leaves out has its default.
+            None: all have theirs.
         overrides: "dotted.key=value" each; the value is read as YAML ("5", "null", "[1, 2]").
 
     Raises:
         SettingsError: The file is missing or no mapping, a key is unknown, a value is of the
             wrong type or out of range, or settings don't fit together.
     """
-    values = _read_params(Path(params))
+    values = {} if params is None else _read_params(Path(params))
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -165,7 +166,8 @@ def _read_params(path: Path) -> dict[str, Any]:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(
-            f"{path}: no such settings file; run from the repository's root or name one by --params"
+            f"{path}: no such settings file; run in a project (`dsts new` makes one) or name a "
+            "file by --params"
         ) from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(
