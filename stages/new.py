@@ -163,7 +163,9 @@ def _tell(folder: Path, layout: Layout | None, backbone: str | None, in_git: boo
     if layout:
         lines.append("These choices are in configs/experiment/mine.yaml; `dsts use` changes them.")
     if not in_git:
-        lines.append("`dvc exp run` needs a git repository (`dsts new --git`); `dvc repro` doesn't.")
+        lines.append(
+            "`dvc exp run` needs a git repository (`dsts new --git`); `dvc repro` doesn't."
+        )
     next_commands = ["python cli.py doctor   # can this machine run it?", "dvc repro"]
     lines += ["Next:", f"  cd {folder}", *(f"  {command}" for command in next_commands)]
     for line in lines:

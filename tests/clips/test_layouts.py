@@ -63,7 +63,9 @@ def test_one_class_is_no_folder_to_pass_through(tmp_path):
 
 
 def test_splits_below_classes_are_doubted(tmp_path):
-    names = [f"{name}/{split}/{n}.mp4" for name in "ab" for split in ("train", "test") for n in "12"]
+    names = [
+        f"{name}/{split}/{n}.mp4" for name in "ab" for split in ("train", "test") for n in "12"
+    ]
     layout = find_layout(make_files(tmp_path, *names))
     assert any("train/CLASS" in doubt or "test/CLASS" in doubt for doubt in layout.unsure)
 
