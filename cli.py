@@ -487,6 +487,27 @@ AROUND = "Around a run"
 
 
 @app.command(rich_help_panel=AROUND)
+def use(
+    choices: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[GROUP=OPTION | KEY=VALUE]...", help="As `dvc exp run -S` has it."),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget all choices.")] = False,
+    params: Params = PARAMS_FILE,
+    debug: Debug = False,
+) -> None:
+    """Keep your choices, such as your data set, as what every later run starts from.
+
+    They are written to configs/experiment/mine.yaml, and params.yaml is composed anew;
+    `dvc exp run -S ...` adds to them. Later calls add or replace. Without a choice: shows them.
+
+    Example: python cli.py use dataset=folder dataset.root=/data/mine backbone=swin_t
+    """
+    with told_plainly(debug):
+        import_module("stages.use").run(choices or [], params, reset=reset)
+
+
+@app.command(rich_help_panel=AROUND)
 def doctor(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
     """Look whether this machine can run the settings: one line per check, ok or what to do.
 
