@@ -26,7 +26,7 @@ from dsts_pipeline.base.errors import UserError
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
-    "The stages, in order: prepare, extract, train-head, evaluate, report. `dvc repro` runs those "
+    "The stages, in order: prepare, weights, extract, train-head, evaluate, report. `dvc repro` runs those "
     "of them whose inputs or settings changed.",
     no_args_is_help=True,
     add_completion=False,
@@ -67,6 +67,18 @@ def prepare(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debu
     Example: python cli.py prepare --set dataset.render.num_train=240
     """
     run_stage("prepare", params, overrides, debug)
+
+
+@app.command(rich_help_panel=STAGES)
+def weights(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Find the backbone's weights, download them where an address is given, write their digest.
+
+    Writes outputs/weights.json, by which DVC knows whether extract and train-head have to run
+    again. DVC runs this every time; it reads a file again only where that changed.
+
+    Example: python cli.py weights --set backbone.weights=random
+    """
+    run_stage("weights", params, overrides, debug)
 
 
 @app.command(rich_help_panel=STAGES)
