@@ -55,7 +55,7 @@ demo-small: $(STAMP)
 	  | xargs -0 sh -c 'for f; do test -e "$$f" && printf "%s\0" "$$f"; done' sh \
 	  | xargs -0 cp --parents --update -t $(SMALL)
 	printf '[core]\n    no_scm = true\n' > $(SMALL)/.dvc/config.local
-	$(COMPOSE) $(SMALL)/params.yaml experiment=small
+	$(COMPOSE) $(SMALL)/params.yaml '~experiment@_global_' experiment=small
 	cd $(SMALL) && dvc repro && python cli.py results
 
 # Debian's Chromium and the npm package axe-core, for the tests marked `browser` and for pictures.

@@ -26,7 +26,7 @@ from dsts_pipeline.base.errors import UserError
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
-    "The stages, in order: prepare, extract, train-head, evaluate, report. `dvc repro` runs those "
+    "The stages, in order: prepare, weights, extract, train-head, evaluate, report. `dvc repro` runs those "
     "of them whose inputs or settings changed.",
     no_args_is_help=True,
     add_completion=False,
@@ -100,6 +100,18 @@ def prepare(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debu
     Example: python cli.py prepare --set dataset.render.num_train=240
     """
     run_stage("prepare", params, overrides, debug)
+
+
+@app.command(rich_help_panel=STAGES)
+def weights(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Find the backbone's weights, download them where an address is given, write their digest.
+
+    Writes outputs/weights.json, by which DVC knows whether extract and train-head have to run
+    again. DVC runs this every time; it reads a file again only where that changed.
+
+    Example: python cli.py weights --set backbone.weights=random
+    """
+    run_stage("weights", params, overrides, debug)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -517,6 +529,27 @@ def pretrain_backbone(
 # ---- around a run ------------------------------------------------------------------------------
 
 AROUND = "Around a run"
+
+
+@app.command(rich_help_panel=AROUND)
+def use(
+    choices: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[GROUP=OPTION | KEY=VALUE]...", help="As `dvc exp run -S` has it."),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget all choices.")] = False,
+    params: Params = PARAMS_FILE,
+    debug: Debug = False,
+) -> None:
+    """Keep your choices, such as your data set, as what every later run starts from.
+
+    They are written to configs/experiment/mine.yaml, and params.yaml is composed anew;
+    `dvc exp run -S ...` adds to them. Later calls add or replace. Without a choice: shows them.
+
+    Example: python cli.py use dataset=folder dataset.root=/data/mine backbone=swin_t
+    """
+    with told_plainly(debug):
+        import_module("stages.use").run(choices or [], params, reset=reset)
 
 
 @app.command(rich_help_panel=AROUND)

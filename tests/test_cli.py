@@ -18,7 +18,7 @@ from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 
 COMMANDS = (
     "compare "
-    "doctor prepare extract train-head evaluate report ablate pretrain verify stores export "
+    "doctor prepare weights extract train-head evaluate report ablate pretrain verify stores export "
     "import-features results show predict demo-app finetune pretrain-backbone "
     "search export-annotations convert-checkpoint"
 ).split()
@@ -52,7 +52,7 @@ def change_annotation(root: Path, split: str, **values: object) -> None:
 def test_help_lists_every_command(tmp_path):
     run = run_cli(tmp_path, "--help")
     assert run.returncode == 0
-    assert all(command in run.stdout for command in COMMANDS)
+    assert all(command in run.stdout for command in (*COMMANDS, "use"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,28 +11,30 @@ from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import HeadSettings
-from dsts_pipeline.extract.downloads import locate_weights
-from dsts_pipeline.extract.weights import RANDOM, find_classifier
+from dsts_pipeline.extract.downloads import RANDOM, locate_weights, place_weights
+from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.head.dsts import DSTSHead, take_over_classifier, takes_over
 
 Classifier = tuple[Tensor, Tensor]  # weight [K, C] and bias [K]
 
 
-def classifier_of(weights: str | Path, store: FeatureStore) -> Classifier | None:
+def classifier_of(weights: str | Path | None, store: FeatureStore) -> Classifier | None:
     """The classifier that belongs to the backbone whose maps are in `store`.
 
     It is None where none fits, or another backbone made the maps.
 
     Args:
-        weights: the backbone's weights: a file or an address.
+        weights: the backbone's weights: a file or an address; None: there are none.
 
     Raises:
         CheckpointError: The weights file of an extracted store's backbone is missing, damaged, or
             not the one that made the maps.
     """
+    if weights is None:
+        return None
     made_of = store.manifest["made_of"]
-    file = Path(weights)
+    file = place_weights(weights)
     made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
     if "import" in made_of:
         if made_by is None or not file.is_file() or sha256_file(file) != made_by:
