@@ -37,7 +37,6 @@ EXTRA_OF = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "optuna": "search",
-    "packaging": "pipeline",
     "ray": "ray",
     "s3fs": "remote",
     "scipy": "pipeline",
@@ -108,11 +107,16 @@ def import_extra(module: str, purpose: str) -> Any:
 
     Raises:
         MissingExtraError: It is not installed, or something that it imports is not.
+        UserError: It is installed and broken.
     """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise explain_missing(error, purpose, EXTRA_OF[module.partition(".")[0]]) from None
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"{purpose} needs {module}, which cannot be imported: {tell_briefly(error)}"
+        ) from None
 
 
 def explain_missing(

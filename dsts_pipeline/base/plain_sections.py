@@ -7,7 +7,6 @@ hold here, too. Only what settings.py uses is here; to read settings from a file
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 ConfigDict = dict
@@ -65,7 +64,7 @@ class BaseModel:
     def __init__(self, **given: Any) -> None:
         for name in given.keys() - self.model_fields.keys():
             raise ValidationError(name, given[name], f"one of {', '.join(self.model_fields)}")
-        hints = _hints_of(type(self))
+        hints = get_type_hints(type(self), include_extras=True)
         for name, default in self.model_fields.items():
             value = given.get(name, default)
             _check(name, value, hints[name])
@@ -88,11 +87,6 @@ class BaseModel:
     ) -> dict[str, Any]:
         chosen = (self.model_fields.keys() if include is None else include) - (exclude or set())
         return {name: value for name, value in vars(self).items() if name in chosen}
-
-
-@cache
-def _hints_of(section: type[BaseModel]) -> dict[str, Any]:
-    return get_type_hints(section, include_extras=True)
 
 
 def _check(name: str, value: object, hint: Any) -> None:

@@ -26,7 +26,7 @@ def _make_console() -> Any:
         from rich.console import Console
     except ModuleNotFoundError:
         return _PlainConsole()
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, markup=False)  # "[x]" is no markup
 
 
 LINE_INTERVAL_SECONDS = 20.0
@@ -97,14 +97,14 @@ def track(title: str, total: int, unit: str = "clips", *, done: int = 0) -> Iter
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total, completed=done, rate="", note="")

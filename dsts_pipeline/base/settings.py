@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 try:
     from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 except ModuleNotFoundError:  # DSTSHead takes nothing but torch
-    from dsts_pipeline.base.plain_sections import (  # type: ignore[assignment]
+    from dsts_pipeline.base.plain_sections import (  # type: ignore[assignment, no-redef]
         BaseModel,
         ConfigDict,
         Field,

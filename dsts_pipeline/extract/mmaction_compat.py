@@ -33,7 +33,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.errors import UserError, missing_extra
 from dsts_pipeline.extract.pipelines import load_opencv
 
 _DRN = "mmaction.models.localizers.drn"
@@ -129,6 +129,9 @@ def import_mmaction() -> Any:
     Raises:
         UserError: mmaction2 or one of its requirements cannot be imported.
     """
+    for name in ("mmaction", "mmengine", "mmcv", "importlib_metadata"):
+        if importlib.util.find_spec(name) is None:
+            raise missing_extra(name, "a model of mmaction2")
     _import_opencv()
     try:
         import_yapf_alone()
@@ -143,7 +146,7 @@ def import_mmaction() -> Any:
     except (ImportError, AssertionError) as error:
         raise UserError(
             f"mmaction2 cannot be imported ({error}); expected mmaction2 1.2.0 with mmcv-lite "
-            "2.1.0 and importlib_metadata: run `make setup`"
+            'below 2.2: pip install "dsts-pipeline[mmaction2]"'
         ) from error
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # else a line per parameter
     return MODELS
@@ -156,13 +159,15 @@ def zoo_folder() -> Path:
         UserError: mmaction2 is not installed, or without its configs.
     """
     package = importlib.util.find_spec("mmaction")
-    for folder in (package.submodule_search_locations or []) if package else []:
+    if package is None:
+        raise missing_extra("mmaction", "a model of mmaction2's zoo")
+    for folder in package.submodule_search_locations or []:
         configs = Path(folder) / ".mim" / "configs" / "recognition"
         if configs.is_dir():
             return configs
     raise UserError(
         "mmaction2's model-zoo configs are not installed; expected mmaction/.mim/configs of the "
-        "wheel mmaction2 1.2.0: run `make setup`, or give backbone.name the path of a config file"
+        "wheel mmaction2 1.2.0: install that one, or give backbone.name the path of a config file"
     )
 
 

@@ -299,11 +299,7 @@ def _expected_cell(a: int, b: int, total: int) -> float:
 
 
 def _log_choose(n: float, k: np.ndarray | float) -> np.ndarray:
-    return (
-        special.gammaln(n + 1)
-        - special.gammaln(k + 1)
-        - special.gammaln(n - np.asarray(k) + 1)
-    )
+    return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - np.asarray(k) + 1)
 
 
 def _scale(counts: np.ndarray) -> float:
