@@ -22,6 +22,7 @@ EXTRA_OF = {
     "dvc": "pipeline",
     "dvclive": "pipeline",
     "efficientnet_lite_pytorch": "lite",
+    "einops": "mmaction2",
     "fastapi": "app",
     "fsspec": "remote",
     "h5py": "pipeline",
@@ -92,13 +93,14 @@ class MissingExtraError(UserError):
 def missing_extra(package: str, purpose: str, extra: str | None = None) -> MissingExtraError:
     """The error that says what `purpose` lacks, such as `missing_extra("optuna", "search")`.
 
-    In a checkout the command installs what is missing for the package that is there.
+    The command is the same for a wheel and for a checkout, where it takes the tested versions.
 
     Args:
         package: As it is imported.
         extra: Where it is not the one of `EXTRA_OF`.
     """
-    command = f'pip install "dsts-pipeline[{extra or EXTRA_OF[package]}]"'
+    pinned = "-c constraints.txt " if Path("constraints.txt").is_file() else ""
+    command = f'pip install {pinned}"dsts-pipeline[{extra or EXTRA_OF[package]}]"'
     return MissingExtraError(f"{purpose} needs {package}, which is not installed: {command}")
 
 
