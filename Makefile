@@ -3,12 +3,14 @@
 #   make demo                 videos -> report, at the size that params.yaml states
 #   make demo SIZE=small      the same stages on a few clips, in runs/small (a minute or two)
 #   PYTHON=python3.12 make …  another interpreter for .venv (3.11 to 3.13)
+#   EXTRAS=pipeline,mmaction2 make …  what a run needs, without what tests need
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 SIZE ?= full
+EXTRAS ?= test,dev
 STAMP := $(VENV)/.installed
 # DVC starts `python cli.py ...`: the environment's python has to be the first one found.
 export PATH := $(BIN):$(PATH)
@@ -40,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14))' \
 	  || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1); 3.11 to 3.13 is needed: make PYTHON=python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(INSTALL) -c constraints.txt -e ".[test,dev]"
+	$(INSTALL) -c constraints.txt -e ".[$(EXTRAS)]"
 	@# mmaction2 asks for decord. Where that has no wheel, mmaction2 is not in its extra.
 	test -d "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mmaction" \
 	  || $(INSTALL) --no-deps mmaction2==1.2.0

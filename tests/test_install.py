@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import typer
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
+import dsts_pipeline
 from cli import app
 from dsts_pipeline.base.errors import (
     EXTRA_OF,
@@ -303,4 +303,15 @@ def test_every_requirement_has_one_pin_that_fits(python):
 
 def test_pins_name_no_address():
     assert "://" not in (ROOT / "constraints.txt").read_text()
-    assert os.linesep == "\n"
+
+
+def test_hooks_of_commits_have_the_pinned_ruff():
+    (pinned,) = (str(pin.specifier).removeprefix("==") for pin in PINS if pin.name == "ruff")
+    assert f"rev: v{pinned}\n" in (ROOT / ".pre-commit-config.yaml").read_text()
+
+
+def test_the_version_is_said_alike_everywhere():
+    version = PROJECT["version"]
+    assert dsts_pipeline.__version__ == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {version}\n" in (ROOT / "CHANGELOG.md").read_text()
