@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.errors import MissingExtraError, UserError, explain_missing
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
@@ -261,8 +261,8 @@ def demo_app(
 ) -> None:
     """Open a page on this machine: drop a video, see the answer, its route, its neighbours.
 
-    Needs the extra `app`: pip install -c constraints.txt -e ".[app]". Only this machine can reach
-    the page unless --host says otherwise; see docs/predict.md.
+    Needs the extra `app`: pip install "dsts-pipeline\\[app]". Only this machine can reach the page
+    unless --host says otherwise; see docs/predict.md.
 
     Example: python cli.py demo-app --bundle my_bundle
     """
@@ -710,6 +710,12 @@ def told_plainly(debug: bool) -> Iterator[None]:
             raise
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_status) from None
+    except ModuleNotFoundError as error:
+        explained = explain_missing(error, "this command")
+        if debug or not isinstance(explained, MissingExtraError):
+            raise
+        typer.echo(f"error: {explained}", err=True)
+        raise typer.Exit(explained.exit_status) from None
     except KeyboardInterrupt:
         if debug:
             raise

@@ -102,7 +102,7 @@ def _ablate(settings: Settings) -> None:
     )
     write_json(common.ABLATION / "results.json", sign(results))
     write_atomic(common.ABLATION / "results.csv", results_csv(results).encode())
-    Console(width=max(WIDTH, Console().width)).print(ablation_table(results))
+    Console(width=max(WIDTH, Console().width), markup=False).print(ablation_table(results))
     if failures:
         raise SettingsError(
             f"{len(failures)} of the trainings diverged: {next(iter(failures.values()))}"

@@ -156,7 +156,7 @@ def dry_run(settings: Settings) -> None:
             f"{1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = "
             f"{chosen.num_decode_workers}), backbone {1000 * forecast.forward_seconds:.1f} ms",
         )
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     require_space(survey)
 
 

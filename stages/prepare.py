@@ -59,11 +59,11 @@ def run(settings: Settings) -> None:
         soft_wrap=True,
     )
     for line in findings.lines():
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     if table := findings.table():
         console.print(table)
     if shortage := _find_shortage(settings, index):
-        console.print(shortage, soft_wrap=True, markup=False)
+        console.print(shortage, soft_wrap=True)
 
 
 def _find_shortage(settings: Settings, index: ClipIndex) -> str:

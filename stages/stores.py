@@ -149,11 +149,11 @@ def verdict_table(verdict: Verdict) -> Table:
         for question, answer in _describe_values(verdict, verdict.values):
             table.add_row(question, Text(answer))
     for number, damage in enumerate(verdict.damage[:_NUM_LISTED]):
-        table.add_row("" if number else "[red]damage", Text(damage))
+        table.add_row("" if number else Text("damage", "red"), Text(damage))
     if len(verdict.damage) > _NUM_LISTED:
         table.add_row("", Text(f"and {len(verdict.damage) - _NUM_LISTED:,} more"))
     for number, warning in enumerate(verdict.warnings[:_NUM_LISTED]):
-        table.add_row("" if number else "[yellow]warnings", Text(warning))
+        table.add_row("" if number else Text("warnings", "yellow"), Text(warning))
     return table
 
 
@@ -192,7 +192,7 @@ def _describe_channels(statistics: ChannelStatistics) -> str:
 
 def _print_table(table: Table, num_columns: int) -> None:
     """Print it, wide enough to be read."""
-    Console(width=max(num_columns, Console().width), highlight=False).print(table)
+    Console(width=max(num_columns, Console().width), highlight=False, markup=False).print(table)
 
 
 # ---- verify --repair: damaged shards written again, from the clips that the settings name ------
@@ -344,7 +344,7 @@ def import_features(
     )
     doubt = "" if isinstance(features, StoreSource) else doubt_layout(survey.map_shape, axes)
     for note in filter(None, (*table.notes, doubt)):
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True)
     plan = plan_import(features, table, survey, name=name or source.stem, how=settings.store)
     require_space(survey_store(settings.store.root, plan))
     with StoreWriter(settings.store.root, plan) as writer:
@@ -359,7 +359,7 @@ def import_features(
     ids = [sample.id for sample in plan.samples]
     splits = [sample.split for sample in plan.samples]
     for line in tell_shared_groups(ids, splits, plan.groups):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     counts = manifest["counts"]
     unlisted = features.num_items - counts["stored"]
     console.print(

@@ -72,7 +72,15 @@ WIRING = {
     PACKAGE / "base" / "__init__.py",
 }
 # Of settings, the values are tracked, as params.
-WIRES = ("errors.py", "progress.py", "children.py", "transfers.py", "settings.py", "params.py")
+WIRES = (
+    "errors.py",
+    "progress.py",
+    "children.py",
+    "transfers.py",
+    "settings.py",
+    "plain_sections.py",
+    "params.py",
+)
 WIRING |= {PACKAGE / "base" / name for name in WIRES}
 
 

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+try:
+    from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+except ModuleNotFoundError:  # DSTSHead takes nothing but torch
+    from dsts_pipeline.base.plain_sections import (  # type: ignore[assignment, no-redef]
+        BaseModel,
+        ConfigDict,
+        Field,
+        field_validator,
+        model_validator,
+    )
 
 from dsts_pipeline.base.children import REQUEUE_STATUS
 from dsts_pipeline.base.errors import SettingsError

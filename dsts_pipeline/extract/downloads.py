@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from dsts_pipeline.base.errors import CheckpointError
+from dsts_pipeline.base.errors import CheckpointError, missing_extra
 from dsts_pipeline.base.files import (
     open_atomic,
     read_json,
@@ -291,10 +291,7 @@ def _download_http(address: str, shown: str, taken: _Taken) -> None:
 
 def _require_fsspec(shown: str) -> None:
     if find_spec("fsspec") is None:
-        raise CheckpointError(
-            f"{shown}: addresses other than http(s) need fsspec; install it with "
-            "`pip install -c constraints.txt -e '.[remote]'`"
-        )
+        raise missing_extra("fsspec", f"{shown}, an address other than http(s),")
 
 
 def _unreachable(shown: str, reason: object) -> CheckpointError:

@@ -16,12 +16,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import h5py
 import numpy as np
 
-from dsts_pipeline.base.errors import DataError, StoreError
+from dsts_pipeline.base.errors import DataError, LazyExtra, StoreError
 from dsts_pipeline.base.files import sha256_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings import StoreSettings
@@ -33,6 +32,11 @@ from dsts_pipeline.feature_store.opening import open_store
 from dsts_pipeline.feature_store.plan import StorePlan, storage_options
 from dsts_pipeline.feature_store.reader import FeatureStore
 from dsts_pipeline.feature_store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    import h5py
+else:
+    h5py = LazyExtra("h5py", "an HDF5 file")
 
 # ---- labels.csv: which clip has which class and split ------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import SettingsError, import_extra
 from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
@@ -168,7 +168,7 @@ def warn_of_groups(store: FeatureStore, recipe: Recipe) -> None:
         recipe: Of which counts what is held out.
     """
     for line in tell_shared_groups(store.video_ids, store.splits.tolist(), store.groups):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     rows = store.rows_of_split("train")
     clips = np.asarray(store.video_ids)[rows]
     numbers = store.group_numbers
@@ -188,7 +188,7 @@ def warn_of_held_out(
         by=recipe.train.heldout_by,
     )
     if doubt:
-        console.print(doubt, soft_wrap=True, markup=False)
+        console.print(doubt, soft_wrap=True)
 
 
 def check_head(head: nn.Module, feed: FeatureFeed) -> None:
@@ -235,9 +235,9 @@ def log_curves(folder: Path, board: Path | None = None, is_first: bool = True) -
         return
     writer = None if board is None else _open_board(board)
     os.environ.setdefault("DVC_NO_ANALYTICS", "true")
-    from dvclive import Live
+    dvclive = import_extra("dvclive", "keeping learning curves")
 
-    with Live(str(folder), dvcyaml=False, save_dvc_exp=False) as live:
+    with dvclive.Live(str(folder), dvcyaml=False, save_dvc_exp=False) as live:
 
         def log(entry: dict[str, Any]) -> None:
             for name, value in figures_of(entry).items():
@@ -264,12 +264,8 @@ def figures_of(entry: dict[str, Any]) -> dict[str, float]:
 
 
 def _open_board(board: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise SettingsError(
-            "train.tensorboard is true and TensorBoard is not installed; run "
-            '`pip install -c constraints.txt -e ".[tensorboard]"` or set it to false'
-        ) from None
+    import_extra("tensorboard", "train.tensorboard=true")
+    from torch.utils.tensorboard import SummaryWriter
+
     shutil.rmtree(board, ignore_errors=True)
     return SummaryWriter(str(board))

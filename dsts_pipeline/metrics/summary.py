@@ -243,7 +243,7 @@ def ordered_heads(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, An
 
 def print_results(metrics: Mapping[str, Any]) -> Console:
     """Print the table, wide enough for all figures; returns the console, for more lines."""
-    console = Console(width=max(MIN_COLUMNS, Console().width))
+    console = Console(width=max(MIN_COLUMNS, Console().width), markup=False)
     console.print(results_table(metrics))
     return console
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 
 import pytest
 
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import MissingExtraError
 from dsts_pipeline.learn.train import log_curves
 
 LAYER = {"usage": [0.5, 0.5], "entropy": 0.69, "dead": 0, "saturated_share": None}
@@ -41,14 +41,7 @@ def test_other_processes_log_nothing(tmp_path):
 
 
 def test_missing_tensorboard_is_explained(tmp_path, monkeypatch):
-    plain = builtins.__import__
-
-    def refuse(name, *rest):
-        if name.startswith("torch.utils.tensorboard"):
-            raise ImportError(name)
-        return plain(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(SettingsError, match=r"TensorBoard is not installed; run `pip install"):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(MissingExtraError, match=r"train.tensorboard=true .*\[tensorboard\]"):
         with log_curves(tmp_path / "live", tmp_path / "board"):
             pass
