@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,9 +83,14 @@ def new(
     Example: dsts new my_project --videos /data/my_videos
     """
     with told_plainly(debug):
-        choose = import_module("stages.use").choose
-        options = {"videos": videos, "backbone": backbone, "git": git, "choose": choose}
+        options = {"videos": videos, "backbone": backbone, "git": git, "choose": choose_in}
         import_module("stages.new").run(folder, **options)
+
+
+def choose_in(folder: Path, choices: list[str]) -> None:
+    """`dsts use` in another folder."""
+    with chdir(folder):
+        import_module("stages.use").run(choices, PARAMS_FILE, reset=False)
 
 
 # ---- the stages of a run -----------------------------------------------------------------------
