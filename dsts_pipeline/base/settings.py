@@ -93,6 +93,10 @@ class RenderSettings(Section):
         return self
 
 
+# The format of the annotations that a renderer writes.
+FORMAT_OF = {"stick_diving": "diving48", "stick_something": "ssv2"}
+
+
 class DatasetSettings(Section):
     """Where the clips are, how their annotations are read, and which are held out."""
 
@@ -717,10 +721,18 @@ def check_together(settings: Settings) -> None:
 
     Raises:
         SettingsError: UDL of a head without upstream parameters; early stopping with nothing
-            held out; an ablation over folds without folds.
+            held out; an ablation over folds without folds; a data set rendered in one format and
+            read in another.
     """
     head = settings.head
     train = settings.train
+    dataset = settings.dataset
+    if dataset.render is not None and dataset.format != FORMAT_OF[dataset.render.renderer]:
+        raise SettingsError(
+            f"dataset.format is {dataset.format} and dataset.render renders "
+            f"{dataset.render.renderer}, which is {FORMAT_OF[dataset.render.renderer]}; for videos "
+            f"of your own set dataset.render to null, as dataset={dataset.format} does"
+        )
     if settings.udl.enabled and head.num_layers == 0:
         raise SettingsError(
             "udl.enabled is true and head.num_layers 0: a head without layers has no upstream "
