@@ -28,8 +28,8 @@ from dsts_pipeline.learn.ablation import (
     Estimates,
     RunPlan,
     Runs,
-    show_ablation,
     share_out,
+    show_ablation,
     train_in_processes,
 )
 from dsts_pipeline.learn.processes import choose_device
