@@ -279,6 +279,10 @@ def demo_app(
 # ---- many trainings ----------------------------------------------------------------------------
 
 TRAININGS = "Many trainings"
+Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", help="Stop between epochs by then; the same command goes on."),
+]
 
 
 @app.command(rich_help_panel=TRAININGS)
@@ -304,6 +308,7 @@ def ablate(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the trainings.")
     ] = None,
+    minutes: Minutes = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
@@ -324,7 +329,13 @@ def ablate(
     varied = json.dumps(grid) if grid else None
     tried = json.dumps(search) if search else None
     given = override(
-        "ablate", num_seeds=seeds, jobs=jobs, grid=varied, search=tried, folds=folds or None
+        "ablate",
+        num_seeds=seeds,
+        jobs=jobs,
+        grid=varied,
+        search=tried,
+        folds=folds or None,
+        minutes=minutes,
     )
     run_stage("ablate", params, [*first, *overrides, *given], debug)
 
@@ -342,9 +353,7 @@ def search(
     num_trials: Annotated[
         int | None, typer.Option("--num-trials", min=1, help="In all, with those of earlier calls.")
     ] = None,
-    timeout_seconds: Annotated[
-        float | None, typer.Option("--timeout-seconds", help="Begin no trial after so long.")
-    ] = None,
+    minutes: Minutes = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
@@ -359,7 +368,7 @@ def search(
     given = override(
         "search",
         num_trials=num_trials,
-        timeout_seconds=timeout_seconds,
+        minutes=minutes,
         space=json.dumps(space) if space else None,
     )
     run_stage("search", params, [*overrides, *given], debug)

@@ -117,6 +117,7 @@ _NO_CHECKPOINTS = "leave it out; the checkpoints of a finished training are dele
 _DIVERGED = "leave it out; a training ends where its loss is not finite or above 1e6"
 # Keys of earlier releases, and what to do instead.
 REMOVED_SETTINGS = {
+    "search.timeout_seconds": "write search.minutes, such as 30, for half an hour",
     "train.max_loss": _DIVERGED,
     "train.keep_checkpoints": _NO_CHECKPOINTS,
     "finetune.max_loss": _DIVERGED,

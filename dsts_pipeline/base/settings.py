@@ -616,8 +616,8 @@ class SearchSettings(Section):
     """settings to vary: key=low:high, key=low:high:log or key=a,b,c"""
     num_trials: Count = 30
     """of the study, those of earlier calls included"""
-    timeout_seconds: Positive | None = None
-    """no trial is begun after so long; null: no limit"""
+    minutes: Positive | None = None
+    """time for a call: no epoch is begun that would end later; null: no limit"""
     pruner: Literal["median", "successive_halving", "none"] = "median"
     """what ends bad trials early: median, successive_halving or none"""
     startup_trials: Number = 5
@@ -669,6 +669,8 @@ class AblateSettings(Section):
     """processes that share the trainings"""
     num_together: Count = 64
     """trainings a process holds at a time; fewer where memory is short"""
+    minutes: Positive | None = None
+    """time for a call: no epoch is begun that would end later; null: no limit"""
 
     @field_validator("variants")
     @classmethod

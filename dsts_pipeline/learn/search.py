@@ -222,7 +222,7 @@ def name_study(settings: Settings, dimensions: list[Dimension], store: str) -> s
         del content["train"][name]
     for section, name in (dimension.key.split(".") for dimension in dimensions):
         del content[section][name]
-    space = settings.search.model_dump(mode="json", exclude={"num_trials", "timeout_seconds"})
+    space = settings.search.model_dump(mode="json", exclude={"num_trials", "minutes"})
     weights = settings.backbone.weights
     parts = {"settings": content, "space": space, "store": store, "weights": str(weights)}
     parts |= {"feed": order_of(settings.feed), "sources": digest_sources()}
