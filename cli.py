@@ -191,7 +191,11 @@ def evaluate(
 def report(
     screenshots: Annotated[
         Path | None,
-        typer.Option("--screenshots", metavar="FOLDER", help="Also take README's pictures."),
+        typer.Option(
+            "--screenshots",
+            metavar="FOLDER",
+            help="Also take pictures of its parts, as README and docs show them, into this folder.",
+        ),
     ] = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsts_pipeline.base.errors import StoreError, UserError
-from dsts_pipeline.base.files import format_bytes, read_json, write_json
+from dsts_pipeline.base.files import format_bytes, read_json, sign, write_json
 from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
@@ -29,8 +29,10 @@ from dsts_pipeline.feature_store.housekeeping import (
     remove_store,
 )
 from dsts_pipeline.feature_store.importing import (
+    LabelRow,
     StoreSource,
     doubt_layout,
+    find_videos,
     open_source,
     plan_import,
     read_labels,
@@ -354,6 +356,7 @@ def import_features(
         path = write_import(features, table.rows, survey, writer, provenance=provenance)
     manifest = read_json(path)
     write_json(common.FEATURES, record_store(manifest, writer.path))
+    _note_videos(table.rows, labels.parent, manifest["fingerprint"])
     for failure in manifest["failures"][:5]:
         console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
     ids = [sample.id for sample in plan.samples]
@@ -367,3 +370,16 @@ def import_features(
         f"{counts['failed']:,} clips failed; {max(0, unlisted):,} items of the source not used",
         soft_wrap=True,
     )
+
+
+def _note_videos(rows: Sequence[LabelRow], root: Path, fingerprint: str) -> None:
+    """Note which videos the table names, for the previews of `report`."""
+    found = find_videos(rows, root)
+    if not found:
+        common.NAMED_VIDEOS.unlink(missing_ok=True)  # of an earlier import
+        return
+    named = {"store": fingerprint, "root": str(root.resolve()), "paths": found}
+    write_json(common.NAMED_VIDEOS, sign(named))
+    num_clips = len({row.id for row in rows})
+    told = f"videos of {len(found):,} of {num_clips:,} clips found; report shows them"
+    console.print(told, soft_wrap=True)

@@ -579,8 +579,10 @@ class EvaluateSettings(Section):
 class ReportSettings(Section):
     """What the HTML page shows."""
 
-    title: str = "Dynamic spatio-temporal specialization: a run in figures"
-    """on the page and in its tab"""
+    title: str | None = None
+    """on the page and in its tab; null: the data set's name"""
+    num_examples: Annotated[int, Field(ge=0, le=24)] = 3
+    """right answers shown large at the top, and as many wrong ones"""
     num_confused_pairs: Annotated[int, Field(ge=1, le=200)] = 12
     """rows of the table of confused classes"""
     num_gallery_clips: Annotated[int, Field(ge=0, le=24)] = 4
@@ -589,8 +591,8 @@ class ReportSettings(Section):
     """previews per cell of the confusion matrix"""
     num_mistakes: Annotated[int, Field(ge=0, le=1000)] = 40
     """wrong answers shown one by one"""
-    preview_size_px: Annotated[int, Field(ge=32, le=160)] = 72
-    """side of a preview"""
+    preview_size_px: Annotated[int, Field(ge=32, le=480)] = 160
+    """longer side of a preview's frames, which are never enlarged"""
     max_preview_mb: Annotated[float, Field(ge=0, le=200)] = 12.0
     """megabytes that all previews may take"""
     write_plots: bool = True
