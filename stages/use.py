@@ -9,14 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from dsts_pipeline.base.choices import CHOICES, Choices, tell_value
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import SettingsError, import_extra
 from dsts_pipeline.base.files import write_atomic
 from dsts_pipeline.base.params import (
     CONFIGS,
@@ -104,6 +100,10 @@ def _compose(choices: Choices) -> Settings:
     Raises:
         SettingsError: They do not compose, or the result is unsound.
     """
+    hydra = import_extra("hydra", "composing configs/")
+    omegaconf = import_extra("omegaconf", "composing configs/")
+    hydra_errors = import_extra("hydra.errors", "composing configs/")
+    faults = (hydra_errors.HydraException, omegaconf.errors.OmegaConfBaseException)
     with TemporaryDirectory() as folder:
         configs = Path(folder) / CONFIGS.name
         shutil.copytree(CONFIGS, configs)
@@ -112,9 +112,10 @@ def _compose(choices: Choices) -> Settings:
         if choices.texts():
             copy.write_text(choices.as_yaml(), encoding="utf-8")
         try:
-            with initialize_config_dir(str(configs), version_base=None):
-                values = OmegaConf.to_container(compose("config"), resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
+            with hydra.initialize_config_dir(str(configs), version_base=None):
+                composed = hydra.compose("config")
+            values = omegaconf.OmegaConf.to_container(composed, resolve=True)
+        except faults as error:
             told = str(error).replace(f"{folder}/", "").splitlines()[0]
             raise SettingsError(f"{CHOICES}: does not compose: {told}") from None
     try:

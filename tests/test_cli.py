@@ -18,7 +18,8 @@ from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 
 COMMANDS = (
     "compare "
-    "doctor prepare weights extract train-head evaluate report ablate pretrain verify stores export "
+    "doctor new prepare use weights extract train-head evaluate report ablate pretrain verify "
+    "stores export "
     "import-features results show predict demo-app finetune pretrain-backbone "
     "search export-annotations convert-checkpoint"
 ).split()

@@ -37,6 +37,7 @@ EXTRA_OF = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "omegaconf": "pipeline",
     "optuna": "search",
     "ray": "ray",
     "s3fs": "remote",
