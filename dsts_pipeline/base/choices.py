@@ -150,7 +150,9 @@ def _read(key: str, value: str, text: str) -> Any:
     try:
         return read_value(value)
     except YAMLError as error:
-        raise SettingsError(f"use {text}: {value!r} is no YAML value ({reason_of(error)})") from None
+        raise SettingsError(
+            f"use {text}: {value!r} is no YAML value ({reason_of(error)})"
+        ) from None
 
 
 def _told(values: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -207,9 +207,7 @@ def _compare(source: str, found: str, expected: str | None) -> None:
         )
 
 
-def _fetch(
-    address: str, sha256: str | None, cache: Path, digest: Callable[[Path], str]
-) -> Path:
+def _fetch(address: str, sha256: str | None, cache: Path, digest: Callable[[Path], str]) -> Path:
     """The downloaded file; one that is there already is used if it is still what it was."""
     shown = _without_secrets(address)
     folder = cache / hashlib.sha256(shown.encode()).hexdigest()[:16]

@@ -365,12 +365,11 @@ def plot_tables(
     heads = ordered_heads(metrics)
     left_out = metrics.get("left_out", {})
     figures = [name for name in ("top1", "top5", "class_wise") if name not in left_out]
-    rated = [] if "calibration" in left_out else heads
     routed = (routing or {"heads": {}})["heads"].items()
     tables = {
         "heads.csv": csv_text(("head", "figure", "value", "low", "high"), _heads(heads, figures)),
         "per_class.csv": csv_text(("head", "class", *_SHARES), _per_class(heads, classes)),
-        "reliability.csv": csv_text(("head", "bin", *_BIN), _reliability(rated)),
+        "reliability.csv": csv_text(("head", "bin", *_BIN), _reliability(heads)),
         "class_by_neuron.csv": csv_text(
             ("head", "layer", "class", "neuron", "views"), _class_by_neuron(routed, classes)
         ),

@@ -107,7 +107,7 @@ def test_a_name_that_is_no_utf8_is_one_problem_of_many(tmp_path):
     )
     assert run.returncode == 0 and "1 train, 1 test clips of 1 classes, 1 unusable" in run.stderr
     check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())
-    assert check["problems"] == {"name": ["test/test/a/caf\\xe9"]}
+    assert check["problems"] == {"name": ["test/a/caf\\xe9"]}
     assert check["annotated"] == {"train": 1, "test": 2}
 
 
