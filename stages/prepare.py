@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.base.groups import number_groups
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import DatasetSettings, Settings
-from dsts_pipeline.base.training_clips import find_shortage
+from dsts_pipeline.base.training_clips import find_shortage, fit_batch_size
 from dsts_pipeline.clips.annotation import printable
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
@@ -111,23 +112,26 @@ def _require_folder_of_renderer(dataset: DatasetSettings) -> None:
 
 
 def _find_shortage(settings: Settings, index: ClipIndex) -> str:
-    """What `train-head` will refuse after the extraction, told before it.
+    """What `train-head` will refuse, or do otherwise than it is set, told before the extraction.
 
     On the terminal alone: settings of a training must not decide what this stage leaves behind, or
     every experiment with them would look at the videos again.
     """
     train = index.of_split("train")
     options = settings.train
-    shortage = find_shortage(
-        np.array([clip.label for clip in train], dtype=np.int64),
-        np.array([clip.id for clip in train], dtype=np.str_),
-        batch_size=options.batch_size,
-        heldout_fraction=options.heldout_fraction,
-        seed=settings.seed if options.data_seed is None else options.data_seed,
-        paired=settings.udl.enabled,
-        world_size=options.devices,
-        early_stopping_epochs=options.early_stopping_epochs,
-        heldout_by=options.heldout_by,
-        origins=number_groups([clip.id for clip in train], [clip.group for clip in train]),
-    )
-    return f"warning: train-head will refuse these clips: {shortage}" if shortage else ""
+    labels = np.array([clip.label for clip in train], dtype=np.int64)
+    ids = np.array([clip.id for clip in train], dtype=np.str_)
+    how: dict[str, Any] = {
+        "heldout_fraction": options.heldout_fraction,
+        "seed": settings.seed if options.data_seed is None else options.data_seed,
+        "paired": settings.udl.enabled,
+        "world_size": options.devices,
+        "heldout_by": options.heldout_by,
+        "origins": number_groups([clip.id for clip in train], [clip.group for clip in train]),
+    }
+    size, told = fit_batch_size(labels, ids, batch_size=options.batch_size, **how)
+    patience = options.early_stopping_epochs
+    shortage = find_shortage(labels, ids, batch_size=size, early_stopping_epochs=patience, **how)
+    if shortage:
+        return f"warning: train-head will refuse these clips: {shortage}"
+    return f"train-head: {told}" if told else ""

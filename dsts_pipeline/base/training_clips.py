@@ -124,6 +124,58 @@ def doubt_held_out(
     )
 
 
+def fit_batch_size(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    *,
+    batch_size: int,
+    heldout_fraction: float,
+    seed: int,
+    paired: bool,
+    world_size: int = 1,
+    heldout_by: HeldoutBy = "clip",
+    origins: np.ndarray | None = None,
+) -> tuple[int, str]:
+    """The batch size that a training takes: smaller than asked for where clips are too few.
+
+    Arguments are those of `find_shortage`, which refuses what is left.
+
+    Returns:
+        Clips per batch and process; and what there is to say of it, and of held-out clips that
+        there are none of, or "".
+    """
+    rows = np.arange(len(labels))
+    how: dict[str, Any] = {"fraction": heldout_fraction, "by": heldout_by, "origins": origins}
+    try:
+        parts = hold_out(rows, labels, groups, seed=seed, **how)
+    except SettingsError:
+        return batch_size, ""
+    num_kept, num_held = (len(np.unique(groups[part])) for part in parts)
+    told = []
+    largest = num_kept // (2 if paired else 1) // world_size
+    is_cut = num_kept < _count_needed(batch_size, paired, world_size) and largest > 0
+    if is_cut:
+        where = f" on each of {world_size} processes" if world_size > 1 else ""
+        held = f" ({num_held} more are held out)" if num_held else ""
+        told.append(
+            f"{num_kept} training clips{held} do not fill "
+            f"{'two batches' if paired else 'a batch'} of train.batch_size {batch_size}{where}: "
+            f"batches of {largest} are taken"
+        )
+    if heldout_fraction and num_kept and not num_held:
+        told.append(
+            f"train.heldout_fraction {heldout_fraction:g} holds out none of {num_kept} training "
+            "clips: no epoch is chosen by them, the last one counts"
+        )
+    return largest if is_cut else batch_size, "; ".join(told)
+
+
+def _count_needed(batch_size: int, paired: bool, world_size: int) -> int:
+    """Clips without which no iteration is possible."""
+    together = batch_size * world_size
+    return 2 * together if paired else together if world_size > 1 else 1
+
+
 def find_shortage(
     labels: np.ndarray,
     groups: np.ndarray,
@@ -154,8 +206,7 @@ def find_shortage(
     except SettingsError as error:
         return str(error)
     num_kept, num_held = (len(np.unique(groups[part])) for part in parts)
-    together = batch_size * world_size
-    needed = 2 * together if paired else together if world_size > 1 else 1
+    needed = _count_needed(batch_size, paired, world_size)
     if num_kept < needed:
         reason = (
             "UDL takes two disjoint batches an iteration" if paired else "all take a full batch"

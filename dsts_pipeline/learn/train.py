@@ -7,6 +7,7 @@ in `training`, what a step does in `steps`, the second-order gradient in `udl`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from dsts_pipeline.base.errors import SettingsError, import_extra
 from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
-from dsts_pipeline.base.training_clips import doubt_held_out, find_shortage
+from dsts_pipeline.base.training_clips import doubt_held_out, find_shortage, fit_batch_size
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.learn.processes import ALONE, Processes
@@ -115,6 +116,34 @@ def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoc
 
 
 # ---- what can't train, told before a map is read -----------------------------------------------
+
+
+def fit_to_clips(
+    store: FeatureStore,
+    rows: np.ndarray,
+    recipe: Recipe,
+    *,
+    paired: bool,
+    world_size: int = 1,
+) -> tuple[Recipe, str]:
+    """The recipe with a batch that the clips fill, and what was changed, "" where nothing was.
+
+    Arguments are those of `check_clips`, which refuses what can't be helped.
+    """
+    numbers = store.group_numbers
+    size, told = fit_batch_size(
+        store.labels[rows],
+        np.asarray(store.video_ids)[rows],
+        batch_size=recipe.train.batch_size,
+        heldout_fraction=recipe.train.heldout_fraction,
+        seed=recipe.stream_seed,
+        paired=paired,
+        world_size=world_size,
+        heldout_by=recipe.train.heldout_by,
+        origins=None if numbers is None else numbers[rows],
+    )
+    train = recipe.train.model_copy(update={"batch_size": size})
+    return dataclasses.replace(recipe, train=train), told
 
 
 def check_clips(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsts_pipeline.base.training_clips import find_shortage, hold_out
+from dsts_pipeline.base.training_clips import find_shortage, fit_batch_size, hold_out
 
 LABELS = np.arange(20) % 4
 IDS = np.array([f"clip {n}" for n in range(20)])
@@ -37,6 +37,26 @@ def test_the_largest_batch_that_is_told_is_enough_and_one_more_is_not(seed):
     largest = int(told.partition("at most ")[2].split(",")[0])
     assert shortage(batch_size=largest, heldout_fraction=0.13, seed=seed) == ""
     assert shortage(batch_size=largest + 1, heldout_fraction=0.13, seed=seed)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("heldout_fraction", [0.0, 0.13])
+def test_a_batch_is_cut_to_the_largest_that_clips_fill(paired, world_size, heldout_fraction):
+    how = {"paired": paired, "world_size": world_size, "heldout_fraction": heldout_fraction}
+    for asked in range(1, 40):
+        size, told = fit_batch_size(LABELS, IDS, batch_size=asked, seed=0, **how)
+        assert shortage(batch_size=size, **how) == ""
+        if shortage(batch_size=asked, **how) == "":
+            assert size == asked and "are taken" not in told
+        else:
+            assert shortage(batch_size=size + 1, **how) and f"batches of {size} are taken" in told
+
+
+def test_where_nothing_is_held_out_it_is_said():
+    how = {"batch_size": 2, "seed": 0, "paired": True}
+    assert "the last one counts" in fit_batch_size(LABELS, IDS, heldout_fraction=0.001, **how)[1]
+    assert fit_batch_size(LABELS, IDS, heldout_fraction=0.0, **how) == (2, "")
 
 
 def test_views_of_a_clip_count_once():
