@@ -20,12 +20,12 @@ PAGE = """# The feature store measured
 
 Maps are float16 as a ReLU leaves them; one chunk or record a map. Reading: {batch} random rows a
 batch, from a warm page cache, "loop" one after the other, "selection" all in one call; "block"
-reads as many neighbouring rows instead, "stream" what comes next in a shuffle buffer. Writing: everything into a new folder, each file on the disk (fsync) in
-the end. "To memmap" is the median over rounds of the ratio within a round, higher is faster. Our
-files always have checksums, which "not verified" does not look at. "Memory reused" hands NumPy the
-same memory for every batch, as our reader does by itself; a plain memmap maps and clears fresh
-pages for every batch. Ours reads with as many threads as it says; zarr-python and zarrs use their
-own, the others one.
+reads as many neighbouring rows instead, "stream" what comes next in a shuffle buffer. Writing:
+everything into a new folder, each file on the disk (fsync) in the end. "To memmap" is the median
+over rounds of the ratio within a round, higher is faster. Our files always have checksums, which
+"not verified" does not look at. "Memory reused" hands NumPy the same memory for every batch, as our
+reader does by itself; a plain memmap maps and clears fresh pages for every batch. Ours reads with
+as many threads as it says; zarr-python and zarrs use their own, the others one.
 
 {goals}
 {tables}"""
