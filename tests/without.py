@@ -14,7 +14,15 @@ from typing import Any
 # What packages of the base install import of others, so that it is there wherever they are.
 BROUGHT = {
     "torch": ("torchgen", "functorch", "typing_extensions", "sympy", "mpmath"),
-    "zarr": ("numcodecs", "google_crc32c", "donfig", "yaml", "packaging", "typing_extensions"),
+    "zarr": (
+        "numcodecs",
+        "google_crc32c",
+        "donfig",
+        "yaml",
+        "msgspec",
+        "packaging",
+        "typing_extensions",
+    ),
     "pydantic": ("pydantic_core", "annotated_types", "typing_inspection", "typing_extensions"),
     "rich": ("markdown_it", "mdurl", "pygments"),
     "typer": ("click", "shellingham", "annotated_doc"),
@@ -29,6 +37,9 @@ class Filtered:
         brought = [name for package in packages for name in BROUGHT.get(package, ())]
         self._finder = finder
         self._allowed = {*packages, *brought, *OURS, *sys.stdlib_module_names}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)  # what tells of installed versions
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         package = name.partition(".")[0]
