@@ -219,8 +219,8 @@ def _check_training(settings: Settings) -> None:
             f"train.devices is {settings.train.devices}: several processes that train one head; "
             "an ablation shares out its heads instead: set train.devices to 1 and ablate.jobs"
         )
-    if settings.train.tensorboard:
-        console.print("train.tensorboard has no effect here: an ablation keeps histories")
+    if set(settings.train.loggers) - {"dvclive"}:
+        console.print("train.loggers has no effect here: an ablation keeps histories")
 
 
 def _train_runs(

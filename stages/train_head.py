@@ -28,7 +28,8 @@ from dsts_pipeline.learn import (
     stop_on_sigterm,
     train_head,
 )
-from dsts_pipeline.learn.train import log_curves, warn_of_groups
+from dsts_pipeline.learn.loggers import log_curves
+from dsts_pipeline.learn.train import warn_of_groups
 from stages import common
 
 
@@ -106,8 +107,9 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     )
     save("linear_probe", "linear probe", probe, history)
 
-    board = common.TENSORBOARD if train.tensorboard else None
-    with log_curves(common.CURVES, board, processes.is_first) as log:
+    decided = made_by | {"seed": settings.seed, "store": store.division}
+    loggers = train.loggers
+    with log_curves(loggers, common.OUTPUTS, decided, is_first=processes.is_first) as log:
         history = train_head(
             head,
             feed,

@@ -43,6 +43,7 @@ SOURCES = [*MODULES, *sorted((ROOT / "stages").rglob("*.py")), ROOT / "cli.py"]
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "hydra": "hydra-core",
+    "mlflow": "mlflow-skinny",
     "mmaction": "mmaction2",
     "mmcv": "mmcv-lite",
     "ruamel": "ruamel.yaml",

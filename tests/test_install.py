@@ -42,7 +42,7 @@ DISTRIBUTIONS = {
     "ruamel": "ruamel.yaml",
     "vl_convert": "vl-convert-python",
 }
-BROUGHT_ALONG = {"torchvision": "timm"}  # by what an extra asks for
+BROUGHT_ALONG = {"mlflow": "mlflow-skinny", "torchvision": "timm"}  # by what an extra asks for
 OPTIONAL = {"cv2": "used where it is there, else a stand-in"}
 # Folders and files that are of an extra as a whole, and import its packages at their top.
 OF_EXTRAS = {

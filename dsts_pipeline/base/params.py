@@ -118,6 +118,7 @@ _DIVERGED = "leave it out; a training ends where its loss is not finite or above
 # Keys of earlier releases, and what to do instead.
 REMOVED_SETTINGS = {
     "search.timeout_seconds": "write search.minutes, such as 30, for half an hour",
+    "train.tensorboard": "write train.loggers: [dvclive, tensorboard]",
     "train.max_loss": _DIVERGED,
     "train.keep_checkpoints": _NO_CHECKPOINTS,
     "finetune.max_loss": _DIVERGED,

@@ -486,6 +486,9 @@ class RunSettings(Section):
     """exit status after SIGTERM, by which a cluster starts the job anew"""
 
 
+LoggerName = Literal["dvclive", "tensorboard", "wandb", "mlflow"]
+
+
 class TrainSettings(RunSettings, LearningSettings):
     """Training of heads on cached maps."""
 
@@ -507,14 +510,14 @@ class TrainSettings(RunSettings, LearningSettings):
     """of batches and held-out clips; null: the run's seed"""
     recompute_clips_at_end: Count | None = None
     """clips of the last such passes; null: all training clips"""
-    tensorboard: bool = False
-    """write curves for TensorBoard, too"""
+    loggers: tuple[LoggerName, ...] = ("dvclive",)
+    """of the DSTS head's curves: dvclive, tensorboard, wandb, mlflow"""
     cuda_graph: Literal["auto", "off"] = "auto"
     """auto: on one GPU iterations are captured once and replayed; off: never"""
 
 
 # What decides nothing about a training's result.
-OF_THE_RUN = frozenset(RunSettings.model_fields) | {"tensorboard", "cuda_graph"}
+OF_THE_RUN = frozenset(RunSettings.model_fields) | {"loggers", "cuda_graph"}
 
 
 class FinetuneSettings(RunSettings, LearningSettings):

@@ -8,17 +8,13 @@ in `training`, what a step does in `steps`, the second-order gradient in `udl`.
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from dsts_pipeline.base.errors import SettingsError, import_extra
+from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
@@ -235,66 +231,3 @@ def check_head(head: nn.Module, feed: FeatureFeed) -> None:
                 f"{type(head).__name__} is made for {has} {name}, and the store's maps have "
                 f"{wants}; build the head for this store"
             )
-
-
-# ---- learning curves ---------------------------------------------------------------------------
-#
-# DVCLive's for `dvc plots show` and `dvc metrics diff`, TensorBoard's on request. A training that
-# goes on after a stop logs its earlier epochs again, so curves are always whole.
-
-# What takes time differs from run to run and is no result: history.json has it.
-NOT_LOGGED = ("epoch", "layers", "best", "seconds")
-Log = Callable[[dict[str, Any]], None]
-
-
-@contextmanager
-def log_curves(folder: Path, board: Path | None = None, is_first: bool = True) -> Iterator[Log]:
-    """Give a function that logs one entry of a training's history as the next step.
-
-    Args:
-        folder: DVCLive's.
-        board: TensorBoard's, emptied first; None for none.
-        is_first: Whether this process logs.
-
-    Raises:
-        SettingsError: TensorBoard is asked for and not installed.
-    """
-    if not is_first:
-        yield lambda entry: None
-        return
-    writer = None if board is None else _open_board(board)
-    os.environ.setdefault("DVC_NO_ANALYTICS", "true")
-    dvclive = import_extra("dvclive", "keeping learning curves")
-
-    with dvclive.Live(str(folder), dvcyaml=False, save_dvc_exp=False) as live:
-
-        def log(entry: dict[str, Any]) -> None:
-            for name, value in figures_of(entry).items():
-                live.log_metric(name, value)
-                if writer is not None:
-                    writer.add_scalar(name, value, entry["epoch"])
-            live.next_step()
-
-        try:
-            yield log
-        finally:
-            if writer is not None:
-                writer.close()
-
-
-def figures_of(entry: dict[str, Any]) -> dict[str, float]:
-    """What of a history's entry is plotted, by name."""
-    figures = {name: value for name, value in entry.items() if name not in NOT_LOGGED}
-    for number, layer in enumerate(entry.get("layers", ()), start=1):
-        for name in ("entropy", "dead", "saturated_share"):
-            if layer[name] is not None:
-                figures[f"layer_{number}/{name}"] = layer[name]
-    return figures
-
-
-def _open_board(board: Path) -> Any:
-    import_extra("tensorboard", "train.tensorboard=true")
-    from torch.utils.tensorboard import SummaryWriter
-
-    shutil.rmtree(board, ignore_errors=True)
-    return SummaryWriter(str(board))
