@@ -6,8 +6,8 @@ import struct
 import sys
 
 import pytest
+from rich.console import Console
 
-from dsts_pipeline.base import progress
 from dsts_pipeline.base.errors import MissingExtraError
 from dsts_pipeline.learn import loggers
 from dsts_pipeline.learn.loggers import log_curves
@@ -225,7 +225,7 @@ class Failing:
 def test_a_failing_logger_is_told_once_and_kills_no_training(tmp_path, monkeypatch, capsys, when):
     failing = Failing(when)
     monkeypatch.setitem(loggers.LOGGERS, "wandb", failing)
-    monkeypatch.setattr(loggers, "console", progress.Console(stderr=True, width=300))
+    monkeypatch.setattr(loggers, "console", Console(stderr=True, width=300))
     train(tmp_path, "wandb", "dvclive")
     assert read_dvclive(tmp_path) == (NAMES, LOSSES)
     told = capsys.readouterr().err
