@@ -26,8 +26,8 @@ from dsts_pipeline.base.errors import UserError
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
-    "The stages, in order: prepare, weights, extract, train-head, evaluate, report. `dvc repro` runs those "
-    "of them whose inputs or settings changed.",
+    "The stages, in order: prepare, weights, extract, train-head, evaluate, report. `dvc repro` "
+    "runs those of them whose inputs or settings changed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

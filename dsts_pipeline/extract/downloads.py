@@ -5,8 +5,8 @@ path and its digest. A download is checked before it gets its name, so a file wi
 Beside a download, and beside weights that this package wrote (the embedded ones, too), lies a note
 with the digest, `<name>.json`, which the file must have whenever it is read.
 Weights that an installed package holds are named by a reference, a .json file of its own: package,
-file in it, digest, and how it is installed. Files of this package itself are named by their place in
-the repository, dsts_pipeline/..., also where only the installed package has them.
+file in it, digest, and how it is installed. Files of this package itself are named by their place
+in the repository, dsts_pipeline/..., also where only the installed package has them.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Choice: the least that each rests on. Below ten clips a bootstrap often gives intervals of no
-# width; a bin or a class wants some clips of its own; and the textbook's rule for tests on tables of
-# counts is five expected in a cell, here on average in a column.
+# width; a bin or a class wants some clips of its own; and the textbook's rule for tests on tables
+# of counts is five expected in a cell, here on average in a column.
 CLIPS_OF_INTERVAL = 10
 CLIPS_OF_BIN = 2
 CLIPS_OF_CLASS = 5
