@@ -12,7 +12,7 @@ from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.base.groups import number_groups
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import DatasetSettings, Settings
-from dsts_pipeline.base.training_clips import find_shortage, fit_batch_size
+from dsts_pipeline.base.training_clips import find_shortage, fit_to_clips
 from dsts_pipeline.clips.annotation import printable
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
@@ -122,16 +122,21 @@ def _find_shortage(settings: Settings, index: ClipIndex) -> str:
     labels = np.array([clip.label for clip in train], dtype=np.int64)
     ids = np.array([clip.id for clip in train], dtype=np.str_)
     how: dict[str, Any] = {
-        "heldout_fraction": options.heldout_fraction,
         "seed": settings.seed if options.data_seed is None else options.data_seed,
         "paired": settings.udl.enabled,
         "world_size": options.devices,
+        "early_stopping_epochs": options.early_stopping_epochs,
         "heldout_by": options.heldout_by,
         "origins": number_groups([clip.id for clip in train], [clip.group for clip in train]),
     }
-    size, told = fit_batch_size(labels, ids, batch_size=options.batch_size, **how)
-    patience = options.early_stopping_epochs
-    shortage = find_shortage(labels, ids, batch_size=size, early_stopping_epochs=patience, **how)
-    if shortage:
+    size, fraction, told = fit_to_clips(
+        labels,
+        ids,
+        batch_size=options.batch_size,
+        heldout_fraction=options.heldout_fraction,
+        **how,
+    )
+    fitted: dict[str, Any] = {"batch_size": size, "heldout_fraction": fraction}
+    if shortage := find_shortage(labels, ids, **fitted, **how):
         return f"warning: train-head will refuse these clips: {shortage}"
     return f"train-head: {told}" if told else ""

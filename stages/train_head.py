@@ -21,7 +21,7 @@ from dsts_pipeline.learn import (
     Processes,
     Recipe,
     check_clips,
-    fit_to_clips,
+    fit_recipe,
     hold_together,
     joined_processes,
     remove_checkpoints,
@@ -61,7 +61,7 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     asked = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
     paired = settings.udl.enabled and bool(head.upstream_parameters())
     together: dict[str, Any] = {"paired": paired, "world_size": processes.world_size}
-    recipe, adapted = fit_to_clips(store, rows, asked, **together)
+    recipe, adapted = fit_recipe(store, rows, asked, **together)
     check_clips(store, rows, recipe, **together)
     train = recipe.train
     if processes.is_first:

@@ -17,9 +17,8 @@ from dsts_pipeline.stick import render_embedded
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 
 COMMANDS = (
-    "compare "
-    "doctor prepare weights extract train-head evaluate report ablate pretrain verify "
-    "stores export "
+    "compare weights "
+    "doctor prepare extract train-head evaluate report ablate pretrain verify stores export "
     "import-features results show predict demo-app finetune pretrain-backbone "
     "search export-annotations convert-checkpoint"
 ).split()

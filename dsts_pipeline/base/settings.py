@@ -214,7 +214,7 @@ class BackboneSettings(Section):
     name: str = "stick_r18"
     """a preset, timm:NAME, a config of mmaction2's zoo or of yours, or a transformers folder"""
     weights: str | None = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
-    """a file, an address, a transformers folder or random; null: none, for imported maps"""
+    """a file, an address, a transformers folder, or the word random; null: for imported maps"""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """digest that the weights file must have; null: not compared"""
     key_map: Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"] = "auto"

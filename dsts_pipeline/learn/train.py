@@ -18,7 +18,7 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
-from dsts_pipeline.base.training_clips import doubt_held_out, find_shortage, fit_batch_size
+from dsts_pipeline.base.training_clips import doubt_held_out, find_shortage, fit_to_clips
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.learn.processes import ALONE, Processes
@@ -114,7 +114,7 @@ def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoc
 # ---- what can't train, told before a map is read -----------------------------------------------
 
 
-def fit_to_clips(
+def fit_recipe(
     store: FeatureStore,
     rows: np.ndarray,
     recipe: Recipe,
@@ -127,7 +127,7 @@ def fit_to_clips(
     Arguments are those of `check_clips`, which refuses what can't be helped.
     """
     numbers = store.group_numbers
-    size, told = fit_batch_size(
+    fitted = fit_to_clips(
         store.labels[rows],
         np.asarray(store.video_ids)[rows],
         batch_size=recipe.train.batch_size,
@@ -135,11 +135,13 @@ def fit_to_clips(
         seed=recipe.stream_seed,
         paired=paired,
         world_size=world_size,
+        early_stopping_epochs=recipe.train.early_stopping_epochs,
         heldout_by=recipe.train.heldout_by,
         origins=None if numbers is None else numbers[rows],
     )
-    train = recipe.train.model_copy(update={"batch_size": size})
-    return dataclasses.replace(recipe, train=train), told
+    values = {"batch_size": fitted.batch_size, "heldout_fraction": fitted.heldout_fraction}
+    train = recipe.train.model_copy(update=values)
+    return dataclasses.replace(recipe, train=train), fitted.told
 
 
 def check_clips(
