@@ -3,17 +3,22 @@
 #   make demo                 videos -> report, at the size that params.yaml states
 #   make demo SIZE=small      the same stages on a few clips, in runs/small (a minute or two)
 #   PYTHON=python3.12 make …  another interpreter for .venv (3.11 to 3.13)
+#   EXTRAS=pipeline,mmaction2 make …  what a run needs, without what tests need
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 SIZE ?= full
+EXTRAS ?= test,dev
 STAMP := $(VENV)/.installed
 # DVC starts `python cli.py ...`: the environment's python has to be the first one found.
 export PATH := $(BIN):$(PATH)
 # Packages come uncompiled (see below): what a first import compiles has to stay.
 unexport PYTHONDONTWRITEBYTECODE
+
+# Compiling 236 packages takes a minute, and each is compiled when it is first imported anyway.
+INSTALL := $(if $(shell command -v uv),uv pip install -q --python $(BIN)/python,$(BIN)/python -m pip install -qq --no-compile)
 
 AXE_VERSION := 4.14.1
 SMALL := runs/small
@@ -37,10 +42,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14))' \
 	  || { echo "$(PYTHON) is $$("$(PYTHON)" -V 2>&1); 3.11 to 3.13 is needed: make PYTHON=python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	@# Compiling 236 packages takes a minute, and each is compiled when it is first imported anyway.
-	if command -v uv > /dev/null; \
-	  then uv pip install -q --python $(BIN)/python -c constraints.txt -e ".[test,dev]"; \
-	  else $(BIN)/python -m pip install -qq --no-compile -c constraints.txt -e ".[test,dev]"; fi
+	$(INSTALL) -c constraints.txt -e ".[$(EXTRAS)]"
+	@# mmaction2 asks for decord. Where that has no wheel, mmaction2 is not in its extra.
+	test -d "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mmaction" \
+	  || $(INSTALL) --no-deps mmaction2==1.2.0
 	@touch $(STAMP)
 
 demo: demo-$(SIZE)  ## Run the pipeline (SIZE=full or small), print the results and the report's path
@@ -55,7 +60,7 @@ demo-small: $(STAMP)
 	  | xargs -0 sh -c 'for f; do test -e "$$f" && printf "%s\0" "$$f"; done' sh \
 	  | xargs -0 cp --parents --update -t $(SMALL)
 	printf '[core]\n    no_scm = true\n' > $(SMALL)/.dvc/config.local
-	$(COMPOSE) $(SMALL)/params.yaml experiment=small
+	$(COMPOSE) $(SMALL)/params.yaml '~experiment@_global_' experiment=small
 	cd $(SMALL) && dvc repro && python cli.py results
 
 # Debian's Chromium and the npm package axe-core, for the tests marked `browser` and for pictures.
@@ -96,7 +101,7 @@ docs: $(STAMP)  ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
 bench: $(STAMP)  ## Run the benchmarks (the store's leaves its table in docs/)
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e ".[bench]"
+	@$(INSTALL) -c constraints.txt -e ".[bench]"
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$file"; python -m benchmarks.$$(basename $$file .py); done
 

@@ -15,19 +15,19 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.errors import MissingExtraError, UserError, explain_missing
 
 app = typer.Typer(
     help="Fine-grained action recognition with Dynamic Spatio-Temporal Specialization.\n\n"
-    "The stages, in order: prepare, extract, train-head, evaluate, report. `dvc repro` runs those "
-    "of them whose inputs or settings changed.",
+    "The stages, in order: prepare, weights, extract, train-head, evaluate, report. `dvc repro` "
+    "runs those of them whose inputs or settings changed.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,6 +55,44 @@ Weights = Annotated[
 Devices = Annotated[int, typer.Option(help="Processes; 0: as finetune.devices says.")]
 
 
+# ---- a new project -----------------------------------------------------------------------------
+
+START = "To begin with"
+
+
+@app.command(rich_help_panel=START)
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The project to make.")],
+    videos: Annotated[
+        Path | None,
+        typer.Option("--videos", metavar="FOLDER", help="Your videos: its settings are for them."),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", metavar="NAME", help="As `dsts use backbone=NAME`.")
+    ] = None,
+    git: Annotated[
+        bool, typer.Option("--git", help="Begin a git repository there, for `dvc exp`.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a project: a folder with this command line, settings and the DVC pipeline.
+
+    With --videos it looks at how they lie (folders of classes, tables, published data sets), writes
+    the settings that read them, and says what it was not sure of.
+
+    Example: dsts new my_project --videos /data/my_videos
+    """
+    with told_plainly(debug):
+        options = {"videos": videos, "backbone": backbone, "git": git, "choose": choose_in}
+        import_module("stages.new").run(folder, **options)
+
+
+def choose_in(folder: Path, choices: list[str]) -> None:
+    """`dsts use` in another folder."""
+    with chdir(folder):
+        import_module("stages.use").run(choices, PARAMS_FILE, reset=False)
+
+
 # ---- the stages of a run -----------------------------------------------------------------------
 
 STAGES = "The stages of a run"
@@ -67,6 +105,18 @@ def prepare(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debu
     Example: python cli.py prepare --set dataset.render.num_train=240
     """
     run_stage("prepare", params, overrides, debug)
+
+
+@app.command(rich_help_panel=STAGES)
+def weights(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
+    """Find the backbone's weights, download them where an address is given, write their digest.
+
+    Writes outputs/weights.json, by which DVC knows whether extract and train-head have to run
+    again. DVC runs this every time; it reads a file again only where that changed.
+
+    Example: python cli.py weights --set backbone.weights=random
+    """
+    run_stage("weights", params, overrides, debug)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -141,7 +191,11 @@ def evaluate(
 def report(
     screenshots: Annotated[
         Path | None,
-        typer.Option("--screenshots", metavar="FOLDER", help="Also take README's pictures."),
+        typer.Option(
+            "--screenshots",
+            metavar="FOLDER",
+            help="Also take pictures of its parts, as README and docs show them, into this folder.",
+        ),
     ] = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
@@ -216,8 +270,8 @@ def demo_app(
 ) -> None:
     """Open a page on this machine: drop a video, see the answer, its route, its neighbours.
 
-    Needs the extra `app`: pip install -c constraints.txt -e ".[app]". Only this machine can reach
-    the page unless --host says otherwise; see docs/predict.md.
+    Needs the extra `app`: pip install "dsts-pipeline\\[app]". Only this machine can reach the page
+    unless --host says otherwise; see docs/predict.md.
 
     Example: python cli.py demo-app --bundle my_bundle
     """
@@ -229,6 +283,10 @@ def demo_app(
 # ---- many trainings ----------------------------------------------------------------------------
 
 TRAININGS = "Many trainings"
+Minutes = Annotated[
+    float | None,
+    typer.Option("--minutes", help="Stop between epochs by then; the same command goes on."),
+]
 
 
 @app.command(rich_help_panel=TRAININGS)
@@ -254,6 +312,7 @@ def ablate(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the trainings.")
     ] = None,
+    minutes: Minutes = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
@@ -274,7 +333,13 @@ def ablate(
     varied = json.dumps(grid) if grid else None
     tried = json.dumps(search) if search else None
     given = override(
-        "ablate", num_seeds=seeds, jobs=jobs, grid=varied, search=tried, folds=folds or None
+        "ablate",
+        num_seeds=seeds,
+        jobs=jobs,
+        grid=varied,
+        search=tried,
+        folds=folds or None,
+        minutes=minutes,
     )
     run_stage("ablate", params, [*first, *overrides, *given], debug)
 
@@ -292,9 +357,7 @@ def search(
     num_trials: Annotated[
         int | None, typer.Option("--num-trials", min=1, help="In all, with those of earlier calls.")
     ] = None,
-    timeout_seconds: Annotated[
-        float | None, typer.Option("--timeout-seconds", help="Begin no trial after so long.")
-    ] = None,
+    minutes: Minutes = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
@@ -309,7 +372,7 @@ def search(
     given = override(
         "search",
         num_trials=num_trials,
-        timeout_seconds=timeout_seconds,
+        minutes=minutes,
         space=json.dumps(space) if space else None,
     )
     run_stage("search", params, [*overrides, *given], debug)
@@ -487,6 +550,27 @@ AROUND = "Around a run"
 
 
 @app.command(rich_help_panel=AROUND)
+def use(
+    choices: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[GROUP=OPTION | KEY=VALUE]...", help="As `dvc exp run -S` has it."),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget all choices.")] = False,
+    params: Params = PARAMS_FILE,
+    debug: Debug = False,
+) -> None:
+    """Keep your choices, such as your data set, as what every later run starts from.
+
+    They are written to configs/experiment/mine.yaml, and params.yaml is composed anew;
+    `dvc exp run -S ...` adds to them. Later calls add or replace. Without a choice: shows them.
+
+    Example: python cli.py use dataset=folder dataset.root=/data/mine backbone=swin_t
+    """
+    with told_plainly(debug):
+        import_module("stages.use").run(choices or [], params, reset=reset)
+
+
+@app.command(rich_help_panel=AROUND)
 def doctor(params: Params = PARAMS_FILE, overrides: Overrides = [], debug: Debug = False) -> None:
     """Look whether this machine can run the settings: one line per check, ok or what to do.
 
@@ -617,10 +701,18 @@ def run_stage(
     """
     with told_plainly(debug):
         from dsts_pipeline.base.params import load_settings
+        from dsts_pipeline.base.project import require_release
 
-        settings: Any = load_settings(params, overrides)
+        require_release(Path.cwd())
+        # What a bundle or a store says of itself is enough to ask it, wherever one stands.
+        is_needed = params != PARAMS_FILE or params.exists() or not _names_its_source(options)
+        settings: Any = load_settings(params if is_needed else None, overrides)
         file, _, function = stage.partition(".")
         getattr(import_module(f"stages.{file}"), function or "run")(settings, **options)
+
+
+def _names_its_source(options: dict[str, Any]) -> bool:
+    return options.get("bundle") is not None or options.get("store") is not None
 
 
 @contextmanager
@@ -636,6 +728,12 @@ def told_plainly(debug: bool) -> Iterator[None]:
             raise
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_status) from None
+    except ModuleNotFoundError as error:
+        explained = explain_missing(error, "this command")
+        if debug or not isinstance(explained, MissingExtraError):
+            raise
+        typer.echo(f"error: {explained}", err=True)
+        raise typer.Exit(explained.exit_status) from None
     except KeyboardInterrupt:
         if debug:
             raise

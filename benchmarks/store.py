@@ -3,7 +3,8 @@
 Maps as a ReLU leaves them (float16, about seventy in a hundred values zero) are written and read
 in batches of 32, in random order, from a warm page cache. In every round each way runs once, on
 the same rows; ratios are medians over rounds of a round's ratio, so that a machine that slows
-down slows all of them. Leaves docs/store-benchmark.json and the page made of it.
+down slows all of them. Leaves docs/store-benchmark.json and the page made of it; with `--newest`,
+in an environment with a newer zarr, docs/store-benchmark-newest.json and a section of that page.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ import torch
 
 from benchmarks.measure import peak_mib
 from benchmarks.store_formats import Format, Read, list_formats, sync
-from benchmarks.store_table import print_results, write_page
-from dsts_pipeline.base.files import write_json
+from benchmarks.store_table import PACKAGES, print_results, write_page
+from dsts_pipeline.base.files import read_json, write_json
 from dsts_pipeline.base.progress import track
 
 BATCH = 32
@@ -39,7 +40,6 @@ QUICK = {
     "1.6 MB": ((16, 8, 7, 7), 64, 32, 1, 64),
     "0.03 MB": ((4, 8, 8, 4), 64, 32, 1, 64),
 }
-PACKAGES = ("numpy", "zarr", "zarrs", "h5py", "webdataset", "numcodecs", "google-crc32c")
 
 
 def make_maps(shape: tuple[int, ...], num_maps: int) -> np.ndarray:
@@ -207,11 +207,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny maps: is it all there?")
     parser.add_argument("--folder", help="where to write the stores, by default a temporary one")
     parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument(
+        "--newest", action="store_true", help="of a newer zarr: a section of the page that is there"
+    )
+    parser.add_argument("--note", default="", help="what the page says of the newer measurement")
     arguments = parser.parse_args()
     results = run(arguments)
     print_results(results)
-    write_json(arguments.out / "store-benchmark.json", results)
-    write_page(results, arguments.out / "store-benchmark.md")
+    main_file = arguments.out / "store-benchmark.json"
+    newest_file = arguments.out / "store-benchmark-newest.json"
+    if arguments.newest:
+        write_json(newest_file, results | {"note": arguments.note})
+    else:
+        write_json(main_file, results)
+    newest = read_json(newest_file) if newest_file.exists() else None
+    write_page(read_json(main_file), arguments.out / "store-benchmark.md", newest)
 
 
 if __name__ == "__main__":

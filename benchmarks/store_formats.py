@@ -138,7 +138,11 @@ def _format_zarr(name: str, pipeline: str, form: str, samples_per_shard: int) ->
                 out[place] = array[row]
             return out
 
-        return {f"{name}, loop": loop, f"{name}, block": block}
+        def selection(rows: np.ndarray) -> np.ndarray:
+            return array.oindex[rows]
+
+        ways = {"loop": loop, "selection": selection, "block": block}
+        return {f"{name}, {way}": read for way, read in ways.items()}
 
     return Format(name, form, write, readers)
 

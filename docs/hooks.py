@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 # In the order of a first project; pages that are not named here follow under MORE.
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "First steps": ("first-run.md", "commands.md", "own-videos.md"),
+    "First steps": ("first-run.md", "install.md", "new-project.md", "own-videos.md", "commands.md"),
     "Data": ("datasets.md", "groups.md", "stick-diving.md", "stick-something.md"),
     "Features": (
         "backbones.md",

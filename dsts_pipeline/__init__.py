@@ -4,4 +4,4 @@ Folders in the order of the imports: base, clips, extract, feature_store, feed, 
 metrics, report, serve, mmaction2 (docs/layout.md).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 
+from dsts_pipeline.base.children import Budget, BudgetOver
 from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
 from dsts_pipeline.base.params import Variant, list_candidates, list_variants
@@ -23,7 +24,14 @@ from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head.building import own_head_of
 from dsts_pipeline.learn import Recipe, stop_on_sigterm
-from dsts_pipeline.learn.ablation import RunPlan, Runs, show_ablation, train_in_processes
+from dsts_pipeline.learn.ablation import (
+    Estimates,
+    RunPlan,
+    Runs,
+    share_out,
+    show_ablation,
+    train_in_processes,
+)
 from dsts_pipeline.learn.processes import choose_device
 from dsts_pipeline.learn.train import warn_of_groups
 from dsts_pipeline.metrics import HeadResult, Predictions
@@ -47,6 +55,7 @@ def run(settings: Settings) -> None:
     """Write outputs/ablation: runs, results.json, results.csv; print the table.
 
     Raises:
+        BudgetOver: The time of `ablate.minutes` is over before all is trained.
         BusyError: Another ablation is at work here.
         SettingsError: A variant can't be trained (told before anything is), or one diverged.
     """
@@ -72,10 +81,11 @@ def _ablate(settings: Settings) -> None:
     _check_training(settings)
     warn_of_groups(stores[0], everything[0].recipe)
 
+    budget = Budget(settings.ablate.minutes)
     failures: dict[Path, str] = {}
     found: dict[str, list[_Trained]] = {variant.name: [] for variant in variants}
     for number, (runs, store) in enumerate(zip(of_folds, stores, strict=True)):
-        failures |= _train_runs(settings, runs, everything, store)
+        failures |= _train_runs(settings, runs, everything, store, budget)
         chosen = {name: _choose(runs, tried) for name, tried in plans.items()}
         feed = FeatureFeed.from_settings(store, store.rows_of_split(how.split), settings.feed)
         kept = [one.plan for of_variant in chosen.values() for one in of_variant]
@@ -102,7 +112,7 @@ def _ablate(settings: Settings) -> None:
     )
     write_json(common.ABLATION / "results.json", sign(results))
     write_atomic(common.ABLATION / "results.csv", results_csv(results).encode())
-    Console(width=max(WIDTH, Console().width)).print(ablation_table(results))
+    Console(width=max(WIDTH, Console().width), markup=False).print(ablation_table(results))
     if failures:
         raise SettingsError(
             f"{len(failures)} of the trainings diverged: {next(iter(failures.values()))}"
@@ -209,12 +219,16 @@ def _check_training(settings: Settings) -> None:
             f"train.devices is {settings.train.devices}: several processes that train one head; "
             "an ablation shares out its heads instead: set train.devices to 1 and ablate.jobs"
         )
-    if settings.train.tensorboard:
-        console.print("train.tensorboard has no effect here: an ablation keeps histories")
+    if set(settings.train.loggers) - {"dvclive"}:
+        console.print("train.loggers has no effect here: an ablation keeps histories")
 
 
 def _train_runs(
-    settings: Settings, runs: Runs, plans: Sequence[RunPlan], store: FeatureStore
+    settings: Settings,
+    runs: Runs,
+    plans: Sequence[RunPlan],
+    store: FeatureStore,
+    budget: Budget,
 ) -> dict[Path, str]:
     """Train what is not finished; returns why runs diverged, by their folders."""
     todo = runs.unfinished(plans)
@@ -226,13 +240,40 @@ def _train_runs(
         return {}
     device = torch.device(choose_device(settings.train.device))
     rows = store.rows_of_split("train")
-    several = chosen.jobs > 1 and len(todo) > 1
-    with stop_on_sigterm(settings.train.requeue_status) as stop, show_ablation(len(todo)) as shown:
-        feed = FeatureFeed.from_settings(store, rows, settings.feed, device=device, shared=several)
-        if several:
-            how: dict[str, Any] = {"num_jobs": chosen.jobs, "tell": shown.tell, "stop": stop}
-            return train_in_processes(runs, todo, feed, device, **how)
-        return runs.train(todo, feed, device, tell=shown.tell, stop=stop)
+    num_jobs = len(share_out(todo, chosen.jobs))
+    several = num_jobs > 1
+    feed = FeatureFeed.from_settings(store, rows, settings.feed, device=device, shared=several)
+    estimates = _estimate(runs, todo, feed, device, num_jobs)
+    with (
+        stop_on_sigterm(settings.train.requeue_status, budget) as stop,
+        show_ablation(len(todo), estimates, num_jobs) as shown,
+    ):
+        if estimates:
+            console.print(shown.describe_estimates(), soft_wrap=True, markup=False)
+        try:
+            if several:
+                how: dict[str, Any] = {"num_jobs": num_jobs, "tell": shown.tell, "stop": stop}
+                return train_in_processes(runs, todo, feed, device, **how)
+            return runs.train(todo, feed, device, tell=shown.tell, stop=stop)
+        except BudgetOver:
+            raise BudgetOver(
+                f"{fold}no time for another epoch (ablate.minutes is {chosen.minutes:g}): "
+                f"{num_runs - len(runs.unfinished(plans))} of {num_runs} trainings are finished, "
+                f"the others saved, {shown.time_left()}; the same command goes on, and writes the "
+                "table when all are finished"
+            ) from None
+
+
+def _estimate(
+    runs: Runs, todo: Sequence[RunPlan], feed: FeatureFeed, device: torch.device, num_jobs: int
+) -> Estimates:
+    """Of each training, with the threads that its process will have."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, num_threads // num_jobs))
+    try:
+        return runs.estimate(todo, feed, device)
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 # ---- their answers, computed once for a split, and what is said of each variant ----------------

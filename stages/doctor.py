@@ -10,7 +10,6 @@ import importlib.metadata
 import math
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -23,11 +22,11 @@ import numpy as np
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from dsts_pipeline.base.errors import DataError, UserError
+from dsts_pipeline.base.errors import DataError, UserError, explain_missing
 from dsts_pipeline.base.params import settings_as_yaml
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import BackboneSettings, DatasetSettings, Settings
-from dsts_pipeline.clips.decode import Decoder, decode_frames, name_decoder
+from dsts_pipeline.clips.decode import Decoder, decode_frames, has_decord, name_decoder
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.readers import read_annotations
 from stages import common
@@ -35,6 +34,7 @@ from stages import common
 if TYPE_CHECKING:
     from dsts_pipeline.feature_store.planning import ExtractionWork
 
+NEEDED = ("", "pipeline")  # the base install, and what a run takes beside it
 _NUM_SHOWN = 4
 
 
@@ -52,8 +52,9 @@ def run(settings: Settings) -> None:
     """
     num_failed = 0
     for finding in examine_all(settings):
-        console.print("[green]ok[/]" if finding.is_ok else "[red]do[/]", end="")
-        console.print(f"  {finding.topic:<9} {finding.text}", markup=False, soft_wrap=True)
+        verdict, colour = ("ok", "green") if finding.is_ok else ("do", "red")
+        console.print(verdict, style=colour, end="")
+        console.print(f"  {finding.topic:<9} {finding.text}", soft_wrap=True)
         num_failed += not finding.is_ok
     if num_failed:
         raise NotReady(f"{num_failed} of these checks failed; do what they say and run it again")
@@ -105,8 +106,10 @@ def examine(topic: str, check: Callable[[], str]) -> Finding:
         return Finding(topic, True, check())
     except UserError as error:
         return Finding(topic, False, str(error))
+    except ModuleNotFoundError as error:
+        return Finding(topic, False, str(explain_missing(error, f"the check of {topic}")))
     except ImportError as error:
-        return Finding(topic, False, f"a package cannot be loaded ({error}); run `make setup`")
+        return Finding(topic, False, f"a package cannot be loaded ({error})")
 
 
 # ---- versions ----------------------------------------------------------------------------------
@@ -121,7 +124,8 @@ def check_versions(
     """Compare installed packages with those that this project asks for.
 
     Args:
-        requirements: Such as "zarr>=3.1,<4"; by default this project's own, extras left out.
+        requirements: Such as "zarr>=3.1,<4"; by default this project's own. What an extra other
+            than `NEEDED` takes is compared where it is installed.
         installed: Name -> version; raises PackageNotFoundError.
         tested: Name -> version that the project's tests run with; a difference is told only.
 
@@ -133,23 +137,24 @@ def check_versions(
     count = 0
     for text in _own_requirements() if requirements is None else requirements:
         requirement = Requirement(text)
-        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
-            continue
-        count += 1
         name = requirement.name
+        marker = requirement.marker
+        needed = marker is None or any(marker.evaluate({"extra": extra}) for extra in NEEDED)
         expected = str(requirement.specifier) or "any version"
         try:
             version = installed(name)
         except importlib.metadata.PackageNotFoundError:
-            problems.append(f"{name} is missing (expected {expected})")
+            if needed:
+                problems.append(f"{name} is missing (expected {expected})")
             continue
+        count += 1
         if not requirement.specifier.contains(version, prereleases=True):
             problems.append(f"{name} is {version}, expected {expected}")
         elif tested and tested.get(name, version) != version.split("+")[0]:
             others.append(f"{name} {version} (tested: {tested[name]})")
     if problems:
         raise UserError(
-            f"{_list(problems)}; run `make setup`, or pip install -c constraints.txt -e ."
+            f'{_list(problems)}; run `make setup`, or pip install "dsts-pipeline[pipeline]"'
         )
     text = f"Python {platform.python_version()}, {count} packages as required"
     return f"{text}; untested: {_list(others)}" if others else text
@@ -169,8 +174,13 @@ def read_constraints(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if not path.is_file():
         return {}
-    found = re.findall(r"(?m)^([\w.-]+)==([^\s;]+)", path.read_text())
-    return dict(found)
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    pins = [Requirement(line) for line in lines if line]
+    return {
+        pin.name: str(pin.specifier).removeprefix("==")
+        for pin in pins
+        if pin.marker is None or pin.marker.evaluate()
+    }
 
 
 def _list(items: list[str]) -> str:
@@ -201,14 +211,11 @@ def check_decoder(decoder: Decoder) -> str:
                 # Compression may cost a dozen grey levels on average.
                 if np.abs(decoded.astype(float) - frames[wanted]).mean() > 12.0:
                     raise DataError(f"{decoder} gives other frames of {name} than were encoded")
-        except ImportError as error:
-            raise UserError(
-                f"{decoder} cannot be loaded ({error}); install it by `pip install -c "
-                "constraints.txt -e .`"
-            ) from None
         except DataError as error:
             raise UserError(f"{error}; set backbone.decoder to another one") from None
-    return f"{name_decoder(decoder)} decodes H.264 and VP9"
+    lacks = decoder == "auto" and not has_decord()
+    told = "; decord is not installed, so PyAV reads all" if lacks else ""
+    return f"{name_decoder(decoder)} decodes H.264 and VP9{told}"
 
 
 def check_devices(wanted: Literal["auto", "cpu", "cuda"] = "auto") -> str:

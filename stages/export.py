@@ -18,6 +18,7 @@ from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.extract.downloads import RANDOM
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.hdf5 import export_hdf5
 from dsts_pipeline.feature_store.opening import open_features, read_features_record
@@ -112,7 +113,9 @@ def write_bundle(
     save_bundle(out, bundle, with_backbone=with_backbone)
     size = format_bytes(sum(path.stat().st_size for path in out.iterdir()))
     held = any(path.name.startswith("backbone.") for path in out.iterdir())
-    weights = "in it" if held else f"stay at {bundle.source.weights}"
+    weights = "are in it" if held else f"stay at {bundle.source.weights}"
+    if bundle.source.weights == RANDOM:
+        weights = "are random, drawn anew from their seed"
     console.print(
         f"{out}: {bundle.title}, {len(bundle.class_names)} classes, {size}; the backbone's weights "
         f"{weights}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from functools import partial
@@ -127,14 +128,17 @@ def make_tools(settings: Settings) -> Tools:
 
 # ---- with --dry-run: size, space and time, measured on a few clips; writes nothing -------------
 
+DRY_RUN_SECONDS = 30.0
+
 
 def dry_run(settings: Settings) -> None:
-    """Print a table about the store of these settings.
+    """Print a table about the store of these settings, after about `DRY_RUN_SECONDS` at most.
 
     Raises:
         CheckpointError, DataError: See the parts.
         StoreError: What is pending does not fit on the disk; told after the table.
     """
+    began = time.monotonic()
     chosen = settings.backbone
     work = _prepare_work(settings)
     survey = survey_store(settings.store.root, work.plan)
@@ -148,15 +152,19 @@ def dry_run(settings: Settings) -> None:
             positions,
             num_decode_workers=chosen.num_decode_workers,
             batch_size=chosen.batch_size,
+            limit_seconds=max(1.0, DRY_RUN_SECONDS - (time.monotonic() - began)),
         )
         seconds = forecast.seconds_per_clip * len(positions)
+        timed = f"{forecast.num_clips} clip{'s' if forecast.num_clips > 1 else ''}"
+        if forecast.num_decoded != forecast.num_clips:
+            timed += f" ({forecast.num_decoded} decoded)"
         table.add_row(
             "time",
-            f"about {format_duration(seconds)}, measured on {forecast.num_clips} clips: decoding "
+            f"about {format_duration(seconds)}, measured on {timed}: decoding "
             f"{1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = "
             f"{chosen.num_decode_workers}), backbone {1000 * forecast.forward_seconds:.1f} ms",
         )
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     require_space(survey)
 
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from dsts_pipeline.base.children import exit_on_sigterm
-from dsts_pipeline.base.errors import DataError, SettingsError, StoreError, UserError
+from dsts_pipeline.base.errors import (
+    DataError,
+    SettingsError,
+    StoreError,
+    UserError,
+    explain_missing,
+)
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import BackboneSettings, Settings
 from dsts_pipeline.clips.index import ClipIndex
@@ -73,7 +79,7 @@ def run(
             totals.update(answer.seconds if isinstance(answer, Prediction) else {"refused": 1.0})
             progress.advance()
     refused = int(totals.pop("refused", 0))
-    wide = Console(width=max(MIN_COLUMNS, Console().width), highlight=False)
+    wide = Console(width=max(MIN_COLUMNS, Console().width), highlight=False, markup=False)
     wide.print(answers_table(rows))
     wide.print(f"{held.title}; {tell_latency(totals, len(rows) - refused)}; start-up {ready:.1f} s")
     if listed.num_left_out:
@@ -134,11 +140,8 @@ def demo_app(
     """
     try:
         from dsts_pipeline.serve.app import Limits, serve
-    except ImportError as error:
-        raise UserError(
-            f"demo-app needs FastAPI and uvicorn ({error}); install them with "
-            '`pip install -c constraints.txt -e ".[app]"`'
-        ) from None
+    except ModuleNotFoundError as error:
+        raise explain_missing(error, "demo-app") from None
     is_open = host not in LOOPBACK
     limits = Limits(upload_bytes=int(max_upload_mib * 2**20))
     if is_open:

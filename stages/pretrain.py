@@ -35,6 +35,8 @@ def run(settings: Settings) -> None:
             "pretrain renders its clips, but dataset.render is null; other data sets need a "
             "recognizer trained elsewhere: give its file in backbone.weights"
         )
+    if backbone.weights is None:
+        raise SettingsError("backbone.weights is null; give the file that is to be written")
     preset = get_preset(backbone.name)
     heldout_recipe = PoolRecipe(
         renderer=render.renderer,

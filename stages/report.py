@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import hold_alone, read_signed
@@ -17,15 +19,24 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
-from dsts_pipeline.extract.decode_pool import decode_clip
-from dsts_pipeline.extract.views import preview_request
+from dsts_pipeline.clips.probe import probe
+from dsts_pipeline.clips.sampling import uniform_frames
+from dsts_pipeline.extract.decode_pool import cut_square, decode_clip
+from dsts_pipeline.extract.views import (
+    FrameRequest,
+    FrameView,
+    cut_of_first_view,
+    preview_request,
+)
+from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
+from dsts_pipeline.head import attention_map, load_head
 from dsts_pipeline.metrics import Bootstrap, Predictions, print_results
 from dsts_pipeline.report.comparison import Run, render_comparison
 from dsts_pipeline.report.examples import worst_cell
-from dsts_pipeline.report.inputs import Failure, ReportInputs
+from dsts_pipeline.report.inputs import Failure, ReportInputs, name_dataset
 from dsts_pipeline.report.page import render_report, write_report
-from dsts_pipeline.report.previews import NUM_FRAMES
+from dsts_pipeline.report.previews import NUM_FRAMES, FramesOf, Seen, SeenOf
 from dsts_pipeline.report.screenshots import report_shots, take_screenshots
 from stages import common
 
@@ -49,7 +60,7 @@ def run(settings: Settings, *, screenshots: Path | None = None) -> None:
 def _report(settings: Settings, screenshots: Path | None) -> None:
     store = open_features(common.FEATURES, settings.feed, settings.dataset)
     features = store.manifest
-    # Imported features have neither videos nor a clip index: their store knows their classes.
+    # Imported features have no clip index: their store knows their classes.
     imported = "import" in features["made_of"]
     index = None if imported else ClipIndex.load(common.CLIP_INDEX)
     names = list(read_signed(common.METRICS)["heads"])
@@ -60,8 +71,13 @@ def _report(settings: Settings, screenshots: Path | None) -> None:
     read = read_run(common.OUTPUTS, index, origins)
     lost_at = "import-features" if imported else "extract"
     lost = [Failure(c["id"], c["split"], lost_at, c["reason"]) for c in features["failures"]]
-    inputs = replace(read, failures=[*read.failures, *lost])
-    frames_of = None
+    firsts = store.views == 0
+    inputs = replace(
+        read,
+        failures=[*read.failures, *lost],
+        num_clips=Counter(store.splits[firsts].tolist()),
+    )
+    frames_of: FramesOf | None = None
     if index is not None:
         frames_of = _frame_reader(index, settings.backbone.decoder)
     else:
@@ -71,8 +87,14 @@ def _report(settings: Settings, screenshots: Path | None) -> None:
             attributes=store.attributes,
             dataset=features["made_of"].get("clips", {}).get("dataset", ""),
         )
-        console.print("left out: gallery and previews, since imported features have no videos")
-    page = render_report(inputs, settings.report, frames_of=frames_of)
+        frames_of = _reader_of_named_videos(features["fingerprint"], settings.backbone.decoder)
+        if frames_of is None:
+            told = "the table of the imported features has no column `path` that leads to videos"
+            console.print(f"left out: gallery and previews, since {told}", soft_wrap=True)
+    seen_of = None
+    if index is not None and store.frames is not None:
+        seen_of = _attention_reader(inputs.main_head, store, index, settings.backbone.decoder)
+    page = render_report(inputs, settings.report, frames_of=frames_of, seen_of=seen_of)
     write_report(page, common.REPORT, write_plots=settings.report.write_plots)
     console.print(f"report: {common.REPORT.resolve()}", soft_wrap=True)
     if screenshots is not None:
@@ -81,7 +103,10 @@ def _report(settings: Settings, screenshots: Path | None) -> None:
             console.print(f"picture: {path}", soft_wrap=True)
 
 
-def _frame_reader(index: ClipIndex, decoder: Decoder) -> Callable[[str], np.ndarray]:
+# ---- frames of clips: spread over the clip, or those that the model saw -------------------------
+
+
+def _frame_reader(index: ClipIndex, decoder: Decoder) -> FramesOf:
     """A function that yields the frames of a clip's preview, uint8 `[T, H, W, 3]`."""
     clips = {clip.id: clip for clip in index.clips}
 
@@ -90,6 +115,65 @@ def _frame_reader(index: ClipIndex, decoder: Decoder) -> Callable[[str], np.ndar
         return decode_clip(request)[0]
 
     return frames_of
+
+
+def _reader_of_named_videos(fingerprint: str, decoder: Decoder) -> FramesOf | None:
+    """The same for imported features whose table named videos; None where it named none."""
+    if not common.NAMED_VIDEOS.exists():
+        return None
+    named = read_signed(common.NAMED_VIDEOS)
+    if named["store"] != fingerprint:  # of an earlier import
+        return None
+    root = Path(named["root"])
+
+    def frames_of(clip_id: str) -> np.ndarray:
+        if clip_id not in named["paths"]:
+            raise DataError("the table names no video of it")
+        path = root / named["paths"][clip_id]
+        info = probe(path)
+        view = FrameView(tuple(uniform_frames(info.num_frames, NUM_FRAMES).tolist()))
+        request = FrameRequest(str(path), decoder, views=(view,), size_px=None, info=info)
+        return decode_clip(request)[0]
+
+    return frames_of
+
+
+def _attention_reader(
+    head_name: str, store: FeatureStore, index: ClipIndex, decoder: Decoder
+) -> SeenOf | None:
+    """A function that yields what the head saw of a clip's first view, and what it attended to.
+
+    None where the head averages positions.
+    """
+    head, _ = load_head(common.HEADS / head_name)
+    if attention_map(head, torch.zeros(1, *store.map_shape)) is None:
+        return None
+    assert store.frames is not None
+    frames = store.frames
+    clips = {clip.id: clip for clip in index.clips}
+    pairs = zip(store.video_ids, store.views.tolist(), strict=True)
+    rows = {clip_id: row for row, (clip_id, view) in enumerate(pairs) if view == 0}
+    kept, crop = cut_of_first_view(store.manifest["made_of"])
+
+    def seen_of(clip_id: str) -> Seen:
+        row = rows[clip_id]
+        numbers = tuple(int(number) for number in frames[row] if number >= 0)
+        clip = clips[clip_id]
+        request = FrameRequest(
+            str(Path(index.root) / clip.path),
+            decoder,
+            views=(FrameView(numbers),),
+            size_px=None,
+            info=clip.video_info,
+        )
+        whole = decode_clip(request)[0]
+        side = round(kept * min(whole.shape[1:3]))
+        maps = torch.from_numpy(store.read([row]).astype(np.float32))
+        attention = attention_map(head, maps)
+        assert attention is not None
+        return Seen(cut_square(whole, side, crop), attention[0].numpy())
+
+    return seen_of
 
 
 # ---- results: the table alone ------------------------------------------------------------------
@@ -212,7 +296,7 @@ def read_run(outputs: Path, index: ClipIndex | None, origins: dict[str, Any]) ->
         attributes=index.attributes if index else (),
         failures=[Failure(p.clip_id, p.split, "prepare", p.reason) for p in problems],
         origins=origins,
-        dataset=index.dataset if index else "",
+        dataset=name_dataset(index.dataset, index.root) if index else "",
         routing=read_signed(routing) if routing.exists() else None,
         ablation=read_signed(ablation) if ablation.exists() else None,
     )

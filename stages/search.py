@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from dsts_pipeline.base.children import Budget, BudgetOver
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.params import with_values
 from dsts_pipeline.base.progress import console
@@ -27,6 +28,7 @@ from dsts_pipeline.learn import (
     stop_on_sigterm,
     train_head,
 )
+from dsts_pipeline.learn.estimate import estimate_seconds, tell_seconds
 from dsts_pipeline.learn.search import (
     Dimension,
     OnEpoch,
@@ -63,7 +65,7 @@ def run(settings: Settings) -> None:
     with (
         locked_study(common.SEARCH) as folder,
         joined_processes(train.device, 1) as processes,
-        stop_on_sigterm(train.requeue_status) as stop,
+        stop_on_sigterm(train.requeue_status, Budget(how.minutes)) as stop,
     ):
         name = name_study(settings, dimensions, store.division)
         present = present_values(settings, dimensions)
@@ -111,16 +113,32 @@ def _check_ends(
 
 
 def _run_trials(settings: Settings, study: Study, trainer: TrialTrainer, name: str) -> None:
-    """As many as are missing, unless time is over."""
-    began = time.monotonic()
-    limit = settings.search.timeout_seconds
-    while (done := len(study.finished)) < settings.search.num_trials:
-        if limit is not None and time.monotonic() - began > limit:
-            console.print(f"search.timeout_seconds is over: {done} trials are done")
-            return
-        console.print(study.run_trial(trainer).told)
-        trainer.forget()
-        write_trials(common.SEARCH, settings, study.finished, name)
+    """As many as are missing, unless time is over: then the last one is saved where it is."""
+    how = settings.search
+    if len(study.finished) < how.num_trials:
+        told = _tell_time(study, trainer.estimate_seconds(), how.num_trials)
+        console.print(told, soft_wrap=True)
+    try:
+        while len(study.finished) < how.num_trials:
+            trainer.look_at_budget()
+            told = study.run_trial(trainer).told
+            trainer.forget()
+            write_trials(common.SEARCH, settings, study.finished, name)
+            seconds = sum(trial.seconds for trial in study.finished) / len(study.finished)
+            left = _tell_time(study, seconds, how.num_trials)
+            console.print(f"{told}; {left}", soft_wrap=True)
+    except BudgetOver:
+        console.print(
+            f"no time for another epoch (search.minutes is {how.minutes:g}): {len(study.finished)} "
+            f"of {how.num_trials} trials are done; the same command goes on",
+            soft_wrap=True,
+        )
+
+
+def _tell_time(study: Study, seconds: float, num_trials: int) -> str:
+    """What is left, where a trial takes `seconds`."""
+    left = num_trials - len(study.finished)
+    return f"{left} trials left, about {tell_seconds(left * seconds)}"
 
 
 @dataclass
@@ -152,6 +170,23 @@ class TrialTrainer:
             )
         except SettingsError as error:
             raise TrialRefused(str(error)) from None
+
+    def estimate_seconds(self) -> float:
+        """Of a trial with the settings as they are, from its first steps."""
+        settings = self.settings
+        recipe = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
+        sizes = self.feed.map_shape[0], self.feed.num_classes
+        build = partial(build_dsts, settings.head, sizes, self.own, settings.seed)
+        return estimate_seconds(build, self.feed, recipe, self.processes)
+
+    def look_at_budget(self) -> None:
+        """Before a trial.
+
+        Raises:
+            BudgetOver: There is no time for an epoch of it.
+        """
+        if self.saved.stop is not None and self.saved.stop.budget.is_over:
+            raise BudgetOver("no time for another epoch")
 
     def forget(self) -> None:
         """Delete the checkpoints of finished trials."""

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dsts_pipeline.base.errors import StoreError, UserError
-from dsts_pipeline.base.files import format_bytes, read_json, write_json
+from dsts_pipeline.base.files import format_bytes, read_json, sign, write_json
 from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance
@@ -29,8 +29,10 @@ from dsts_pipeline.feature_store.housekeeping import (
     remove_store,
 )
 from dsts_pipeline.feature_store.importing import (
+    LabelRow,
     StoreSource,
     doubt_layout,
+    find_videos,
     open_source,
     plan_import,
     read_labels,
@@ -149,11 +151,11 @@ def verdict_table(verdict: Verdict) -> Table:
         for question, answer in _describe_values(verdict, verdict.values):
             table.add_row(question, Text(answer))
     for number, damage in enumerate(verdict.damage[:_NUM_LISTED]):
-        table.add_row("" if number else "[red]damage", Text(damage))
+        table.add_row("" if number else Text("damage", "red"), Text(damage))
     if len(verdict.damage) > _NUM_LISTED:
         table.add_row("", Text(f"and {len(verdict.damage) - _NUM_LISTED:,} more"))
     for number, warning in enumerate(verdict.warnings[:_NUM_LISTED]):
-        table.add_row("" if number else "[yellow]warnings", Text(warning))
+        table.add_row("" if number else Text("warnings", "yellow"), Text(warning))
     return table
 
 
@@ -192,7 +194,7 @@ def _describe_channels(statistics: ChannelStatistics) -> str:
 
 def _print_table(table: Table, num_columns: int) -> None:
     """Print it, wide enough to be read."""
-    Console(width=max(num_columns, Console().width), highlight=False).print(table)
+    Console(width=max(num_columns, Console().width), highlight=False, markup=False).print(table)
 
 
 # ---- verify --repair: damaged shards written again, from the clips that the settings name ------
@@ -344,7 +346,7 @@ def import_features(
     )
     doubt = "" if isinstance(features, StoreSource) else doubt_layout(survey.map_shape, axes)
     for note in filter(None, (*table.notes, doubt)):
-        console.print(note, soft_wrap=True, markup=False)
+        console.print(note, soft_wrap=True)
     plan = plan_import(features, table, survey, name=name or source.stem, how=settings.store)
     require_space(survey_store(settings.store.root, plan))
     with StoreWriter(settings.store.root, plan) as writer:
@@ -354,12 +356,13 @@ def import_features(
         path = write_import(features, table.rows, survey, writer, provenance=provenance)
     manifest = read_json(path)
     write_json(common.FEATURES, record_store(manifest, writer.path))
+    _note_videos(table.rows, labels.parent, manifest["fingerprint"])
     for failure in manifest["failures"][:5]:
         console.print(f"failed: {failure['id']}: {failure['reason']}", soft_wrap=True)
     ids = [sample.id for sample in plan.samples]
     splits = [sample.split for sample in plan.samples]
     for line in tell_shared_groups(ids, splits, plan.groups):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     counts = manifest["counts"]
     unlisted = features.num_items - counts["stored"]
     console.print(
@@ -367,3 +370,16 @@ def import_features(
         f"{counts['failed']:,} clips failed; {max(0, unlisted):,} items of the source not used",
         soft_wrap=True,
     )
+
+
+def _note_videos(rows: Sequence[LabelRow], root: Path, fingerprint: str) -> None:
+    """Note which videos the table names, for the previews of `report`."""
+    found = find_videos(rows, root)
+    if not found:
+        common.NAMED_VIDEOS.unlink(missing_ok=True)  # of an earlier import
+        return
+    named = {"store": fingerprint, "root": str(root.resolve()), "paths": found}
+    write_json(common.NAMED_VIDEOS, sign(named))
+    num_clips = len({row.id for row in rows})
+    told = f"videos of {len(found):,} of {num_clips:,} clips found; report shows them"
+    console.print(told, soft_wrap=True)

@@ -21,13 +21,15 @@ from dsts_pipeline.learn import (
     Processes,
     Recipe,
     check_clips,
+    fit_recipe,
     hold_together,
     joined_processes,
     remove_checkpoints,
     stop_on_sigterm,
     train_head,
 )
-from dsts_pipeline.learn.train import log_curves, warn_of_groups
+from dsts_pipeline.learn.loggers import log_curves
+from dsts_pipeline.learn.train import warn_of_groups
 from stages import common
 
 
@@ -56,21 +58,30 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     sizes = store.map_shape[0], len(store.class_names)
     own = own_head_of(settings.backbone.weights, store)
     head = build_dsts(settings.head, sizes, own, settings.seed)
-    recipe = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
+    asked = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
     paired = settings.udl.enabled and bool(head.upstream_parameters())
-    check_clips(store, rows, recipe, paired=paired, world_size=processes.world_size)
+    together: dict[str, Any] = {"paired": paired, "world_size": processes.world_size}
+    recipe, adapted = fit_recipe(store, rows, asked, **together)
+    check_clips(store, rows, recipe, **together)
+    train = recipe.train
     if processes.is_first:
+        if adapted:
+            console.print(adapted, soft_wrap=True, markup=False, highlight=False)
         warn_of_groups(store, recipe)
     feed = FeatureFeed.from_settings(store, rows, settings.feed, device=processes.device)
     names = "head", "udl", "train", "feed"
     made_by = {name: getattr(settings, name).model_dump(mode="json") for name in names}
+    made_by["train"] = train.model_dump(mode="json")
     provenance = collect_provenance(made_by | {"seed": settings.seed})
     made_of = {"store": store.fingerprint, "provenance": provenance} | store.describe_fold()
+    if adapted:
+        made_of["adapted"] = adapted
     saved.identity = {"store": store.division}
 
     def save(name: str, title: str, head: nn.Module, history: list[dict[str, Any]]) -> None:
         if processes.is_first:
-            write_json(common.HEADS / name / "history.json", sign({"epochs": history}))
+            of_run = {"epochs": history} | ({"adapted": adapted} if adapted else {})
+            write_json(common.HEADS / name / "history.json", sign(of_run))
             save_head(common.HEADS / name, head, made_of | {"title": title})
 
     if own is not None:
@@ -84,7 +95,7 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     history = train_head(
         probe,
         feed,
-        settings.train,
+        train,
         UdlSettings(enabled=False),
         reading=settings.feed,
         seed=settings.seed,
@@ -94,12 +105,13 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     )
     save("linear_probe", "linear probe", probe, history)
 
-    board = common.TENSORBOARD if settings.train.tensorboard else None
-    with log_curves(common.CURVES, board, processes.is_first) as log:
+    decided = made_by | {"seed": settings.seed, "store": store.division}
+    loggers = train.loggers
+    with log_curves(loggers, common.OUTPUTS, decided, is_first=processes.is_first) as log:
         history = train_head(
             head,
             feed,
-            settings.train,
+            train,
             settings.udl,
             reading=settings.feed,
             seed=settings.seed,

@@ -43,6 +43,7 @@ SOURCES = [*MODULES, *sorted((ROOT / "stages").rglob("*.py")), ROOT / "cli.py"]
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "hydra": "hydra-core",
+    "mlflow": "mlflow-skinny",
     "mmaction": "mmaction2",
     "mmcv": "mmcv-lite",
     "ruamel": "ruamel.yaml",
@@ -72,7 +73,15 @@ WIRING = {
     PACKAGE / "base" / "__init__.py",
 }
 # Of settings, the values are tracked, as params.
-WIRES = ("errors.py", "progress.py", "children.py", "transfers.py", "settings.py", "params.py")
+WIRES = (
+    "errors.py",
+    "progress.py",
+    "children.py",
+    "transfers.py",
+    "settings.py",
+    "plain_sections.py",
+    "params.py",
+)
 WIRING |= {PACKAGE / "base" / name for name in WIRES}
 
 

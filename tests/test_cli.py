@@ -17,7 +17,7 @@ from dsts_pipeline.stick import render_embedded
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 
 COMMANDS = (
-    "compare "
+    "compare weights "
     "doctor prepare extract train-head evaluate report ablate pretrain verify stores export "
     "import-features results show predict demo-app finetune pretrain-backbone "
     "search export-annotations convert-checkpoint"
@@ -52,7 +52,7 @@ def change_annotation(root: Path, split: str, **values: object) -> None:
 def test_help_lists_every_command(tmp_path):
     run = run_cli(tmp_path, "--help")
     assert run.returncode == 0
-    assert all(command in run.stdout for command in COMMANDS)
+    assert all(command in run.stdout for command in (*COMMANDS, "new", "use"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -61,6 +61,12 @@ def test_help_of_a_command_has_an_example_and_the_common_options(tmp_path, comma
     assert run.returncode == 0
     for text in (f"Example: python cli.py {command}", "--params", "--set", "--debug"):
         assert text in run.stdout
+
+
+@pytest.mark.parametrize(("command", "program"), [("new", "dsts"), ("use", "python cli.py")])
+def test_help_of_what_has_no_settings_to_replace(tmp_path, command, program):
+    told = run_cli(tmp_path, command, "--help").stdout
+    assert f"Example: {program} {command}" in told and "--set" not in told
 
 
 # ---- bad input --------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from ruamel.yaml import YAML
 
 from tests.pipeline import ROOT, TINY, WEIGHTS
@@ -91,7 +92,10 @@ def copy(tmp_path_factory) -> Path:
 
 
 def test_second_run_has_nothing_to_do(copy):
-    assert "Data and pipelines are up to date." in run(copy, "dvc", "repro")
+    told = run(copy, "dvc", "repro")
+    assert [line for line in told.splitlines() if "Running stage" in line] == [
+        "Running stage 'weights':"
+    ]
     assert stages_to_run(copy) == []
 
 
@@ -194,6 +198,34 @@ def test_experiment_composes_retrains_and_compares(copy):
     assert list(changed["params.yaml"]) == ["head.num_neurons"]
     difference = run(copy, "dvc", "metrics", "diff", "--all", "--json")
     assert "outputs/evaluation/headline.json" in json.loads(difference)
+
+
+def test_weights_of_any_kind_reach_what_depends_on_them(copy):
+    """A file changed in place, weights that were never trained, none, and the embedded ones."""
+    kept = (copy / "params.yaml").read_text()
+    own = copy / "own.safetensors"
+    try:
+        shutil.copy(WEIGHTS, own)
+        set_values(copy / "params.yaml", {"backbone.weights": own.name})
+        run(copy, "dvc", "repro", "extract")
+        os.utime(own)
+        told = run(copy, "dvc", "repro", "extract")
+        assert "Running stage 'weights'" in told and "Running stage 'extract'" not in told
+        state = safetensors.torch.load_file(own)
+        safetensors.torch.save_file({name: value * 1.5 for name, value in state.items()}, own)
+        stores = len(list((copy / "stores").iterdir()))
+        assert "Running stage 'extract'" in run(copy, "dvc", "repro", "extract")
+        assert len(list((copy / "stores").iterdir())) == stores + 1
+        set_values(copy / "params.yaml", {"backbone.weights": "random"})
+        run(copy, "dvc", "repro", "train-head")
+        assert heads_of(copy).keys() == {"linear_probe", "dsts"}, "no classifier to begin with"
+        set_values(copy / "params.yaml", {"backbone.weights": None})
+        told = run(copy, "dvc", "repro", "weights")
+        assert json.loads((copy / "outputs/weights.json").read_text()) == {"kind": "none"}
+    finally:
+        (copy / "params.yaml").write_text(kept)
+        own.unlink(missing_ok=True)
+        run(copy, "dvc", "repro")
 
 
 def start_dvc(folder: Path) -> subprocess.Popen[str]:

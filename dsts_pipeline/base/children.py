@@ -155,30 +155,94 @@ class TrainingStopped(UserError):
         self.exit_status = exit_status
 
 
-class StopRequest:
-    """Whether the training should stop, and the status to exit with."""
+class BudgetOver(TrainingStopped):
+    """No time is left for another epoch; what was trained is saved."""
 
-    def __init__(self, exit_status: int = REQUEUE_STATUS) -> None:
+    def __init__(self, message: str) -> None:
+        super().__init__(message, exit_status=1)
+
+
+class Budget:
+    """The time that a command may take: no epoch is begun that would end after it.
+
+    The last epoch says how long one takes. The first one is trained in any case, so that a command
+    that is repeated comes to its end.
+
+    Args:
+        minutes: From now on; None: without end.
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        self.minutes = minutes
+        self._end = None if minutes is None else time.monotonic() + 60.0 * minutes
+        self._last = time.monotonic()
+        self._epoch_seconds: float | None = None
+
+    def end_epoch(self) -> None:
+        """Note that an epoch ended just now."""
+        now = time.monotonic()
+        self._epoch_seconds = now - self._last
+        self._last = now
+
+    @property
+    def minutes_left(self) -> float | None:
+        """What another process may take from now on; None: no end."""
+        return None if self._end is None else (self._end - time.monotonic()) / 60.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether another epoch would end after it."""
+        if self._end is None or self._epoch_seconds is None:
+            return False
+        return time.monotonic() + self._epoch_seconds > self._end
+
+
+class StopRequest:
+    """Whether the training should stop, and the status to exit with.
+
+    Args:
+        budget: Looked at between epochs.
+    """
+
+    def __init__(self, exit_status: int = REQUEUE_STATUS, budget: Budget | None = None) -> None:
         self.exit_status = exit_status
+        self.budget = budget or Budget()
         self.requested = False
+
+    def end_epoch(self) -> None:
+        """Note that an epoch ended; ask to stop where no time is left for another."""
+        self.budget.end_epoch()
+        self.look_at_budget()
+
+    def look_at_budget(self) -> None:
+        """Ask to stop where no time is left for another epoch."""
+        self.requested = self.requested or self.budget.is_over
 
 
 @contextmanager
-def stop_on_sigterm(exit_status: int = REQUEUE_STATUS) -> Iterator[StopRequest]:
+def stop_on_sigterm(
+    exit_status: int = REQUEUE_STATUS, budget: Budget | None = None
+) -> Iterator[StopRequest]:
     """Within the block SIGTERM sets the request; without effect outside of the main thread.
 
-    Once requested, further SIGTERMs are ignored until the process ends: it is about to.
+    Once requested by it, further SIGTERMs are ignored until the process ends: it is about to.
+
+    Args:
+        budget: Sets the request, too, between epochs.
     """
-    request = StopRequest(exit_status)
+    request = StopRequest(exit_status, budget)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
 
+    asked = False
+
     def note(*_: object) -> None:
-        request.requested = True
+        nonlocal asked
+        asked = request.requested = True
 
     previous = signal.signal(signal.SIGTERM, note)
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if request.requested else previous)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if asked else previous)

@@ -7,7 +7,53 @@ The command line prints the message of a `UserError` without a traceback and exi
 from __future__ import annotations
 
 import traceback
+from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+# What is not in the base install: package as it is imported, and the extra that brings it
+# (pyproject.toml; tests/test_install.py compares).
+EXTRA_OF = {
+    "PIL": "pipeline",
+    "aiohttp": "remote",
+    "altair": "pipeline",
+    "av": "pipeline",
+    "decord": "decord",
+    "dvc": "pipeline",
+    "dvclive": "pipeline",
+    "efficientnet_lite_pytorch": "lite",
+    "einops": "mmaction2",
+    "fastapi": "app",
+    "fsspec": "remote",
+    "h5py": "pipeline",
+    "huggingface_hub": "hub",
+    "hydra": "pipeline",
+    "importlib_metadata": "mmaction2",
+    "jinja2": "pipeline",
+    "lightning_fabric": "pipeline",
+    "markupsafe": "pipeline",
+    "mlflow": "mlflow",
+    "mmaction": "mmaction2",
+    "mmcv": "mmaction2",
+    "mmengine": "mmaction2",
+    "omegaconf": "pipeline",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "optuna": "search",
+    "ray": "ray",
+    "s3fs": "remote",
+    "scipy": "pipeline",
+    "starlette": "app",
+    "tensorboard": "tensorboard",
+    "timm": "timm",
+    "torchcodec": "torchcodec",
+    "torchvision": "timm",
+    "transformers": "transformers",
+    "uvicorn": "app",
+    "vl_convert": "pipeline",
+    "wandb": "wandb",
+}
 
 
 class UserError(Exception):
@@ -42,6 +88,66 @@ class ExportError(UserError):
 
 class BusyError(UserError):
     """Another process is writing what this one would write."""
+
+
+class MissingExtraError(UserError):
+    """A package of an extra is not installed: the message has the command that brings it."""
+
+
+def missing_extra(package: str, purpose: str, extra: str | None = None) -> MissingExtraError:
+    """The error that says what `purpose` lacks, such as `missing_extra("optuna", "search")`.
+
+    The command is the same for a wheel and for a checkout, where it takes the tested versions.
+
+    Args:
+        package: As it is imported.
+        extra: Where it is not the one of `EXTRA_OF`.
+    """
+    pinned = "-c constraints.txt " if Path("constraints.txt").is_file() else ""
+    command = f'pip install {pinned}"dsts-pipeline[{extra or EXTRA_OF[package]}]"'
+    return MissingExtraError(f"{purpose} needs {package}, which is not installed: {command}")
+
+
+def import_extra(module: str, purpose: str) -> Any:
+    """The module called `module`, of a package that the base install doesn't have.
+
+    Raises:
+        MissingExtraError: It is not installed, or something that it imports is not.
+        UserError: It is installed and broken.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise explain_missing(error, purpose, EXTRA_OF[module.partition(".")[0]]) from None
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"{purpose} needs {module}, which cannot be imported: {tell_briefly(error)}"
+        ) from None
+
+
+def explain_missing(
+    error: ModuleNotFoundError, purpose: str, extra: str | None = None
+) -> Exception:
+    """`missing_extra` of a failed import; the error itself where no extra has that package."""
+    package = (error.name or "").partition(".")[0]
+    known = extra or EXTRA_OF.get(package)
+    return missing_extra(package, purpose, known) if package and known else error
+
+
+class LazyExtra:
+    """Stands for a module of an extra, which is imported when it is first used.
+
+    Example:
+        if TYPE_CHECKING: import h5py
+        else: h5py = LazyExtra("h5py", "an HDF5 file")
+    """
+
+    def __init__(self, module: str, purpose: str) -> None:
+        self._module = module
+        self._purpose = purpose
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_extra(self._module, self._purpose), name)
 
 
 def tell_briefly(error: BaseException) -> str:

@@ -117,6 +117,8 @@ _NO_CHECKPOINTS = "leave it out; the checkpoints of a finished training are dele
 _DIVERGED = "leave it out; a training ends where its loss is not finite or above 1e6"
 # Keys of earlier releases, and what to do instead.
 REMOVED_SETTINGS = {
+    "search.timeout_seconds": "write search.minutes, such as 30, for half an hour",
+    "train.tensorboard": "write train.loggers: [dvclive, tensorboard]",
     "train.max_loss": _DIVERGED,
     "train.keep_checkpoints": _NO_CHECKPOINTS,
     "finetune.max_loss": _DIVERGED,
@@ -128,18 +130,20 @@ REMOVED_SETTINGS = {
 }
 
 
-def load_settings(params: Path, overrides: Sequence[str] = ()) -> Settings:
+def load_settings(params: Path | None, overrides: Sequence[str] = ()) -> Settings:
     """Read `params`, apply `overrides` in order, and check the result.
 
     Args:
         params: A YAML file whose top level holds sections; what it leaves out has its default.
-        overrides: "dotted.key=value" each; the value is read as YAML ("5", "null", "[1, 2]").
+            None: all have theirs.
+        overrides: "dotted.key=value" each; the value is read as YAML ("5", "null", "[1, 2]"). A
+            group's option, "dataset=folder", replaces the whole section by that of configs/.
 
     Raises:
         SettingsError: The file is missing or no mapping, a key is unknown, a value is of the
             wrong type or out of range, or settings don't fit together.
     """
-    values = _read_params(Path(params))
+    values = {} if params is None else _read_params(Path(params))
     for override in overrides:
         _apply_override(values, override)
     try:
@@ -165,7 +169,8 @@ def _read_params(path: Path) -> dict[str, Any]:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(
-            f"{path}: no such settings file; run from the repository's root or name one by --params"
+            f"{path}: no such settings file; run in a project (`dsts new` makes one) or name a "
+            "file by --params"
         ) from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(
@@ -195,6 +200,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise SettingsError(
             f"--set {override}: expected KEY=VALUE, such as --set head.num_neurons=5"
         )
+    if key == EXPERIMENT:
+        for part in overrides_of(text):
+            _apply_override(values, part)
+        return
     require_setting(key, f"--set {override}")
     try:
         value = read_value(text)
@@ -203,6 +212,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             f"--set {override}: {text!r} is not a YAML value ({reason_of(error)}); quote it as "
             f"'{key}=\"...\"'"
         ) from None
+    if isinstance(value, str) and key in Settings.model_fields and section_of(Settings, key):
+        value = read_group(key, value, f"--set {override}")
     *sections, name = key.split(".")
     target = values
     for section in sections:
@@ -358,6 +369,140 @@ def section_of(model: type[Section], name: str) -> type[Section] | None:
     return None
 
 
+# ---- groups of configs/ --------------------------------------------------------------------------
+#
+# Files that stand for many settings, composed as Hydra composes them for `dvc exp run -S`:
+# configs/GROUP/OPTION.yaml is a section, over the options that its `defaults` name;
+# configs/experiment/NAME.yaml is a choice of groups, and settings over them.
+
+CONFIGS = Path("configs")
+EXPERIMENT = "experiment"
+
+
+def group_options(configs: Path = CONFIGS) -> dict[str, list[str]]:
+    """The options of every group below `configs`, by name; empty where there is no such folder."""
+    names = [*Settings.model_fields, EXPERIMENT]
+    folders = [configs / name for name in names if (configs / name).is_dir()]
+    return {each.name: sorted(file.stem for file in each.glob("*.yaml")) for each in folders}
+
+
+def require_option(group: str, option: str, source: str, configs: Path = CONFIGS) -> None:
+    """Refuse what is no option of a group, naming the closest one.
+
+    Raises:
+        SettingsError: There is no such option. The message begins with `source`.
+    """
+    options = group_options(configs).get(group)
+    if options is None:
+        raise SettingsError(
+            f"{source}: there is no folder {configs / group} here, which would hold {option}; run "
+            f"in the project's root, or give single settings, such as dataset.root"
+        )
+    if option not in options:
+        close = difflib.get_close_matches(option, options, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(options)}"
+        raise SettingsError(f"{source}: there is no {configs / group / option}.yaml; {hint}")
+
+
+def read_group(group: str, option: str, source: str, configs: Path = CONFIGS) -> dict[str, Any]:
+    """The section that an option of a group stands for.
+
+    Raises:
+        SettingsError: There is no such option, or its file is composed in another way. The message
+            begins with `source`.
+    """
+    require_option(group, option, source, configs)
+    bases, own = _read_composed(configs / group / f"{option}.yaml", source)
+    values: dict[str, Any] = {}
+    for base in bases:
+        if not isinstance(base, str) or base == option:
+            raise _not_composable(source, configs / group / f"{option}.yaml", base)
+        _merge(values, read_group(group, base, source, configs))
+    return _merge(values, own)
+
+
+def overrides_of(experiment: str, folder: Path = CONFIGS / EXPERIMENT) -> list[str]:
+    """What a file of configs/experiment sets, as texts for --set, groups first.
+
+    Args:
+        experiment: Its name, or the path of such a file.
+
+    Raises:
+        SettingsError: There is no such file, or it is composed in another way.
+    """
+    path = Path(experiment) if experiment.endswith(".yaml") else folder / f"{experiment}.yaml"
+    try:
+        groups, values = _read_experiment(path, f"--experiment {experiment}")
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        reason = type(error).__name__ if isinstance(error, OSError) else reason_of(error)
+        names = sorted(file.stem for file in folder.glob("*.yaml"))
+        close = difflib.get_close_matches(experiment, names, n=1)
+        raise SettingsError(
+            f"--experiment {experiment}: {path} is not readable ({reason}); "
+            + (f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}")
+        ) from None
+    leaves = [f"{key}={json.dumps(value)}" for key, value in _leaves(values)]
+    return [*(f"{group}={option}" for group, option in groups.items()), *leaves]
+
+
+def _read_experiment(path: Path, source: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """The groups that an experiment chooses, and its own settings, with those of its bases."""
+    bases, own = _read_composed(path, source)
+    groups: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    chosen: dict[str, str] = {}
+    for base in bases:
+        name, option = next(iter(base.items())) if isinstance(base, dict) else (None, base)
+        if name is not None and name.startswith("override /"):
+            chosen[name.removeprefix("override /")] = str(option)
+        elif name is None and isinstance(option, str) and option != path.stem:
+            of_base, settings_of_base = _read_experiment(path.with_name(f"{option}.yaml"), source)
+            groups |= of_base
+            _merge(values, settings_of_base)
+        else:
+            raise _not_composable(source, path, base)
+    return groups | chosen, _merge(values, own)
+
+
+def _read_composed(path: Path, source: str) -> tuple[list[Any], dict[str, Any]]:
+    """What a file names below `defaults`, `_self_` left out, and its own values."""
+    content = read_value(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{source}: {path} holds {_show(content)}, expected settings")
+    bases = content.pop("defaults", [])
+    if not isinstance(bases, list) or "_self_" in bases[:-1]:
+        # Hydra would lay what follows _self_ over the file's own values.
+        raise _not_composable(source, path, bases)
+    return [base for base in bases if base != "_self_"], content
+
+
+def _not_composable(source: str, path: Path, part: object) -> SettingsError:
+    return SettingsError(
+        f"{source}: {path} is composed of {part}, which --set can't; use `dvc exp run -S`"
+    )
+
+
+def _merge(values: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, changed in place: sections of `over` are laid over them, all else replaces."""
+    for name, value in over.items():
+        below = values.get(name)
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            _merge(below, value)
+        else:
+            values[name] = value
+    return values
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += _leaves(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, value))
+    return found
+
+
 # ---- the variants of an ablation -----------------------------------------------------------------
 
 # What a variant may change; the maps, the clips and how a run is run are common to all.
@@ -470,44 +615,6 @@ def require_variable(key: str, source: str) -> None:
             f"{source}: {key} is common to all variants, which share maps, batches and seeds; "
             f"settings of head, udl and train can vary{advice}"
         )
-
-
-def overrides_of(experiment: str, folder: Path = Path("configs/experiment")) -> list[str]:
-    """What a file of configs/experiment sets, as texts for --set.
-
-    Args:
-        experiment: Its name, or the path of such a file.
-
-    Raises:
-        SettingsError: There is no such file, or it is composed of other files.
-    """
-    path = Path(experiment) if experiment.endswith(".yaml") else folder / f"{experiment}.yaml"
-    try:
-        values = read_value(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
-        reason = type(error).__name__ if isinstance(error, OSError) else reason_of(error)
-        names = sorted(file.stem for file in folder.glob("*.yaml"))
-        close = difflib.get_close_matches(experiment, names, n=1)
-        raise SettingsError(
-            f"--experiment {experiment}: {path} is not readable ({reason}); "
-            + (f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}")
-        ) from None
-    if not isinstance(values, dict) or "defaults" in values:
-        raise SettingsError(
-            f"--experiment {experiment}: {path} is composed of other files; compose it with "
-            f"`dvc exp run -S experiment={experiment}`"
-        )
-    return [f"{key}={json.dumps(value)}" for key, value in _leaves(values)]
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += _leaves(value, f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, value))
-    return found
 
 
 def _resolve(settings: Settings, variant: VariantSettings) -> Variant:

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class _PlainConsole:
+    """Lines on stderr, where rich is missing: a library that was installed without what it asks."""
+
+    is_terminal = False
+
+    def print(self, *words: object, end: str = "\n", **_style: object) -> None:
+        print(*words, end=end, file=sys.stderr)
+
+
+def _make_console() -> Any:
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        return _PlainConsole()
+    return Console(stderr=True, highlight=False, markup=False)  # "[x]" is no markup
+
 
 LINE_INTERVAL_SECONDS = 20.0
-console = Console(stderr=True, highlight=False)
+console = _make_console()
 
 
 class Track(Protocol):
@@ -76,15 +86,25 @@ def track(title: str, total: int, unit: str = "clips", *, done: int = 0) -> Iter
     if not console.is_terminal:
         yield _LineTrack(title, total, unit, done)
         return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(title, total=total, completed=done, rate="", note="")

@@ -16,6 +16,7 @@ from typing import Any
 
 # Packages that decide figures: arithmetic, models, decoding, storage.
 PACKAGES = (
+    "dsts-pipeline",
     "torch",
     "numpy",
     "mmaction2",

@@ -9,7 +9,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+try:
+    from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+except ModuleNotFoundError:  # DSTSHead takes nothing but torch
+    from dsts_pipeline.base.plain_sections import (  # type: ignore[assignment, no-redef]
+        BaseModel,
+        ConfigDict,
+        Field,
+        field_validator,
+        model_validator,
+    )
 
 from dsts_pipeline.base.children import REQUEUE_STATUS
 from dsts_pipeline.base.errors import SettingsError
@@ -82,6 +91,10 @@ class RenderSettings(Section):
                 f"{self.num_test} in test; expected at most {fewest}, a clip for each group"
             )
         return self
+
+
+# The format of the annotations that a renderer writes.
+FORMAT_OF = {"stick_diving": "diving48", "stick_something": "ssv2"}
 
 
 class DatasetSettings(Section):
@@ -200,8 +213,8 @@ class BackboneSettings(Section):
 
     name: str = "stick_r18"
     """a preset, timm:NAME, a config of mmaction2's zoo or of yours, or a transformers folder"""
-    weights: str = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
-    """a file, an address, a transformers folder, or the word random"""
+    weights: str | None = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
+    """a file, an address, a transformers folder, or the word random; null: for imported maps"""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """digest that the weights file must have; null: not compared"""
     key_map: Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"] = "auto"
@@ -473,6 +486,9 @@ class RunSettings(Section):
     """exit status after SIGTERM, by which a cluster starts the job anew"""
 
 
+LoggerName = Literal["dvclive", "tensorboard", "wandb", "mlflow"]
+
+
 class TrainSettings(RunSettings, LearningSettings):
     """Training of heads on cached maps."""
 
@@ -494,14 +510,14 @@ class TrainSettings(RunSettings, LearningSettings):
     """of batches and held-out clips; null: the run's seed"""
     recompute_clips_at_end: Count | None = None
     """clips of the last such passes; null: all training clips"""
-    tensorboard: bool = False
-    """write curves for TensorBoard, too"""
+    loggers: tuple[LoggerName, ...] = ("dvclive",)
+    """of the DSTS head's curves: dvclive, tensorboard, wandb, mlflow"""
     cuda_graph: Literal["auto", "off"] = "auto"
     """auto: on one GPU iterations are captured once and replayed; off: never"""
 
 
 # What decides nothing about a training's result.
-OF_THE_RUN = frozenset(RunSettings.model_fields) | {"tensorboard", "cuda_graph"}
+OF_THE_RUN = frozenset(RunSettings.model_fields) | {"loggers", "cuda_graph"}
 
 
 class FinetuneSettings(RunSettings, LearningSettings):
@@ -566,8 +582,10 @@ class EvaluateSettings(Section):
 class ReportSettings(Section):
     """What the HTML page shows."""
 
-    title: str = "Dynamic spatio-temporal specialization: a run in figures"
-    """on the page and in its tab"""
+    title: str | None = None
+    """on the page and in its tab; null: the data set's name"""
+    num_examples: Annotated[int, Field(ge=0, le=24)] = 3
+    """right answers shown large at the top, and as many wrong ones"""
     num_confused_pairs: Annotated[int, Field(ge=1, le=200)] = 12
     """rows of the table of confused classes"""
     num_gallery_clips: Annotated[int, Field(ge=0, le=24)] = 4
@@ -576,8 +594,8 @@ class ReportSettings(Section):
     """previews per cell of the confusion matrix"""
     num_mistakes: Annotated[int, Field(ge=0, le=1000)] = 40
     """wrong answers shown one by one"""
-    preview_size_px: Annotated[int, Field(ge=32, le=160)] = 72
-    """side of a preview"""
+    preview_size_px: Annotated[int, Field(ge=32, le=480)] = 160
+    """longer side of a preview's frames, which are never enlarged"""
     max_preview_mb: Annotated[float, Field(ge=0, le=200)] = 12.0
     """megabytes that all previews may take"""
     write_plots: bool = True
@@ -603,8 +621,8 @@ class SearchSettings(Section):
     """settings to vary: key=low:high, key=low:high:log or key=a,b,c"""
     num_trials: Count = 30
     """of the study, those of earlier calls included"""
-    timeout_seconds: Positive | None = None
-    """no trial is begun after so long; null: no limit"""
+    minutes: Positive | None = None
+    """time for a call: no epoch is begun that would end later; null: no limit"""
     pruner: Literal["median", "successive_halving", "none"] = "median"
     """what ends bad trials early: median, successive_halving or none"""
     startup_trials: Number = 5
@@ -656,6 +674,8 @@ class AblateSettings(Section):
     """processes that share the trainings"""
     num_together: Count = 64
     """trainings a process holds at a time; fewer where memory is short"""
+    minutes: Positive | None = None
+    """time for a call: no epoch is begun that would end later; null: no limit"""
 
     @field_validator("variants")
     @classmethod
@@ -708,10 +728,18 @@ def check_together(settings: Settings) -> None:
 
     Raises:
         SettingsError: UDL of a head without upstream parameters; early stopping with nothing
-            held out; an ablation over folds without folds.
+            held out; an ablation over folds without folds; a data set rendered in one format and
+            read in another.
     """
     head = settings.head
     train = settings.train
+    dataset = settings.dataset
+    if dataset.render is not None and dataset.format != FORMAT_OF[dataset.render.renderer]:
+        raise SettingsError(
+            f"dataset.format is {dataset.format} and dataset.render renders "
+            f"{dataset.render.renderer}, which is {FORMAT_OF[dataset.render.renderer]}; for videos "
+            f"of your own set dataset.render to null, as dataset={dataset.format} does"
+        )
     if settings.udl.enabled and head.num_layers == 0:
         raise SettingsError(
             "udl.enabled is true and head.num_layers 0: a head without layers has no upstream "

@@ -7,7 +7,7 @@ computed, and for `train-head`, which refuses.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -124,6 +124,75 @@ def doubt_held_out(
     )
 
 
+class Fitted(NamedTuple):
+    """What a training takes instead of what is set, and what there is to say of it, or ""."""
+
+    batch_size: int
+    heldout_fraction: float
+    told: str
+
+
+def fit_to_clips(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    *,
+    batch_size: int,
+    heldout_fraction: float,
+    seed: int,
+    paired: bool,
+    world_size: int = 1,
+    early_stopping_epochs: int | None = None,
+    heldout_by: HeldoutBy = "clip",
+    origins: np.ndarray | None = None,
+) -> Fitted:
+    """A smaller batch where clips do not fill the one that is set, and none held out there where
+    that would be fewer than one of each class; all else as it is set.
+
+    Arguments are those of `find_shortage`, which refuses what can't be helped.
+    """
+    rows = np.arange(len(labels))
+    how: dict[str, Any] = {"by": heldout_by, "origins": origins, "seed": seed}
+    as_set = Fitted(batch_size, heldout_fraction, "")
+    try:
+        parts = hold_out(rows, labels, groups, fraction=heldout_fraction, **how)
+    except SettingsError:
+        return as_set
+    num_kept, num_held = (len(np.unique(groups[part])) for part in parts)
+    fraction = heldout_fraction
+    told = ""
+    if heldout_fraction and num_kept and not num_held:
+        told = (
+            f"train.heldout_fraction {heldout_fraction:g} holds out none of {num_kept} training "
+            "clips: the last epoch counts, none is chosen"
+        )
+    if num_kept >= _count_needed(batch_size, paired, world_size):
+        return as_set._replace(told=told)
+    num_classes = len(np.unique(labels))
+    if 0 < num_held < num_classes and early_stopping_epochs is None:
+        told = (
+            f"{num_held} held-out clip{'s' if num_held > 1 else ''} of {num_classes} classes "
+            "can't choose an epoch: none is held out, the last epoch counts"
+        )
+        fraction = 0.0
+        num_kept += num_held
+    largest = num_kept // (2 if paired else 1) // world_size
+    if not largest:
+        return as_set
+    where = f" on each of {world_size} processes" if world_size > 1 else ""
+    batches = "two batches" if paired else "a batch"
+    cut = (
+        f"{num_kept} training clips do not fill {batches} of train.batch_size {batch_size}{where}: "
+        f"batches of {largest} are taken"
+    )
+    return Fitted(largest, fraction, "; ".join(filter(None, (cut, told))))
+
+
+def _count_needed(batch_size: int, paired: bool, world_size: int) -> int:
+    """Clips without which no iteration is possible."""
+    together = batch_size * world_size
+    return 2 * together if paired else together if world_size > 1 else 1
+
+
 def find_shortage(
     labels: np.ndarray,
     groups: np.ndarray,
@@ -154,8 +223,7 @@ def find_shortage(
     except SettingsError as error:
         return str(error)
     num_kept, num_held = (len(np.unique(groups[part])) for part in parts)
-    together = batch_size * world_size
-    needed = 2 * together if paired else together if world_size > 1 else 1
+    needed = _count_needed(batch_size, paired, world_size)
     if num_kept < needed:
         reason = (
             "UDL takes two disjoint batches an iteration" if paired else "all take a full batch"

@@ -28,6 +28,11 @@ VIDEO_SUFFIXES = frozenset(
 _NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 
+def name_clip(split: str, clip_id: str) -> str:
+    """How a clip is named in messages and findings: its split, unless its id begins with it."""
+    return clip_id if clip_id.startswith(f"{split}/") else f"{split}/{clip_id}"
+
+
 @dataclass(frozen=True, slots=True)
 class AnnotatedClip:
     """A clip as annotated; its video has not been looked at.

@@ -33,7 +33,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.errors import UserError, explain_missing, import_extra, missing_extra
 from dsts_pipeline.clips.probe import (
     OpenVideo,
     Packets,
@@ -87,10 +87,7 @@ def name_decoder(decoder: Decoder) -> str:
         names = ("av",) if decoder == "auto" and not has_decord() else _PACKAGES[decoder]
         versions = {name: importlib.metadata.version(name) for name in names}
     except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(
-            f"backbone.decoder is {decoder}, and the package {error.name} is not installed: "
-            f"`pip install -c constraints.txt {error.name}`, or set another decoder"
-        ) from None
+        raise missing_extra(error.name, f"backbone.decoder={decoder}") from None
     if len(versions) == 1:
         return f"{decoder} {next(iter(versions.values()))}"
     return f"{decoder} ({', '.join(f'{name} {number}' for name, number in versions.items())})"
@@ -217,12 +214,7 @@ def _decode_decord(
     size_px: int | None,
     scale: Scaling | None,
 ) -> np.ndarray:
-    try:
-        import decord
-    except (ImportError, OSError) as error:
-        raise UserError(
-            f"decord cannot be loaded ({error}); install it, or set backbone.decoder to auto"
-        ) from None
+    decord = import_extra("decord", "decoding by decord")
     _check_reach(path, wanted, info.num_frames)
     width, height = info.width, info.height
     if size_px is not None:
@@ -421,6 +413,8 @@ def _decode_torchcodec(
     """
     try:
         from torchcodec.decoders import VideoDecoder
+    except ModuleNotFoundError as error:
+        raise explain_missing(error, f"backbone.decoder={decoder}") from None
     except (ImportError, OSError, RuntimeError):
         raise UserError(
             "torchcodec cannot be loaded; it needs FFmpeg's shared libraries, and a build for this "

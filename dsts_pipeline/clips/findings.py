@@ -14,10 +14,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
-from dsts_pipeline.clips.annotation import TEST, TRAIN, UNLABELLED, Annotations, is_video, printable
+from dsts_pipeline.clips.annotation import (
+    TEST,
+    TRAIN,
+    UNLABELLED,
+    Annotations,
+    is_video,
+    name_clip,
+    printable,
+)
 from dsts_pipeline.clips.index import Clip, ClipIndex, EndFrameRule
 
 _NUM_SHOWN = 3
@@ -113,7 +120,7 @@ class Findings:
         table.add_column("number", justify="right")
         table.add_column("first ones", overflow="fold")
         for name, number, examples in rows:
-            table.add_row(name, f"{number:,}", escape(examples))  # "[x]" is no markup
+            table.add_row(name, f"{number:,}", examples)
         return table
 
 
@@ -142,16 +149,16 @@ def collect_findings(
     problems: dict[str, list[str]] = defaultdict(list)
     reasons: dict[str, str] = {}
     for problem in index.problems:
-        problems[problem.kind].append(name := f"{problem.split}/{problem.clip_id}")
+        problems[problem.kind].append(name := name_clip(problem.split, problem.clip_id))
         reasons[name] = problem.reason
     annotated = Counter(clip.split for clip in annotations.clips)
     annotated += Counter(clip.split for clip in annotations.unusable)
     annotated += Counter({UNLABELLED: len(annotations.unlabelled)})
     duplicates = _group_names(
-        ((clip.sha256, clip.start_frame, clip.end_frame), f"{clip.split}/{clip.id}")
+        ((clip.sha256, clip.start_frame, clip.end_frame), name_clip(clip.split, clip.id))
         for clip in index.clips
     )
-    same_ids = _group_names((clip.id, f"{clip.split}/{clip.id}") for clip in annotations.clips)
+    same_ids = _group_names((clip.id, name_clip(clip.split, clip.id)) for clip in annotations.clips)
     paths = dict.fromkeys((clip.sha256, clip.path) for clip in index.clips)
     by_split: dict[str, set[int]] = defaultdict(set)
     for clip in index.clips:
@@ -217,7 +224,7 @@ def _find_overlaps(clips: Iterable[Clip]) -> tuple[tuple[str, ...], ...]:
             for split, other in last.items():
                 same = (other.start_frame, other.end_frame) == (clip.start_frame, clip.end_frame)
                 if split != clip.split and other.end_frame > clip.start_frame and not same:
-                    pairs.append((f"{split}/{other.id}", f"{clip.split}/{clip.id}"))
+                    pairs.append((name_clip(split, other.id), name_clip(clip.split, clip.id)))
             before = last.get(clip.split)
             if before is None or before.end_frame <= clip.end_frame:
                 last[clip.split] = clip

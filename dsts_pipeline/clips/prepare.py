@@ -18,7 +18,7 @@ from typing import Any
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.groups import hold_out_groups
 from dsts_pipeline.base.settings import DatasetSettings
-from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip
+from dsts_pipeline.clips.annotation import TEST, TRAIN, VAL, AnnotatedClip, name_clip
 from dsts_pipeline.clips.decode import Decoder, find_refusal
 from dsts_pipeline.clips.findings import Findings, collect_findings
 from dsts_pipeline.clips.index import Clip, ClipIndex, Problem, decide_end_frame, frames_of
@@ -112,7 +112,7 @@ def prepare_clips(
         root=root,
         end_frame=end_frame,
         cut_ranges=[
-            f"{clip.split}/{clip.id}"
+            name_clip(clip.split, clip.id)
             for clip in annotations.clips
             if (info := videos[clip.path].info) and _ends_beyond(clip, info)
         ],

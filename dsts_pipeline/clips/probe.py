@@ -31,7 +31,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.errors import DataError, import_extra
 
 Gop = Literal["", "intra", "closed", "open", "refresh", "unknown"]
 
@@ -173,8 +173,9 @@ def open_video(path: str | Path) -> Iterator[OpenVideo]:
 
     Raises:
         VideoError: See `probe`; also for what goes wrong inside the `with` block.
+        MissingExtraError: PyAV is not installed.
     """
-    import av
+    av = import_extra("av", "reading a video")
 
     _check_file(path)
     try:

@@ -14,10 +14,18 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+
+from dsts_pipeline.base.errors import LazyExtra
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageEnhance, ImageOps
+else:
+    Image = LazyExtra("PIL.Image", "augmentation")
+    ImageEnhance = LazyExtra("PIL.ImageEnhance", "augmentation")
+    ImageOps = LazyExtra("PIL.ImageOps", "augmentation")
 
 # mmaction2's configurations of TSN and TSM: https://github.com/open-mmlab/mmaction2
 _SCALES = (1, 0.875, 0.75, 0.66)
@@ -138,7 +146,7 @@ def _seeded(seed: int) -> Iterator[None]:
 NUM_OPERATIONS = 2
 LARGEST_MAGNITUDE = 10.0
 _GREY = (128, 128, 128)
-_Operation = Callable[[Image.Image, float], Image.Image]
+_Operation = Callable[[Any, float], Any]  # a picture of PIL and a strength to a picture
 
 
 def rand_augment(

@@ -49,7 +49,7 @@ _TAP_OF = {
 def build_backbone(
     name: str,
     *,
-    weights: str | Path,
+    weights: str | Path | None,
     num_frames: int | None = None,
     size_px: int | None = None,
     taps: Sequence[str] = (),
@@ -76,8 +76,8 @@ def build_backbone(
     """
     if weights is None:
         raise SettingsError(
-            "backbone.weights is not set; expected a file, an address, or the word random for "
-            "weights that were never trained"
+            "backbone.weights is null; expected a file, an address, or the word random for weights "
+            "that were never trained"
         )
     choice = WeightsChoice(weights, weights_sha256, key_map, seed)
     taps = tuple(taps)

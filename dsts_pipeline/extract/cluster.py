@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from dsts_pipeline.base.children import exit_on_sigterm
-from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.errors import UserError, import_extra
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract.decode_pool import Decoded, DecodePool
@@ -66,7 +66,7 @@ def extract_on_cluster(
         DataError, StoreError: Of a worker.
         UserError: Ray is not installed, or worker after worker is lost.
     """
-    ray = _import_ray()
+    ray = import_extra("ray", "--engine ray")
     started = time.monotonic()
     totals = _Totals()
     cluster = _Cluster(ray, make_tools, plan, positions_of, settings, num_workers)
@@ -341,17 +341,6 @@ def _fetch(answer: Any) -> Decoded:
     import ray
 
     return ray.get(answer)
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError(
-            f"Ray cannot be imported ({error}); install it by "
-            "`pip install -c constraints.txt -e '.[ray]'`, or extract without --engine ray"
-        ) from None
-    return ray
 
 
 def _first_line(error: Exception) -> str:

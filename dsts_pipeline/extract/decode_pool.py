@@ -212,9 +212,7 @@ class DecodePool:
 def _logged(job: DecodeJob, answered: Decoded) -> Decoded:
     """`answered`, after a line in the log where a fault of a program is behind it."""
     if answered.trace:
-        console.print(
-            f"{job.path}: {answered.reason} (at {answered.trace})", markup=False, soft_wrap=True
-        )
+        console.print(f"{job.path}: {answered.reason} (at {answered.trace})", soft_wrap=True)
     return answered
 
 

@@ -5,7 +5,8 @@ path and its digest. A download is checked before it gets its name, so a file wi
 Beside a download, and beside weights that this package wrote (the embedded ones, too), lies a note
 with the digest, `<name>.json`, which the file must have whenever it is read.
 Weights that an installed package holds are named by a reference, a .json file of its own: package,
-file in it, digest, and how it is installed. So they have a path that DVC can track.
+file in it, digest, and how it is installed. Files of this package itself are named by their place
+in the repository, dsts_pipeline/..., also where only the installed package has them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import re
 import urllib.request
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from dsts_pipeline.base.errors import CheckpointError
+from dsts_pipeline.base.errors import CheckpointError, missing_extra
 from dsts_pipeline.base.files import (
     open_atomic,
     read_json,
@@ -36,7 +38,9 @@ from dsts_pipeline.base.transfers import (
     open_filesystem,
 )
 
+RANDOM = "random"
 CACHE_FOLDER = Path(".weights_cache")
+_PACKAGE = Path(__file__).parents[1]
 _BLOCK_BYTES = 1 << 20
 
 
@@ -52,30 +56,76 @@ def is_address(source: str | Path) -> bool:
     return "://" in str(source)
 
 
+def place_weights(source: str | Path) -> Path:
+    """The path that `source` names; one that begins with dsts_pipeline/ and is not here is that of
+    the installed package."""
+    path = Path(source)
+    if path.parts[:1] != (_PACKAGE.name,) or path.exists():
+        return path
+    installed = _PACKAGE.parent / path
+    return installed if installed.exists() else path
+
+
 def locate_weights(
-    source: str | Path, *, sha256: str | None = None, cache_folder: str | Path = CACHE_FOLDER
+    source: str | Path,
+    *,
+    sha256: str | None = None,
+    cache_folder: str | Path = CACHE_FOLDER,
+    digest: Callable[[Path], str] = sha256_file,
 ) -> WeightsFile:
     """The file at a path or an address, downloaded once.
 
     Args:
         sha256: The digest that the file must have.
         cache_folder: Where downloads stay.
+        digest: File -> its SHA-256; one that remembers files spares the reading.
 
     Raises:
         CheckpointError: There is no such file, it cannot be fetched, or it is another one.
     """
-    path = _fetch(str(source), sha256, Path(cache_folder)) if is_address(source) else Path(source)
+    if is_address(source):
+        path = _fetch(str(source), sha256, Path(cache_folder), digest)
+    else:
+        path = place_weights(source)
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such weights file; give backbone.weights an existing file, an address or "
             "the word random, or make weights with `python cli.py pretrain`"
         )
     if path.suffix == ".json":
-        path = _find_in_package(path)
-    found = sha256_file(path)
+        path = _find_in_package(path, digest)
+    found = digest(path)
     _compare(str(source), found, sha256)
     _compare_note(path, found)
     return WeightsFile(path, found)
+
+
+def describe_weights(
+    source: str | None,
+    *,
+    sha256: str | None = None,
+    cache_folder: str | Path = CACHE_FOLDER,
+    digest: Callable[[Path], str] = sha256_file,
+) -> dict[str, Any]:
+    """What `source` stands for now, equal as long as its content is: what is made of it may stay.
+
+    Args:
+        source: A file, an address, a folder, "random" or None. Others: those of `locate_weights`.
+
+    Raises:
+        CheckpointError: As `locate_weights`.
+    """
+    if source is None or source == RANDOM:
+        return {"kind": source or "none"}
+    folder = place_weights(source)
+    if not is_address(source) and folder.is_dir():
+        read = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
+        return {"kind": "folder", "files": {path.name: digest(path) for path in read}}
+    file = locate_weights(source, sha256=sha256, cache_folder=cache_folder, digest=digest)
+    content = {"sha256": file.sha256, "size_bytes": file.path.stat().st_size}
+    if is_address(source):
+        return {"kind": "address", "address": _without_secrets(source)} | content
+    return {"kind": "file"} | content
 
 
 def digest_of_weights(path: Path) -> str:
@@ -121,7 +171,7 @@ def _compare_note(path: Path, found: str) -> None:
         )
 
 
-def _find_in_package(reference: Path) -> Path:
+def _find_in_package(reference: Path, digest: Callable[[Path], str]) -> Path:
     """The weights that `reference` names in an installed package, of which no code runs."""
     content = read_json(reference)
     names = ("package", "file", "sha256", "install")
@@ -141,7 +191,7 @@ def _find_in_package(reference: Path) -> Path:
             f"{reference}: its weights are in the package {package}, which is not installed; "
             f"install it with `{install}`"
         )
-    if (found := sha256_file(path)) != sha256:
+    if (found := digest(path)) != sha256:
         raise CheckpointError(
             f"{path}: its sha256 is {found}, {reference} expects {sha256}: damaged, or of another "
             f"release; install the package again with `{install}`"
@@ -157,13 +207,13 @@ def _compare(source: str, found: str, expected: str | None) -> None:
         )
 
 
-def _fetch(address: str, sha256: str | None, cache: Path) -> Path:
+def _fetch(address: str, sha256: str | None, cache: Path, digest: Callable[[Path], str]) -> Path:
     """The downloaded file; one that is there already is used if it is still what it was."""
     shown = _without_secrets(address)
     folder = cache / hashlib.sha256(shown.encode()).hexdigest()[:16]
     path = folder / (PurePosixPath(urlsplit(address).path).name or "weights")
     note = note_of(path)
-    if path.is_file() and note.is_file() and read_json(note)["sha256"] == sha256_file(path):
+    if path.is_file() and note.is_file() and read_json(note)["sha256"] == digest(path):
         return path
     remove_left_overs(path)
     with open_atomic(path) as file:
@@ -239,10 +289,7 @@ def _download_http(address: str, shown: str, taken: _Taken) -> None:
 
 def _require_fsspec(shown: str) -> None:
     if find_spec("fsspec") is None:
-        raise CheckpointError(
-            f"{shown}: addresses other than http(s) need fsspec; install it with "
-            "`pip install -c constraints.txt -e '.[remote]'`"
-        )
+        raise missing_extra("fsspec", f"{shown}, an address other than http(s),")
 
 
 def _unreachable(shown: str, reason: object) -> CheckpointError:

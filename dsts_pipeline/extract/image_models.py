@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.base.errors import SettingsError, UserError
+from dsts_pipeline.base.errors import EXTRA_OF, SettingsError, UserError, explain_missing
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.model_zoo import LEFT_OUT, TIMM, is_timm_name
 from dsts_pipeline.extract.pipelines import Pipeline
@@ -142,7 +142,7 @@ def build_image_model(
 
 
 def _make_timm(name: str, size_px: int | None) -> _Found:
-    library = _import("timm", "timm")
+    library = _import("timm")
     model_name = name.removeprefix(TIMM)
     architecture = model_name.partition(".")[0]
     if not is_timm_name(name) or not library.is_model(architecture):
@@ -186,7 +186,7 @@ def _make_lite0(size_px: int | None) -> _Found:
     pixels are (x - 127) / 128. Its layers are built for one size, since they pad as TensorFlow
     does.
     """
-    library = _import("efficientnet_lite_pytorch", "lite")
+    library = _import("efficientnet_lite_pytorch")
     size_px = size_px or 224
     model = library.EfficientNet.from_name("efficientnet-lite0", image_size=size_px)
     model._fc = nn.Identity()
@@ -203,14 +203,11 @@ def _make_lite0(size_px: int | None) -> _Found:
     )
 
 
-def _import(package: str, extra: str) -> Any:
+def _import(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"{error.name} is not installed; install it with "
-            f"`pip install -c constraints.txt -e '.[{extra}]'`"
-        ) from None
+        raise explain_missing(error, "this image model", EXTRA_OF[package]) from None
     except (ImportError, RuntimeError) as error:
         raise UserError(
             f"{package} cannot be imported ({str(error).splitlines()[0]}); it needs a torchvision "

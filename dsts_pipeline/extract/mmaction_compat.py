@@ -3,7 +3,7 @@
 Enters: a model configuration, or the name of one in its model zoo. Leaves: the model, built by
 mmaction2's registry; the configuration as plain dicts and lists.
 
-Seven traps:
+Eight traps:
 1. The wheel lacks `mmaction/models/localizers/drn`, which its own package imports
    (mmaction2 issue 2714): an empty stand-in takes its place.
 2. It imports `importlib_metadata` without declaring it: our requirements name it.
@@ -17,6 +17,8 @@ Seven traps:
    a model is built or initialised: `strip_downloads` takes these names out.
 7. mmengine finds the base configs of other packages (`_base_ = "mmaction::..."`) by pkg_resources,
    which newer setuptools dropped: where it is missing, the import system is asked instead.
+8. It asks for decord, which has no wheel for some machines: pip installs it there only without what
+   it asks for.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import importlib.util
 import inspect
 import logging
 import os
+import platform
 import sys
 import tempfile
 import types
@@ -33,11 +36,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from dsts_pipeline.base.errors import UserError
+from dsts_pipeline.base.errors import MissingExtraError, UserError, missing_extra
 from dsts_pipeline.extract.pipelines import load_opencv
 
 _DRN = "mmaction.models.localizers.drn"
 _MULTIMODAL = "mmaction.models.multimodal"
+_WITH_DECORD = ("x86_64", "AMD64")  # machines that decord has wheels for
 
 
 class _Absent:
@@ -96,9 +100,8 @@ def import_yapf_alone() -> None:
 
 
 def _stand_in_for_drn() -> None:
-    package = importlib.util.find_spec("mmaction")
-    folders = (package.submodule_search_locations or []) if package else []
-    if any((Path(folder) / "models" / "localizers" / "drn").is_dir() for folder in folders):
+    inside = Path("models", "localizers", "drn")
+    if any((Path(folder) / inside).is_dir() for folder in _find_mmaction()):
         return
     module = types.ModuleType(f"{_DRN}.drn")
     module.DRN = type("DRN", (), {})  # type: ignore[attr-defined]
@@ -129,6 +132,10 @@ def import_mmaction() -> Any:
     Raises:
         UserError: mmaction2 or one of its requirements cannot be imported.
     """
+    for name in ("mmengine", "mmcv", "importlib_metadata", "einops"):
+        if importlib.util.find_spec(name) is None:
+            raise missing_extra(name, "a model of mmaction2")
+    _find_mmaction()
     _import_opencv()
     try:
         import_yapf_alone()
@@ -143,10 +150,27 @@ def import_mmaction() -> Any:
     except (ImportError, AssertionError) as error:
         raise UserError(
             f"mmaction2 cannot be imported ({error}); expected mmaction2 1.2.0 with mmcv-lite "
-            "2.1.0 and importlib_metadata: run `make setup`"
+            'below 2.2: pip install "dsts-pipeline[mmaction2]"'
         ) from error
     MMLogger.get_current_instance().setLevel(logging.WARNING)  # else a line per parameter
     return MODELS
+
+
+def _find_mmaction() -> list[str]:
+    """The folders of the package.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    package = importlib.util.find_spec("mmaction")
+    if package is not None:
+        return list(package.submodule_search_locations or [])
+    if platform.machine() not in _WITH_DECORD:
+        raise MissingExtraError(
+            "a model of mmaction2 needs mmaction, which is not installed: pip install --no-deps "
+            "mmaction2==1.2.0 (it asks for decord, which has no wheel for this machine)"
+        )
+    raise missing_extra("mmaction", "a model of mmaction2")
 
 
 def zoo_folder() -> Path:
@@ -155,14 +179,13 @@ def zoo_folder() -> Path:
     Raises:
         UserError: mmaction2 is not installed, or without its configs.
     """
-    package = importlib.util.find_spec("mmaction")
-    for folder in (package.submodule_search_locations or []) if package else []:
+    for folder in _find_mmaction():
         configs = Path(folder) / ".mim" / "configs" / "recognition"
         if configs.is_dir():
             return configs
     raise UserError(
         "mmaction2's model-zoo configs are not installed; expected mmaction/.mim/configs of the "
-        "wheel mmaction2 1.2.0: run `make setup`, or give backbone.name the path of a config file"
+        "wheel mmaction2 1.2.0: install that one, or give backbone.name the path of a config file"
     )
 
 

@@ -175,11 +175,11 @@ def show_progress(title: str, total: int) -> Iterator[ExtractionProgress]:
         yield _Lines(title, total)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as progress:
         yield _Bar(progress, progress.add_task(title, total=total, note=""), total)

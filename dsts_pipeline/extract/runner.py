@@ -11,6 +11,7 @@ neighbours up.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -350,14 +351,15 @@ _NUM_BATCHES = 2
 class Forecast:
     """Seconds of work per clip, as measured on `num_clips` clips.
 
-    `decode_seconds` is per clip of all decode processes together, their start left out;
-    `is_parallel` whether decoding goes on beside the forward passes.
+    `decode_seconds` is per clip of all decode processes together, their start left out, on
+    `num_decoded` clips; `is_parallel` whether decoding goes on beside the forward passes.
     """
 
     num_clips: int
     decode_seconds: float
     forward_seconds: float
     is_parallel: bool
+    num_decoded: int = 0
 
     @property
     def seconds_per_clip(self) -> float:
@@ -373,6 +375,7 @@ def forecast_extraction(
     *,
     num_decode_workers: int = 1,
     batch_size: int = 32,
+    limit_seconds: float = math.inf,
 ) -> Forecast:
     """Time two batches (fewer if fewer are pending) of the rows at `positions`, evenly spread.
 
@@ -380,12 +383,18 @@ def forecast_extraction(
 
     Choice: both halves are timed one after the other, because two batches are too few for a
     pipeline to settle. Where decoding and the backbone share processors the truth is slower.
+
+    Args:
+        limit_seconds: Fewer clips, and smaller batches, are timed where all would take longer; at
+            least one is decoded and goes through the backbone twice.
     """
+    began = time.monotonic()
     num_clips = min(len(positions), _NUM_BATCHES * batch_size)
     chosen = [positions[i * len(positions) // num_clips] for i in range(num_clips)]
     jobs = [job for position in chosen for job in plan.jobs([position])]
     size = backbone.size_px
     frames = np.zeros((num_clips, backbone.num_frames, size, size, 3), np.uint8)
+    num_decoded = 0
     with DecodePool(num_decode_workers) as pool:
         for _ in pool.run(jobs[:1] * num_decode_workers):
             pass  # starts the processes
@@ -393,22 +402,43 @@ def forecast_extraction(
         for row, decoded in enumerate(pool.run(jobs)):
             if decoded.frames is not None:
                 frames[row] = decoded.frames[0]
+            num_decoded += 1
+            if time.monotonic() - began > limit_seconds / 3:
+                break
         decode_seconds = time.monotonic() - started
+    left = limit_seconds - (time.monotonic() - began)
+    num_passed, forward_seconds = _time_forward(backbone, frames, batch_size, left)
     return Forecast(
-        num_clips=num_clips,
-        decode_seconds=decode_seconds / num_clips,
-        forward_seconds=_time_forward(backbone, frames, batch_size) / num_clips,
+        num_clips=num_passed,
+        decode_seconds=decode_seconds / num_decoded,
+        forward_seconds=forward_seconds / num_passed,
         is_parallel=num_decode_workers > 0,
+        num_decoded=num_decoded,
     )
 
 
-def _time_forward(backbone: MapMaker, frames: np.ndarray, batch_size: int) -> float:
-    def run(batch: np.ndarray) -> None:
+def _time_forward(
+    backbone: MapMaker, frames: np.ndarray, batch_size: int, limit_seconds: float
+) -> tuple[int, float]:
+    """How many clips were passed, and in how many seconds."""
+
+    def run(batch: np.ndarray) -> float:
+        started = time.monotonic()
         backbone(torch.from_numpy(batch).to(backbone.device)).cpu().numpy()
+        return time.monotonic() - started
 
     with torch.inference_mode():
+        if limit_seconds < math.inf:
+            began = time.monotonic()
+            run(frames[:1])
+            alone = run(frames[:1])
+            limit_seconds -= time.monotonic() - began
+            # What a pass sets up is not timed, so each batch goes through once more.
+            fitting = int(limit_seconds / (1 + _NUM_BATCHES) / max(alone, 1e-6))
+            if fitting < 1:
+                return 1, alone
+            batch_size = min(batch_size, fitting)
         run(frames[:batch_size])  # the first pass of a shape sets the backbone up
-        started = time.monotonic()
-        for start in range(0, len(frames), batch_size):
-            run(frames[start : start + batch_size])
-    return time.monotonic() - started
+        frames = frames[: _NUM_BATCHES * batch_size]
+        starts = range(0, len(frames), batch_size)
+        return len(frames), sum(run(frames[start : start + batch_size]) for start in starts)

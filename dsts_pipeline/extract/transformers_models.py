@@ -14,7 +14,6 @@ of it.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.base.errors import CheckpointError, SettingsError, UserError
+from dsts_pipeline.base.errors import CheckpointError, SettingsError, import_extra
 from dsts_pipeline.base.files import read_json
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.downloads import digest_of_weights
@@ -209,7 +208,7 @@ def build_transformer(
         SettingsError: The folder holds another model, or the input does not fit it.
         CheckpointError: The weights are missing, others than expected, or do not fit.
     """
-    library = _import_transformers()
+    library = import_extra("transformers", f"backbone.name={name}")
     folder = Path(name) if choice.is_random else Path(choice.source)
     kind_name, config = _read_config(library, name, folder)
     kind = _KINDS[kind_name]
@@ -231,16 +230,6 @@ def build_transformer(
             "versions": {"transformers": library.__version__, "torch": torch.__version__},
         },
     )
-
-
-def _import_transformers() -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise UserError(
-            f"the transformers library cannot be imported ({error}); install it with "
-            "`pip install -c constraints.txt -e '.[transformers]'`"
-        ) from None
 
 
 def _read_config(library: Any, name: str, folder: Path) -> tuple[str, Any]:

@@ -17,7 +17,7 @@ import it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -460,6 +460,18 @@ def view_at_test(
     sample, crop = divmod(number, views.test_crops)
     samples = sample_views(num_frames, rule.num_frames, views.test_clips, rule.pipeline, fps)
     return FrameView(_in_file(start_frame, samples[sample]), _CROPS[views.test_crops][crop])
+
+
+def cut_of_first_view(made_of: Mapping[str, Any]) -> tuple[float, int]:
+    """How the first view of a test clip was cut, by what a store's manifest says it is made of.
+
+    Returns:
+        The side of its square as a share of the frame's shorter side, and which of three it is, as
+        in `FrameView`.
+    """
+    pipeline = made_of.get("input_pipeline")
+    share = 1.0 if pipeline is None else pipeline["crop_px"] / pipeline["resize_px"]
+    return min(1.0, share), _CROPS[made_of.get("views", {}).get("test_crops", 1)][0]
 
 
 def sample_views(

@@ -22,7 +22,13 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import write_atomic
-from dsts_pipeline.extract.downloads import locate_weights, note_of, write_note
+from dsts_pipeline.extract.downloads import (
+    RANDOM,
+    locate_weights,
+    note_of,
+    place_weights,
+    write_note,
+)
 
 # ---- files -> tensors by name, without running anything that is in them -------------------------
 #
@@ -71,7 +77,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing, damaged, no weights file, or wants to run code.
     """
-    path = Path(path)
+    path = place_weights(path)
     if not path.is_file():
         raise CheckpointError(
             f"{path}: no such weights file; give backbone.weights an existing .safetensors or "
@@ -217,7 +223,6 @@ def rename_keys(keys: Iterable[str], name: str) -> dict[str, str | None]:
 
 # ---- recognizers filled and written -------------------------------------------------------------
 
-RANDOM = "random"
 CLASSIFIER_WEIGHT = "cls_head.fc_cls.weight"
 CLASSIFIER_BIAS = "cls_head.fc_cls.bias"
 # Counts batches of the training; nothing reads it in evaluation, and old files lack it.
@@ -404,18 +409,19 @@ def load_classifier(path: str | Path) -> tuple[Tensor, Tensor]:
 
 
 def find_classifier(
-    path: str | Path, num_channels: int, num_classes: int
+    path: str | Path | None, num_channels: int, num_classes: int
 ) -> tuple[Tensor, Tensor] | None:
     """The recognizer's own classifier if it has one for that many classes, else None.
 
     Args:
-        path: A file or an address; "random" and folders of the transformers library have none.
+        path: A file or an address; "random", folders of the transformers library and None have
+            none.
         num_channels, num_classes: C of the maps and K of the data set.
 
     Raises:
         CheckpointError: The file is missing or unreadable, or cannot be fetched.
     """
-    if str(path) == RANDOM or Path(path).is_dir():
+    if path is None or str(path) == RANDOM or place_weights(path).is_dir():
         return None
     state = read_state(locate_weights(path).path)
     weight = state.get(CLASSIFIER_WEIGHT)

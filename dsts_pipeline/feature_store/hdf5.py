@@ -27,18 +27,24 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import h5py
 import numpy as np
 
-from dsts_pipeline.base.errors import StoreError
+from dsts_pipeline.base.errors import LazyExtra, StoreError
 from dsts_pipeline.base.files import format_bytes, fsync_directory, sign, tell_free
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.files import FileProblem
 from dsts_pipeline.feature_store.manifest import count_clips, stored_positions
 from dsts_pipeline.feature_store.reader import FeatureStore
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES
+
+if TYPE_CHECKING:
+    import h5py
+
+    _Item: TypeAlias = h5py.Group | h5py.Dataset | h5py.Datatype
+else:
+    h5py = LazyExtra("h5py", "an HDF5 file")
 
 FORMAT_NAME = "dsts-feature-file"
 FORMAT_VERSION = 1
@@ -394,9 +400,6 @@ def find_dataset(file: h5py.File, name: str) -> h5py.Dataset | str | None:
     """The dataset of that name; how it leads out of the file; None: there is none."""
     found = _resolve(file, name)
     return None if isinstance(found, h5py.Group | h5py.Datatype) else found
-
-
-_Item: TypeAlias = h5py.Group | h5py.Dataset | h5py.Datatype
 
 
 def _resolve(group: h5py.Group, path: str, num_links: int = 0) -> _Item | str | None:

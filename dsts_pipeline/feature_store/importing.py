@@ -16,16 +16,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import h5py
 import numpy as np
 
-from dsts_pipeline.base.errors import DataError, StoreError
+from dsts_pipeline.base.errors import DataError, LazyExtra, StoreError
 from dsts_pipeline.base.files import sha256_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings import StoreSettings
-from dsts_pipeline.clips.annotation import TEST, TRAIN, check_text
+from dsts_pipeline.clips.annotation import TEST, TRAIN, VIDEO_SUFFIXES, check_text
 from dsts_pipeline.clips.labels import number_labels, parse_whole_number
 from dsts_pipeline.clips.tables import read_split_cell, read_table
 from dsts_pipeline.feature_store.hdf5 import FORMAT_NAME, Datasets, find_dataset, list_datasets
@@ -33,6 +32,11 @@ from dsts_pipeline.feature_store.opening import open_store
 from dsts_pipeline.feature_store.plan import StorePlan, storage_options
 from dsts_pipeline.feature_store.reader import FeatureStore
 from dsts_pipeline.feature_store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    import h5py
+else:
+    h5py = LazyExtra("h5py", "an HDF5 file")
 
 # ---- labels.csv: which clip has which class and split ------------------------------------------
 
@@ -45,7 +49,7 @@ class LabelRow:
     """One row: a view of a clip.
 
     Attributes:
-        id: the clip. path: its file inside the source, None if the id tells.
+        id: the clip. path: its file inside the source, None if the id tells; or its video.
         label: class number. split: such as "train". view: from 0.
         group: what clips of one origin share, such as a player; None: not told.
     """
@@ -56,6 +60,12 @@ class LabelRow:
     split: str
     view: int
     group: str | None = None
+
+    @property
+    def video(self) -> str | None:
+        """`path` where it names a video: then the id tells which map is the clip's."""
+        is_video = PurePosixPath(self.path or "").suffix.lower() in VIDEO_SUFFIXES
+        return self.path if is_video else None
 
 
 @dataclass(frozen=True)
@@ -141,6 +151,19 @@ def _parse(where: str, values: dict[str, str], label: int) -> LabelRow:
     if group is not None:
         check_text(group, "group", where)
     return LabelRow(clip, path, label, read_split_cell(values["split"], where), number, group)
+
+
+def find_videos(rows: Sequence[LabelRow], root: Path) -> dict[str, str]:
+    """The videos that the table names and that lie below `root`: path by clip id."""
+    base = root.resolve()
+    found = {}
+    for row in rows:
+        if row.video is None or row.id in found:
+            continue
+        path = (base / row.video).resolve()
+        if path.is_relative_to(base) and path.is_file():
+            found[row.id] = row.video
+    return found
 
 
 # ---- the source, clip by clip ------------------------------------------------------------------
@@ -281,9 +304,11 @@ class FolderSource:
         return arrange_axes(features, self._axes)
 
     def _find(self, row: LabelRow) -> str:
-        if row.path is not None:
+        if row.path is not None and row.video is None:
             return row.path
         found = self._files.get(row.id, [])
+        if row.video == row.id:  # the table has no ids
+            found = self._files.get(str(PurePosixPath(row.id).with_suffix("")), [])
         if row.view or not found:
             found = self._files.get(f"{row.id}_view{row.view}", [] if row.view else found)
         if not found:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+import operator
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from dsts_pipeline.feature_store.manifest import (
     stored_positions,
 )
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES, StoredMaps
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROWS_A_READ = 32
 
@@ -75,7 +79,9 @@ class Fold:
 class FeatureStore:
     """A finished store, read only. Open it with `open_store`.
 
-    It can be used after fork, sent to a spawned process, and shared by threads.
+    It can be used after fork, sent to a spawned process, and shared by threads. It is a map-style
+    dataset of torch: `store[i]` is the map and the class of row i, and a `DataLoader` reads a batch
+    at once. Clips that failed to decode are no rows, so no item stands for one.
 
     Attributes:
         location: the store's directory, file or URL. path: the same as a `Path`.
@@ -136,6 +142,38 @@ class FeatureStore:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        """Map, float32 `[C, T, H, W]`, and class number of a row; negative ones count from the end.
+
+        Raises:
+            IndexError: no such row.
+            TypeError: it is no whole number: parts are `torch.utils.data.Subset(store, rows)`.
+            StoreError: a shard is missing or damaged; the message names it.
+        """
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """The items of several rows, in one read, as `DataLoader` and `Subset` ask for them."""
+        import torch  # late: arrays do without it
+
+        wanted = np.array([self._row_of(row) for row in rows], dtype=np.int64)
+        stored = self.read_stored(wanted)
+        maps = self._buffers.empty(stored.maps.shape, np.dtype(np.float32))
+        tensor = torch.from_numpy(stored.to_float(maps))
+        return list(zip(tensor, self.labels[wanted].tolist(), strict=True))
+
+    def _row_of(self, row: int) -> int:
+        try:
+            number = operator.index(row)
+        except TypeError:
+            raise TypeError(
+                f"{self.location}: a row is a whole number, found {row!r}; for several: "
+                "torch.utils.data.Subset(store, rows), or store.read(rows) for an array"
+            ) from None
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"{self.location}: row {number}, have {len(self)}")
+        return number % len(self)
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.map_shape))

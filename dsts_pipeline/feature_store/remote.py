@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from dsts_pipeline.base.errors import SettingsError, StoreError, UserError
+from dsts_pipeline.base.errors import SettingsError, StoreError, UserError, explain_missing
 from dsts_pipeline.base.transfers import Stalled, Taker, ask, copy_file, open_filesystem
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.files import list_shard_files
@@ -157,10 +157,12 @@ class RemoteFiles:
         if self._opened is None or self._opened[0] != os.getpid():
             try:
                 filesystem, root = open_filesystem(self.location, self._stall_seconds)
+            except ModuleNotFoundError as error:
+                raise explain_missing(error, self.location) from None
             except (ImportError, ValueError) as error:
                 raise StoreError(
-                    f"{self.location}: can't open such an address ({error}); install what it "
-                    "takes, for http and s3 by `pip install 'dsts-pipeline[remote]'`"
+                    f"{self.location}: can't open such an address ({error}); install what "
+                    "fsspec takes for it"
                 ) from None
             self._opened = (os.getpid(), filesystem, root.rstrip("/"))
         return self._opened[1], self._opened[2]

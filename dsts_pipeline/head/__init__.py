@@ -5,7 +5,7 @@ from dsts_pipeline.head.compiled import CompiledHead, compile_head
 from dsts_pipeline.head.dsts import DSTSHead, HeadNoise, take_over_classifier
 from dsts_pipeline.head.layer import DSTSLayer, LayerRecord
 from dsts_pipeline.head.probes import AttentiveProbe, ConvBlockHead, LinearProbe, count_parameters
-from dsts_pipeline.head.readout import AttentivePooler, ReadoutHead
+from dsts_pipeline.head.readout import AttentivePooler, ReadoutHead, attention_map
 from dsts_pipeline.head.routing import LayerNoise
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "LayerRecord",
     "LinearProbe",
     "ReadoutHead",
+    "attention_map",
     "compile_head",
     "count_parameters",
     "load_head",

@@ -10,28 +10,35 @@ from dsts_pipeline.base.errors import CheckpointError, SettingsError
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.provenance import derive_seed
 from dsts_pipeline.base.settings import HeadSettings
-from dsts_pipeline.extract.downloads import digest_of_weights, locate_weights
-from dsts_pipeline.extract.weights import RANDOM, find_classifier
+from dsts_pipeline.extract.downloads import (
+    RANDOM,
+    digest_of_weights,
+    locate_weights,
+    place_weights,
+)
+from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.head.dsts import DSTSHead, take_over, take_over_classifier, takes_over
 from dsts_pipeline.head.probes import LinearProbe, OwnHead
 from dsts_pipeline.head.published import find_published_probe
 
 
-def own_head_of(weights: str | Path, store: FeatureStore) -> OwnHead | None:
+def own_head_of(weights: str | Path | None, store: FeatureStore) -> OwnHead | None:
     """What the backbone whose maps are in `store` was published with: its classifier or probe.
 
     It is None where none fits, or another backbone made the maps.
 
     Args:
-        weights: the backbone's weights: a file, a folder or an address.
+        weights: the backbone's weights: a file, a folder or an address; None: there are none.
 
     Raises:
         CheckpointError: The weights of an extracted store's backbone are missing, damaged, or not
             those that made the maps.
     """
+    if weights is None:
+        return None
     made_of = store.manifest["made_of"]
-    file = Path(weights)
+    file = place_weights(weights)
     made_by = made_of.get("backbone", {}).get("weights", {}).get("sha256")
     if "import" in made_of:
         if made_by is None or not file.is_file() or sha256_file(file) != made_by:

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import nn
 
 from dsts_pipeline.base.errors import CheckpointError, DataError
@@ -34,6 +32,8 @@ def save_head(directory: str | Path, head: nn.Module, extra: dict[str, Any] | No
         head: One of `HEADS`.
         extra: JSON values kept beside the constructor arguments (provenance, class names).
     """
+    from safetensors.torch import save  # not at the top: the head itself takes torch alone
+
     directory = Path(directory)
     (directory / "head.json").unlink(missing_ok=True)
     tensors = {name: tensor.contiguous().cpu() for name, tensor in head.state_dict().items()}
@@ -50,6 +50,9 @@ def load_head(directory: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         CheckpointError: Files are missing, damaged, or do not fit each other.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     directory = Path(directory)
     record = _read_record(directory)
     kinds: dict[str, Callable[..., nn.Module]] = {kind.__name__: kind for kind in HEADS}

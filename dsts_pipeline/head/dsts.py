@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError
@@ -150,8 +149,8 @@ class DSTSHead(ReadoutHead):
         super().__init__()
         try:
             options = HeadSettings(**given)
-        except ValidationError as error:
-            fault = error.errors()[0]
+        except ValueError as error:
+            fault = error.errors()[0]  # type: ignore[attr-defined]  # pydantic's, or its stand-in's
             expected = fault["msg"].removeprefix("Input should be ")
             raise ValueError(f"{fault['loc'][0]}={fault['input']!r}; expected {expected}") from None
         self._assemble(in_channels, num_classes, options)

@@ -22,7 +22,6 @@ from itertools import product
 from math import prod
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
@@ -177,11 +176,11 @@ def neighbour_positions(grid: Grid, extent: Extent) -> list[int]:
     Returns:
         P * taps numbers, the taps of a position together.
     """
-    numbers = np.arange(prod(grid)).reshape(grid)
-    around = [(size // 2, size // 2) for size in extent]
-    padded = np.pad(numbers, around, constant_values=prod(grid))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, extent)
-    return windows.reshape(-1).tolist()
+    places = list(product(*map(range, grid)))
+    numbers = {place: number for number, place in enumerate(places)}
+    steps = list(product(*(range(-(size // 2), size // 2 + 1) for size in extent)))
+    reached = ((t + dt, h + dh, w + dw) for t, h, w in places for dt, dh, dw in steps)
+    return [numbers.get(place, len(places)) for place in reached]
 
 
 @functools.cache

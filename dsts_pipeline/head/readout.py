@@ -85,32 +85,54 @@ class AttentivePooler(nn.Module):
             first_order: A promise that gradients are not differentiated again, for which torch's
                 fused attention has no derivative.
         """
-        if self.project is not None:
-            tokens = self.project(tokens)
-        for block in self.blocks:
-            tokens = block(tokens, first_order=first_order)
-        attended = self._attend(self.input_norm(tokens))
+        tokens = self._prepare(tokens, first_order=first_order)
+        attended = self._attend(tokens, self._weigh(tokens))
         if self.mix is not None:
             attended = self.mix(attended)
         pooled = self.query + attended
         return pooled + self.mlp(self.mlp_norm(pooled))
 
-    def _attend(self, tokens: Tensor) -> Tensor:
-        """What the query's heads take of `tokens [B, P, D]`: `[B, D]`.
+    @torch.no_grad()
+    def attention(self, tokens: Tensor) -> Tensor:
+        """The share that the query takes of each of `tokens [B, P, C]`: `[B, P]`, sums to 1.
+
+        The mean of the query's heads. With blocks before it, what stands at a position is no longer
+        of that position alone.
+        """
+        return self._weigh(self._prepare(tokens)).mean(dim=2)
+
+    def _prepare(self, tokens: Tensor, *, first_order: bool = True) -> Tensor:
+        """What the query sees of `tokens [B, P, C]`: `[B, P, D]`."""
+        if self.project is not None:
+            tokens = self.project(tokens)
+        for block in self.blocks:
+            tokens = block(tokens, first_order=first_order)
+        normed: Tensor = self.input_norm(tokens)
+        return normed
+
+    def _weigh(self, tokens: Tensor) -> Tensor:
+        """What the query's heads take of each of `tokens [B, P, D]`: `[B, P, heads]`.
 
         One query needs no key and no value of a position: with `q_h` of a head, `q_h . (K_h x)` is
         `(K_h' q_h) . x`, and the weighted mean of `V_h x` is V_h of the weighted mean of x.
         `2 heads C` products a position for `2 C C`.
         """
         heads = self.num_heads, -1
-        of_key, of_value = self.to_key_value.weight.chunk(2)
-        key_bias, value_bias = self.to_key_value.bias.chunk(2)
+        of_key, _ = self.to_key_value.weight.chunk(2)
+        key_bias, _ = self.to_key_value.bias.chunk(2)
         query = self.to_query(self.query).view(heads)  # [heads, C / heads]
         query = query / math.sqrt(query.shape[1])
         channels = tokens.shape[2]
         scorers = (query[:, :, None] * of_key.view(*heads, channels)).sum(dim=1)  # [heads, C]
         offsets = (query * key_bias.view(heads)).sum(dim=1)
-        weights = (tokens @ scorers.t() + offsets).softmax(dim=1)  # [B, P, heads]
+        return (tokens @ scorers.t() + offsets).softmax(dim=1)
+
+    def _attend(self, tokens: Tensor, weights: Tensor) -> Tensor:
+        """What the query's heads take together, `[B, D]`, of `tokens [B, P, D]`."""
+        heads = self.num_heads, -1
+        channels = tokens.shape[2]
+        _, of_value = self.to_key_value.weight.chunk(2)
+        _, value_bias = self.to_key_value.bias.chunk(2)
         means = weights.transpose(1, 2) @ tokens  # [B, heads, C]
         values = means.transpose(0, 1) @ of_value.view(*heads, channels).transpose(1, 2)
         return values.transpose(0, 1).flatten(1) + value_bias
@@ -152,6 +174,25 @@ def _mlp(channels: int) -> nn.Sequential:
 def tokens_of(x: Tensor) -> Tensor:
     """Positions `[B, P, C]` of a map `x [B, C, T, H, W]`."""
     return x.flatten(2).transpose(1, 2)
+
+
+@torch.no_grad()
+def attention_map(head: nn.Module, x: Tensor) -> Tensor | None:
+    """The share that the readout of `head` takes of each position of `x [B, C, T, H, W]`.
+
+    Returns:
+        `[B, T, H, W]`, of which each sample sums to 1; None where the head averages positions.
+    """
+    pooler = getattr(head, "pooler", None)
+    if not isinstance(pooler, AttentivePooler):
+        return None
+    seen: list[Tensor] = []
+    hook = pooler.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        head(x)
+    finally:
+        hook.remove()
+    return pooler.attention(seen[0]).unflatten(1, x.shape[2:])
 
 
 # ---- what every head ends with -------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from dsts_pipeline.base.children import TrainingStopped, stop_on_sigterm
 from dsts_pipeline.learn.processes import Processes, hold_together, joined_processes
 from dsts_pipeline.learn.resume import CheckpointOptions, remove_checkpoints
-from dsts_pipeline.learn.train import check_clips, train_head
+from dsts_pipeline.learn.train import check_clips, fit_recipe, train_head
 from dsts_pipeline.learn.training import Recipe
 from dsts_pipeline.learn.udl import meta_gradient
 
@@ -13,6 +13,7 @@ __all__ = [
     "Recipe",
     "TrainingStopped",
     "check_clips",
+    "fit_recipe",
     "hold_together",
     "joined_processes",
     "meta_gradient",

@@ -30,6 +30,8 @@ from safetensors.torch import save
 from torch import nn
 
 from dsts_pipeline.base.children import (
+    Budget,
+    BudgetOver,
     StopRequest,
     TrainingStopped,
     end_with_parent,
@@ -53,6 +55,7 @@ from dsts_pipeline.head import (
 )
 from dsts_pipeline.head.dsts import readout_options, take_over, takes_over
 from dsts_pipeline.head.probes import OwnHead
+from dsts_pipeline.learn.estimate import estimate_seconds, tell_seconds
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, digest_sources
 from dsts_pipeline.learn.steps import upstream_of
@@ -61,6 +64,9 @@ from dsts_pipeline.learn.train import check_clips
 from dsts_pipeline.learn.training import Recipe, order_of
 
 # ---- one training --------------------------------------------------------------------------------
+
+Estimates = dict[tuple[str, int], float]
+"""Seconds of work by name and seed of a training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,6 +317,8 @@ class Runs:
         for _, alike in groupby(trained, key=lambda plan: repr(stream_of(plan))):
             of_stream = list(alike)
             for start in range(0, len(of_stream), self.num_together):
+                if stop is not None and stop.budget.is_over:
+                    raise BudgetOver("no time for another epoch")
                 part = of_stream[start : start + self.num_together]
                 members = [self._member(plan, feed, device) for plan in part]
                 on_finished = partial(self._keep, dict(zip(members, part, strict=True)))
@@ -322,6 +330,33 @@ class Runs:
             self.checkpoints.rmdir()
         return told
 
+    def estimate(
+        self, plans: Sequence[RunPlan], feed: FeatureFeed, device: torch.device
+    ) -> Estimates:
+        """Seconds of each training by itself, from its first steps.
+
+        Where there are many variants, those that are not measured within `ESTIMATE_SECONDS` are
+        judged by their rough cost.
+        """
+        began = time.monotonic()
+        measured: dict[str, float] = {}
+        cost = 0.0
+        for plan in plans:
+            is_late = time.monotonic() - began > ESTIMATE_SECONDS
+            if not plan.is_trained or plan.name in measured or is_late:
+                continue
+            build = partial(plan.build, self.sizes, self.own)
+            with suppress(SettingsError):  # it diverges at once: the training will say so
+                processes = Processes(device=device)
+                measured[plan.name] = estimate_seconds(build, feed, plan.recipe, processes)
+                cost += cost_of(plan)
+        per_cost = sum(measured.values()) / cost if cost else 0.0
+        return {
+            (plan.name, plan.seed): measured.get(plan.name, per_cost * cost_of(plan))
+            for plan in plans
+            if plan.is_trained
+        }
+
     def _keep(self, plans: dict[Member, RunPlan], member: Member) -> None:
         self.save(plans[member], member.training.head, member.training.history)
 
@@ -330,6 +365,9 @@ class Runs:
         checkpoints = CheckpointOptions(self.checkpoints, identity, self.every_batches)
         build = partial(plan.build, self.sizes, self.own)
         return Member(plan.name, build, feed, plan.recipe, Processes(device=device), checkpoints)
+
+
+ESTIMATE_SECONDS = 10.0
 
 
 # ---- several processes ---------------------------------------------------------------------------
@@ -386,7 +424,9 @@ def train_in_processes(
     num_threads = max(1, torch.get_num_threads() // len(shares))
     processes: list[SpawnProcess] = []
     for share in shares:
-        arguments = (runs, share, feed, device, num_threads, stop.exit_status, told, os.getpid())
+        status = stop.exit_status
+        minutes = stop.budget.minutes_left
+        arguments = (runs, share, feed, device, num_threads, status, minutes, told, os.getpid())
         processes.append(context.Process(target=_work, args=arguments))
     try:
         for process in processes:
@@ -401,6 +441,7 @@ def _follow(
 ) -> dict[Path, str]:
     failures: dict[Path, str] = {}
     left = len(processes)
+    is_over = False
     while left:
         if stop.requested:
             _end(processes, told)
@@ -421,9 +462,14 @@ def _follow(
             raise value
         elif kind == "stopped":  # the signal reached a process only
             raise _stopped(stop)
+        elif kind == "over":  # others may have time for another epoch
+            is_over = True
+            left -= 1
         else:
             failures |= value
             left -= 1
+    if is_over:
+        raise BudgetOver("no time for another epoch")
     return failures
 
 
@@ -455,6 +501,7 @@ def _work(
     device: torch.device,
     num_threads: int,
     exit_status: int,
+    minutes: float | None,
     told: Any,
     parent: int,
 ) -> None:
@@ -463,7 +510,7 @@ def _work(
     torch.set_num_threads(num_threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks by SIGTERM
     last = 0.0
-    with stop_on_sigterm(exit_status) as stop:
+    with stop_on_sigterm(exit_status, Budget(minutes)) as stop:
 
         def save_and_leave() -> None:
             told.cancel_join_thread()  # nobody takes out of the queue any more
@@ -480,6 +527,8 @@ def _work(
 
         try:
             told.put(("end", runs.train(plans, feed, device, tell=tell, stop=stop)))
+        except BudgetOver:
+            told.put(("over", None))
         except TrainingStopped:
             told.put(("stopped", None))
         except UserError as error:
@@ -493,20 +542,38 @@ def _work(
 
 LINE_INTERVAL_SECONDS = 60.0
 MAX_LIVE_ROWS = 40
+PRIOR_SECONDS = 20.0  # of work, for which the estimate stands
 
 
 class Display:
-    """Keeps the last status of every training; any number of processes may tell theirs."""
+    """Keeps the last status of every training; any number of processes may tell theirs.
 
-    def __init__(self, num_runs: int, show: Callable[[Display], None]) -> None:
+    Args:
+        num_runs: Trainings in all.
+        show: Called whenever something was told.
+        estimates: How long each is expected to take by itself; without them all weigh the same.
+        num_jobs: Processes that share them.
+    """
+
+    def __init__(
+        self,
+        num_runs: int,
+        show: Callable[[Display], None],
+        estimates: Estimates | None = None,
+        num_jobs: int = 1,
+    ) -> None:
         self.num_runs = num_runs
         self._show = show
+        self._estimates = estimates or {}
+        self._num_jobs = num_jobs
         self.statuses: dict[tuple[str, int], Status] = {}
-        self.start = time.monotonic()
+        self._start: float | None = None
         self._done_before: dict[tuple[str, int], float] = {}
 
     def tell(self, statuses: Sequence[Status]) -> None:
         """Take in what trainings say of themselves."""
+        if self._start is None:
+            self._start = time.monotonic()
         for status in statuses:
             key = status.name, status.seed
             self._done_before.setdefault(key, status.done)
@@ -516,16 +583,58 @@ class Display:
     @property
     def done(self) -> float:
         """Share of the work that is done, 0 to 1."""
-        ends = (1.0 if s.failure else s.done for s in self.statuses.values())
-        return sum(ends) / max(self.num_runs, 1)
+        keys = self.statuses
+        done = sum(self._weigh(key) * _share_of(status) for key, status in keys.items())
+        return done / max(self._whole, 1e-9)
+
+    def seconds_left(self) -> float | None:
+        """By the pace of this run, without what was done before; None: nothing is known yet.
+
+        The first steps' estimate counts as work that went by at the estimated pace, so that the
+        pace of the first batches alone decides nothing.
+        """
+        done = {key: _share_of(status) for key, status in self.statuses.items()}
+        made = sum(self._weigh(key) * (done[key] - self._done_before[key]) for key in done)
+        elapsed = 0.0 if self._start is None else time.monotonic() - self._start
+        if self._estimates:
+            made += PRIOR_SECONDS
+            elapsed += PRIOR_SECONDS / self._num_jobs
+        if made <= 0:
+            return None
+        return self._whole * (1.0 - self.done) * elapsed / made
 
     def time_left(self) -> str:
-        """Such as "12 min left"; by the pace of this run, without what was done before."""
-        made = self.done - sum(self._done_before.values()) / max(self.num_runs, 1)
-        if made <= 0:
-            return "time left not known yet"
-        seconds = (time.monotonic() - self.start) * (1.0 - self.done) / made
-        return f"{seconds / 60:.0f} min left" if seconds > 90 else f"{seconds:.0f} s left"
+        """Such as "12 min left"."""
+        seconds = self.seconds_left()
+        return "time left not known yet" if seconds is None else f"{tell_seconds(seconds)} left"
+
+    def left_of(self, name: str) -> str:
+        """The part of the time left that a variant takes, such as "4 min"; "-": not known."""
+        left = self.seconds_left()
+        if left is None or not self._estimates:
+            return "-"
+        own = {key: weight for key, weight in self._estimates.items() if key[0] == name}
+        statuses = self.statuses
+        work = sum(w * (1.0 - _share_of(statuses[k])) for k, w in own.items() if k in statuses)
+        whole = self._whole * (1.0 - self.done)
+        return tell_seconds(left * work / whole) if whole > 0 else "0 s"
+
+    def describe_estimates(self) -> str:
+        """Before anything is trained: in all, and per variant."""
+        total = sum(self._estimates.values()) / self._num_jobs
+        parts: dict[str, list[float]] = {}
+        for (name, _), seconds in self._estimates.items():
+            parts.setdefault(name, []).append(seconds)
+        told = [f"{n} {len(each)} x {tell_seconds(each[0])}" for n, each in parts.items()]
+        return f"about {tell_seconds(total)} of training: {'; '.join(told)}"
+
+    @property
+    def _whole(self) -> float:
+        """Work of all trainings; those that no estimate names weigh 1."""
+        return sum(self._estimates.values()) or float(self.num_runs)
+
+    def _weigh(self, key: tuple[str, int]) -> float:
+        return self._estimates.get(key, 0.0 if self._estimates else 1.0)
 
     def by_variant(self) -> dict[str, list[Status]]:
         """The statuses of each variant, in the order of their first appearance."""
@@ -533,6 +642,10 @@ class Display:
         for status in self.statuses.values():
             found.setdefault(status.name, []).append(status)
         return found
+
+
+def _share_of(status: Status) -> float:
+    return 1.0 if status.failure else status.done
 
 
 def describe(name: str, statuses: Sequence[Status]) -> str:
@@ -550,7 +663,7 @@ def describe(name: str, statuses: Sequence[Status]) -> str:
 def live_table(display: Display) -> Table:
     """A row per variant."""
     table = Table(title="Ablation: training", title_justify="left")
-    for heading in ("variant", "seeds", "epoch", "loss", "accuracy", "held-out", "state"):
+    for heading in ("variant", "seeds", "epoch", "loss", "accuracy", "held-out", "left", "state"):
         table.add_column(heading, justify="left" if heading == "variant" else "right")
     for name, statuses in list(display.by_variant().items())[:MAX_LIVE_ROWS]:
         held = [s.heldout_accuracy for s in statuses if s.heldout_accuracy is not None]
@@ -565,22 +678,28 @@ def live_table(display: Display) -> Table:
             f"{_mean([s.loss for s in statuses]):.3f}",
             f"{100 * _mean([s.accuracy for s in statuses]):.1f} %",
             f"{100 * _mean(held):.1f} %" if held else "-",
+            display.left_of(name),
             state,
         )
     table.add_section()
     bar = ProgressBar(total=1.0, completed=display.done, width=20)
-    table.add_row(bar, "", "", "", "", f"{100 * display.done:.0f} %", display.time_left())
+    table.add_row(bar, "", "", "", "", "", f"{100 * display.done:.0f} %", display.time_left())
     return table
 
 
 @contextmanager
-def show_ablation(num_runs: int) -> Iterator[Display]:
-    """Show the training of `num_runs` heads."""
+def show_ablation(
+    num_runs: int, estimates: Estimates | None = None, num_jobs: int = 1
+) -> Iterator[Display]:
+    """Show the training of `num_runs` heads; arguments as `Display` has them."""
     if not console.is_terminal:
-        yield Display(num_runs, _Lines())
+        yield Display(num_runs, _Lines(), estimates, num_jobs)
         return
     with Live(console=console, refresh_per_second=2) as live:
-        yield Display(num_runs, lambda display: live.update(live_table(display)))
+        show = Display(
+            num_runs, lambda display: live.update(live_table(display)), estimates, num_jobs
+        )
+        yield show
 
 
 class _Lines:
@@ -597,9 +716,13 @@ class _Lines:
         self._last = now
         self._ended = ends
         known = display.by_variant()
+        told = []
+        for name, statuses in known.items():
+            left = display.left_of(name)
+            told.append(describe(name, statuses) + ("" if left == "-" else f", {left} left"))
         console.print(
             f"ablate: {100 * display.done:.0f} % of {display.num_runs} trainings, "
-            f"{display.time_left()}; " + "; ".join(describe(n, s) for n, s in known.items()),
+            f"{display.time_left()}; " + "; ".join(told),
             soft_wrap=True,
         )
 

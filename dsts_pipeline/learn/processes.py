@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dsts_pipeline.base.children import end_with_parent, watch_parent
-from dsts_pipeline.base.errors import BusyError, SettingsError, UserError
+from dsts_pipeline.base.errors import BusyError, SettingsError, UserError, import_extra
 from dsts_pipeline.base.files import hold_alone
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Device
@@ -273,10 +273,11 @@ def _launch(kind: str, num_devices: int) -> Any:
             f"{per_node} processes are to train on GPUs and there are "
             f"{torch.cuda.device_count()}; set train.devices to at most that"
         )
-    from lightning_fabric import Fabric
-
+    fabric_library = import_extra("lightning_fabric", "training by several processes")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric = Fabric(accelerator=kind, devices=per_node, num_nodes=num_nodes, strategy="ddp")
+    fabric = fabric_library.Fabric(
+        accelerator=kind, devices=per_node, num_nodes=num_nodes, strategy="ddp"
+    )
     with _ending_together():
         fabric.launch()
     return fabric

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from dsts_pipeline.base.children import StopRequest, TrainingStopped
+from dsts_pipeline.base.children import BudgetOver, StopRequest, TrainingStopped
 from dsts_pipeline.base.errors import CheckpointError, DataError
 from dsts_pipeline.base.files import read_signed, sha256_json, sign, write_atomic, write_json
 from dsts_pipeline.learn.training import Best, Training
@@ -301,10 +301,12 @@ class Keeper:
             self._leave()
 
     def after_epoch(self) -> None:
-        """Save; leave where that is asked for, unless all is done anyway."""
+        """Save; leave where that is asked for, or no time is left for the next epoch."""
         if self.options is None:
             return
         self.save()
+        if self.options.stop is not None and not self.training.is_done:
+            self.options.stop.end_epoch()
         asked = self.options.stop is not None and self.options.stop.requested
         if self.training.processes.any(asked):
             self._leave()
@@ -330,11 +332,13 @@ class Keeper:
     def _leave(self) -> None:
         assert self.folder is not None and self.options is not None
         assert self.options.stop is not None
-        raise TrainingStopped(
-            f"asked to stop: training saved after step {self.training.num_steps} in "
-            f"{self.folder.path}; the same command goes on from there",
-            self.options.stop.exit_status,
+        saved = (
+            f"training saved after step {self.training.num_steps} in {self.folder.path}; the same "
+            "command goes on from there"
         )
+        if self.options.stop.budget.is_over:
+            raise BudgetOver(f"no time for another epoch: {saved}")
+        raise TrainingStopped(f"asked to stop: {saved}", self.options.stop.exit_status)
 
     def _note_place(self) -> None:
         assert self.folder is not None

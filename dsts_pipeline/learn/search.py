@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from ruamel.yaml.error import YAMLError
 
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import SettingsError, import_extra
 from dsts_pipeline.base.files import sha256_json, write_atomic, write_json
 from dsts_pipeline.base.params import read_value, require_setting, settings_as_yaml, with_values
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
@@ -222,7 +222,7 @@ def name_study(settings: Settings, dimensions: list[Dimension], store: str) -> s
         del content["train"][name]
     for section, name in (dimension.key.split(".") for dimension in dimensions):
         del content[section][name]
-    space = settings.search.model_dump(mode="json", exclude={"num_trials", "timeout_seconds"})
+    space = settings.search.model_dump(mode="json", exclude={"num_trials", "minutes"})
     weights = settings.backbone.weights
     parts = {"settings": content, "space": space, "store": store, "weights": str(weights)}
     parts |= {"feed": order_of(settings.feed), "sources": digest_sources()}
@@ -240,15 +240,9 @@ def import_optuna() -> Any:
     """The package, quiet.
 
     Raises:
-        SettingsError: It is not installed.
+        MissingExtraError: It is not installed.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise SettingsError(
-            "searching needs Optuna, which is not installed; run "
-            '`pip install -c constraints.txt -e ".[search]"`'
-        ) from None
+    optuna = import_extra("optuna", "search")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
@@ -418,8 +412,7 @@ def print_trials(folder: Path, trials: list[TrialRecord], present: dict[str, Any
         present: The values that the settings have now; a trial that had them is named.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=max(console.width, 100))
+    console = Console(highlight=False, markup=False, width=max(Console().width, 100))
     table = Table(title="Trials by held-out loss", title_justify="left")
     for column in ("trial", "loss", "accuracy", "epochs"):
         table.add_column(column, justify="right")

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dsts_pipeline.base.children import StopRequest, TrainingStopped
+from dsts_pipeline.base.children import BudgetOver, StopRequest, TrainingStopped
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed
 from dsts_pipeline.learn.passes import Asking, make_passes_together
@@ -253,7 +253,7 @@ class Together:
         """Train all to their ends.
 
         Raises:
-            TrainingStopped: A stop was asked for; all are saved.
+            TrainingStopped: A stop was asked for, or no time is left; all are saved.
         """
         opened: list[Member] = []
         try:
@@ -298,6 +298,8 @@ class Together:
         for member in ended:
             member.save()
         self.tell([member.status for member in self.members])
+        if self.stop is not None and any(member.is_going for member in self.members):
+            self.stop.end_epoch()
         self._leave_if_asked()
 
     def _batches(
@@ -338,10 +340,10 @@ class Together:
         going = [member for member in self.members if member.is_going]
         for member in going:
             member.save()
-        raise TrainingStopped(
-            f"asked to stop: {len(going)} trainings saved; the same command goes on from there",
-            self.stop.exit_status,
-        )
+        saved = f"{len(going)} trainings saved; the same command goes on from there"
+        if self.stop.budget.is_over:
+            raise BudgetOver(f"no time for another epoch: {saved}")
+        raise TrainingStopped(f"asked to stop: {saved}", self.stop.exit_status)
 
     def _check_alike(self, member: Member) -> None:
         first = self.members[0].training

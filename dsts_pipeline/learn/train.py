@@ -7,11 +7,8 @@ in `training`, what a step does in `steps`, the second-order gradient in `udl`.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,7 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
-from dsts_pipeline.base.training_clips import doubt_held_out, find_shortage
+from dsts_pipeline.base.training_clips import doubt_held_out, find_shortage, fit_to_clips
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.learn.processes import ALONE, Processes
@@ -117,6 +114,36 @@ def _run_epochs(training: Training, keeper: Keeper, title: str, on_epoch: OnEpoc
 # ---- what can't train, told before a map is read -----------------------------------------------
 
 
+def fit_recipe(
+    store: FeatureStore,
+    rows: np.ndarray,
+    recipe: Recipe,
+    *,
+    paired: bool,
+    world_size: int = 1,
+) -> tuple[Recipe, str]:
+    """The recipe with a batch that the clips fill, and what was changed, "" where nothing was.
+
+    Arguments are those of `check_clips`, which refuses what can't be helped.
+    """
+    numbers = store.group_numbers
+    fitted = fit_to_clips(
+        store.labels[rows],
+        np.asarray(store.video_ids)[rows],
+        batch_size=recipe.train.batch_size,
+        heldout_fraction=recipe.train.heldout_fraction,
+        seed=recipe.stream_seed,
+        paired=paired,
+        world_size=world_size,
+        early_stopping_epochs=recipe.train.early_stopping_epochs,
+        heldout_by=recipe.train.heldout_by,
+        origins=None if numbers is None else numbers[rows],
+    )
+    values = {"batch_size": fitted.batch_size, "heldout_fraction": fitted.heldout_fraction}
+    train = recipe.train.model_copy(update=values)
+    return dataclasses.replace(recipe, train=train), fitted.told
+
+
 def check_clips(
     store: FeatureStore,
     rows: np.ndarray,
@@ -168,7 +195,7 @@ def warn_of_groups(store: FeatureStore, recipe: Recipe) -> None:
         recipe: Of which counts what is held out.
     """
     for line in tell_shared_groups(store.video_ids, store.splits.tolist(), store.groups):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
     rows = store.rows_of_split("train")
     clips = np.asarray(store.video_ids)[rows]
     numbers = store.group_numbers
@@ -188,7 +215,7 @@ def warn_of_held_out(
         by=recipe.train.heldout_by,
     )
     if doubt:
-        console.print(doubt, soft_wrap=True, markup=False)
+        console.print(doubt, soft_wrap=True)
 
 
 def check_head(head: nn.Module, feed: FeatureFeed) -> None:
@@ -206,70 +233,3 @@ def check_head(head: nn.Module, feed: FeatureFeed) -> None:
                 f"{type(head).__name__} is made for {has} {name}, and the store's maps have "
                 f"{wants}; build the head for this store"
             )
-
-
-# ---- learning curves ---------------------------------------------------------------------------
-#
-# DVCLive's for `dvc plots show` and `dvc metrics diff`, TensorBoard's on request. A training that
-# goes on after a stop logs its earlier epochs again, so curves are always whole.
-
-# What takes time differs from run to run and is no result: history.json has it.
-NOT_LOGGED = ("epoch", "layers", "best", "seconds")
-Log = Callable[[dict[str, Any]], None]
-
-
-@contextmanager
-def log_curves(folder: Path, board: Path | None = None, is_first: bool = True) -> Iterator[Log]:
-    """Give a function that logs one entry of a training's history as the next step.
-
-    Args:
-        folder: DVCLive's.
-        board: TensorBoard's, emptied first; None for none.
-        is_first: Whether this process logs.
-
-    Raises:
-        SettingsError: TensorBoard is asked for and not installed.
-    """
-    if not is_first:
-        yield lambda entry: None
-        return
-    writer = None if board is None else _open_board(board)
-    os.environ.setdefault("DVC_NO_ANALYTICS", "true")
-    from dvclive import Live
-
-    with Live(str(folder), dvcyaml=False, save_dvc_exp=False) as live:
-
-        def log(entry: dict[str, Any]) -> None:
-            for name, value in figures_of(entry).items():
-                live.log_metric(name, value)
-                if writer is not None:
-                    writer.add_scalar(name, value, entry["epoch"])
-            live.next_step()
-
-        try:
-            yield log
-        finally:
-            if writer is not None:
-                writer.close()
-
-
-def figures_of(entry: dict[str, Any]) -> dict[str, float]:
-    """What of a history's entry is plotted, by name."""
-    figures = {name: value for name, value in entry.items() if name not in NOT_LOGGED}
-    for number, layer in enumerate(entry.get("layers", ()), start=1):
-        for name in ("entropy", "dead", "saturated_share"):
-            if layer[name] is not None:
-                figures[f"layer_{number}/{name}"] = layer[name]
-    return figures
-
-
-def _open_board(board: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise SettingsError(
-            "train.tensorboard is true and TensorBoard is not installed; run "
-            '`pip install -c constraints.txt -e ".[tensorboard]"` or set it to false'
-        ) from None
-    shutil.rmtree(board, ignore_errors=True)
-    return SummaryWriter(str(board))

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
+
+from dsts_pipeline.base.errors import LazyExtra
+
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = LazyExtra("scipy.stats", "a comparison")
 
 # ---- over clips: percentile bootstrap, alone and paired; Wilson's bounds for few clips ----------
 #

@@ -9,16 +9,21 @@ each clip's first view.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
-from scipy.special import gammaln
 
+from dsts_pipeline.base.errors import LazyExtra
 from dsts_pipeline.base.settings import EvaluateSettings
 from dsts_pipeline.metrics.accuracy import count_table
 from dsts_pipeline.metrics.intervals import Bootstrap, holm, mcnemar_exact
 from dsts_pipeline.metrics.predictions import HeadResult, align
+
+if TYPE_CHECKING:
+    from scipy import special, stats
+else:
+    special = LazyExtra("scipy.special", "a test of routing")
+    stats = LazyExtra("scipy.stats", "a test of routing")
 
 BASELINES = ("baseline", "linear_probe")
 NUM_CENTRAL_CLIPS = 8
@@ -294,7 +299,7 @@ def _expected_cell(a: int, b: int, total: int) -> float:
 
 
 def _log_choose(n: float, k: np.ndarray | float) -> np.ndarray:
-    return gammaln(n + 1) - gammaln(k + 1) - gammaln(n - np.asarray(k) + 1)
+    return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - np.asarray(k) + 1)
 
 
 def _scale(counts: np.ndarray) -> float:

@@ -31,6 +31,7 @@ from dsts_pipeline.metrics.calibration import (
     negative_log_likelihood,
 )
 from dsts_pipeline.metrics.comparison import compare_predictions
+from dsts_pipeline.metrics.enough import find_left_out
 from dsts_pipeline.metrics.intervals import Bootstrap, mcnemar, paired_difference
 from dsts_pipeline.metrics.predictions import Denominators, HeadResult, Predictions, align
 from dsts_pipeline.metrics.routing import describe_use, neuron_usage
@@ -85,6 +86,13 @@ def assemble_metrics(
     if class_names and len(class_names) != num_classes:
         raise DataError(f"{len(class_names)} class names for {num_classes} classes")
     base = heads.get(baseline)
+    labels = next(iter(heads.values())).predictions.labels
+    left_out = find_left_out(
+        np.bincount(labels, minlength=num_classes).tolist(),
+        split=split,
+        num_bins=num_bins,
+        num_neurons=max((head.num_neurons or 0 for head in heads.values()), default=0) or None,
+    )
     return {
         "heads": {
             name: _accuracies(head.predictions, bootstrap)
@@ -133,7 +141,9 @@ def assemble_metrics(
             "seed": bootstrap.seed,
         },
         "provenance": dict(provenance or {}),
-    } | ({"views": dict(views)} if views else {})
+        **({"left_out": left_out} if left_out else {}),
+        **({"views": dict(views)} if views else {}),
+    }
 
 
 def _accuracies(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, Any]:
@@ -243,33 +253,39 @@ def ordered_heads(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, An
 
 def print_results(metrics: Mapping[str, Any]) -> Console:
     """Print the table, wide enough for all figures; returns the console, for more lines."""
-    console = Console(width=max(MIN_COLUMNS, Console().width))
+    console = Console(width=max(MIN_COLUMNS, Console().width), markup=False)
     console.print(results_table(metrics))
     return console
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:
-    """One row a head; the caption says how many clips were evaluated, failed and missing."""
+    """One row a head; the caption says how many clips were evaluated, failed and missing, and which
+    figures so few clips can't bear."""
     confidence = metrics.get("interval", {}).get("confidence", 0.95)
+    of_intervals = f", {confidence:.0%} intervals"
+    if "intervals" in metrics.get("left_out", {}):
+        of_intervals = ""
     table = Table(
-        title=f"Results on the {metrics['split']} split (percent, {confidence:.0%} intervals)",
-        caption=denominator_sentence(metrics),
+        title=f"Results on the {metrics['split']} split (percent{of_intervals})",
+        caption="\n".join([denominator_sentence(metrics), *_left_out_lines(metrics)]),
         caption_justify="left",
         title_justify="left",
     )
+    left_out = metrics.get("left_out", {})
+    ends = ("",) if "intervals" in left_out else ("", "_low", "_high")
     table.add_column("head", no_wrap=True)
     for heading in ("top-1", "top-5", "class-wise", "parameters", "top-1 vs baseline"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        if heading != "top-5" or "top5" not in left_out:
+            table.add_column(heading, justify="right", no_wrap=True)
     for _, head in ordered_heads(metrics):
         versus = head.get("versus_baseline")
-        ends = ("difference", "difference_low", "difference_high")
         table.add_row(
             Text(head["title"]),
-            _with_interval(head, "top1"),
-            f"{100 * head['top5']:.1f}",
-            _with_interval(head, "class_wise"),
+            _with_interval(head, "top1", ends),
+            *([] if "top5" in left_out else [f"{100 * head['top5']:.1f}"]),
+            _with_interval(head, "class_wise", ends),
             f"{head['num_parameters']:,}",
-            "-" if versus is None else points_text(*(versus[end] for end in ends)),
+            "-" if versus is None else _points_of(versus, ends),
         )
     return table
 
@@ -284,6 +300,11 @@ def denominator_sentence(metrics: Mapping[str, Any]) -> str:
         f"{evaluated:,} of {evaluated + failed + missing:,} clips evaluated; "
         f"{failed:,} failed to decode, {missing:,} missing or unusable.{_view_sentence(metrics)}"
     )
+
+
+def _left_out_lines(metrics: Mapping[str, Any]) -> list[str]:
+    reasons = list(metrics.get("left_out", {}).values())
+    return [f"Left out: {'; '.join(reasons)}."] if reasons else []
 
 
 def _view_sentence(metrics: Mapping[str, Any]) -> str:
@@ -304,9 +325,14 @@ def points_text(value: float, low: float | None, high: float | None) -> str:
     return f"{text} ({' to '.join(ends)})" if ends else text
 
 
-def _with_interval(head: Mapping[str, Any], name: str) -> str:
-    value, low, high = (100 * head[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.1f} ({low:.1f}-{high:.1f})"
+def _points_of(versus: Mapping[str, Any], ends: Sequence[str]) -> str:
+    value, *bounds = (versus[f"difference{end}"] for end in ends)
+    return points_text(value, *(bounds or (None, None)))
+
+
+def _with_interval(head: Mapping[str, Any], name: str, ends: Sequence[str]) -> str:
+    value, *bounds = (f"{100 * head[f'{name}{end}']:.1f}" for end in ends)
+    return f"{value} ({'-'.join(bounds)})" if bounds else value
 
 
 # ---- the report's figures as small tables, for `dvc plots show` and `dvc plots diff` ------------
@@ -337,9 +363,11 @@ def plot_tables(
     """
     classes = metrics["classes"]
     heads = ordered_heads(metrics)
+    left_out = metrics.get("left_out", {})
+    figures = [name for name in ("top1", "top5", "class_wise") if name not in left_out]
     routed = (routing or {"heads": {}})["heads"].items()
     tables = {
-        "heads.csv": csv_text(("head", "figure", "value", "low", "high"), _heads(heads)),
+        "heads.csv": csv_text(("head", "figure", "value", "low", "high"), _heads(heads, figures)),
         "per_class.csv": csv_text(("head", "class", *_SHARES), _per_class(heads, classes)),
         "reliability.csv": csv_text(("head", "bin", *_BIN), _reliability(heads)),
         "class_by_neuron.csv": csv_text(
@@ -366,9 +394,9 @@ def _cells(
         yield name, classes[actual], classes[predicted], int(counts[actual, predicted])
 
 
-def _heads(heads: _Heads) -> Iterable[Sequence[Any]]:
+def _heads(heads: _Heads, figures: Sequence[str]) -> Iterable[Sequence[Any]]:
     for name, head in heads:
-        for figure in ("top1", "top5", "class_wise"):
+        for figure in figures:
             yield name, figure, *(head[f"{figure}{end}"] for end in ("", "_low", "_high"))
         for attribute, found in (head["attributes"] or {}).items():
             yield name, attribute, *(found[f"accuracy{end}"] for end in ("", "_low", "_high"))

@@ -36,6 +36,15 @@ from markupsafe import Markup
 
 FONT = "'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', sans-serif"  # all of one width
 NUM_COLOURS = 6
+# Colour and marker of a head are its own, whatever other heads there are; .dvc/plots has the same.
+HEAD_NUMBERS = {
+    "baseline": 0,
+    "linear_probe": 1,
+    "dsts": 2,
+    "attentive_probe": 3,
+    "conv_block": 4,
+    "continued_classifier": 5,
+}
 SHAPES = ("square", "diamond", "circle", "triangle-up", "cross", "triangle-down")
 
 
@@ -55,6 +64,11 @@ def colour(name: str | int) -> str:
     """The light value of `--name`; a number picks the colour of that series."""
     key = f"c{name % NUM_COLOURS}" if isinstance(name, int) else name
     return light_colours()[f"--{key}"]
+
+
+def head_number(name: str) -> int:
+    """The number of a head's colour and marker; heads of other names share those from 3 on."""
+    return HEAD_NUMBERS.get(name, 3 + sum(name.encode()) % (NUM_COLOURS - 3))
 
 
 def follow_the_page(drawing: str) -> str:
@@ -110,11 +124,15 @@ _CELL = re.compile(
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing and its accessible name; one that is not `live` stays still in the page."""
+    """A drawing and its accessible name; one that is not `live` stays still in the page.
+
+    `from_zero`: its axis of values starts at zero.
+    """
 
     drawing: alt.TopLevelMixin
     label: str
     live: bool = True
+    from_zero: bool = True
 
     @property
     def page_svg(self) -> Markup:
@@ -326,7 +344,11 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
     base = alt.Chart(alt.InlineData(rows)).encode(
         y=alt.Y("row:N", sort=order, axis=axis), tooltip="tip:N", **offset
     )
-    scale = alt.Scale(zero=False, nice=False, padding=8)
+    lowest = min(row["low"] for row in rows)
+    highest = max(row["high"] for row in rows)
+    # Where it costs less than half of the width, the axis starts at zero.
+    from_zero = 2 * lowest <= highest or lowest == highest
+    scale = alt.Scale(zero=from_zero, nice=False, padding=0 if from_zero else 8)
     x = alt.X("low:Q", scale=scale, axis=alt.Axis(title="%", tickCount=5))
     whiskers = base.mark_rule(strokeWidth=2.4, opacity=0.55).encode(
         x=x, x2="high:Q", color=looks["color"]
@@ -335,7 +357,8 @@ def dot_chart(title: str, groups: Sequence[tuple[str, Sequence[Dot]]]) -> Chart:
     words = base.mark_text(align="right").encode(x=alt.value(WIDTH + 46), text="shown:N")
     height = alt.Step(15 if named else 24)
     drawing = alt.layer(whiskers, marks, words).properties(title=title, width=WIDTH, height=height)
-    return Chart(drawing, f"{title}: " + "; ".join(row["tip"] for row in rows) + ".")
+    label = f"{title}: " + "; ".join(row["tip"] for row in rows) + "."
+    return Chart(drawing, label, from_zero=from_zero)
 
 
 def _dot_row(group: str, dot: Dot) -> dict[str, Any]:
@@ -349,6 +372,72 @@ def _dot_row(group: str, dot: Dot) -> dict[str, Any]:
         "shown": f"{dot.value:.1f} %",
         "tip": f"{group + ', ' if group else ''}{dot.name}: {whole}",
     }
+
+
+# ---- bars to both sides of zero, and bars from zero: a row a class ------------------------------
+
+BAR_ROW = 19
+NAMES_WIDTH = 250
+
+
+def bar_chart(
+    title: str, unit: str, rows: Sequence[tuple[str, float, str]], *, is_gain: bool = False
+) -> Chart:
+    """Bars to the right of zero, and to the left where values are negative, a row a name.
+
+    Args:
+        title: what is measured. unit: below the axis.
+        rows: name, value, and what the bar says.
+        is_gain: blue is for the better, red for the worse, and both sides are as wide.
+    """
+    records = [
+        {
+            "row": number,
+            "name": name,
+            "value": value,
+            "shown": ("+" if is_gain and value > 0 else "") + whole(value),
+            "tip": tip,
+        }
+        for number, (name, value, tip) in enumerate(rows)
+    ]
+    values = [value for _, value, _ in rows]
+    low, high = min(0.0, *values), max(0.0, *values)
+    if is_gain:
+        high = max(-low, high, 1.0)
+        low = -high
+    room = 0.14 * (high - low) or 1.0  # for the figures at the ends of bars
+    ends = [low - room if low else 0.0, high + room]
+    scale = alt.Scale(domain=ends, nice=False)
+    base, names = _bar_rows(records)
+    x = alt.X("value:Q", scale=scale, axis=alt.Axis(title=unit, tickCount=5))
+    looks: Any = alt.value(colour(3))
+    if is_gain:
+        looks = alt.condition(alt.datum.value < 0, alt.value(colour(5)), alt.value(colour(2)))
+    words = {"x": alt.X("value:Q", scale=scale), "text": "shown:N"}
+    zero = alt.Chart(alt.InlineData([{"value": 0}])).mark_rule(color=colour("rule"))
+    right = base.transform_filter(alt.datum.value >= 0).mark_text(align="left", dx=4)
+    left = base.transform_filter(alt.datum.value < 0).mark_text(align="right", dx=-4)
+    drawing = alt.layer(
+        base.mark_bar(height=12).encode(x=x, color=looks, tooltip="tip:N"),
+        right.encode(**words),
+        left.encode(**words),
+        zero.encode(x="value:Q"),
+        names,
+    ).properties(title=title, width=WIDTH, height=alt.Step(BAR_ROW))
+    return Chart(drawing, f"{title}: " + "; ".join(tip for _, _, tip in rows) + ".")
+
+
+def whole(value: float) -> str:
+    """A number without decimals, never "-0"."""
+    return f"{round(value)}".replace("-", "\N{MINUS SIGN}")
+
+
+def _bar_rows(records: Sequence[Mapping[str, Any]]) -> tuple[alt.Chart, alt.Chart]:
+    """Rows for bars, and the names beside them: texts, since two classes may have one name."""
+    order = alt.Scale(domain=[record["row"] for record in records])
+    rows = alt.Chart(alt.InlineData(list(records))).encode(y=alt.Y("row:O", scale=order, axis=None))
+    names = rows.mark_text(align="right", limit=NAMES_WIDTH)
+    return rows, names.encode(x=alt.value(-8), text="name:N")
 
 
 # ---- use of each neuron beside the shares of its channels that go to space and to time ----------
@@ -623,7 +712,7 @@ def _square(
     cells: Sequence[Mapping[str, Any]], class_names: Sequence[str], rules: Sequence[int]
 ) -> Any:
     num_classes = len(class_names)
-    size = float(np.clip(720 / num_classes, 4.0, 30.0))
+    size = float(np.clip(720 / num_classes, 4.0, 30.0 if num_classes > 8 else 48.0))
     across = _rules(rules).encode(x=alt.X("column:O", bandPosition=0))
     layers = (across, *_row_names(class_names, size))
     return _matrix(cells, (num_classes, num_classes), (size, size), rules, layers)

@@ -17,6 +17,7 @@ from dsts_pipeline.report.figures import Figure, accuracy_figure, curves_figure,
 from dsts_pipeline.report.inputs import ReportInputs, flatten
 from dsts_pipeline.report.page import Page, render_page, route_information
 from dsts_pipeline.report.tables import (
+    KEYS,
     Table,
     difference,
     p_value,
@@ -26,7 +27,7 @@ from dsts_pipeline.report.tables import (
     with_interval,
 )
 
-TITLE = "Dynamic spatio-temporal specialization: runs compared"
+TITLE = "Runs compared"
 NUM_CLASSES_SHOWN = 15
 
 
@@ -53,8 +54,8 @@ def render_comparison(runs: Sequence[Run], bootstrap: Bootstrap) -> Page:
         "data": {"classes": [], "heads": []},
         "tabs": [
             ("summary", "Summary", True),
-            ("learning", "Curves", "curves" in figures),
-            ("errors", "Confusion", True),
+            ("curves", "Curves", "curves" in figures),
+            ("confusion", "Confusion", True),
             ("routing", "Routing", any(name.startswith("neurons_") for name in figures)),
             ("run", "Settings", True),
         ],
@@ -90,6 +91,7 @@ def _check(runs: Sequence[Run]) -> None:
 
 def comparison_figures(runs: Sequence[Run]) -> dict[str, Figure]:
     """Figures by name; "difference_1" is run 1's confusion matrix minus run 0's, and so on."""
+    # Colours and markers of runs, in their order: they are not those of heads by name.
     trained = [
         (run.name, number, run.inputs.histories.get(run.inputs.main_head) or ())
         for number, run in enumerate(runs)
@@ -133,33 +135,41 @@ def comparison_tables(runs: Sequence[Run], bootstrap: Bootstrap) -> dict[str, Ta
     return {table.name: table for table in tables if table.rows}
 
 
+def _accuracies(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Columns of accuracies: top-5 where it says anything."""
+    has_top5 = all(run.inputs.has_top5 for run in runs)
+    return ("top-1", *(("top-5",) if has_top5 else ()), "class-wise")
+
+
 def _figures(runs: Sequence[Run]) -> Table:
+    figures = _accuracies(runs)
     rows = [
         row(
             run.name,
             head["title"],
-            *(with_interval(head, key) for key in ("top1", "top5", "class_wise")),
+            *(with_interval(head, KEYS[name]) for name in figures),
             f"{head['num_parameters']:,}",
-            emphasised=name == run.inputs.main_head,
+            emphasised=key == run.inputs.main_head,
         )
         for run in runs
-        for name, head in run.inputs.heads
+        for key, head in run.inputs.heads
     ]
     return Table(
         name="figures",
         caption="Every head of every run, percent, intervals in brackets. The bold ones are "
         "compared below.",
-        columns=("run", "head", "top-1", "top-5", "class-wise", "parameters"),
+        columns=("run", "head", *figures, "parameters"),
         rows=rows,
         num_names=2,
     )
 
 
 def _differences(first: Run, others: Sequence[Run], apart: Sequence[Mapping[str, Any]]) -> Table:
+    figures = _accuracies([first, *others])
     rows = [
         row(
             run.name,
-            *(difference(found[key]) for key in ("top1", "top5", "class_wise")),
+            *(difference(found[KEYS[name]]) for name in figures),
             str(found["only_first_right"]),
             str(found["only_second_right"]),
             p_value(found["mcnemar"]["p"]),
@@ -172,7 +182,7 @@ def _differences(first: Run, others: Sequence[Run], apart: Sequence[Mapping[str,
         caption=f"Each run minus {first.name} on the same clips: percentage points with paired "
         "bootstrap intervals, clips that one of the two alone has right, and McNemar’s p of "
         "top-1. They cover the choice of clips, not what another seed of a training would give.",
-        columns=("run", "top-1", "top-5", "class-wise", *alone, "p"),
+        columns=("run", *figures, *alone, "p"),
         rows=rows,
     )
 

@@ -1,4 +1,5 @@
-"""Single clips that the page shows: per neuron, per wrong answer, per cell of the confusion matrix.
+"""Single clips that the page shows: right and wrong ones at its top, and those of each neuron, of
+each wrong answer, of each cell of the confusion matrix.
 
 Enters: `ReportInputs` and the page's previews. Leaves: plain records and lists for its templates
 and its script.
@@ -17,9 +18,78 @@ from dsts_pipeline.metrics.predictions import Predictions, align
 from dsts_pipeline.report.inputs import ReportInputs
 from dsts_pipeline.report.previews import Preview, Previews
 
+# ---- the first pictures: clips answered right and wrong -----------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip with its class and the answer; `route` are the neurons it went through, from 1."""
+
+    preview: Preview
+    truth: str
+    answer: str
+    probability: float
+    route: tuple[int, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer is the clip's class."""
+        return self.truth == self.answer
+
+
+def pick_examples(inputs: ReportInputs, previews: Previews, num_clips: int) -> list[Example]:
+    """Right and wrong answers in turn, `num_clips` of each: the surest, each of another class.
+
+    Classes come a second time where there are fewer.
+    """
+    answers = inputs.answers
+    is_right = answers.predicted == answers.labels
+    right, wrong = (_surest_by_class(answers, np.flatnonzero(one)) for one in (is_right, ~is_right))
+    picked = [
+        row
+        for place in range(num_clips)
+        for row in (*right[place : place + 1], *wrong[place : place + 1])
+    ]
+    return [
+        Example(
+            preview=previews.large(row),
+            truth=inputs.class_names[answers.labels[row]],
+            answer=inputs.class_names[answers.predicted[row]],
+            probability=float(answers.probabilities[row].max()),
+            route=route_of(answers, row),
+        )
+        for row in picked
+    ]
+
+
+def _surest_by_class(answers: Predictions, rows: np.ndarray) -> list[int]:
+    """`rows`, the surest of each class first, then the second surest of each, and so on."""
+    order = rows[np.argsort(-answers.probabilities[rows].max(axis=1), kind="stable")]
+    seen: Counter[int] = Counter()
+    turns = []
+    for label in answers.labels[order].tolist():
+        turns.append(seen[label])
+        seen[label] += 1
+    return [int(row) for row in order[np.argsort(turns, kind="stable")]]
+
+
+def route_of(answers: Predictions, row: int) -> tuple[int, ...]:
+    """The neurons of a clip's first view, from 1, a layer each; empty where the head has none."""
+    return () if answers.neurons is None else tuple(int(n) + 1 for n in answers.neurons[row])
+
+
 # ---- neuron gallery: previews of the clips that each neuron was chosen for ----------------------
 
-Gallery = tuple[tuple[tuple[Preview, ...], ...], ...]  # [layer][neuron] -> previews
+
+@dataclass(frozen=True)
+class Neuron:
+    """A neuron, counted from 1, and clips that chose it."""
+
+    number: int
+    clips: tuple[Preview, ...]
+
+
+Gallery = tuple[tuple[Neuron, ...], ...]  # by layer
 
 
 def build_gallery(
@@ -32,8 +102,12 @@ def build_gallery(
     assert predictions.neurons is not None
     return tuple(
         tuple(
-            tuple(
-                previews.of(row) for row in typical_rows(predictions, column == neuron, num_clips)
+            Neuron(
+                neuron + 1,
+                tuple(
+                    previews.of(row)
+                    for row in typical_rows(predictions, column == neuron, num_clips)
+                ),
             )
             for neuron in range(num_neurons)
         )
@@ -97,7 +171,7 @@ class Mistake:
     Args:
         rank: of the true class among all, from 1.
         candidates: the likeliest classes.
-        route: empty where the head does not route.
+        route, neurons: empty where the head does not route.
         nearest: (class, clips) that the true class is most often taken for.
         same, reverse: clips of this confusion, and of that the other way round.
         baseline: the class that the baseline names; empty without one.
@@ -109,6 +183,7 @@ class Mistake:
     rank: int
     candidates: tuple[Candidate, ...]
     route: tuple[Step, ...]
+    neurons: tuple[int, ...]
     nearest: tuple[tuple[str, int], ...]
     same: int
     reverse: int
@@ -136,7 +211,7 @@ def find_mistakes(inputs: ReportInputs, previews: Previews, limit: int) -> list[
         nearest = [k for k in np.argsort(-counts[truth], kind="stable") if k != truth]
         mistakes.append(
             Mistake(
-                preview=previews.of(row),
+                preview=previews.large(row),
                 truth=names[truth],
                 answer=names[answer],
                 rank=int(np.flatnonzero(said == truth)[0]) + 1,
@@ -145,6 +220,7 @@ def find_mistakes(inputs: ReportInputs, previews: Previews, limit: int) -> list[
                     for k in said[:TOP]
                 ),
                 route=() if shares is None else _route(inputs, row, shares),
+                neurons=route_of(answers, row),
                 nearest=tuple(
                     (names[k], int(counts[truth, k]))
                     for k in nearest[:NUM_NEAREST]

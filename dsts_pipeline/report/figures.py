@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from dsts_pipeline.metrics.predictions import align
 from dsts_pipeline.report.charts import (
     Chart,
     Dot,
     Series,
+    bar_chart,
     class_by_neuron_chart,
     confidence_chart,
     confusion_chart,
     curve_chart,
     dot_chart,
     group_starts,
+    head_number,
     neuron_chart,
     point_chart,
     reliability_chart,
@@ -34,10 +37,16 @@ Epochs = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels of one kind."""
+    """Panels of one kind; `num_rows` are those of bars, where it has some."""
 
     panels: tuple[Chart, ...]
     columns: int = 3
+    num_rows: int = 0
+
+    @property
+    def from_zero(self) -> bool:
+        """Whether the axes of values start at zero."""
+        return all(panel.from_zero for panel in self.panels)
 
     def as_file(self) -> str:
         """All panels as one SVG file with its own colours: a file knows no page around it."""
@@ -46,12 +55,13 @@ class Figure:
 
 def draw_figures(inputs: ReportInputs) -> dict[str, Figure]:
     """Figures of the page about one run, by name."""
-    heads = [(head["title"], inputs.number_of(name), head) for name, head in inputs.heads]
+    heads = [(head["title"], head_number(name), head) for name, head in inputs.heads]
     trained = [
-        (head["title"], inputs.number_of(name), inputs.histories.get(name) or ())
+        (head["title"], head_number(name), inputs.histories.get(name) or ())
         for name, head in inputs.heads
     ]
     figures = {
+        "gains": _gains(inputs),
         "accuracy": accuracy_figure(heads),
         "attributes": _attributes(inputs),
         "curves": curves_figure([one for one in trained if one[2]]),
@@ -62,6 +72,46 @@ def draw_figures(inputs: ReportInputs) -> dict[str, Figure]:
         figures[f"confusion_{name}"] = Figure((chart,))
     figures |= {"reliability": _reliability(inputs)} | routing_figures(inputs)
     return {name: figure for name, figure in figures.items() if figure.panels}
+
+
+# ---- what the head adds, class by class ---------------------------------------------------------
+
+NUM_CLASSES_SHOWN = 24
+SMALLEST_NEED = 0.5  # points, of all classes together, below which there is nothing to draw
+
+
+def _gains(inputs: ReportInputs) -> Figure:
+    """The main head's accuracy minus its opponent's, by class: the most changed ones of many."""
+    if inputs.opponent is None:
+        return Figure(())
+    main = inputs.answers
+    other = align(main, inputs.predictions[inputs.opponent])
+    counts = np.bincount(main.labels, minlength=main.num_classes)
+    right, right_of_other = (
+        np.bincount(main.labels[one.predicted == main.labels], minlength=main.num_classes)
+        for one in (main, other)
+    )
+    gains = 100 * (right - right_of_other) / np.maximum(counts, 1)
+    shown = np.flatnonzero(counts)
+    if len(shown) > NUM_CLASSES_SHOWN:
+        shown = shown[np.argsort(-np.abs(gains[shown]), kind="stable")][:NUM_CLASSES_SHOWN]
+        shown = shown[gains[shown] != 0]
+    shown = shown[np.argsort(-gains[shown], kind="stable")]
+    if not len(shown):
+        return Figure(())
+    names = inputs.class_names
+    rows = [
+        (
+            names[k],
+            float(gains[k]),
+            f"{names[k]}: {right[k]} of {counts[k]} clips right, "
+            f"{right_of_other[k]} by {inputs.opponent_title}",
+        )
+        for k in shown.tolist()
+    ]
+    title = f"{inputs.main['title']} minus {inputs.opponent_title}"
+    chart = bar_chart(title, "points", rows, is_gain=True)
+    return Figure((chart,), columns=1, num_rows=len(rows))
 
 
 # ---- accuracy, attributes, learning curves, confusion, calibration ------------------------------
@@ -89,12 +139,12 @@ def _dot(title: str, number: int, figures: Mapping[str, Any], key: str) -> Dot:
 
 def _attributes(inputs: ReportInputs) -> Figure:
     heads = [(name, head) for name, head in inputs.heads if head.get("attributes")]
-    if not heads:
+    if not heads or not inputs.attribute_names:
         return Figure(())
     groups = []
     for attribute in inputs.attribute_names:
         dots = [
-            _dot(head["title"], inputs.number_of(name), head["attributes"][attribute], "accuracy")
+            _dot(head["title"], head_number(name), head["attributes"][attribute], "accuracy")
             for name, head in heads
         ]
         groups.append((attribute, dots))
@@ -128,7 +178,7 @@ def curves_figure(
 def _reliability(inputs: ReportInputs) -> Figure:
     """Nothing where the evaluation did not measure calibration."""
     heads = [
-        (head["title"], inputs.number_of(name), head["calibration"]["equal_width"]["bins"])
+        (head["title"], head_number(name), head["calibration"]["equal_width"]["bins"])
         for name, head in inputs.heads
         if head.get("calibration")
     ]
@@ -155,6 +205,7 @@ def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
         "neurons": Figure(panels),
         "class_by_neuron": Figure((class_by_neuron_chart(counts, inputs.class_names, rules),)),
         "need": _need(inputs),
+        "class_need": _class_need(inputs),
         "routing_curves": _routing_curves(epochs, int(routing["num_neurons"])),
     }
 
@@ -180,6 +231,33 @@ def _need(inputs: ReportInputs) -> Figure:
             title = f"Layer {layer + 1}"
             panels.append(point_chart(title, "need of time, points", "temporal, %", points))
     return Figure(tuple(panels))
+
+
+def _class_need(inputs: ReportInputs) -> Figure:
+    """Need of time by class: all of few, the ends of many; nothing where no class needs any."""
+    columns = (inputs.routing_of_main or {}).get("class_need") or {"need": ()}
+    known = [(100 * need, k) for k, need in enumerate(columns["need"]) if need is not None]
+    if all(abs(need) < SMALLEST_NEED for need, _ in known):
+        return Figure(())
+    known.sort(key=lambda one: -one[0])
+    half = NUM_CLASSES_SHOWN // 2
+    parts = {"need of time": known}
+    if len(known) > NUM_CLASSES_SHOWN:
+        parts = {"most need of time": known[:half], "least need of time": known[-half:]}
+    panels = []
+    for title, part in parts.items():
+        rows = [
+            (
+                inputs.class_names[k],
+                need,
+                f"{inputs.class_names[k]}: {need:.1f} points less of the true class without the "
+                "order of time",
+            )
+            for need, k in part
+        ]
+        if rows:
+            panels.append(bar_chart(title, "points of probability", rows))
+    return Figure(tuple(panels), columns=2)
 
 
 def _routing_curves(epochs: Epochs, num_neurons: int) -> Figure:

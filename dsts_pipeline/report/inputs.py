@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.metrics.accuracy import check_attributes, confusion_matrix
 from dsts_pipeline.metrics.predictions import Predictions
 from dsts_pipeline.metrics.routing import class_by_neuron
@@ -44,7 +47,8 @@ class ReportInputs:
         failures: clips that could not be used, of all splits.
         origins: provenance of earlier parts by name, such as {"features": ..., "heads": ...};
             that of the evaluation is in `metrics`.
-        dataset: its name.
+        dataset: its name, see `name_dataset`.
+        num_clips: of all splits, by split; empty where the page does not say.
         routing: content of evaluation/routing.json; None where it is missing.
         ablation: content of ablation/results.json; None where `ablate` has not run.
 
@@ -61,6 +65,7 @@ class ReportInputs:
     failures: Sequence[Failure] = ()
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dataset: str = ""
+    num_clips: Mapping[str, int] = field(default_factory=dict)
     ablation: Mapping[str, Any] | None = None
     routing: Mapping[str, Any] | None = None
 
@@ -122,9 +127,28 @@ class ReportInputs:
         """The head that others are compared with."""
         return self.metrics.get("baseline")
 
-    def number_of(self, name: str) -> int:
-        """A head's position, which picks its colour and marker in all figures."""
-        return [head for head, _ in self.heads].index(name)
+    @property
+    def opponent(self) -> str | None:
+        """The head that the main head is drawn against: the baseline, else the first other one."""
+        if self.baseline not in (None, self.main_head):
+            return self.baseline
+        return next((name for name, _ in self.heads if name != self.main_head), None)
+
+    @property
+    def opponent_title(self) -> str:
+        """Its title; empty without one."""
+        return "" if self.opponent is None else str(self.metrics["heads"][self.opponent]["title"])
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Why a table that other runs have is missing, a sentence by the table's name."""
+        found: Mapping[str, str] = self.metrics.get("left_out") or {}
+        return found
+
+    @property
+    def has_top5(self) -> bool:
+        """Whether "among the first five" says anything: of five classes it is always so."""
+        return len(self.class_names) > 5 and all("top5" in head for _, head in self.heads)
 
     def confusion(self, name: str) -> np.ndarray:
         """Clips of a head by true and predicted class, `[K, K]`."""
@@ -140,6 +164,17 @@ class ReportInputs:
         return class_by_neuron(*self.answers.routes(), num_classes, routing["num_neurons"])
 
 
+# ---- the data set: its name, and whether the paper has it ---------------------------------------
+
+_PRESETS = ("csv", "folder", "mmaction")  # names of kinds of data set, not of one
+PAPERS_DATASETS = ("diving48", "ssv2")
+
+
+def name_dataset(name: str, root: str) -> str:
+    """`name`, or that of the root folder where nobody changed the preset's word."""
+    return Path(root).resolve().name or name if name in _PRESETS else name
+
+
 # ---- provenance: what each stage noted, joined into one list without repetition -----------------
 
 Pairs = list[tuple[str, str]]
@@ -152,6 +187,16 @@ class Origins:
     facts: Pairs
     versions: Pairs
     settings: Pairs
+
+    @cached_property
+    def changed(self) -> list[tuple[str, str, str]]:
+        """Settings with another value than their default: name, value, default."""
+        usual = dict(flatten(Settings().model_dump()))
+        return [
+            (key, value, usual[key])
+            for key, value in self.settings
+            if key in usual and usual[key] != value
+        ]
 
 
 def join_origins(parts: Mapping[str, Mapping[str, Any]]) -> Origins:

@@ -29,12 +29,14 @@ from dsts_pipeline.report.examples import (
     build_gallery,
     explorer_data,
     find_mistakes,
+    pick_examples,
     preview_cells,
 )
 from dsts_pipeline.report.figures import Figure, draw_figures
-from dsts_pipeline.report.inputs import ReportInputs, join_origins
-from dsts_pipeline.report.previews import FramesOf, Previews
+from dsts_pipeline.report.inputs import PAPERS_DATASETS, ReportInputs, join_origins
+from dsts_pipeline.report.previews import FramesOf, Previews, SeenOf
 from dsts_pipeline.report.tables import (
+    TABLES,
     Table,
     bounds,
     make_tables,
@@ -63,6 +65,7 @@ def render_report(
     settings: ReportSettings = ReportSettings(),
     *,
     frames_of: FramesOf | None = None,
+    seen_of: SeenOf | None = None,
 ) -> Page:
     """Draw and write out the whole page.
 
@@ -70,6 +73,7 @@ def render_report(
         settings: section `report`: the title, and how much is shown.
         frames_of: yields uint8 `[T, H, W, 3]` (RGB) for a clip id; without it the page has no
             previews and no gallery.
+        seen_of: yields what the model saw of a clip and attended to, for heads that do.
     """
     answers = inputs.answers
     figures = draw_figures(inputs)
@@ -77,40 +81,50 @@ def render_report(
     previews = Previews(
         answers.clip_ids,
         frames_of,
+        seen_of=seen_of,
         size_px=settings.preview_size_px,
         max_bytes=int(settings.max_preview_mb * 1e6),
     )
+    examples = pick_examples(inputs, previews, settings.num_examples) if frames_of else []
+    mistakes = find_mistakes(inputs, previews, settings.num_mistakes)
     gallery = None
     if frames_of is not None and settings.num_gallery_clips and "neurons" in figures:
         num_neurons = inputs.main["routing"]["num_neurons"]
         num_clips = settings.num_gallery_clips
         gallery = build_gallery(answers, num_neurons, previews, num_clips=num_clips)
-    mistakes = find_mistakes(inputs, previews, settings.num_mistakes)
     preview_cells(answers, previews, settings.num_cell_clips)
     provenance = inputs.metrics.get("provenance", {})
     context = {
         "inputs": inputs,
-        "title": settings.title,
+        "title": settings.title or inputs.dataset or "unnamed data set",
         "metrics": inputs.metrics,
         "main": inputs.main,
         "answers": answers,
         "information": route_information(inputs),
+        "numbers": headline_numbers(inputs),
         "lead": lead_sentences(inputs),
+        "use_of_neurons": use_of_neurons(inputs),
+        "examples": examples,
+        "left_out_elsewhere": [
+            sentence for name, sentence in inputs.left_out.items() if name not in TABLES
+        ],
         "gallery": gallery,
         "mistakes": mistakes,
         "num_wrong": int((answers.predicted != answers.labels).sum()),
         "previews": previews,
         "origins": join_origins({"evaluation": provenance, **inputs.origins}),
+        "paper_tables": [name for name in tables if tables[name].title],
+        "on_papers_data": inputs.dataset in PAPERS_DATASETS,
         "data": explorer_data(inputs, previews),
         "tabs": [
             ("summary", "Summary", True),
-            ("paper", "Paper’s tables", True),
-            ("learning", "Curves", "curves" in figures),
-            ("errors", "Confusion", True),
-            ("reliability", "Reliability", True),
+            ("curves", "Curves", "curves" in figures),
+            ("confusion", "Confusion", True),
+            ("mistakes", "Mistakes", bool(mistakes)),
             ("routing", "Routing", "neurons" in figures),
             ("gallery", "Gallery", gallery is not None),
-            ("mistakes", "Mistakes", bool(mistakes)),
+            ("reliability", "Reliability", True),
+            ("paper", "Paper’s tables", any(table.title for table in tables.values())),
             ("run", "Run", True),
         ],
     }
@@ -147,15 +161,61 @@ def write_report(page: Page, path: str | Path, *, write_plots: bool = True) -> l
 PERCENT = "\N{NO-BREAK SPACE}%"
 
 
+@dataclass(frozen=True)
+class Number:
+    """A figure that stands large: its value, its interval, and what it is of."""
+
+    value: str
+    interval: str
+    about: str
+
+
+def headline_numbers(inputs: ReportInputs) -> list[Number]:
+    """At most three: right clips, right clips averaged over classes, and the gain."""
+    head = inputs.main
+    numbers = [
+        Number(percent(head[key]) + PERCENT, bounds(head, key), about)
+        for key, about in (
+            ("top1", f"of clips right, {head['title']}"),
+            ("class_wise", "averaged over classes"),
+        )
+        if head.get(key) is not None
+    ]
+    found = _versus_opponent(inputs)
+    if found:
+        value, low, high = (signed_points(found[f"difference{end}"]) for end in _ENDS)
+        about = f"points against {inputs.opponent_title}, on the same clips"
+        numbers.append(Number(value, f"{low} to {high}", about))
+    return numbers
+
+
+_ENDS = ("", "_low", "_high")
+
+
+def _versus_opponent(inputs: ReportInputs) -> Mapping[str, Any] | None:
+    """The paired difference in top-1 of the main head and its opponent."""
+    if inputs.main.get("versus_baseline"):
+        found: Mapping[str, Any] = inputs.main["versus_baseline"]
+        return found
+    heads = (inputs.main_head, inputs.opponent)
+    for compared in inputs.metrics.get("comparisons", ()):
+        if (compared["first_head"], compared["second_head"]) == heads:
+            return dict(compared["top1"])
+    return None
+
+
 def lead_sentences(inputs: ReportInputs) -> list[str]:
     """A few sentences about the main head, those that it is compared with, and the clips."""
     metrics = inputs.metrics
     head = inputs.main
     confidence = f"{100 * metrics.get('interval', {}).get('confidence', 0.95):.0f}{PERCENT}"
+    first_five = ""
+    if inputs.has_top5:
+        first_five = f", and among its first five for {percent(head['top5'])}{PERCENT}"
     sentences = [
         f"{head['title']} names the right class first for {percent(head['top1'])}{PERCENT} of the "
         f"{metrics['evaluated']:,} clips of the {metrics['split']} split ({confidence} interval "
-        f"{bounds(head, 'top1')}), and among its first five for {percent(head['top5'])}{PERCENT}. "
+        f"{bounds(head, 'top1')}){first_five}. "
         f"Averaged over classes it reaches {percent(head['class_wise'])}{PERCENT}."
     ]
     if head.get("versus_baseline") and inputs.baseline:
@@ -166,14 +226,12 @@ def lead_sentences(inputs: ReportInputs) -> list[str]:
         for key, other in inputs.heads
         if key not in (inputs.main_head, inputs.baseline)
     ]
-    if head.get("routing"):
-        sentences.append(_use_of_neurons(head["routing"]))
     sentences.append(denominator_sentence(metrics))
     return sentences
 
 
 def _against(versus: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    value, low, high = (versus[f"difference{end}"] for end in ("", "_low", "_high"))
+    value, low, high = (versus[f"difference{end}"] for end in _ENDS)
     interval = f"paired interval {signed_points(low)} to {signed_points(high)}"
     change = f"{signed_points(value)} points"
     start = f"Against the baseline ({base['title']}) on the same clips that is {change}"
@@ -182,17 +240,21 @@ def _against(versus: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     return f"{start} ({interval})."
 
 
-def _use_of_neurons(routing: Mapping[str, Any]) -> str:
+def use_of_neurons(inputs: ReportInputs) -> str:
+    """How many neurons do the work, for the routing's part; empty without routing."""
+    routing = inputs.main.get("routing")
+    if not routing:
+        return ""
     layers = routing["layers"]
     num_neurons = routing["num_neurons"]
-    # exp(entropy): as many evenly used neurons would give the same entropy.
     busy = " / ".join(f"{np.exp(layer['entropy']):.1f}" for layer in layers)
     dead = sum(layer["dead"] for layer in layers)
     total = len(layers) * num_neurons
     idle = "every neuron is used" if dead == 0 else f"no clip chose {dead} of the {total}"
     return (
-        f"Of its {num_neurons} neurons per layer, {busy} are effectively in use (exponential of "
-        f"the entropy, layer by layer), and {idle}."
+        f"Of its {num_neurons} neurons per layer, {busy} are effectively in use, layer by layer, "
+        f"and {idle}. Effectively in use: as many neurons that shared the clips evenly would "
+        "spread them as much (the exponential of the entropy of their use)."
     )
 
 

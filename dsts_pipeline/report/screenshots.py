@@ -52,11 +52,11 @@ def report_shots(cell: tuple[int, int]) -> list[Shot]:
     """
     row, column = cell[0] + 1, cell[1] + 1
     return [
-        Shot("report.png", "?tab=summary", height_px=1100),
-        Shot("report-confusion.png", f"?tab=errors&cell={row}-{column}", height_px=2160),
+        Shot("report.png", "?tab=summary", height_px=1000),
+        Shot("report-confusion.png", f"?tab=confusion&cell={row}-{column}", height_px=2160),
         Shot("report-routing.png", "?theme=dark&tab=routing", height_px=1500),
-        Shot("report-gallery.png", "?tab=gallery"),
-        Shot("report-mistakes.png", "?tab=mistakes", height_px=1100),
+        Shot("report-gallery.png", "?tab=gallery", height_px=1100),
+        Shot("report-mistakes.png", "?theme=dark&tab=mistakes", height_px=1250),
     ]
 
 

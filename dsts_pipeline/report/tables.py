@@ -22,19 +22,38 @@ from dsts_pipeline.metrics.ablation import (
     p_text,
 )
 from dsts_pipeline.metrics.accuracy import hardest_pairs, per_class_accuracy
-from dsts_pipeline.report.inputs import ReportInputs
+from dsts_pipeline.report.inputs import PAPERS_DATASETS, ReportInputs
+
+# Those that have a place on the page of one run, or the sentence why they are left out.
+TABLES = (
+    *("results", "pairs", "classes", "failures", "calibration", "beside"),
+    *("information", "similarity", "gates", "view_changes", "pairs_separated", "pairs_merged"),
+)
 
 
 def make_tables(inputs: ReportInputs, num_pairs: int) -> dict[str, Table]:
     """Tables of the page about one run, by name; one that the run has no rows for is left out.
+
+    The paper's stand in the page of a run on the paper's data, all seven with the summary's; on
+    other data those alone whose variants `ablate` has measured there.
 
     Args:
         num_pairs: how many of the hardest pairs of classes are listed.
     """
     own = [_results(inputs), _pairs(inputs, num_pairs), _classes(inputs), _failures(inputs)]
     own += [_calibration(inputs), *_routing_tables(inputs, num_pairs)]
-    always = [beside_table(inputs), *paper_tables(inputs).values()]
-    return {table.name: table for table in [*own, *always] if table.rows}
+    papers: list[Table] = []
+    if inputs.dataset in PAPERS_DATASETS:
+        papers = [beside_table(inputs), *paper_tables(inputs).values()]
+    elif inputs.ablation is not None:
+        measured = inputs.ablation.get("variants", {})
+        papers = [
+            _ablation_table(paper, inputs.ablation)
+            for paper in PAPER_TABLES
+            if any(name in measured and name != "full" for name in PAPER_ROWS.get(paper.number, ()))
+        ]
+    tables = {table.name: table for table in [*own, *papers] if table.rows}
+    return {name: table for name, table in tables.items() if name not in inputs.left_out}
 
 
 # ---- a table and its formats --------------------------------------------------------------------
@@ -215,21 +234,23 @@ def difference(versus: Mapping[str, Any] | None) -> Cell:
 def _results(inputs: ReportInputs) -> Table:
     interval = inputs.metrics.get("interval")
     made = f" ({interval['method']}, {interval['num_resamples']:,} resamples)" if interval else ""
+    top5 = ("top-5",) if inputs.has_top5 else ()
+    figures = ("top-1", *top5, "class-wise")
     return Table(
         name="results",
         caption=f"Results in percent, intervals in brackets{made}. The last column is the paired "
         "difference in top-1 on the same clips, in percentage points. Parameters are those of the "
         "head alone.",
-        columns=("head", "top-1", "top-5", "class-wise", "parameters", "against baseline"),
+        columns=("head", *figures, "parameters", "against baseline"),
         rows=[
             row(
                 head["title"],
-                *(with_interval(head, key) for key in ("top1", "top5", "class_wise")),
+                *(with_interval(head, KEYS[name]) for name in figures),
                 f"{head['num_parameters']:,}",
                 difference(head.get("versus_baseline")),
-                emphasised=name == inputs.main_head,
+                emphasised=key == inputs.main_head,
             )
-            for name, head in inputs.heads
+            for key, head in inputs.heads
         ],
     )
 
@@ -377,7 +398,7 @@ def _information(layers: Layers) -> Table:
         )
         for number, layer in layers
         for group, found in sorted(
-            layer["information"].items(), key=lambda item: item[0] != "class"
+            (layer.get("information") or {}).items(), key=lambda item: item[0] != "class"
         )
     ]
     return Table(
@@ -498,7 +519,7 @@ HEADLINES = (
     ("paper: Swin-B, Diving48", "top-1", "80.5", "83.0", "+2.5"),
     ("paper: Swin-B, Diving48", "class-wise", "69.7", "71.5", "+1.8"),
 )
-_KEYS = {"top-1": "top1", "top-5": "top5", "class-wise": "class_wise"}
+KEYS = {"top-1": "top1", "top-5": "top5", "class-wise": "class_wise"}
 
 
 def beside_table(inputs: ReportInputs) -> Table:
@@ -514,7 +535,7 @@ def beside_table(inputs: ReportInputs) -> Table:
             "class-wise": Cell(signed_points(ours["class_wise"] - alone["class_wise"])),
         }
         for name, gain in gains.items():
-            both = (with_interval(head, _KEYS[name]) for head in (alone, ours))
+            both = (with_interval(head, KEYS[name]) for head in (alone, ours))
             rows.append(row(where, name, *both, gain, emphasised=True))
     return Table(
         name="beside",
@@ -557,7 +578,7 @@ def _method_table(paper: PaperTable, inputs: ReportInputs) -> Table:
     rows += [
         row(
             f"this run: {head['title']}",
-            *(with_interval(head, _KEYS[column]) for column in paper.columns[1:]),
+            *(with_interval(head, KEYS[column]) for column in paper.columns[1:]),
             emphasised=name == inputs.main_head,
         )
         for name, head in inputs.heads
@@ -576,7 +597,7 @@ def _ablation_table(paper: PaperTable, ablation: Mapping[str, Any] | None) -> Ta
         rows = [row(*texts, emphasised=i in paper.best) for i, texts in enumerate(paper.rows)]
         return _paper_table(paper, rows, f"Ours: {NOT_RUN}.")
     measured = [ablation.get("variants", {}).get(name) for name in PAPER_ROWS[paper.number]]
-    figures = [column for column in paper.columns if column in _KEYS]
+    figures = [column for column in paper.columns if column in KEYS]
     rows = [
         row(*printed, *_measured_cells(found, figures), emphasised=i in paper.best)
         for i, (printed, found) in enumerate(zip(paper.rows, measured, strict=True))
@@ -599,7 +620,7 @@ def _measured_cells(variant: Mapping[str, Any] | None, figures: Sequence[str]) -
     """Figures as means over the seeds, parameters, and the difference to the full model."""
     if variant is None:
         return [""] * (len(figures) + 2)
-    found: list[str | Cell] = [_mean(variant.get(_KEYS[name]) or {}) for name in figures]
+    found: list[str | Cell] = [_mean(variant.get(KEYS[name]) or {}) for name in figures]
     count = variant.get("num_parameters")
     versus = variant.get("versus_reference")
     if versus:

@@ -213,6 +213,8 @@ def bundle_of_run(
     store = open_features(features, feed)
     made_of = store.manifest["made_of"]
     check_extracted(made_of)
+    if backbone.weights is None:
+        raise BundleError("backbone.weights is null; name the weights that the maps were made with")
     taps = backbone.taps or (made_of["backbone"].get("tap", "backbone"),)
     source = BackboneSource(
         name=backbone.name,

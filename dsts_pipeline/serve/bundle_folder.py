@@ -36,7 +36,12 @@ from dsts_pipeline.base.files import (
 )
 from dsts_pipeline.clips.decode import Decoder, name_decoder
 from dsts_pipeline.extract.backbones import Backbone
-from dsts_pipeline.extract.downloads import digest_of_weights, is_address, locate_weights
+from dsts_pipeline.extract.downloads import (
+    digest_of_weights,
+    is_address,
+    locate_weights,
+    place_weights,
+)
 from dsts_pipeline.extract.model_zoo import (
     find_config,
     is_config_name,
@@ -137,7 +142,8 @@ def _what_to_copy(source: str, with_backbone: bool | None) -> Path | None:
     """The weights file or folder that goes into the bundle, if one does."""
     if with_backbone is False or source == RANDOM:
         return None
-    place = Path(source) if Path(source).is_dir() else locate_weights(source).path
+    folder = place_weights(source)
+    place = folder if folder.is_dir() else locate_weights(source).path
     files = [path for path in place.iterdir() if path.is_file()] if place.is_dir() else [place]
     size = sum(file.stat().st_size for file in files)
     return place if with_backbone or size <= COPIED_BYTES else None
@@ -228,7 +234,7 @@ def _read_source(
     if weights is None and file is None:
         _require_safe_reference(source.weights, sha256)
     place = weights or (str(folder / file) if file else source.weights)
-    if not (place == RANDOM or is_address(place) or Path(place).exists()):
+    if not (place == RANDOM or is_address(place) or place_weights(place).exists()):
         raise BundleError(
             f"backbone: its weights {place} are not here and not in the bundle (sha256 {sha256}); "
             "say where they are by --weights, or export with --with-backbone"

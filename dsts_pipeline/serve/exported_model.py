@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from dsts_pipeline.base.errors import DataError, ExportError
+from dsts_pipeline.base.errors import DataError, ExportError, missing_extra
 from dsts_pipeline.base.files import (
     fsync_directory,
     sha256_file,
@@ -314,14 +314,11 @@ def require_onnx() -> None:
     """Refuse to go on without the packages that ONNX needs.
 
     Raises:
-        ExportError: Naming those that are missing.
+        MissingExtraError: One of them is not installed.
     """
-    missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
-    if missing:
-        raise ExportError(
-            f"ONNX needs {', '.join(missing)}, not installed here; "
-            "pip install -c constraints.txt -e '.[onnx]'"
-        )
+    for name in ONNX_PACKAGES:
+        if find_spec(name) is None:
+            raise missing_extra(name, "an ONNX file")
 
 
 def _first_line(error: Exception) -> str:

@@ -133,3 +133,39 @@ def test_interrupts_wait_for_the_start():
     with children._interrupts_held():
         assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+
+# ---- a budget ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Minutes that tests set."""
+    now = [0.0]
+    monkeypatch.setattr(children.time, "monotonic", lambda: 60.0 * now[0])
+    return now
+
+
+def test_no_epoch_is_begun_that_would_end_after_the_budget(clock):
+    stop = children.StopRequest(budget=children.Budget(10.0))
+    for minute, is_over in ((4.0, False), (8.0, True)):
+        clock[0] = minute
+        stop.end_epoch()
+        assert stop.budget.is_over is stop.requested is is_over
+    assert stop.budget.minutes_left == pytest.approx(2.0)
+
+
+def test_the_first_epoch_is_trained_whatever_the_budget(clock):
+    stop = children.StopRequest(budget=children.Budget(0.001))
+    clock[0] = 5.0
+    stop.look_at_budget()
+    assert not stop.requested
+    stop.end_epoch()
+    assert stop.requested
+
+
+def test_without_a_budget_nothing_ends(clock):
+    stop = children.StopRequest()
+    clock[0] = 1e6
+    stop.end_epoch()
+    assert not stop.requested and stop.budget.minutes_left is None

@@ -102,5 +102,4 @@ def test_experiments_are_laid_over_the_settings(repository):
     assert not settings.udl.enabled and settings.seed == 3
     with pytest.raises(SettingsError, match="did you mean paper_tables?"):
         overrides_of("paper_table", folder)
-    with pytest.raises(SettingsError, match="dvc exp run -S experiment=ssv2_tpn"):
-        overrides_of("ssv2_tpn", folder)
+    assert overrides_of("ssv2_tpn", folder)[:2] == ["dataset=ssv2", "backbone=tpn_tsm_r50"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsts_pipeline.base.training_clips import find_shortage, hold_out
+from dsts_pipeline.base.training_clips import find_shortage, fit_to_clips, hold_out
 
 LABELS = np.arange(20) % 4
 IDS = np.array([f"clip {n}" for n in range(20)])
@@ -37,6 +37,39 @@ def test_the_largest_batch_that_is_told_is_enough_and_one_more_is_not(seed):
     largest = int(told.partition("at most ")[2].split(",")[0])
     assert shortage(batch_size=largest, heldout_fraction=0.13, seed=seed) == ""
     assert shortage(batch_size=largest + 1, heldout_fraction=0.13, seed=seed)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("heldout_fraction", [0.0, 0.25])
+def test_a_batch_is_cut_to_the_largest_that_clips_fill(paired, world_size, heldout_fraction):
+    how = {"paired": paired, "world_size": world_size}
+    for asked in range(1, 40):
+        set_so = {"batch_size": asked, "heldout_fraction": heldout_fraction}
+        size, fraction, told = fit_to_clips(LABELS, IDS, seed=0, **set_so, **how)
+        fitted = {"batch_size": size, "heldout_fraction": fraction}
+        assert shortage(**fitted, **how) == ""
+        if shortage(**set_so, **how) == "":
+            assert fitted == set_so and told == ""
+        else:
+            assert f"batches of {size} are taken" in told and fraction == heldout_fraction
+            assert shortage(**fitted | {"batch_size": size + 1}, **how)
+
+
+def test_fewer_held_out_clips_than_classes_choose_no_epoch_where_batches_are_cut():
+    few = {"heldout_fraction": 0.1, "seed": 0, "paired": True}
+    fitted = fit_to_clips(LABELS, IDS, batch_size=32, **few)
+    assert fitted[:2] == (10, 0.0) and "can't choose an epoch: none is held out" in fitted.told
+    assert fit_to_clips(LABELS, IDS, batch_size=8, **few) == (8, 0.1, ""), "as it is set"
+    stopping = fit_to_clips(LABELS, IDS, batch_size=32, early_stopping_epochs=2, **few)
+    assert stopping.heldout_fraction == 0.1
+
+
+def test_where_nothing_is_held_out_it_is_said():
+    how = {"batch_size": 2, "seed": 0, "paired": True}
+    told = fit_to_clips(LABELS, IDS, heldout_fraction=0.001, **how).told
+    assert "holds out none of 20 training clips: the last epoch counts" in told
+    assert fit_to_clips(LABELS, IDS, heldout_fraction=0.0, **how) == (2, 0.0, "")
 
 
 def test_views_of_a_clip_count_once():

@@ -59,17 +59,20 @@ def test_prints_its_table(name, options, rows):
 
 @pytest.mark.long
 def test_the_stores_benchmark_leaves_its_tables(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks.store", "--quick", "--rounds=1", f"--out={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
-    )
-    assert run.returncode == 0, run.stderr
+    command = [sys.executable, "-m", "benchmarks.store", "--quick", "--rounds=1"]
+    for options in ([], ["--newest", "--note=On a busy machine."]):
+        run = subprocess.run(
+            [*command, f"--out={tmp_path}", *options],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        )
+        assert run.returncode == 0, run.stderr
     results = json.loads((tmp_path / "store-benchmark.json").read_text())
     page = (tmp_path / "store-benchmark.md").read_text()
     assert results["quick"] and "the figures mean nothing" in page
+    assert "`python -m benchmarks.store --newest`. On a busy machine." in page
     for sample in ("1.6 MB", "0.03 MB"):
         reading = {(row["way"], row["form"]) for row in results["reading"][sample]}
         assert {("memmap", "none"), ("ours, 1 thread", "checksum")} <= reading

@@ -80,19 +80,18 @@ def test_a_refusal_leaves_all_problems_and_their_reasons(root, tmp_path):
     assert "expected none.json" in check["refused"] and "reasons" not in check
 
 
-def test_a_batch_that_the_clips_cannot_fill_is_told_before_the_extraction(root, tmp_path):
+def test_what_a_training_does_with_too_few_clips_is_told_before_the_extraction(root, tmp_path):
     run = prepare(tmp_path, root)
     assert run.returncode == 0, run.stderr
-    told = (
-        "warning: train-head will refuse these clips: 4 training clips, and train.batch_size is "
-        "32; expected at least 64 clips, since UDL takes two disjoint batches an iteration; set "
-        "train.batch_size to at most 2, or set udl.enabled to false"
-    )
-    assert told in run.stderr
+    assert (
+        "train-head: 4 training clips do not fill two batches of train.batch_size 32: batches of 2 "
+        "are taken"
+    ) in run.stderr
     check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())
     assert check["notes"] == []  # a training's settings decide nothing that the stage leaves
-    for settings in ({"train__batch_size": 2}, {"udl__enabled": "false"}):
-        assert "warning" not in prepare(tmp_path, root, **settings).stderr
+    assert "batches of" not in prepare(tmp_path, root, train__batch_size=2).stderr
+    refused = prepare(tmp_path, root, train__early_stopping_epochs=2, train__heldout_fraction=0.001)
+    assert "warning: train-head will refuse these clips" in refused.stderr
 
 
 def test_a_name_that_is_no_utf8_is_one_problem_of_many(tmp_path):
@@ -108,7 +107,7 @@ def test_a_name_that_is_no_utf8_is_one_problem_of_many(tmp_path):
     )
     assert run.returncode == 0 and "1 train, 1 test clips of 1 classes, 1 unusable" in run.stderr
     check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())
-    assert check["problems"] == {"name": ["test/test/a/caf\\xe9"]}
+    assert check["problems"] == {"name": ["test/a/caf\\xe9"]}
     assert check["annotated"] == {"train": 1, "test": 2}
 
 

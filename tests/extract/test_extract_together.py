@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,37 @@ def test_forecast_measures_pending_clips_and_keeps_nothing(clips, tmp_path, work
     plan = ViewPlan(index, PoolingBackbone())
     few = forecast_extraction(plan, backbone, [5], num_decode_workers=0)  # type: ignore[arg-type]
     assert few.num_clips == 1
+
+
+class SlowBackbone(PoolingBackbone):
+    """Half a tenth of a second a clip."""
+
+    def __call__(self, frames):
+        time.sleep(0.05 * len(frames))
+        return super().__call__(frames)
+
+
+def test_a_forecast_ends_within_its_limit_and_says_on_how_many_clips(clips):
+    plan = ViewPlan(index_clips(clips), SlowBackbone())
+
+    def forecast(limit_seconds):
+        began = time.monotonic()
+        found = forecast_extraction(
+            plan,
+            SlowBackbone(),  # type: ignore[arg-type]
+            range(NUM_CLIPS),
+            num_decode_workers=0,
+            batch_size=8,
+            limit_seconds=limit_seconds,
+        )
+        return found, time.monotonic() - began
+
+    few, seconds = forecast(0.9)
+    assert 1 < few.num_clips < 16 and seconds < 1.5
+    assert few.forward_seconds == pytest.approx(0.05, rel=0.5)
+    least, _ = forecast(0.001)
+    assert (least.num_clips, least.num_decoded) == (1, 1)
+    assert forecast(60.0)[0].num_clips == 16
 
 
 def test_forecast_adds_up_what_does_not_go_on_side_by_side():

@@ -233,7 +233,9 @@ def test_without_its_package_the_error_says_what_to_install(monkeypatch, name, e
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
     monkeypatch.setattr(image_models.importlib, "import_module", fail)
-    with pytest.raises(UserError, match=rf"not installed; .*`pip install .*\[{extra}\]'`$"):
+    with pytest.raises(
+        UserError, match=rf'not installed: pip install .*"dsts-pipeline\[{extra}\]"$'
+    ):
         build_backbone(name, weights="random")
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from dsts_pipeline.base.errors import BundleError, CheckpointError, SettingsError, UserError
+from dsts_pipeline.base.errors import BundleError, CheckpointError, MissingExtraError, SettingsError
 from dsts_pipeline.base.files import sha256_file
-from dsts_pipeline.extract import build_backbone, transformers_models
+from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.model_zoo import TRANSFORMERS_PRESETS
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
 from dsts_pipeline.serve.bundle_folder import write_record
@@ -236,11 +237,8 @@ def test_a_missing_norm_is_an_error_that_names_it(saved, tmp_path):
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
-    def fail(name):
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(transformers_models.importlib, "import_module", fail)
-    with pytest.raises(UserError, match=r"install it with `pip install .*\[transformers\]"):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[transformers\]"):
         build_backbone("vivit", weights="random")
 
 

@@ -17,8 +17,9 @@ from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.extract.augmentation import Augmentation, augment, rand_augment
 from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.forward import Computing, choose_computing
+from dsts_pipeline.extract.pipelines import cut_square
 from dsts_pipeline.extract.runner import extract_features
-from dsts_pipeline.extract.views import ViewPlan, Views
+from dsts_pipeline.extract.views import ViewPlan, Views, cut_of_first_view
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.clips.videos import write_video
 from tests.extract.small_set import PoolingBackbone, index_clips, plan_store, write_clips
@@ -83,6 +84,18 @@ def test_crops_lie_left_in_the_middle_and_right(index):
     assert whole.shape[2] == 64
     for row, left in zip(rows, (0, 16, 32), strict=True):
         np.testing.assert_array_equal(_frames(plan, row), whole[:, :, left : left + 32])
+
+
+def test_the_manifest_tells_the_square_of_the_first_view(index):
+    assert cut_of_first_view(_plan(index).describe()) == (1.0, 1)
+    plan = _plan(index, test_crops=3)
+    share, crop = cut_of_first_view(plan.describe())
+    row = next(number for number, row in enumerate(plan.rows) if row.clip == 8)
+    whole = decode_frames(Path(index.root) / "clip8.mp4", plan.frames[row])
+    cut = cut_square(whole, round(share * min(whole.shape[1:3])), crop)
+    np.testing.assert_array_equal(cut, whole[:, :, :48])  # whose scaled form is the view's
+    pipeline = {"crop_px": 224, "resize_px": 256}
+    assert cut_of_first_view({"input_pipeline": pipeline}) == (0.875, 1)
 
 
 def test_views_of_one_clip_are_decoded_in_one_job_cut_where_a_shard_ends(index):

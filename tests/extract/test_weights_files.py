@@ -19,7 +19,7 @@ from torch import nn
 
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.extract.build import build_backbone
-from dsts_pipeline.extract.downloads import locate_weights
+from dsts_pipeline.extract.downloads import describe_weights, locate_weights, place_weights
 from dsts_pipeline.extract.weights import (
     find_classifier,
     load_weights,
@@ -27,6 +27,7 @@ from dsts_pipeline.extract.weights import (
     rename_keys,
     save_weights,
 )
+from stages import weights as weights_stage
 from tests.feature_store.servers import send_stalled, wait_for_the_other_side
 from tests.pipeline import WEIGHTS
 
@@ -299,6 +300,64 @@ def test_the_classifier_of_weights_behind_an_address(server, tmp_path, monkeypat
     found = find_classifier(f"{server}/c.pth", 4, 2)
     assert found is not None and torch.equal(found[0], torch.ones(2, 4))
     assert find_classifier(tmp_path, 4, 2) is None, "a folder of the transformers library"
+
+
+def test_what_weights_stand_for_is_equal_as_long_as_their_content_is(server, tmp_path):
+    assert describe_weights(None) == {"kind": "none"}
+    assert describe_weights("random") == {"kind": "random"}
+    digest = hashlib.sha256(_Handler.content).hexdigest()
+    content = {"sha256": digest, "size_bytes": len(_Handler.content)}
+    first = describe_weights(f"{server}/w.pth?token=secret", cache_folder=tmp_path)
+    assert first == {"kind": "address", "address": f"{server}/w.pth"} | content
+    assert describe_weights(f"{server}/w.pth?token=secret", cache_folder=tmp_path) == first
+    assert _Handler.num_requests == 1
+    for name in ("a.pth", "b.pth"):
+        (tmp_path / name).write_bytes(_Handler.content)
+        assert describe_weights(str(tmp_path / name)) == {"kind": "file"} | content
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "README.md"):
+        (folder / name).write_text(name)
+    found = describe_weights(str(folder))
+    assert found["files"].keys() == {"config.json", "model.safetensors"}
+    (folder / "config.json").write_text("other")
+    assert describe_weights(str(folder)) != found
+
+
+def test_weights_of_this_package_are_found_where_only_the_package_has_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
+    assert place_weights(name) == WEIGHTS
+    assert find_classifier(name, 128, 48) is not None
+    assert describe_weights(name) == describe_weights(str(WEIGHTS))
+    own = tmp_path / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"x")
+    assert place_weights(name).resolve() == own, "one of the project's own comes first"
+    assert str(place_weights("dsts_pipeline/nowhere.pth")) == "dsts_pipeline/nowhere.pth"
+
+
+def test_a_file_is_read_again_only_where_it_changed(tmp_path, monkeypatch):
+    read = []
+    digest = weights_stage.sha256_file
+    monkeypatch.setattr(
+        weights_stage, "sha256_file", lambda path: read.append(path) or digest(path)
+    )
+    file = tmp_path / "w.pth"
+
+    def ask(content=None, age_seconds=60.0):
+        if content is not None:
+            file.write_bytes(content)
+            os.utime(file, (time.time() - age_seconds,) * 2)
+        known = weights_stage.Digests(tmp_path / "digests.json")
+        found = known.of(file)
+        known.save()
+        assert found == digest(file)
+        return len(read)
+
+    assert ask(b"one") == 1 and ask() == 1
+    assert ask(b"two", age_seconds=50.0) == 2, "of the same size, changed at another time"
+    assert ask(b"six", age_seconds=0.0) == 3 and ask() == 4, "just written"
 
 
 def test_a_download_of_another_digest_is_refused_and_leaves_nothing(server, tmp_path):

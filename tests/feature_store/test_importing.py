@@ -18,6 +18,7 @@ from dsts_pipeline.feature_store.importing import (
     Unusable,
     arrange_axes,
     doubt_layout,
+    find_videos,
     open_source,
     plan_import,
     read_labels,
@@ -311,6 +312,24 @@ def test_numbers_are_class_numbers_and_paths_are_found(folder, tmp_path):
     store = bring_in(tmp_path / "stores", folder, labels)
     assert store.class_names == ("0", "1", "2", "3", "4")
     assert store.video_ids[3] == "clip3" and store.labels[3] == 3
+
+
+def test_a_path_that_names_a_video_leaves_the_map_to_the_id(folder, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "clip3.MP4").write_bytes(b"")
+    outside = tmp_path.parent / f"{tmp_path.name}-outside.mp4"
+    outside.write_bytes(b"")
+    (tmp_path / "videos" / "clip4.MP4").symlink_to(outside)
+    rows = [f"clip{n},videos/clip{n}.MP4,{n % 5},train" for n in range(NUM)]
+    labels = write_labels(tmp_path / "labels.csv", rows, "id,path,label,split")
+    store = bring_in(tmp_path / "stores", folder, labels)
+    np.testing.assert_array_equal(store.read([3])[0], make_features(3))
+    assert find_videos(read_labels(labels).rows, tmp_path) == {"clip3": "videos/clip3.MP4"}
+    rows = [f"clip{n}.mp4,{n % 5},train" for n in range(NUM)]  # a table without ids
+    labels = write_labels(tmp_path / "labels.csv", rows, "path,label,split")
+    again = bring_in(tmp_path / "stores", folder, labels)
+    assert again.video_ids[3] == "clip3.mp4"
+    np.testing.assert_array_equal(again.read([3])[0], make_features(3))
 
 
 def test_views(folder, tmp_path):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dsts_pipeline.head import AttentivePooler
+from dsts_pipeline.head import (
+    AttentivePooler,
+    AttentiveProbe,
+    DSTSHead,
+    LinearProbe,
+    attention_map,
+)
 
 TOKENS = torch.randn(3, 18, 16, generator=torch.Generator().manual_seed(0))
 
@@ -31,6 +37,8 @@ def test_the_query_alone_equals_torchs_attention():
     seen = pooler.input_norm(tokens)
     query = pooler.query.expand(3, 1, -1)
     attended = query + reference(query, seen, seen)[0]
+    weights = reference(query, seen, seen)[1][:, 0]  # the mean of the heads
+    torch.testing.assert_close(pooler.attention(tokens), weights, rtol=1e-12, atol=1e-12)
     expected = (attended + pooler.mlp(pooler.mlp_norm(attended)))[:, 0]
     torch.testing.assert_close(pooler(tokens), expected, rtol=1e-12, atol=1e-12)
 
@@ -70,6 +78,31 @@ def test_the_pooler_equals_the_one_of_transformers(depth):
     for first_order in (True, False):
         found = pooler(TOKENS, first_order=first_order)
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_attention_lies_where_the_map_has_what_is_attended_to():
+    torch.manual_seed(0)
+    maps = torch.randn(2, 16, 3, 4, 5)
+    readout = {"readout": "attentive", "readout_heads": 2, "readout_depth": 2}
+    heads = [
+        AttentiveProbe(16, 3, readout_heads=2),
+        DSTSHead(16, 3, num_neurons=2, num_layers=1, width=4, **readout),
+        DSTSHead(16, 3, num_neurons=2, num_layers=1, width=None, **readout),
+    ]
+    for head in heads:
+        spread(head).eval()
+        found = attention_map(head, maps)
+        assert found.shape == (2, 3, 4, 5)
+        torch.testing.assert_close(found.sum(dim=(1, 2, 3)), torch.ones(2))
+    probe = heads[0]  # whose attention to a position is of that position alone
+    flipped = attention_map(probe, maps.flip(3))
+    torch.testing.assert_close(flipped, attention_map(probe, maps).flip(2))
+    assert not probe.pooler._forward_pre_hooks
+
+
+def test_a_head_that_averages_has_no_attention():
+    assert attention_map(LinearProbe(16, 3), torch.zeros(1, 16, 2, 2, 2)) is None
+    assert attention_map(DSTSHead(16, 3, width=4), torch.zeros(1, 16, 2, 2, 2)) is None
 
 
 def mlps(own, other):

@@ -67,7 +67,7 @@ def test_the_matrix_shows_what_changed_and_in_which_direction():
 def test_the_page_holds_all_parts_and_the_settings_that_differ():
     page = render_comparison(two_runs(), Bootstrap(200))
     found = outline(page.html)
-    assert {"summary", "learning", "errors", "routing", "run"} <= set(found.ids)
+    assert {"summary", "curves", "confusion", "routing", "run"} <= set(found.ids)
     settings = page.tables["settings"]
     assert [[cell.text for cell in row.cells] for row in settings.rows] == [
         ["train.epochs", "12", "24"]

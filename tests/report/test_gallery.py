@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.settings import ReportSettings
 from dsts_pipeline.metrics import Predictions
 from dsts_pipeline.report.examples import build_gallery, typical_rows
 from dsts_pipeline.report.page import render_report
@@ -40,7 +43,27 @@ def test_a_clip_shown_twice_is_read_and_stored_once():
     previews = Previews("abcdef", frames_of, size_px=40)
     gallery = build_gallery(_predictions(), 2, previews, num_clips=2)
     assert len(read) == len(set(read)) == len(previews.strips)
-    assert [[len(neuron) for neuron in layer] for layer in gallery] == [[2, 1], [0, 2]]
+    assert [[len(neuron.clips) for neuron in layer] for layer in gallery] == [[2, 1], [0, 2]]
+
+
+def test_neurons_that_no_clip_chose_are_told_in_one_sentence():
+    html = render_report(make_inputs(num_clips=60, num_classes=8), frames_of=make_frames).html
+    gallery = html[html.index('id="gallery"') : html.index('id="reliability"')]
+    assert gallery.count("No clip chose neuron") == gallery.count("<h3>Layer") == 3
+    assert gallery.count('class="neuron"') < 30
+
+
+def test_edges_say_right_and_wrong_and_classes_have_names():
+    inputs = make_inputs(num_clips=60, num_classes=8, num_neurons=3, num_layers=2)
+    html = render_report(inputs, ReportSettings(num_gallery_clips=20), frames_of=make_frames).html
+    gallery = html[html.index('id="gallery"') : html.index('id="reliability"')]
+    shown = re.findall(
+        r'strip-\d+ (right|miss)" role="img" aria-label="([^"]*)".*?class="under">([^<]*)', gallery
+    )
+    assert {edge for edge, _, _ in shown} == {"right", "miss"}
+    for edge, words, name in shown:
+        assert (edge == "right") == words.endswith(", right")
+        assert name.strip() in inputs.class_names
 
 
 def test_an_unreadable_clip_is_shown_with_its_reason():
@@ -50,7 +73,7 @@ def test_an_unreadable_clip_is_shown_with_its_reason():
     previews = Previews("abcdef", frames_of)
     gallery = build_gallery(_predictions(), 2, previews, num_clips=4)
     assert previews.strips == []
-    assert gallery[0][1][0].problem == "f: truncated <b>"
+    assert gallery[0][1].clips[0].problem == "f: truncated <b>"
     small = {"num_clips": 30, "num_classes": 4, "num_neurons": 2, "num_layers": 1}
     html = render_report(make_inputs(**small), frames_of=frames_of).html
     assert "no preview, stick_" in html and "truncated &lt;b&gt;" in html

@@ -15,9 +15,9 @@ from PIL import Image
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.settings import ReportSettings
-from dsts_pipeline.report.examples import find_mistakes
-from dsts_pipeline.report.inputs import Failure, ReportInputs
-from dsts_pipeline.report.page import render_report, write_report
+from dsts_pipeline.report.examples import find_mistakes, pick_examples
+from dsts_pipeline.report.inputs import Failure, ReportInputs, name_dataset
+from dsts_pipeline.report.page import headline_numbers, render_report, write_report
 from dsts_pipeline.report.previews import Previews
 from tests.report.report_example import make_frames, make_inputs
 
@@ -90,7 +90,7 @@ def test_headings_descend_one_level_at_a_time_and_ids_are_unique(page):
 def test_every_table_has_a_caption_and_every_drawing_a_name(page):
     found = outline(page.html)
     kinds = [tag for tag, _ in found.tags]
-    assert kinds.count("table") == kinds.count("caption") >= 12
+    assert kinds.count("table") == kinds.count("caption") >= 8
     drawings = [a for _, a in found.tags if "chart" in a.get("class", "").split()]
     assert len(drawings) > 12
     assert all(drawing["aria-label"] and drawing["role"] == "img" for drawing in drawings)
@@ -102,7 +102,7 @@ def test_figures_and_tables_are_numbered_anew_in_every_page(page):
     again = render_report(make_inputs(**SMALL), frames_of=make_frames)
     assert again.html == page.html
     numbers = [int(n) for n in re.findall(r"<figcaption><b>Figure (\d+)", page.html)]
-    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) == 9
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) == 11
 
 
 def test_it_says_what_the_run_says():
@@ -113,7 +113,6 @@ def test_it_says_what_the_run_says():
     assert "60 of 65 clips evaluated; 4 failed to decode, 1 missing or unusable." in html
     assert "truncated: 3 of 16 frames" in html
     assert "95df6f5c0ffee0123456789abcdef0123456789ab" in html
-    assert "The paper’s Table 7" in html and "arXiv 2209.01425" in html
     assert "gallery" not in outline(html).ids
 
 
@@ -152,7 +151,7 @@ def test_plots_and_tables_lie_beside_the_page(tmp_path, page):
     written = write_report(page, tmp_path / "report.html")
     names = {path.relative_to(tmp_path).as_posix() for path in written}
     assert {"report.html", "plots/accuracy.svg", "plots/accuracy.png"} <= names
-    assert {f"tables/table_{n}.{kind}" for n in range(1, 8) for kind in ("md", "tex")} <= names
+    assert {f"tables/results.{kind}" for kind in ("md", "tex")} <= names
     for path in written:
         if path.suffix == ".svg":
             text = path.read_text()
@@ -169,7 +168,7 @@ def test_tabs_name_the_parts_that_the_run_has(page):
     found = outline(page.html)
     tabs = [a["href"][1:] for tag, a in found.tags if tag == "a" and a.get("id", "")[:4] == "tab-"]
     sections = [a["id"] for tag, a in found.tags if tag == "section"]
-    assert sorted(tabs) == sorted(sections) and len(tabs) == 9
+    assert tabs == sections and len(tabs) == 8
 
 
 def test_the_policy_allows_the_two_scripts_of_the_page_and_no_other(page):
@@ -215,7 +214,7 @@ def test_a_run_without_routing_attributes_or_baseline_still_has_a_page():
     page = render_report(inputs, frames_of=make_frames)
     assert set(page.plots) == {"accuracy", "confusion_linear_probe", "reliability"}
     ids = outline(page.html).ids
-    assert "routing" not in ids and "learning" not in ids and "gallery" not in ids
+    assert "routing" not in ids and "curves" not in ids and "gallery" not in ids
     assert "None: every annotated clip was found" in page.html
 
 
@@ -260,3 +259,108 @@ def test_size_of_ssv2_stays_readable_and_small():
     page = render_report(make_inputs(num_clips=6000, num_classes=174))
     assert len(page.html) < 10e6
     outline(page.html)
+
+
+# ---- what stands on the first screen, and what stands elsewhere ---------------------------------
+
+
+def test_the_papers_tables_stand_beside_the_papers_data_alone():
+    own = render_report(make_inputs(**SMALL, dataset="fights"))
+    assert "The paper’s Table" not in own.html and "paper" not in outline(own.html).ids
+    assert not [name for name in own.tables if name.startswith(("table_", "beside"))]
+    papers = render_report(make_inputs(**SMALL, dataset="diving48"))
+    assert [f"table_{n}" for n in range(1, 8)] == [n for n in papers.tables if n[:6] == "table_"]
+    assert "beside" in papers.tables and "arXiv 2209.01425" in papers.html
+
+
+def test_on_other_data_the_papers_rows_stand_beside_what_ablate_measured_there():
+    figure = {"mean": 0.7, "low": 0.6, "high": 0.8}
+    variant = {"title": "a", "num_parameters": 1, "top1": figure, "class_wise": figure}
+    ablation = {"split": "test", "seeds": [0], "variants": {"full": variant, "layers_1": variant}}
+    page = render_report(make_inputs(**SMALL, ablation=ablation))
+    assert [name for name in page.tables if name[:6] == "table_"] == ["table_7"]
+    assert "The data are not the paper’s" in page.html
+
+
+def test_a_preset_s_word_gives_way_to_the_folder_s_name():
+    assert name_dataset("folder", "data/fights") == "fights"
+    assert name_dataset("csv", "/data/my clips/") == "my clips"
+    assert name_dataset("stick_diving", "data/elsewhere") == "stick_diving"
+    page = render_report(make_inputs(**SMALL, dataset="fights"))
+    assert (1, "fights") in outline(page.html).headings and "<title>fights</title>" in page.html
+
+
+def test_three_numbers_with_their_intervals_and_no_more():
+    inputs = make_inputs(**SMALL)
+    numbers = headline_numbers(inputs)
+    dsts = inputs.metrics["heads"]["dsts"]
+    assert numbers[0].value.startswith(f"{100 * dsts['top1']:.1f}")
+    assert numbers[0].interval == f"{100 * dsts['top1_low']:.1f} to {100 * dsts['top1_high']:.1f}"
+    assert "Backbone's own classifier" in numbers[2].about and len(numbers) == 3
+    alone = replace(inputs, metrics=inputs.metrics | {"heads": {"dsts": dsts}, "baseline": None})
+    dsts["versus_baseline"] = None
+    assert len(headline_numbers(alone)) == 2
+
+
+def test_examples_are_right_and_wrong_in_turn_each_of_another_class():
+    inputs = make_inputs(**SMALL)
+    answers = inputs.answers
+    found = pick_examples(inputs, Previews(answers.clip_ids, make_frames), 3)
+    assert [one.right for one in found] == [True, False] * 3
+    assert len({one.truth for one in found if one.right}) == 3
+    surest = answers.probabilities[answers.predicted == answers.labels].max()
+    assert found[0].probability == surest and len(found[0].route) == 2
+
+
+def test_a_class_s_bar_is_the_difference_of_its_right_clips():
+    inputs = make_inputs(num_clips=300, num_classes=8, num_neurons=3, num_layers=2)
+    label = render_report(inputs).figures["gains"].panels[0].label
+    main, other = (inputs.predictions[name] for name in ("dsts", "baseline"))
+    for k, name in enumerate(inputs.class_names):
+        rows = main.labels == k
+        right, wrong = (int((one.predicted == k)[rows].sum()) for one in (main, other))
+        assert f"{name}: {right} of {rows.sum()} clips right, {wrong} by Backbone" in label
+
+
+def test_what_is_left_out_says_why_in_its_place():
+    why = {
+        "pairs": "6 test clips: too few <for> pairs",
+        "top5": "Top-5 of 3 classes is always 100 %",
+    }
+    inputs = make_inputs(**SMALL)
+    page = render_report(replace(inputs, metrics=inputs.metrics | {"left_out": why}))
+    assert "pairs" not in page.tables
+    place = page.html.index("6 test clips: too few &lt;for&gt; pairs")
+    assert page.html.index('id="confusion"') < place < page.html.index('id="mistakes"')
+    assert page.html.index("Top-5 of 3 classes") < page.html.index('id="curves"')
+
+
+def test_of_few_classes_there_is_no_top_5_and_a_missing_one_does_no_harm():
+    inputs = make_inputs(num_clips=6, num_classes=3, num_neurons=2, num_layers=1)
+    for head in inputs.metrics["heads"].values():
+        for end in ("", "_low", "_high"):
+            del head[f"top5{end}"]
+        head["calibration"] = None
+    for layer in inputs.routing["heads"]["dsts"]["layers"]:
+        layer["information"] = layer["similarity"] = None
+    page = render_report(inputs, frames_of=make_frames)
+    outline(page.html)
+    assert "top-5" not in page.html and "first five" not in page.html
+    assert "information" not in page.tables
+
+
+def test_axes_that_start_at_zero_are_not_said_not_to():
+    few = render_report(make_inputs(num_clips=6, num_classes=3, num_neurons=2, num_layers=1))
+    assert few.figures["accuracy"].from_zero
+    summary = few.html[few.html.index('id="summary"') : few.html.index('id="curves"')]
+    assert "not start at zero" not in summary
+    many = render_report(make_inputs())
+    assert not many.figures["accuracy"].from_zero
+    assert "The axes do not start at zero." in many.html
+
+
+def test_settings_that_differ_come_first_and_all_are_folded_away(page):
+    changed = page.html[page.html.index("Settings that differ") :]
+    first, rest = changed.split("<details>")[:2]
+    assert "head.num_neurons" in first and "(default 10)" in first
+    assert "train.learning_rate" not in first and "train.learning_rate" in rest

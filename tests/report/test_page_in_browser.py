@@ -10,6 +10,7 @@ import pytest
 
 from dsts_pipeline.base.settings import ReportSettings
 from dsts_pipeline.report.page import render_report, write_report
+from dsts_pipeline.report.previews import Seen
 from tests.report.report_example import make_frames, make_inputs
 
 pytest.importorskip("aiohttp")
@@ -68,7 +69,37 @@ def test_cells_list_their_clips_with_previews_by_mouse_and_by_keyboard(address):
         assert "right" in await tab.run(SAID)
         assert await tab.run(LINES) > 0
 
-    drive(address + "#errors", steps)
+    drive(address + "#confusion", steps)
+
+
+def test_edges_in_the_list_say_right_and_wrong_as_in_the_gallery(address):
+    async def steps(tab):
+        for tip, kind in (("clips right", "right"), ("taken for", "miss")):
+            await tab.click(f".matrix-2 [data-tip*={tip!r}]".replace("'", '"'))
+            kinds = "[...document.querySelectorAll('#listed .strip')].map(s => s.classList[2])"
+            assert set(await tab.run(kinds)) == {kind}
+
+    drive(address + "#confusion", steps)
+
+
+def test_attention_on_the_frames_goes_away_with_its_tick(browser, tmp_path):
+    def seen_of(clip_id):
+        attention = np.random.default_rng(0).dirichlet(np.ones(32)).reshape(8, 2, 2)
+        return Seen(make_frames(clip_id), attention)
+
+    page = render_report(make_inputs(**SMALL), frames_of=make_frames, seen_of=seen_of)
+    write_report(page, tmp_path / "report.html", write_plots=False)
+
+    async def steps(tab):
+        display = "getComputedStyle(document.querySelector('#{} .film b')).display"
+        assert await tab.run(display.format("summary")) == "block"
+        assert await tab.run("document.querySelectorAll('#summary .steps i').length") == 6 * 8
+        await tab.click("#summary .shading")
+        assert await tab.run(display.format("summary")) == "none"
+        await tab.click("#tab-mistakes")
+        assert await tab.run(display.format("mistakes")) == "none"
+
+    drive((tmp_path / "report.html").as_uri(), steps)
 
 
 def test_head_choice_swaps_the_matrix_and_clears_the_list(address):
@@ -81,7 +112,7 @@ def test_head_choice_swaps_the_matrix_and_clears_the_list(address):
         assert await tab.run(shown.format(2)) == "none"
         assert await tab.run(SAID) == "" and await tab.run(LINES) == 0
 
-    drive(address + "#errors", steps)
+    drive(address + "#confusion", steps)
 
 
 def test_an_address_may_name_a_cell(address):
@@ -89,7 +120,7 @@ def test_an_address_may_name_a_cell(address):
         assert "Back 15som NoTwis TUCK: " in await tab.run(SAID)
         assert await tab.run(LINES) > 0
 
-    drive(address + "?cell=1-1#errors", steps)
+    drive(address + "?cell=1-1#confusion", steps)
 
 
 def test_light_and_dark_follow_the_system_until_the_button_says_otherwise(address):
@@ -103,8 +134,9 @@ def test_light_and_dark_follow_the_system_until_the_button_says_otherwise(addres
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["gallery", "mistakes"])
-def test_previews_move_until_they_are_stopped(address, part):
+def test_previews_move_until_they_are_stopped(address):
+    part = "gallery"
+
     async def steps(tab):
         place = f"getComputedStyle(document.querySelector('#{part} .strip')).backgroundPositionX"
         seen = set()
@@ -130,8 +162,7 @@ def test_previews_stand_still_where_the_system_asks_for_little_motion(address):
     drive(address + "#gallery", steps, still=True)
 
 
-TABS = ["summary", "paper", "learning", "errors", "reliability", "routing", "gallery"]
-TABS += ["mistakes", "run"]
+TABS = ["summary", "curves", "confusion", "mistakes", "routing", "gallery", "reliability", "run"]
 SHOWN = "[...document.querySelectorAll('section')].filter(s => s.offsetParent).map(s => s.id)"
 SELECTED = "document.querySelector('[role=tab][aria-selected=true]').hash"
 
@@ -142,6 +173,7 @@ def test_every_tab_opens_by_click(address):
             await tab.click(f"#tab-{name}")
             assert await tab.run(SHOWN) == [name] and await tab.run(SELECTED) == f"#{name}"
             assert await tab.run("location.hash") == f"#{name}"
+            assert name in (await tab.run("document.title")).lower()
 
     drive(address, steps)
 
@@ -170,13 +202,13 @@ def test_charts_become_interactive_as_their_tab_is_shown(address):
     async def steps(tab):
         count = "document.querySelectorAll('{} .chart.drawn').length"
         for _ in range(100):
-            if await tab.run(count.format("#learning")) == 6:
+            if await tab.run(count.format("#curves")) == 6:
                 break
             await asyncio.sleep(0.1)
-        assert await tab.run(count.format("#learning")) == 6
+        assert await tab.run(count.format("#curves")) == 6
         assert await tab.run(count.format("#summary")) == 0
         x, y = await tab.run(
-            "(() => { const b = document.querySelector('#learning .chart .mark-symbol path')"
+            "(() => { const b = document.querySelector('#curves .chart .mark-symbol path')"
             ".getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
         )
         said = ""
@@ -189,7 +221,7 @@ def test_charts_become_interactive_as_their_tab_is_shown(address):
                 break
         assert "epoch 0: " in said
 
-    drive(address + "#learning", steps)
+    drive(address + "#curves", steps)
 
 
 def test_print_holds_all_parts_and_no_script_holds_them_too(address):
@@ -220,9 +252,9 @@ def test_axe_finds_nothing_serious_on_any_tab(address, dark):
         await tab.run(axe_script())
         for name in TABS:
             await tab.click(f"#tab-{name}")
-            if name == "errors":
+            if name == "confusion":
                 await tab.click(".matrix-2 [data-tip]")
-                await tab.run("document.querySelector('#errors details').open = true")
+                await tab.run("document.querySelector('#confusion details').open = true")
             found = await tab.run(
                 "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations"
                 ".filter(one => ['serious', 'critical'].includes(one.impact))"
@@ -256,7 +288,7 @@ def test_names_with_markup_do_no_harm_in_lists_and_tips(browser, tmp_path):
     async def steps(tab):
         for name in TABS:
             await tab.click(f"#tab-{name}")
-        await tab.click("#tab-errors")
+        await tab.click("#tab-confusion")
         await tab.click(".matrix-2 [data-tip]")
         assert HOSTILE in await tab.run("document.getElementById('listed').textContent")
         assert await tab.run("window.harm") is None
@@ -267,7 +299,7 @@ def test_names_with_markup_do_no_harm_in_lists_and_tips(browser, tmp_path):
 
 @pytest.mark.long
 def test_a_thousand_clips_load_in_two_seconds_and_stay_below_25_megabytes(browser, tmp_path):
-    noise = np.random.default_rng(0).integers(256, size=(12, 72, 72, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(256, size=(12, 160, 160, 3), dtype=np.uint8)
 
     def frames_of(clip_id):  # nothing compresses worse: the previews' own limit has to hold
         return np.roll(noise, int(clip_id[-5:]), axis=1)

@@ -6,24 +6,29 @@ import io
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from dsts_pipeline.report.charts import (
+    HEAD_NUMBERS,
     Dot,
     Series,
+    bar_chart,
     class_by_neuron_chart,
     confusion_chart,
     curve_chart,
     difference_chart,
     dot_chart,
     group_starts,
+    head_number,
     light_colours,
     neuron_chart,
     png_of,
     sheet_svg,
 )
+from dsts_pipeline.report.figures import accuracy_figure
 
 
 def texts(chart):
@@ -47,6 +52,7 @@ def test_charts_are_sound_vega_lite():
         dot_chart("top-1", dots),
         dot_chart("attributes", [("takeoff", dots[0][1])]),
         neuron_chart(0, [0.5, 0.5], [0.1, 0.9]),
+        bar_chart("gain", "points", [("a", 2.0, "a: 2"), ("a", -1.0, "a: -1")], is_gain=True),
         confusion_chart(np.eye(3, dtype=int), ["a", "b", "c"], [1]),
         difference_chart(np.eye(3, dtype=int), ["a", "b", "c"]),
         class_by_neuron_chart(np.ones((2, 3, 4), int), ["a", "b", "c"]),
@@ -108,9 +114,9 @@ def test_cells_lie_in_their_rows_and_columns_on_a_ground_as_large_as_all():
     chart = confusion_chart(np.arange(9).reshape(3, 3), ["a", "b", "c"])
     found = cells(chart).values()
     places = [re.match(r"M([\d.]+),([\d.]+)h", cell["d"]).groups() for cell in found]
-    expected = [(30 * j + 0.3, 30 * i + 0.3) for i in range(3) for j in range(3)][1:]
+    expected = [(48 * j + 0.3, 48 * i + 0.3) for i in range(3) for j in range(3)][1:]
     np.testing.assert_allclose(np.array(places, float), expected)
-    ground = 'class="background" aria-hidden="true" d="M0,0h90v90h-90Z" fill="var(--plane)"'
+    ground = 'class="background" aria-hidden="true" d="M0,0h144v144h-144Z" fill="var(--plane)"'
     assert str(chart.page_svg).count(ground) == 1
 
 
@@ -144,3 +150,47 @@ def test_a_neuron_with_one_clip_in_a_thousand_is_not_shown_as_none():
 def test_rules_lie_where_the_first_attribute_changes():
     assert group_starts([("a", "x"), ("a", "y"), ("b", "x"), ("c", "x")]) == [2, 3]
     assert group_starts([]) == []
+
+
+def test_bars_reach_to_both_sides_and_keep_rows_of_one_name_apart():
+    rows = [("a <b>", 40.0, "first"), ("a <b>", 0.2, "second"), ("c", -12.0, "third")]
+    found = texts(bar_chart("gain", "points", rows, is_gain=True))
+    assert {"+40", "+0", "\N{MINUS SIGN}12", "c"} <= set(found) and found.count("a <b>") == 2
+    drawing = str(bar_chart("gain", "points", rows, is_gain=True).page_svg)
+    assert "var(--c2)" in drawing and "var(--c5)" in drawing and "<b>" not in drawing
+    alone = str(bar_chart("need", "points", rows).page_svg)
+    assert "var(--c3)" in alone and "var(--c2)" not in alone
+
+
+def test_a_head_keeps_its_colour_whatever_other_heads_there_are():
+    figures = {"top1": 0.5, "top1_low": 0.4, "top1_high": 0.6}
+    figures |= {f"class_wise{end}": figures[f"top1{end}"] for end in ("", "_low", "_high")}
+    dsts = ("DSTS", head_number("dsts"), figures)
+    alone = str(accuracy_figure([dsts]).panels[0].page_svg)
+    beside = str(accuracy_figure([("P", head_number("linear_probe"), figures), dsts]).as_file())
+    assert "var(--c2)" in alone and "var(--c1)" not in alone
+    assert light_colours()["--c2"] in beside and light_colours()["--c1"] in beside
+    assert len({head_number(name) for name in HEAD_NUMBERS}) == len(HEAD_NUMBERS)
+    assert head_number("another") >= 3
+
+
+def test_dvc_draws_heads_in_the_colours_of_the_report():
+    looks = {
+        "domain": list(HEAD_NUMBERS),
+        "range": [light_colours()[f"--c{number}"] for number in HEAD_NUMBERS.values()],
+    }
+    found = []
+
+    def collect(value):
+        if isinstance(value, list):
+            for one in value:
+                collect(one)
+        elif isinstance(value, dict):
+            if value.get("field") == "head" and value.get("title") == "head":
+                found.append(value["scale"])
+            for one in value.values():
+                collect(one)
+
+    for path in sorted(Path(".dvc/plots").glob("*.json")):
+        collect(json.loads(path.read_text()))
+    assert len(found) == 5 and all(one == looks for one in found)

@@ -9,24 +9,65 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsts_pipeline.report.previews import NUM_FRAMES, Previews, strip_uri
+from dsts_pipeline.report.previews import NUM_FRAMES, Previews, Seen, make_strip
 from tests.report.report_example import make_frames
 
 
-@pytest.mark.parametrize("shape", [(1, 96, 96, 3), (40, 20, 60, 3)])
-def test_strip_holds_its_frames_side_by_side(shape):
-    frames = np.full(shape, 200, np.uint8)
-    kind, content = strip_uri(frames, 48).split(",")
+def open_uri(uri):
+    kind, content = uri.split(",")
     assert kind == "data:image/webp;base64"
-    picture = Image.open(io.BytesIO(base64.b64decode(content)))
-    assert picture.size == (48 * NUM_FRAMES, 48)
-    middle = np.asarray(picture.convert("RGB"))[24, 24::48]
-    assert np.abs(middle.astype(int) - 200).max() < 12
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1, 96, 96, 3), (48, 48)),
+        ((40, 40, 60, 3), (48, 32)),  # keeps its shape, without bars
+        ((40, 20, 30, 3), (30, 20)),  # is not enlarged
+        ((4, 50, 400, 3), (48, 27)),  # loses its ends
+        ((4, 400, 50, 3), (32, 48)),
+    ],
+)
+def test_strip_holds_its_frames_side_by_side_in_their_own_shape(shape, size):
+    strip = make_strip(np.full(shape, 200, np.uint8), 48)
+    picture = open_uri(strip.uri)
+    assert picture.size == (size[0] * NUM_FRAMES, size[1])
+    assert strip.ratio == pytest.approx(size[0] / size[1], abs=1e-3)
+    assert np.abs(np.asarray(picture.convert("RGB")).astype(int) - 200).max() < 12
+
+
+def test_attention_lets_light_fall_on_what_was_taken():
+    attention = np.zeros((4, 2, 2))
+    attention[0, 0, 1] = 0.75  # the first quarter of the time, above, to the right
+    attention[3, 1, 0] = 0.25
+    seen = Seen(np.zeros((16, 32, 32, 3), np.uint8), attention)
+    assert seen.steps == [0.75, 0, 0, 0.25]
+    alpha = np.asarray(open_uri(seen.shade()).convert("RGBA"))[:, :, 3]
+    frames = alpha.reshape(16, NUM_FRAMES, 16).transpose(1, 0, 2)
+    assert frames[0][:4, 12:].max() < 20 < 200 < frames[0][12:, :4].min()
+    assert frames[5].min() > 200
+    third = 0.85 * 255 * (1 - 1 / 3)
+    assert frames[11][14, 1] == pytest.approx(third, abs=12)
+
+
+def test_large_previews_show_what_the_model_saw_and_a_clip_is_read_once():
+    read = []
+
+    def seen_of(clip):
+        read.append(clip)
+        return Seen(make_frames(clip)[:, :64, :64], np.full((4, 2, 2), 1 / 16))
+
+    previews = Previews("abc", make_frames, seen_of=seen_of)
+    large = previews.large(1)
+    assert large.shade and len(large.steps) == 4 and previews.of(1) is previews.large(1) is large
+    assert not previews.of(0).shade and read == ["b"] and previews.shades == {0: large.shade}
+    assert not Previews("abc", make_frames).large(1).shade
 
 
 def test_frames_of_another_kind_are_refused():
     with pytest.raises(ValueError, match="expected uint8"):
-        strip_uri(np.zeros((4, 8, 8, 3)), 48)
+        make_strip(np.zeros((4, 8, 8, 3)), 48)
 
 
 def test_a_clip_is_rendered_once_and_has_a_number():
@@ -37,7 +78,7 @@ def test_a_clip_is_rendered_once_and_has_a_number():
 
 
 def test_what_exceeds_the_limit_stays_without_a_picture():
-    one = len(strip_uri(make_frames("a"), 72))
+    one = len(make_strip(make_frames("a"), 160).uri)
     previews = Previews("abc", make_frames, max_bytes=one)
     assert not previews.full and previews.of(0).strip == 0
     assert previews.full and previews.of(1).strip is None

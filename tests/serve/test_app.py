@@ -169,7 +169,9 @@ def test_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     from stages.predict import demo_app  # as where it was never installed
 
-    with pytest.raises(UserError, match=r"pip install -c constraints.txt -e \"\.\[app\]\""):
+    with pytest.raises(
+        UserError, match=r'needs uvicorn, .*: pip install .*"dsts-pipeline\[app\]"$'
+    ):
         demo_app(Settings())
 
 

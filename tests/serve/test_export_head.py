@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 import torch
 
-from dsts_pipeline.base.errors import ExportError
+from dsts_pipeline.base.errors import ExportError, MissingExtraError
 from dsts_pipeline.head import AttentiveProbe, ConvBlockHead, DSTSHead, LinearProbe, compile_head
 from dsts_pipeline.serve import exported_model as exporting
 from dsts_pipeline.serve.exported_model import (
@@ -208,7 +208,7 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(
         exporting, "find_spec", lambda name: None if name == "onnxscript" else object()
     )
-    with pytest.raises(ExportError, match=r"ONNX needs onnxscript, .*\[onnx\]"):
+    with pytest.raises(MissingExtraError, match=r"needs onnxscript, .*\[onnx\]"):
         onnx_runner(tmp_path / "head.onnx")
 
 

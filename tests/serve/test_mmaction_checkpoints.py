@@ -45,6 +45,17 @@ def test_parts_give_the_recognizers_logits(saved, tmp_path):
     assert extra["store"] == "abc" and extra["backbone_sha256"] == found.sha256
 
 
+def test_a_classifier_of_what_is_attended_to_is_not_the_recognizers(tmp_path):
+    recognizer = build(readout="attentive", readout_heads=2).float().eval()
+    torch.save({"meta": {}, "state_dict": recognizer.state_dict()}, tmp_path / "epoch_1.pth")
+    found = split_checkpoint(tmp_path / "epoch_1.pth", tmp_path / "ours")
+    assert not [name for name in load_file(found.weights) if "fc_cls" in name]
+    head, _ = load_head(found.head)
+    maps = torch.randn(2, recognizer.cls_head.head.config["in_channels"], 4, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(head(maps), recognizer.cls_head(maps))
+
+
 def test_there_and_back_is_the_same_checkpoint(saved, tmp_path):
     recognizer, path = saved
     found = split_checkpoint(path, tmp_path / "ours")

@@ -88,6 +88,21 @@ def test_a_variant_is_what_train_head_gives(ready):
         torch.testing.assert_close(own.state_dict()[name], value, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_budget_stops_between_epochs_and_the_same_command_goes_on(ready, jobs):
+    given = "--grid", "head.num_neurons=3", "--seeds", "1", "--jobs", str(jobs)
+    first = run_cli(ready, "ablate", *given, "--minutes", "0.0001", **SETTINGS)
+    assert first.returncode == 1 and not (ready / "outputs/ablation/results.json").exists()
+    assert "of training: full 1 x " in first.stderr
+    assert "no time for another epoch" in first.stderr
+    assert "0 of 2 trainings are finished, the others saved, " in first.stderr
+    states = list((ready / "outputs/ablation/checkpoints").glob("*/state.json"))
+    saved = [json.loads(path.read_text())["values"] for path in states]
+    assert [(v["epoch"], v["sampler"]["batches_done"]) for v in saved] == [(1, 0)] * 2
+    run, found = ablate(ready, *given, "--minutes", "10")  # two epochs in all
+    assert [len(variant["runs"]) for variant in found["variants"].values()] == [1, 1]
+
+
 def test_a_search_keeps_what_heldout_clips_prefer(ready):
     rates = 0.001, 0.05
     search = "--search", "train.learning_rate=0.001,0.05"

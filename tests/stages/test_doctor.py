@@ -56,7 +56,8 @@ def test_a_missing_decoder_is_named(settings_of, monkeypatch, decoder):
     found = findings(settings_of(f"backbone.decoder={decoder}"))["decoder"]
     assert found.is_ok == (decoder != "decord")
     if decoder == "decord":
-        assert "decord cannot be loaded" in found.text and "backbone.decoder to auto" in found.text
+        assert '"dsts-pipeline[decord]"' in found.text
+    assert ("PyAV reads all" in found.text) == (decoder == "auto")
 
 
 def test_a_device_that_is_not_there_is_named(settings_of, monkeypatch):

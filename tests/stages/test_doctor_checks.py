@@ -72,7 +72,9 @@ def test_findings_come_from_user_errors_and_missing_packages_alone():
 
     assert examine("a", lambda: "fine").is_ok
     assert examine("a", fail(DataError("gone"))).text == "gone"
-    missing = examine("a", fail(ImportError("no torch")))
-    assert not missing.is_ok and "no torch" in missing.text and "make setup" in missing.text
+    missing = examine("a", fail(ModuleNotFoundError("No module named 'scipy'", name="scipy")))
+    assert not missing.is_ok and '"dsts-pipeline[pipeline]"' in missing.text
+    broken = examine("a", fail(ImportError("libscipy.so")))
+    assert not broken.is_ok and "libscipy.so" in broken.text
     with pytest.raises(ZeroDivisionError):
         examine("a", fail(ZeroDivisionError()))

@@ -106,3 +106,19 @@ def test_a_killed_search_goes_on_to_the_same_best_settings(folder, tmp_path_fact
     assert alone.returncode == 0, alone.stderr
     history = json.loads((other / "outputs/heads/dsts/history.json").read_text())["epochs"]
     assert min(entry["heldout_loss"] for entry in history) == best["loss"]
+
+
+@pytest.mark.slow
+def test_a_budget_stops_between_epochs_and_the_same_command_goes_on(tmp_path):
+    make_ready(tmp_path)
+    trials = QUICK | {"search__num_trials": 2}
+    first = run_cli(tmp_path, "search", *SPACE, "--minutes", "0.0001", **trials)
+    assert first.returncode == 0, first.stderr
+    assert "2 trials left, about " in first.stderr
+    assert "no time for another epoch (search.minutes is 0.0001): 0 of 2 trials" in first.stderr
+    (saved,) = (tmp_path / "outputs/search/checkpoints").glob("*/state.json")
+    assert json.loads(saved.read_text())["values"]["epoch"] == 1
+    second = run_cli(tmp_path, "search", *SPACE, "--minutes", "10", **trials)
+    assert second.returncode == 0, second.stderr
+    assert "goes on from" in second.stderr and "0 trials left" in second.stderr
+    assert [trial["num_epochs"] for trial in finished(tmp_path)] == [2, 2]

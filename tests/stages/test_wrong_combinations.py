@@ -50,12 +50,6 @@ def test_a_sound_combination_meets_the_damage(damaged):
             {"head__num_layers": 0},
             "udl.enabled is true and head.num_layers 0: a head without layers",
         ),
-        (
-            {"train__batch_size": 32},
-            "48 training clips (16 more are held out), and train.batch_size is 32; expected at "
-            "least 64 clips, since UDL takes two disjoint batches an iteration; set "
-            "train.batch_size to at most 24, or set udl.enabled to false",
-        ),
         ({"head__width": 7}, "head: width=7 is above in_channels=6"),
         (
             {"head__bottleneck": 2},

@@ -84,7 +84,9 @@ tabs.forEach((tab, index) => {
 });
 document.documentElement.classList.add("tabbed");
 
+const pageTitle = document.title;
 function showTab(index, withFocus) {
+  document.title = `${tabs[index].textContent} · ${pageTitle}`;
   tabs.forEach((tab, i) => {
     tab.setAttribute("aria-selected", String(i === index));
     tab.tabIndex = i === index ? 0 : -1;
@@ -139,6 +141,14 @@ if (matchMedia("(prefers-reduced-motion: reduce)").matches) {
   for (const box of document.querySelectorAll(".play")) box.checked = false;
 }
 
+// Attention is drawn over the frames unless a tick is taken away, anywhere: the boxes go together.
+const shading = [...document.querySelectorAll(".shading")];
+for (const box of shading) {
+  box.addEventListener("change", () => {
+    for (const other of shading) other.checked = box.checked;
+  });
+}
+
 // Confusion explorer: a cell's clips by click, or by arrow keys and Enter.
 const data = JSON.parse(document.getElementById("explorer-data").textContent);
 const listing = document.getElementById("listing");
@@ -153,17 +163,17 @@ function clipsOf(headIndex, row, column) {
   labels.forEach((label, i) => {
     if (label !== row || head.predicted[i] !== column) return;
     const route = head.neurons ? `neurons ${head.neurons[i].join("-")}` : "";
-    found.push({ clip: clips[i], sureness: head.sureness[i], route });
+    found.push({ clip: clips[i], sureness: head.sureness[i], route, right: row === column });
   });
   return found.sort((a, b) => b.sureness - a.sureness);
 }
 
-function clipItem({ clip, sureness, route }) {
+function clipItem({ clip, sureness, route, right }) {
   const item = document.createElement("li");
   const strip = stripOf.get(clip) ?? -1;
   if (strip >= 0) {
     const preview = document.createElement("span");
-    preview.className = `strip strip-${strip}`;
+    preview.className = `strip strip-${strip} ${right ? "right" : "miss"}`;
     preview.setAttribute("role", "img");
     preview.setAttribute("aria-label", `preview of ${clip}`);
     item.append(preview);
@@ -226,7 +236,7 @@ for (const frame of document.querySelectorAll(".explorer .wide")) {
     const column = Math.floor((event.clientX - box.left) / cell);
     moveTo(row, column, true);
   });
-  // An address may name a cell, such as report.html?cell=3-5#errors: classes counted from 1.
+  // An address may name a cell, such as report.html?cell=3-5#confusion: classes counted from 1.
   const cell = /^(\d+)-(\d+)$/.exec(asked.get("cell") ?? "");
   if (cell && frame.offsetParent) {
     frame.classList.add("pinned");

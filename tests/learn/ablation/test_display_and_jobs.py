@@ -63,6 +63,32 @@ def test_time_left_counts_this_run_only(monkeypatch):
     assert shown.time_left() == "3 min left"
 
 
+def test_time_left_is_known_from_the_first_word_on(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    estimates = {("full", 0): 300.0, ("full", 1): 300.0, ("plain", 0): 100.0}
+    shown = Display(3, lambda shown: None, estimates, num_jobs=2)
+    assert shown.describe_estimates() == "about 6 min of training: full 2 x 5 min; plain 1 x 2 min"
+    shown.tell([status(done=0.0), status(seed=1, done=0.0), status("plain", done=0.0)])
+    assert shown.time_left() == "6 min left"  # 700 s by two processes
+    assert (shown.left_of("full"), shown.left_of("plain")) == ("5 min", "50 s")
+    now[0] = 360.0  # twice as slow as was expected
+    shown.tell([status(done=0.5), status(seed=1, done=0.5), status("plain", done=0.6)])
+    assert shown.done == pytest.approx(0.514, abs=1e-3)
+    assert shown.time_left() == "6 min left" and shown.seconds_left() > 325
+
+
+def test_work_of_before_counts_in_no_pace(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    shown = Display(1, lambda shown: None, {("full", 0): 2000.0})
+    shown.tell([status(done=0.5)])
+    assert shown.seconds_left() == pytest.approx(1000.0)
+    now[0] = 200.0
+    shown.tell([status(done=0.6)])
+    assert shown.seconds_left() == pytest.approx(800.0)
+
+
 def test_a_line_a_minute_and_one_at_the_end(monkeypatch):
     told = Console(width=200, record=True, file=io.StringIO())
     now = [0.0]

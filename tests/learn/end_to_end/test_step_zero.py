@@ -8,6 +8,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.settings import BackboneSettings
@@ -19,6 +20,7 @@ from dsts_pipeline.extract.mmaction_compat import build_model
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.extract.taps import Recognizer
 from dsts_pipeline.extract.views import ViewPlan, Views
+from dsts_pipeline.extract.weights import CLASSIFIER_WEIGHT
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead
@@ -120,6 +122,17 @@ def test_step_zero_gives_the_cached_predictions(index, backbone, tmp_path):
     with torch.inference_mode():
         assert torch.equal(again(frames), model.eval().maps(frames))
     assert again.describe()["weights"] != backbone.describe()["weights"]
+
+
+@pytest.mark.parametrize("readout", ["average", "attentive"])
+def test_a_classifier_of_averages_alone_becomes_the_saved_recognizers(readout, backbone, tmp_path):
+    own = backbone.recognizer.state_dict()[CLASSIFIER_WEIGHT]
+    head = DSTSHead(*own.shape[::-1], num_layers=1, readout=readout)  # as many channels and classes
+    save_backbone(EndToEnd(backbone, head), tmp_path / "backbone.safetensors")
+    saved = load_file(tmp_path / "backbone.safetensors")[CLASSIFIER_WEIGHT]
+    expected = head.classifier.weight.detach() if readout == "average" else own
+    torch.testing.assert_close(saved.to(expected.dtype), expected, rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(head.classifier.weight, own, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import MissingExtraError, SettingsError
 from dsts_pipeline.base.settings import SearchSettings
 from dsts_pipeline.learn.search import (
     Dimension,
@@ -111,7 +111,7 @@ def test_one_search_at_a_time(tmp_path):
 
 def test_a_missing_optuna_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(SettingsError, match=r'not installed; run `pip install .*"\.\[search\]"`'):
+    with pytest.raises(MissingExtraError, match=r'not installed: pip install .*\[search\]"'):
         import_optuna()
 
 
