@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dsts_pipeline.base.errors import SettingsError, UserError
 from dsts_pipeline.extract.model_zoo import PIXEL_MEAN, PIXEL_STD
 from dsts_pipeline.extract.pipelines import Pipeline
-from dsts_pipeline.extract.taps import FrozenModel, Tap, parse_tap
+from dsts_pipeline.extract.taps import FrozenModel, MapRule, parse_map
 from dsts_pipeline.extract.weights import LoadReport
 
 
@@ -76,8 +76,8 @@ class Backbone(nn.Module):
         self._mean = PIXEL_MEAN if pipeline is None else pipeline.mean
         self._std = PIXEL_STD if pipeline is None else pipeline.std
         self._description = description
-        self._taps: tuple[Tap, ...] = tuple(parse_tap(tap) for tap in dict.fromkeys(taps))
-        self.taps = tuple(tap.name for tap in self._taps)
+        self._rules: tuple[MapRule, ...] = tuple(parse_map(tap) for tap in dict.fromkeys(taps))
+        self.taps = tuple(rule.name for rule in self._rules)
         self.model = model
         self.requires_grad_(False)
         self.eval()
@@ -100,7 +100,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: The frames are not of the type and size that the backbone was built for.
         """
-        return self._run(frames, self._taps[:1])[self.taps[0]]
+        return self._run(frames, self._rules[:1])[self.taps[0]]
 
     def extract(self, frames: Tensor) -> dict[str, Tensor]:
         """Every tap's maps [B, C, T', H', W'] from one pass over frames uint8 [B, T, H, W, 3].
@@ -108,7 +108,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: The frames are not of the type and size that the backbone was built for.
         """
-        return self._run(frames, self._taps)
+        return self._run(frames, self._rules)
 
     def classify(self, maps: Tensor) -> Tensor:
         """Logits [B, K] of the recognizer's own head on maps [B, C, T', H', W'].
@@ -147,7 +147,12 @@ class Backbone(nn.Module):
             )
         return head
 
-    def _run(self, frames: Tensor, taps: Sequence[Tap]) -> dict[str, Tensor]:
+    @property
+    def tapped(self) -> tuple[str, ...]:
+        """The places that all of its maps are made of."""
+        return tuple(dict.fromkeys(tap.name for rule in self._rules for tap in rule.taps))
+
+    def _run(self, frames: Tensor, rules: Sequence[MapRule]) -> dict[str, Tensor]:
         expected = (self.num_frames, self.size_px, self.size_px, 3)
         if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
@@ -157,7 +162,10 @@ class Backbone(nn.Module):
         if self.pipeline is not None and self.pipeline.is_bgr:
             frames = frames.flip(-1)
         dtype = next(self.parameters()).dtype
-        return self.model.tap(normalize_frames(frames, self._mean, self._std, dtype), taps)
+        taps = {tap.name: tap for rule in rules for tap in rule.taps}
+        inputs = normalize_frames(frames, self._mean, self._std, dtype)
+        maps = self.model.tap(inputs, list(taps.values()))
+        return {rule.name: rule.make(maps) for rule in rules}
 
     def _measure(self) -> dict[str, tuple[int, int, int, int]]:
         """Shapes of the maps of one clip, by trying."""

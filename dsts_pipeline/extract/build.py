@@ -34,7 +34,7 @@ from dsts_pipeline.extract.model_zoo import (
     read_zoo_model,
     zoo_names,
 )
-from dsts_pipeline.extract.taps import KEEP_TIME, Recognizer, keep_time
+from dsts_pipeline.extract.taps import KEEP_TIME, Recognizer, keep_time, parse_map
 from dsts_pipeline.extract.transformers_models import build_transformer
 from dsts_pipeline.extract.weights import CLASSIFIER_WEIGHT, KeyMapName, WeightsChoice
 
@@ -248,9 +248,10 @@ def _fit_segments(model: ZooModel, num_frames: int) -> dict[str, Any]:
 
 
 def _keep_time_if_tapped(recognizer: Any, taps: tuple[str, ...]) -> None:
-    if KEEP_TIME not in taps:
+    places = [part.name for tap in taps for part in parse_map(tap).taps]
+    if KEEP_TIME not in places:
         return
-    others = [tap for tap in taps if tap != KEEP_TIME and tap.split(".")[0].startswith("neck")]
+    others = [tap for tap in places if tap != KEEP_TIME and tap.split(".")[0].startswith("neck")]
     if others:
         raise SettingsError(
             f"backbone.taps: {KEEP_TIME} changes the neck, so that {', '.join(others)} would not "

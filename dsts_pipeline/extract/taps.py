@@ -16,6 +16,8 @@ cannot be told from the module:
 Two names stand for more than a module: `neck_time`, TPN's neck with its time left, and
 `pathways`, SlowFast's two maps joined along their channels, the fast one averaged over time to the
 slow one's length: its mean over T, H, W is what SlowFast's classifier sees.
+Several taps with a plus between them, `a+b`, are one map: theirs side by side along its channels.
+`:TxHxW` behind a tap or several, such as `backbone:1x2x2`, averages cells of so many positions.
 A class token in front is dropped, of an image model all P tokens that it puts there. Without a
 layout, 5 dimensions are BCTHW (BTHWC in a block of Swin), 4 are NCHW, 3 are THW; an image model
 says its own.
@@ -92,6 +94,67 @@ def parse_tap(text: str) -> Tap:
     index = None if found["index"] is None else int(found["index"])
     layout: Any = found["layout"]
     return Tap(text, found["module"], index, layout)
+
+
+@dataclass(frozen=True)
+class MapRule:
+    """A map that is made of one tap or of several.
+
+    Attributes:
+        name: As the user wrote it; names the map in results and stores.
+        taps: Whose maps lie side by side along the channels.
+        cell: T, H, W that are averaged into one position.
+    """
+
+    name: str
+    taps: tuple[Tap, ...]
+    cell: Grid = (1, 1, 1)
+
+    def make(self, maps: Mapping[str, Tensor]) -> Tensor:
+        """The map [B, C, T, H, W], of the taps' maps by name.
+
+        Raises:
+            SettingsError: They differ in T, H, W, or these are no multiples of the cell.
+        """
+        parts = [maps[tap.name] for tap in self.taps]
+        shapes = [tuple(part.shape[2:]) for part in parts]
+        if len(set(shapes)) > 1:
+            raise SettingsError(
+                f"backbone.taps: {self.name} joins maps of "
+                f"{' and '.join('x'.join(map(str, shape)) for shape in shapes)} positions; join "
+                "maps of one size"
+            )
+        joined = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        if self.cell == (1, 1, 1):
+            return joined
+        if any(length % side for length, side in zip(shapes[0], self.cell, strict=True)):
+            raise SettingsError(
+                f"backbone.taps: {self.name} averages cells of {'x'.join(map(str, self.cell))}, "
+                f"and the map has {'x'.join(map(str, shapes[0]))} positions; choose sides that "
+                "divide them"
+            )
+        return functional.avg_pool3d(joined, self.cell)
+
+
+def parse_map(text: str) -> MapRule:
+    """The map written as `tap`, `tap+tap`, and either with `:TxHxW` behind it.
+
+    Raises:
+        SettingsError: It is not written like that.
+
+    >>> rule = parse_map("backbone.layer3+backbone.layer4:1x2x2")
+    >>> [tap.name for tap in rule.taps], rule.cell
+    (['backbone.layer3', 'backbone.layer4'], (1, 2, 2))
+    """
+    taps, colon, cell = text.partition(":")
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", cell)
+    if colon and found is None:
+        raise SettingsError(
+            f"backbone.taps: {text!r} ends with {cell!r}; expected sides of a cell along time, "
+            "rows and columns, such as :1x2x2"
+        )
+    sides = (int(found[1]), int(found[2]), int(found[3])) if found else (1, 1, 1)
+    return MapRule(text, tuple(parse_tap(tap) for tap in dict.fromkeys(taps.split("+"))), sides)
 
 
 def find_module(model: nn.Module, tap: Tap) -> nn.Module:

@@ -221,7 +221,7 @@ class EndToEnd(nn.Module):
             num_stages=frozen_stages,
             prefixes=frozen,
         )
-        if KEEP_TIME in backbone.taps:
+        if KEEP_TIME in backbone.tapped:
             kept |= {n for n, _ in root.named_parameters() if n.startswith("neck.downsample_ops.")}
         for name in self._used_parameters() - kept:
             root.get_parameter(name).requires_grad_(True)

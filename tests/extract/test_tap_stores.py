@@ -92,13 +92,17 @@ def test_the_command_writes_a_store_for_each_tap_and_names_them(index, tmp_path)
         backbone__weights=WEIGHTS,
         backbone__size_px=32,
         backbone__num_decode_workers=0,
-        backbone__taps="[backbone, backbone.layer3]",
+        backbone__taps="[backbone, backbone.layer3, 'backbone:2x1x1']",
     )
     assert run.returncode == 0, run.stderr
     record = read_json(tmp_path / "outputs" / "features.json")
     main = open_store(tmp_path / record["store"])
-    ((tap, path),) = record["stores_of_other_taps"].items()
-    other = open_store(tmp_path / path)
-    assert tap == "backbone.layer3" and other.path != main.path
+    others = record["stores_of_other_taps"]
+    assert others.keys() == {"backbone.layer3", "backbone:2x1x1"}
+    other, averaged = (open_store(tmp_path / path) for path in others.values())
+    assert len({main.path, other.path, averaged.path}) == 3
     assert main.read([0]).shape[1] == 128 and other.read([0]).shape[1] == 64
-    assert main.video_ids == other.video_ids
+    assert main.video_ids == other.video_ids == averaged.video_ids
+    whole = main.read(range(len(main))).astype(np.float32)
+    pairs = whole.reshape(*whole.shape[:2], -1, 2, *whole.shape[3:]).mean(axis=3)
+    np.testing.assert_allclose(averaged.read(range(len(main))), pairs, rtol=5e-3, atol=5e-3)

@@ -145,6 +145,39 @@ def test_several_taps_from_one_pass_are_those_of_single_passes(two_d, frames, tm
     assert torch.equal(backbone(frames), found["neck_time"])
 
 
+def test_layers_side_by_side_and_averaged_cells_are_those_made_by_hand(frames, tmp_path):
+    config = tiny_config(tmp_path)
+    single = ("backbone.layer2", "backbone.layer2.0", "backbone.layer3")
+    joined = "backbone.layer2+backbone.layer2.0"
+    taps = (*single, joined, f"{joined}:2x1x2", "backbone.layer3:4x2x2")
+    backbone = build_backbone(config, weights="random", taps=taps)
+    found = backbone.extract(frames)
+    expected = torch.cat([found[single[0]], found[single[1]]], dim=1)
+    assert torch.equal(found[joined], expected)
+    batch, channels, time, height, width = expected.shape
+    by_hand = expected.view(batch, channels, time // 2, 2, height, width // 2, 2).mean(dim=(3, 6))
+    torch.testing.assert_close(found[f"{joined}:2x1x2"], by_hand)
+    cells = found[single[2]].unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).unflatten(2, (-1, 4))
+    torch.testing.assert_close(found["backbone.layer3:4x2x2"], cells.mean(dim=(3, 5, 7)))
+    alone = build_backbone(config, weights="random", taps=(f"{joined}:2x1x2",))
+    assert alone.describe() == backbone.describe(f"{joined}:2x1x2")
+    torch.testing.assert_close(alone(frames), by_hand)
+
+
+@pytest.mark.parametrize(
+    ("tap", "told"),
+    [
+        ("backbone.layer2+backbone.layer3", "joins maps of 8x4x4 and 8x2x2 positions"),
+        ("backbone.layer2:1x3x3", "cells of 1x3x3, and the map has 8x4x4 positions"),
+        ("backbone.layer2:2x2", "expected sides of a cell along time"),
+        ("backbone.layer2:0x1x1", "expected sides of a cell"),
+    ],
+)
+def test_maps_that_cannot_be_made_are_refused(tap, told, tmp_path):
+    with pytest.raises(SettingsError, match=told):
+        build_backbone(tiny_config(tmp_path), weights="random", taps=(tap,))
+
+
 def test_segments_of_a_2d_recognizer_become_time(frames, tmp_path):
     backbone = build_backbone(
         tiny_config(tmp_path, two_d=True), weights="random", taps=("backbone",)
