@@ -31,6 +31,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # The other modes keep a docstring's line breaks, or take `[app]` for markup.
+    rich_markup_mode="markdown",
 )
 
 # ---- options that several commands have --------------------------------------------------------
@@ -409,8 +411,10 @@ def export(
     """Take something out of a run: a store's maps, or the trained head with all it needs.
 
     hdf5 (OUT ends in .h5 or .hdf5) packs a feature store, or one split of it, into one file.
+
     bundle (OUT has no ending) makes the folder that `predict` and `demo-app` read: head, backbone,
     input and labels. See docs/predict.md.
+
     onnx (.onnx) and program (.pt2) make the head, with --whole also its backbone, a model for other
     runtimes, compared with PyTorch on clips of evaluate.split, and timed. See docs/export.md.
 
