@@ -31,6 +31,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # The other modes keep a docstring's line breaks, or take `[app]` for markup.
+    rich_markup_mode="markdown",
 )
 
 # ---- options that several commands have --------------------------------------------------------
@@ -45,8 +47,12 @@ Overrides = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Bundle = Annotated[
-    Path | None,
-    typer.Option("--bundle", metavar="DIR", help="An exported bundle; else this run's head."),
+    str | None,
+    typer.Option(
+        "--bundle",
+        metavar="DIR",
+        help="An exported bundle, or hub:USER/NAME@REVISION; else this run's head.",
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -459,8 +465,10 @@ def export(
     """Take something out of a run: a store's maps, or the trained head with all it needs.
 
     hdf5 (OUT ends in .h5 or .hdf5) packs a feature store, or one split of it, into one file.
+
     bundle (OUT has no ending) makes the folder that `predict` and `demo-app` read: head, backbone,
     input and labels. See docs/predict.md.
+
     onnx (.onnx) and program (.pt2) make the head, with --whole also its backbone, a model for other
     runtimes, compared with PyTorch on clips of evaluate.split, and timed. See docs/export.md.
 
@@ -469,6 +477,40 @@ def export(
     options = {"out": out, "format": format, "store": store, "split": split}
     parts = {"head": head, "with_backbone": with_backbone, "whole": whole}
     run_stage("export", params, overrides, debug, **options, **parts)
+
+
+@app.command(rich_help_panel=STORES)
+def push(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that export made.")],
+    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="On the hub.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="If it is new: for you alone.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="BRANCH", help="Else main.")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", help="On the card, such as apache-2.0; else none.")
+    ] = None,
+    weights: Weights = None,
+    out: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Write the files there instead.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and stop.")] = False,
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Send an exported bundle to the Hugging Face hub, for `predict --bundle hub:USER/NAME`.
+
+    It is checked as a whole first. Its card becomes the repository's page. Needs the extra `hub`
+    and a login (`hf auth login`).
+
+    Example: python cli.py push my_bundle me/dives --private
+    """
+    options = {"bundle": bundle, "repository": repository, "private": private}
+    options |= {"revision": revision, "license": license, "weights": weights}
+    run_stage("push", params, overrides, debug, **options, out=out, dry_run=dry_run)
 
 
 @app.command(rich_help_panel=STORES)

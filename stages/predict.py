@@ -23,8 +23,9 @@ from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.forward import choose_device
 from dsts_pipeline.extract.views import choose_fallback
 from dsts_pipeline.feature_store.opening import open_features
-from dsts_pipeline.serve import Bundle, Prediction, Predictor, bundle_of_run, load_bundle
+from dsts_pipeline.serve import Bundle, Prediction, Predictor, bundle_of_run
 from dsts_pipeline.serve.answers import Outputs, answers_table, table_row, tell_latency
+from dsts_pipeline.serve.hub import open_bundle
 from dsts_pipeline.serve.video_jobs import list_videos
 from stages import common
 
@@ -45,7 +46,7 @@ def run(
     settings: Settings,
     *,
     videos: list[Path],
-    bundle: Path | None = None,
+    bundle: str | None = None,
     weights: str | None = None,
     json_file: Path | None = None,
     annotate: Path | None = None,
@@ -88,15 +89,15 @@ def run(
         raise SomeRefused(f"{refused} of {len(rows)} videos have no answer; the table says why")
 
 
-def _open_bundle(settings: Settings, path: Path | None, weights: str | None) -> Bundle:
-    """The bundle in the folder `path`, or without one that of this run's head.
+def _open_bundle(settings: Settings, place: str | None, weights: str | None) -> Bundle:
+    """The bundle in the folder `place` or on the hub, or without one that of this run's head.
 
     Raises:
         BundleError: Its parts are damaged or do not belong together.
         CheckpointError, DataError, StoreError: The run has no finished head or features.
     """
-    if path is not None:
-        return load_bundle(path, weights=weights)
+    if place is not None:
+        return open_bundle(place, weights=weights)
     return bundle_of_run(
         common.HEADS / "dsts",
         common.FEATURES,
@@ -125,7 +126,7 @@ def _start_predictor(bundle: Bundle, chosen: BackboneSettings) -> Predictor:
 def demo_app(
     settings: Settings,
     *,
-    bundle: Path | None = None,
+    bundle: str | None = None,
     weights: str | None = None,
     host: str = "127.0.0.1",
     port: int = 8765,
