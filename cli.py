@@ -270,6 +270,10 @@ def demo_app(
     timeout_seconds: Annotated[
         float, typer.Option("--timeout-seconds", min=0.1, help="For decoding one video.")
     ] = 30.0,
+    screenshots: Annotated[
+        Path | None,
+        typer.Option("--screenshots", metavar="FOLDER", help="Put a picture there and end."),
+    ] = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
@@ -283,7 +287,8 @@ def demo_app(
     """
     options = {"bundle": bundle, "weights": weights, "host": host, "port": port}
     limits = {"max_upload_mib": max_upload_mib, "timeout_seconds": timeout_seconds}
-    run_stage("predict.demo_app", params, overrides, debug, **options, **limits)
+    pictures = {"screenshots": screenshots}
+    run_stage("predict.demo_app", params, overrides, debug, **options, **limits, **pictures)
 
 
 # ---- many trainings ----------------------------------------------------------------------------
