@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,6 +92,24 @@ def log_curves(
             one.close(finished=finished)
 
 
+def require_packages(names: Sequence[LoggerName]) -> None:
+    """Look whether the loggers can be had, before anything is trained.
+
+    Raises:
+        SettingsError: The package of one is not installed.
+    """
+    for name in names:  # each package is named as its logger
+        if find_spec(name) is None:
+            raise _lacks_package(name, f"no module named {name}")
+
+
+def _lacks_package(name: LoggerName, found: str) -> SettingsError:
+    return SettingsError(
+        f"train.loggers names {name}, whose package is not installed ({found}); run "
+        f'`pip install -c constraints.txt -e ".[{name}]"` or leave it out'
+    )
+
+
 class _Opened:
     """A logger, left out once it fails."""
 
@@ -111,10 +130,7 @@ class _Opened:
         try:
             self._logger = LOGGERS[self._name](folder, settings)
         except ImportError as error:
-            raise SettingsError(
-                f"train.loggers names {self._name}, whose package is not installed ({error}); run "
-                f'`pip install -c constraints.txt -e ".[{self._name}]"` or leave it out'
-            ) from None
+            raise _lacks_package(self._name, str(error)) from None
 
     def _try(self, act: Callable[[], None]) -> None:
         try:

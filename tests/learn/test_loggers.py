@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import struct
+import sys
 
 import pytest
 
@@ -202,6 +203,13 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch, name):
     told = rf'train.loggers names {name}, whose .*pip install -c constraints.txt -e "\.\[{name}\]"'
     with pytest.raises(SettingsError, match=told):
         train(tmp_path, name)
+
+
+def test_a_missing_package_is_told_before_anything_is_trained(monkeypatch):
+    loggers.require_packages(["dvclive", "tensorboard"])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(SettingsError, match=r"train.loggers names wandb, whose package"):
+        loggers.require_packages(["dvclive", "wandb"])
 
 
 class Failing:
