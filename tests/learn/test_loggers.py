@@ -199,7 +199,7 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch, name):
 def test_a_missing_package_is_told_before_anything_is_trained(monkeypatch):
     loggers.require_packages(["dvclive", "tensorboard"])
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(SettingsError, match=r"train.loggers names wandb, whose package"):
+    with pytest.raises(MissingExtraError, match=r"wandb of train.loggers needs wandb"):
         loggers.require_packages(["dvclive", "wandb"])
 
 
