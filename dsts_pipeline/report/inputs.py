@@ -145,7 +145,7 @@ class ReportInputs:
     def left_out(self) -> Mapping[str, str]:
         """Why a table that other runs have is missing, a sentence by the table's name."""
         found: Mapping[str, str] = self.metrics.get("left_out") or {}
-        return found
+        return {name: f"{sentence.rstrip('.')}." for name, sentence in found.items()}
 
     @property
     def has_top5(self) -> bool:
@@ -169,6 +169,8 @@ class ReportInputs:
 
 def _without_intervals(value: Any) -> Any:
     """Figures of metrics.json less all bounds but those of calibration."""
+    if isinstance(value, list):
+        return [_without_intervals(inner) for inner in value]
     if not isinstance(value, Mapping):
         return value
     kept = {

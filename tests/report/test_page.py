@@ -346,6 +346,8 @@ def test_too_few_clips_have_sentences_where_others_have_figures():
     assert not {"calibration", "information", "gates"} & set(page.tables)
     assert not {"reliability", "class_need", "need"} & set(page.figures)
     assert [number.interval for number in headline_numbers(inputs)] == [""] * 3
+    inputs.metrics["heads"]["dsts"]["versus_baseline"] = None  # then of the pairs of heads
+    assert [number.interval for number in headline_numbers(inputs)] == [""] * 3
     for name in ("results", "pairs_separated", "pairs_merged"):
         assert not any(cell.detail for row in page.tables[name].rows for cell in row.cells)
     summary = page.html[page.html.index('id="summary"') :].split("</section>")[0]
