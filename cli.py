@@ -99,6 +99,27 @@ def choose_in(folder: Path, choices: list[str]) -> None:
         import_module("stages.use").run(choices, PARAMS_FILE, reset=False)
 
 
+@app.command(rich_help_panel=START)
+def use(
+    choices: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[GROUP=OPTION | KEY=VALUE]...", help="As `dvc exp run -S` has it."),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget all choices.")] = False,
+    params: Params = PARAMS_FILE,
+    debug: Debug = False,
+) -> None:
+    """Keep your choices, such as your data set, as what every later run starts from.
+
+    They are written to configs/experiment/mine.yaml, and params.yaml is composed anew;
+    `dvc exp run -S ...` adds to them. Later calls add or replace. Without a choice: shows them.
+
+    Example: python cli.py use dataset=folder dataset.root=/data/mine backbone=swin_t
+    """
+    with told_plainly(debug):
+        import_module("stages.use").run(choices or [], params, reset=reset)
+
+
 # ---- the stages of a run -----------------------------------------------------------------------
 
 STAGES = "The stages of a run"
@@ -280,7 +301,7 @@ def demo_app(
 ) -> None:
     """Open a page on this machine: drop a video, see the answer, its route, its neighbours.
 
-    Needs the extra `app`: pip install "dsts-pipeline\\[app]". Only this machine can reach the page
+    Needs the extra `app`: pip install "dsts-pipeline[app]". Only this machine can reach the page
     unless --host says otherwise; see docs/predict.md.
 
     Example: python cli.py demo-app --bundle my_bundle
@@ -594,27 +615,6 @@ def pretrain_backbone(
 # ---- around a run ------------------------------------------------------------------------------
 
 AROUND = "Around a run"
-
-
-@app.command(rich_help_panel=AROUND)
-def use(
-    choices: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[GROUP=OPTION | KEY=VALUE]...", help="As `dvc exp run -S` has it."),
-    ] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Forget all choices.")] = False,
-    params: Params = PARAMS_FILE,
-    debug: Debug = False,
-) -> None:
-    """Keep your choices, such as your data set, as what every later run starts from.
-
-    They are written to configs/experiment/mine.yaml, and params.yaml is composed anew;
-    `dvc exp run -S ...` adds to them. Later calls add or replace. Without a choice: shows them.
-
-    Example: python cli.py use dataset=folder dataset.root=/data/mine backbone=swin_t
-    """
-    with told_plainly(debug):
-        import_module("stages.use").run(choices or [], params, reset=reset)
 
 
 @app.command(rich_help_panel=AROUND)

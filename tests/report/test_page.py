@@ -359,7 +359,7 @@ def test_of_few_classes_there_is_no_top_5_and_a_missing_one_does_no_harm():
     inputs = make_inputs(num_clips=6, num_classes=3, num_neurons=2, num_layers=1)
     for head in inputs.metrics["heads"].values():
         for end in ("", "_low", "_high"):
-            del head[f"top5{end}"]
+            head.pop(f"top5{end}", None)
         head["calibration"] = None
     for layer in inputs.routing["heads"]["dsts"]["layers"]:
         layer["information"] = layer["similarity"] = None
