@@ -76,8 +76,9 @@ $(AXE):
 	  || { echo "no npm: install it (Debian: apt-get install npm)" >&2; exit 2; }
 	npm install --silent --no-fund --no-audit --ignore-scripts --prefix .browser axe-core@$(AXE_VERSION)
 
-pictures: $(STAMP)  ## Take README's pictures of the last report into docs/ (needs a browser)
+pictures: $(STAMP)  ## Take the pictures of docs/ from the last run (needs a browser)
 	python cli.py report --screenshots docs
+	python cli.py demo-app --screenshots docs
 
 test: $(STAMP)  ## Run the tests: every part, in about five minutes
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not slow and not long"

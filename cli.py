@@ -31,6 +31,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    # The other modes keep a docstring's line breaks, or take `[app]` for markup.
+    rich_markup_mode="markdown",
 )
 
 # ---- options that several commands have --------------------------------------------------------
@@ -45,8 +47,12 @@ Overrides = Annotated[
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Bundle = Annotated[
-    Path | None,
-    typer.Option("--bundle", metavar="DIR", help="An exported bundle; else this run's head."),
+    str | None,
+    typer.Option(
+        "--bundle",
+        metavar="DIR",
+        help="An exported bundle, or hub:USER/NAME@REVISION; else this run's head.",
+    ),
 ]
 Weights = Annotated[
     str | None,
@@ -91,6 +97,27 @@ def choose_in(folder: Path, choices: list[str]) -> None:
     """`dsts use` in another folder."""
     with chdir(folder):
         import_module("stages.use").run(choices, PARAMS_FILE, reset=False)
+
+
+@app.command(rich_help_panel=START)
+def use(
+    choices: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[GROUP=OPTION | KEY=VALUE]...", help="As `dvc exp run -S` has it."),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="Forget all choices.")] = False,
+    params: Params = PARAMS_FILE,
+    debug: Debug = False,
+) -> None:
+    """Keep your choices, such as your data set, as what every later run starts from.
+
+    They are written to configs/experiment/mine.yaml, and params.yaml is composed anew;
+    `dvc exp run -S ...` adds to them. Later calls add or replace. Without a choice: shows them.
+
+    Example: python cli.py use dataset=folder dataset.root=/data/mine backbone=swin_t
+    """
+    with told_plainly(debug):
+        import_module("stages.use").run(choices or [], params, reset=reset)
 
 
 # ---- the stages of a run -----------------------------------------------------------------------
@@ -264,20 +291,25 @@ def demo_app(
     timeout_seconds: Annotated[
         float, typer.Option("--timeout-seconds", min=0.1, help="For decoding one video.")
     ] = 30.0,
+    screenshots: Annotated[
+        Path | None,
+        typer.Option("--screenshots", metavar="FOLDER", help="Put a picture there and end."),
+    ] = None,
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
 ) -> None:
     """Open a page on this machine: drop a video, see the answer, its route, its neighbours.
 
-    Needs the extra `app`: pip install "dsts-pipeline\\[app]". Only this machine can reach the page
+    Needs the extra `app`: pip install "dsts-pipeline[app]". Only this machine can reach the page
     unless --host says otherwise; see docs/predict.md.
 
     Example: python cli.py demo-app --bundle my_bundle
     """
     options = {"bundle": bundle, "weights": weights, "host": host, "port": port}
     limits = {"max_upload_mib": max_upload_mib, "timeout_seconds": timeout_seconds}
-    run_stage("predict.demo_app", params, overrides, debug, **options, **limits)
+    pictures = {"screenshots": screenshots}
+    run_stage("predict.demo_app", params, overrides, debug, **options, **limits, **pictures)
 
 
 # ---- many trainings ----------------------------------------------------------------------------
@@ -459,8 +491,10 @@ def export(
     """Take something out of a run: a store's maps, or the trained head with all it needs.
 
     hdf5 (OUT ends in .h5 or .hdf5) packs a feature store, or one split of it, into one file.
+
     bundle (OUT has no ending) makes the folder that `predict` and `demo-app` read: head, backbone,
     input and labels. See docs/predict.md.
+
     onnx (.onnx) and program (.pt2) make the head, with --whole also its backbone, a model for other
     runtimes, compared with PyTorch on clips of evaluate.split, and timed. See docs/export.md.
 
@@ -469,6 +503,40 @@ def export(
     options = {"out": out, "format": format, "store": store, "split": split}
     parts = {"head": head, "with_backbone": with_backbone, "whole": whole}
     run_stage("export", params, overrides, debug, **options, **parts)
+
+
+@app.command(rich_help_panel=STORES)
+def push(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that export made.")],
+    repository: Annotated[str, typer.Argument(metavar="USER/NAME", help="On the hub.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="If it is new: for you alone.")
+    ] = False,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="BRANCH", help="Else main.")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", help="On the card, such as apache-2.0; else none.")
+    ] = None,
+    weights: Weights = None,
+    out: Annotated[
+        Path | None, typer.Option("--to", metavar="FOLDER", help="Write the files there instead.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and stop.")] = False,
+    params: Params = PARAMS_FILE,
+    overrides: Overrides = [],
+    debug: Debug = False,
+) -> None:
+    """Send an exported bundle to the Hugging Face hub, for `predict --bundle hub:USER/NAME`.
+
+    It is checked as a whole first. Its card becomes the repository's page. Needs the extra `hub`
+    and a login (`hf auth login`).
+
+    Example: python cli.py push my_bundle me/dives --private
+    """
+    options = {"bundle": bundle, "repository": repository, "private": private}
+    options |= {"revision": revision, "license": license, "weights": weights}
+    run_stage("push", params, overrides, debug, **options, out=out, dry_run=dry_run)
 
 
 @app.command(rich_help_panel=STORES)
@@ -547,27 +615,6 @@ def pretrain_backbone(
 # ---- around a run ------------------------------------------------------------------------------
 
 AROUND = "Around a run"
-
-
-@app.command(rich_help_panel=AROUND)
-def use(
-    choices: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[GROUP=OPTION | KEY=VALUE]...", help="As `dvc exp run -S` has it."),
-    ] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Forget all choices.")] = False,
-    params: Params = PARAMS_FILE,
-    debug: Debug = False,
-) -> None:
-    """Keep your choices, such as your data set, as what every later run starts from.
-
-    They are written to configs/experiment/mine.yaml, and params.yaml is composed anew;
-    `dvc exp run -S ...` adds to them. Later calls add or replace. Without a choice: shows them.
-
-    Example: python cli.py use dataset=folder dataset.root=/data/mine backbone=swin_t
-    """
-    with told_plainly(debug):
-        import_module("stages.use").run(choices or [], params, reset=reset)
 
 
 @app.command(rich_help_panel=AROUND)

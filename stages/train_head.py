@@ -28,7 +28,7 @@ from dsts_pipeline.learn import (
     stop_on_sigterm,
     train_head,
 )
-from dsts_pipeline.learn.loggers import log_curves
+from dsts_pipeline.learn.loggers import log_curves, require_packages
 from dsts_pipeline.learn.train import warn_of_groups
 from stages import common
 
@@ -38,8 +38,10 @@ def run(settings: Settings) -> None:
 
     Raises:
         BusyError: Another process trains into outputs/heads, or evaluates what is there.
+        SettingsError: The package of a logger is not installed.
     """
     train = settings.train
+    require_packages(train.loggers)
     with (
         joined_processes(train.device, train.devices) as processes,
         hold_together(processes, common.HEADS, "train-head"),

@@ -24,6 +24,7 @@ from dsts_pipeline.base.params import (
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import Settings, check_together
 
+_NUM_SHOWN = 8
 _FIRST_USE = "python cli.py use dataset=folder dataset.root=/data/mine"
 
 
@@ -75,7 +76,7 @@ def _show(params: Path) -> None:
     _tell(f"kept in {CHOICES}; `python cli.py use --reset` forgets them")
     differing = _differing(load_settings(params), _compose(choices))
     if differing:
-        _tell(f"{params} has besides, or instead: {' '.join(differing)}")
+        _tell(f"{params} has besides, or instead: {_list(differing)}")
 
 
 def _forget(params: Path) -> None:
@@ -158,7 +159,12 @@ def _find_lost(params: Path, before: Settings, after: Settings) -> list[str]:
 
 def _tell_lost(params: Path, lost: list[str]) -> None:
     if lost:
-        _tell(f"no more in {params}, since it was set there alone: {' '.join(lost)}")
+        _tell(f"no more in {params}, since it was set there alone: {_list(lost)}")
+
+
+def _list(texts: list[str]) -> str:
+    rest = f" and {len(texts) - _NUM_SHOWN} more" if len(texts) > _NUM_SHOWN else ""
+    return " ".join(texts[:_NUM_SHOWN]) + rest
 
 
 def _tell(line: str) -> None:

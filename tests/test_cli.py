@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ COMMANDS = (
     "compare weights "
     "doctor prepare extract train-head evaluate report ablate pretrain verify stores export "
     "import-features results show predict demo-app finetune pretrain-backbone "
-    "search export-annotations convert-checkpoint"
+    "search push export-annotations convert-checkpoint"
 ).split()
 RENDER = RenderSettings(
     num_train=6, num_test=4, size_px=32, num_frames=6, difficulty=1.0, seed=3, num_workers=1
@@ -67,6 +68,26 @@ def test_help_of_a_command_has_an_example_and_the_common_options(tmp_path, comma
 def test_help_of_what_has_no_settings_to_replace(tmp_path, command, program):
     told = run_cli(tmp_path, command, "--help").stdout
     assert f"Example: {program} {command}" in told and "--set" not in told
+
+
+def test_help_shows_every_paragraph_whole_and_as_it_is_written(monkeypatch):
+    import typer.main
+    from typer import rich_utils
+    from typer.testing import CliRunner
+
+    import cli
+
+    monkeypatch.setattr(rich_utils, "MAX_WIDTH", 2000)  # no line is broken because it is long
+    known = typer.main.get_command(cli.app).commands
+    assert known.keys() == {*COMMANDS, "new", "use"}
+    for name, command in known.items():
+        run = CliRunner().invoke(cli.app, [name, "--help"])
+        lines = [line.strip() for line in run.stdout.splitlines()]
+        for paragraph in inspect.cleandoc(command.help).split("\n\n"):
+            assert " ".join(paragraph.split()).replace("`", "") in lines, f"{name}: {paragraph}"
+        for option in command.params:
+            told = " ".join((option.help or "").split()).replace("`", "")
+            assert any(told in line for line in lines), f"{name} {option.name}: {told}"
 
 
 # ---- bad input --------------------------------------------------------------------------------

@@ -596,7 +596,7 @@ class ReportSettings(Section):
     """wrong answers shown one by one"""
     preview_size_px: Annotated[int, Field(ge=32, le=480)] = 160
     """longer side of a preview's frames, which are never enlarged"""
-    max_preview_mb: Annotated[float, Field(ge=0, le=200)] = 12.0
+    max_preview_mb: Annotated[float, Field(ge=0, le=200)] = 8.0
     """megabytes that all previews may take"""
     write_plots: bool = True
     """also write every figure as a file"""

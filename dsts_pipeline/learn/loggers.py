@@ -91,6 +91,20 @@ def log_curves(
             one.close(finished=finished)
 
 
+def require_packages(names: Sequence[LoggerName]) -> None:
+    """Look whether the loggers can be had, before anything is trained.
+
+    Raises:
+        MissingExtraError: The package of one is not installed.
+    """
+    for name in names:
+        _require(name)
+
+
+def _require(name: LoggerName) -> None:
+    import_extra(name, f"{name} of train.loggers")  # each package goes by its logger's name
+
+
 class _Opened:
     """A logger, left out once it fails."""
 
@@ -108,7 +122,7 @@ class _Opened:
             self._try(lambda: logger.close(finished=finished))
 
     def _open(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        import_extra(self._name, f"{self._name} of train.loggers")  # packages go by these names
+        _require(self._name)
         self._logger = LOGGERS[self._name](folder, settings)
 
     def _try(self, act: Callable[[], None]) -> None:

@@ -133,8 +133,9 @@ def accuracy_figure(entries: Sequence[tuple[str, int, Mapping[str, Any]]]) -> Fi
 
 
 def _dot(title: str, number: int, figures: Mapping[str, Any], key: str) -> Dot:
-    value, low, high = (100 * figures[f"{key}{end}"] for end in ("", "_low", "_high"))
-    return Dot(title, value, low, high, number)
+    value = figures[key]
+    low, high = (figures.get(f"{key}_{end}", value) for end in ("low", "high"))
+    return Dot(title, 100 * value, 100 * low, 100 * high, number)
 
 
 def _attributes(inputs: ReportInputs) -> Figure:
@@ -177,6 +178,8 @@ def curves_figure(
 
 def _reliability(inputs: ReportInputs) -> Figure:
     """Nothing where the evaluation did not measure calibration."""
+    if "calibration" in inputs.left_out:
+        return Figure(())
     heads = [
         (head["title"], head_number(name), head["calibration"]["equal_width"]["bins"])
         for name, head in inputs.heads
@@ -212,6 +215,8 @@ def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
 
 def _need(inputs: ReportInputs) -> Figure:
     """Per layer: need of time of the classes that a neuron serves, against its temporal share."""
+    if "temporal_need" in inputs.left_out:
+        return Figure(())
     panels = []
     for layer, found in enumerate((inputs.routing_of_main or {}).get("layers", ())):
         gates = found.get("gates") or {}
@@ -237,7 +242,7 @@ def _class_need(inputs: ReportInputs) -> Figure:
     """Need of time by class: all of few, the ends of many; nothing where no class needs any."""
     columns = (inputs.routing_of_main or {}).get("class_need") or {"need": ()}
     known = [(100 * need, k) for k, need in enumerate(columns["need"]) if need is not None]
-    if all(abs(need) < SMALLEST_NEED for need, _ in known):
+    if "temporal_need" in inputs.left_out or all(abs(need) < SMALLEST_NEED for need, _ in known):
         return Figure(())
     known.sort(key=lambda one: -one[0])
     half = NUM_CLASSES_SHOWN // 2

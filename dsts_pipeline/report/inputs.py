@@ -70,6 +70,8 @@ class ReportInputs:
     routing: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        if "intervals" in self.left_out:
+            object.__setattr__(self, "metrics", _without_intervals(self.metrics))
         check_attributes(self.attribute_names, self.attributes, len(self.class_names))
         if not self.metrics.get("heads"):
             raise DataError("metrics hold no heads; run `python cli.py evaluate`")
@@ -143,12 +145,13 @@ class ReportInputs:
     def left_out(self) -> Mapping[str, str]:
         """Why a table that other runs have is missing, a sentence by the table's name."""
         found: Mapping[str, str] = self.metrics.get("left_out") or {}
-        return found
+        return {name: f"{sentence.rstrip('.')}." for name, sentence in found.items()}
 
     @property
     def has_top5(self) -> bool:
         """Whether "among the first five" says anything: of five classes it is always so."""
-        return len(self.class_names) > 5 and all("top5" in head for _, head in self.heads)
+        known = all("top5" in head for _, head in self.heads)
+        return known and len(self.class_names) > 5 and "top5" not in self.left_out
 
     def confusion(self, name: str) -> np.ndarray:
         """Clips of a head by true and predicted class, `[K, K]`."""
@@ -162,6 +165,24 @@ class ReportInputs:
             return None
         num_classes = self.answers.num_classes
         return class_by_neuron(*self.answers.routes(), num_classes, routing["num_neurons"])
+
+
+def _without_intervals(value: Any) -> Any:
+    """Figures of metrics.json less all bounds but those of calibration."""
+    if isinstance(value, list):
+        return [_without_intervals(inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {
+        key: inner if key == "calibration" else _without_intervals(inner)
+        for key, inner in value.items()
+    }
+    return {key: kept[key] for key in kept if not _is_bound(key, kept)}
+
+
+def _is_bound(key: str, figures: Mapping[str, Any]) -> bool:
+    name, _, end = key.rpartition("_")
+    return end in ("low", "high") and name in figures
 
 
 # ---- the data set: its name, and whether the paper has it ---------------------------------------

@@ -36,9 +36,10 @@ from dsts_pipeline.report.figures import Figure, draw_figures
 from dsts_pipeline.report.inputs import PAPERS_DATASETS, ReportInputs, join_origins
 from dsts_pipeline.report.previews import FramesOf, Previews, SeenOf
 from dsts_pipeline.report.tables import (
-    TABLES,
+    PLACES,
     Table,
     bounds,
+    difference,
     make_tables,
     percent,
     signed_points,
@@ -106,7 +107,7 @@ def render_report(
         "use_of_neurons": use_of_neurons(inputs),
         "examples": examples,
         "left_out_elsewhere": [
-            sentence for name, sentence in inputs.left_out.items() if name not in TABLES
+            sentence for name, sentence in inputs.left_out.items() if name not in PLACES
         ],
         "gallery": gallery,
         "mistakes": mistakes,
@@ -134,7 +135,9 @@ def render_report(
 def route_information(inputs: ReportInputs) -> list[float]:
     """Per layer, the normalised mutual information of class and chosen neuron."""
     counts = inputs.neuron_counts()
-    return [] if counts is None else [normalised_mutual_information(layer) for layer in counts]
+    if counts is None or "information" in inputs.left_out:
+        return []
+    return [normalised_mutual_information(layer) for layer in counts]
 
 
 def write_report(page: Page, path: str | Path, *, write_plots: bool = True) -> list[Path]:
@@ -173,8 +176,9 @@ class Number:
 def headline_numbers(inputs: ReportInputs) -> list[Number]:
     """At most three: right clips, right clips averaged over classes, and the gain."""
     head = inputs.main
+    has_bounds = "intervals" not in inputs.left_out
     numbers = [
-        Number(percent(head[key]) + PERCENT, bounds(head, key), about)
+        Number(percent(head[key]) + PERCENT, bounds(head, key) if has_bounds else "", about)
         for key, about in (
             ("top1", f"of clips right, {head['title']}"),
             ("class_wise", "averaged over classes"),
@@ -183,13 +187,10 @@ def headline_numbers(inputs: ReportInputs) -> list[Number]:
     ]
     found = _versus_opponent(inputs)
     if found:
-        value, low, high = (signed_points(found[f"difference{end}"]) for end in _ENDS)
+        gain = difference(found)
         about = f"points against {inputs.opponent_title}, on the same clips"
-        numbers.append(Number(value, f"{low} to {high}", about))
+        numbers.append(Number(gain.text, gain.detail, about))
     return numbers
-
-
-_ENDS = ("", "_low", "_high")
 
 
 def _versus_opponent(inputs: ReportInputs) -> Mapping[str, Any] | None:
@@ -208,21 +209,24 @@ def lead_sentences(inputs: ReportInputs) -> list[str]:
     """A few sentences about the main head, those that it is compared with, and the clips."""
     metrics = inputs.metrics
     head = inputs.main
+    has_bounds = "intervals" not in inputs.left_out
     confidence = f"{100 * metrics.get('interval', {}).get('confidence', 0.95):.0f}{PERCENT}"
+    interval = ""
+    if has_bounds:
+        interval = f" ({confidence} interval {bounds(head, 'top1')})"
     first_five = ""
     if inputs.has_top5:
         first_five = f", and among its first five for {percent(head['top5'])}{PERCENT}"
     sentences = [
         f"{head['title']} names the right class first for {percent(head['top1'])}{PERCENT} of the "
-        f"{metrics['evaluated']:,} clips of the {metrics['split']} split ({confidence} interval "
-        f"{bounds(head, 'top1')}){first_five}. "
+        f"{metrics['evaluated']:,} clips of the {metrics['split']} split{interval}{first_five}. "
         f"Averaged over classes it reaches {percent(head['class_wise'])}{PERCENT}."
     ]
     if head.get("versus_baseline") and inputs.baseline:
         sentences.append(_against(head["versus_baseline"], metrics["heads"][inputs.baseline]))
     sentences += [
-        f"For comparison, {other['title']} reaches {percent(other['top1'])}{PERCENT} "
-        f"({bounds(other, 'top1')})."
+        f"For comparison, {other['title']} reaches {percent(other['top1'])}{PERCENT}"
+        + (f" ({bounds(other, 'top1')})." if has_bounds else ".")
         for key, other in inputs.heads
         if key not in (inputs.main_head, inputs.baseline)
     ]
@@ -231,10 +235,12 @@ def lead_sentences(inputs: ReportInputs) -> list[str]:
 
 
 def _against(versus: Mapping[str, Any], base: Mapping[str, Any]) -> str:
-    value, low, high = (versus[f"difference{end}"] for end in _ENDS)
-    interval = f"paired interval {signed_points(low)} to {signed_points(high)}"
-    change = f"{signed_points(value)} points"
+    change = f"{signed_points(versus['difference'])} points"
     start = f"Against the baseline ({base['title']}) on the same clips that is {change}"
+    if versus.get("difference_low") is None:
+        return f"{start}."
+    low, high = (versus[f"difference_{end}"] for end in ("low", "high"))
+    interval = f"paired interval {signed_points(low)} to {signed_points(high)}"
     if low <= 0 <= high:
         return f"{start} ({interval}): no more than the choice of test clips alone can explain."
     return f"{start} ({interval})."

@@ -165,7 +165,7 @@ class Previews:
         *,
         seen_of: SeenOf | None = None,
         size_px: int = 160,
-        max_bytes: int = 12_000_000,
+        max_bytes: int = 8_000_000,
     ) -> None:
         self._clip_ids = clip_ids
         self._frames_of = frames_of

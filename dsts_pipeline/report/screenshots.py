@@ -1,6 +1,6 @@
 """Pictures of the page for README and docs, taken by a headless Chromium.
 
-Enters: a written report. Leaves: PNG files of at most `MAX_BYTES` each, with few colours.
+Enters: a written report. Leaves: PNG files of at most `MAX_BYTES` each, of 256 colours.
 """
 
 from __future__ import annotations
@@ -65,8 +65,11 @@ def find_browser() -> str | None:
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
-def take_screenshots(page: Path, folder: Path, shots: Sequence[Shot]) -> list[Path]:
+def take_screenshots(page: Path | str, folder: Path, shots: Sequence[Shot]) -> list[Path]:
     """Write one PNG a shot into `folder`; returns their paths.
+
+    Args:
+        page: a file, or the address of a page that is being served.
 
     Raises:
         DataError: There is no browser, or it took no picture.
@@ -87,7 +90,7 @@ def take_screenshots(page: Path, folder: Path, shots: Sequence[Shot]) -> list[Pa
                 f"--window-size={shot.width_px},{shot.height_px}",
                 "--virtual-time-budget=8000",  # charts are drawn a moment after the page is there
                 f"--screenshot={taken}",
-                page.resolve().as_uri() + shot.address,
+                (page if isinstance(page, str) else page.resolve().as_uri()) + shot.address,
             ]
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
@@ -99,11 +102,11 @@ def take_screenshots(page: Path, folder: Path, shots: Sequence[Shot]) -> list[Pa
 
 
 def small_png(picture: bytes) -> bytes:
-    """The same picture in few colours, scaled down until it has at most `MAX_BYTES`."""
+    """The same picture in 256 colours, scaled down until it has at most `MAX_BYTES`."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     while True:
         buffer = io.BytesIO()
-        image.quantize(128, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        image.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
         if buffer.tell() <= MAX_BYTES:
             return buffer.getvalue()
         image = image.resize((image.width * 4 // 5, image.height * 4 // 5))

@@ -24,8 +24,9 @@ from dsts_pipeline.metrics.ablation import (
 from dsts_pipeline.metrics.accuracy import hardest_pairs, per_class_accuracy
 from dsts_pipeline.report.inputs import PAPERS_DATASETS, ReportInputs
 
-# Those that have a place on the page of one run, or the sentence why they are left out.
-TABLES = (
+# What has a place on the page of one run, for itself or for the sentence why it is left out.
+PLACES = (
+    "temporal_need",
     *("results", "pairs", "classes", "failures", "calibration", "beside"),
     *("information", "similarity", "gates", "view_changes", "pairs_separated", "pairs_merged"),
 )
@@ -53,7 +54,8 @@ def make_tables(inputs: ReportInputs, num_pairs: int) -> dict[str, Table]:
             if any(name in measured and name != "full" for name in PAPER_ROWS.get(paper.number, ()))
         ]
     tables = {table.name: table for table in [*own, *papers] if table.rows}
-    return {name: table for name, table in tables.items() if name not in inputs.left_out}
+    left_out = {*inputs.left_out, *(("gates",) if "temporal_need" in inputs.left_out else ())}
+    return {name: table for name, table in tables.items() if name not in left_out}
 
 
 # ---- a table and its formats --------------------------------------------------------------------
@@ -224,7 +226,10 @@ def difference(versus: Mapping[str, Any] | None) -> Cell:
     """A paired difference in points with its interval."""
     if not versus:
         return Cell("–")
-    value, low, high = (signed_points(versus[f"difference{end}"]) for end in ("", "_low", "_high"))
+    value = signed_points(versus["difference"])
+    if versus.get("difference_low") is None:
+        return Cell(value)
+    low, high = (signed_points(versus[f"difference_{end}"]) for end in ("low", "high"))
     return Cell(value, f"{low} to {high}")
 
 
@@ -232,13 +237,16 @@ def difference(versus: Mapping[str, Any] | None) -> Cell:
 
 
 def _results(inputs: ReportInputs) -> Table:
-    interval = inputs.metrics.get("interval")
-    made = f" ({interval['method']}, {interval['num_resamples']:,} resamples)" if interval else ""
+    interval = None if "intervals" in inputs.left_out else inputs.metrics.get("interval")
+    made = ""
+    if interval:
+        how = f"{interval['method']}, {interval['num_resamples']:,} resamples"
+        made = f", intervals in brackets ({how})"
     top5 = ("top-5",) if inputs.has_top5 else ()
     figures = ("top-1", *top5, "class-wise")
     return Table(
         name="results",
-        caption=f"Results in percent, intervals in brackets{made}. The last column is the paired "
+        caption=f"Results in percent{made}. The last column is the paired "
         "difference in top-1 on the same clips, in percentage points. Parameters are those of the "
         "head alone.",
         columns=("head", *figures, "parameters", "against baseline"),
@@ -334,7 +342,7 @@ def _calibration(inputs: ReportInputs) -> Table:
     rows = []
     for name, head in inputs.heads:
         found = head.get("calibration")
-        if not found:
+        if not found or "calibration" in inputs.left_out:
             continue
         bins = found["equal_width"]
         by_chance = f"up to {percent(bins['ece_if_calibrated_high'])}"
@@ -485,19 +493,21 @@ def _view_changes(layers: Layers) -> Table:
 def _hard_pairs(inputs: ReportInputs, found: Mapping[str, Any], kind: str, num_pairs: int) -> Table:
     base = (inputs.routing or {}).get("baseline")
     name = inputs.metrics["heads"].get(base, {}).get("title", base)
+    unbounded = "intervals" in inputs.left_out
+    bounded = "" if unbounded else " (paired interval)"
     what = "apart better" if kind == "separated" else "apart worse"
     return Table(
         name=f"pairs_{kind}",
         caption=f"Pairs of classes that the head keeps {what} than {name}: clips of the two that "
-        "each confuses, the difference of the shares in percentage points (paired interval), and "
+        f"each confuses, the difference of the shares in percentage points{bounded}, and "
         f"exact McNemar p, corrected by Holm for the {found['num_tested']} pairs that could "
-        "differ. Intervals are not adjusted for having picked the most striking pairs.",
+        "differ. Nothing is adjusted for having picked the most striking pairs.",
         columns=("first", "second", "clips", "baseline", "head", "difference", "p", "p (Holm)"),
         rows=[
             row(
                 *pair["names"],
                 *(str(pair[key]) for key in ("clips", "baseline_confused", "head_confused")),
-                difference(pair),
+                difference({"difference": pair["difference"]} if unbounded else pair),
                 p_value(pair["p"]),
                 p_value(pair["p_holm"]),
             )

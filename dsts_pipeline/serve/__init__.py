@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dsts_pipeline.serve.bundle import BackboneSource, Bundle, bundle_of_run
     from dsts_pipeline.serve.bundle_folder import load_bundle, save_bundle
+    from dsts_pipeline.serve.hub import from_hub
     from dsts_pipeline.serve.predictor import Prediction, Predictor, Refusal
 
 _HOME_OF = {
@@ -21,6 +22,7 @@ _HOME_OF = {
     "Predictor": "predictor",
     "Refusal": "predictor",
     "bundle_of_run": "bundle",
+    "from_hub": "hub",
     "load_bundle": "bundle_folder",
     "save_bundle": "bundle_folder",
 }
@@ -31,6 +33,7 @@ __all__ = [
     "Predictor",
     "Refusal",
     "bundle_of_run",
+    "from_hub",
     "load_bundle",
     "save_bundle",
 ]

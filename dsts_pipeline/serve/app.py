@@ -10,8 +10,9 @@ import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -29,14 +30,24 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.files import NO_ROOM
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.report.previews import NUM_FRAMES, strip_uri
-from dsts_pipeline.serve.neighbours import Neighbours
+from dsts_pipeline.report.previews import NUM_FRAMES, Seen, strip_uri
+from dsts_pipeline.serve.neighbours import FARTHEST, Neighbour, Neighbours
 from dsts_pipeline.serve.predictor import Prediction, Predictor, Refusal
 
 # A header that a form or an image of another site cannot send without asking first.
 UPLOAD_HEADER = "x-dsts-upload"
 _TYPES = {"css": "text/css", "js": "text/javascript"}
 STRIP_PX = 128
+
+
+@dataclass(frozen=True)
+class Example:
+    """A video that the page offers: its name, its class, where it is, and a strip of frames."""
+
+    name: str
+    class_name: str
+    path: Path
+    strip: str
 
 
 @dataclass(frozen=True)
@@ -71,12 +82,16 @@ def serve(
     port: int,
     is_open: bool,
     limits: Limits,
+    examples: Sequence[Example] = (),
+    use: Callable[[str], None] | None = None,
 ) -> None:
     """Answer requests until interrupted.
 
     Args:
         port: 0 takes a free one; the address is printed.
         is_open: Whether other machines are let in, under whatever name they use.
+        examples: Videos that the page offers.
+        use: Is called with the page's address, and the serving ends with it; None: it goes on.
 
     Raises:
         OSError: The address cannot be bound.
@@ -89,8 +104,20 @@ def serve(
         port = listener.getsockname()[1]
         names = ("127.0.0.1", "localhost", "[::1]")
         hosts = None if is_open else [f"{name}:{port}" for name in names]
-        app = build_app(predictor, neighbours, Path(folder), limits=limits, hosts=hosts)
+        app = build_app(
+            predictor, neighbours, Path(folder), limits=limits, hosts=hosts, examples=examples
+        )
         shown = f"[{host}]" if ":" in host else host
+        if use is not None:
+            server = make_server(app, limits)
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                use(f"http://{shown}:{port}")
+            finally:
+                server.should_exit = True
+                thread.join()
+            return
         console.print(f"open http://{shown}:{port}/ in a browser; Ctrl-C ends it", soft_wrap=True)
         # uvicorn ends by itself on Ctrl-C and then passes it on.
         with exit_on_sigterm(), suppress(KeyboardInterrupt):
@@ -124,15 +151,18 @@ def build_app(
     *,
     limits: Limits = Limits(),
     hosts: Collection[str] | None,
+    examples: Sequence[Example] = (),
 ) -> ASGIApp:
     """The application.
 
     Args:
         folder: Where uploads lie while they are worked on.
+        examples: Videos that the page offers, by number.
         hosts: See `Guard`.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     page = _render_page(predictor, neighbours, limits).encode()
+    offered = [{"name": e.name, "class": e.class_name, "strip": e.strip} for e in examples]
     assets = {f"app.{kind}": _read(f"app.{kind}") for kind in _TYPES}
     assets["colours.css"] = _read("figures.css", "dsts_pipeline.report", "templates")
     turns = asyncio.Semaphore(limits.num_at_once)
@@ -148,15 +178,30 @@ def build_app(
             return PlainTextResponse("no such file", 404)
         return Response(assets[name], media_type=_TYPES[name.rpartition(".")[2]])
 
+    @app.get("/examples")
+    async def show_examples() -> Response:
+        return JSONResponse({"examples": offered, "num_frames": NUM_FRAMES})
+
     @app.post("/answers")
     async def answer(request: Request) -> Response:
+        return await answer_in_turn(request, received_file(request, folder, limits))
+
+    @app.post("/examples/{number}")
+    async def answer_example(number: int, request: Request) -> Response:
+        if not 0 <= number < len(examples):
+            return _tell(404, "no such example")
+        return await answer_in_turn(request, nullcontext(examples[number].path))
+
+    async def answer_in_turn(
+        request: Request, video: AbstractAsyncContextManager[Path]
+    ) -> Response:
         if request.headers.get(UPLOAD_HEADER) != "video":
             return _tell(403, f"expected the header {UPLOAD_HEADER}: video")
         if len(pending) >= limits.num_at_once + limits.num_waiting:
             return _tell(503, "too many videos at once; try again in a moment")
         pending.add(ticket := id(request))
         try:
-            async with received_file(request, folder, limits) as path, turns:
+            async with video as path, turns:
                 result = await run_in_threadpool(answer_video, path, predictor, neighbours)
         except UploadRefused as refusal:
             return _tell(refusal.status, str(refusal))
@@ -185,6 +230,7 @@ def _render_page(predictor: Predictor, neighbours: Neighbours | None, limits: Li
         class_names=predictor.bundle.class_names,
         limits=limits,
         neighbours=neighbours,
+        farthest=FARTHEST,
         figures=predictor.bundle.figures,
     )
 
@@ -199,19 +245,24 @@ def answer_video(path: Path, predictor: Predictor, neighbours: Neighbours | None
         return {"error": f"This file cannot be used: {answer.reason}."}
     names = predictor.bundle.class_names
     info = answer.info
+    seen = None if answer.attention is None else Seen(answer.frames[0], answer.attention)
+    found = [] if neighbours is None else neighbours.find(answer.pooled)
     return {
         "top": [{"name": names[number], "probability": p} for number, p in answer.top()],
         "layers": _layers(answer, predictor),
         "num_views": len(answer.logits),
         "strip": strip_uri(answer.frames[0], STRIP_PX),
         "strip_frames": NUM_FRAMES,
+        "shade": None if seen is None else seen.shade(),
+        "steps": None if seen is None else seen.steps,
         "video": {
             "num_frames": info.num_frames,
             "fps": info.fps,
             "width_px": info.width,
             "height_px": info.height,
         },
-        "neighbours": None if neighbours is None else _near(answer, predictor, neighbours),
+        "neighbours": None if neighbours is None else _near(found, predictor, neighbours),
+        "is_far": None if neighbours is None else neighbours.is_far(found),
         "seconds": answer.seconds,
     }
 
@@ -231,9 +282,10 @@ def _layers(answer: Prediction, predictor: Predictor) -> list[dict[str, Any]]:
     ]
 
 
-def _near(answer: Prediction, predictor: Predictor, neighbours: Neighbours) -> list[dict[str, Any]]:
+def _near(
+    found: Sequence[Neighbour], predictor: Predictor, neighbours: Neighbours
+) -> list[dict[str, Any]]:
     names = predictor.bundle.class_names
-    found = neighbours.find(answer.pooled)
     strips = neighbours.previews([clip.clip_id for clip in found], predictor)
     return [
         {

@@ -283,6 +283,24 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{folder}: no bundle here (no {RECORD}); make one with "
             "`python cli.py export my_bundle --format bundle`"
         )
+    content = read_listing(path)
+    files = content["files"]
+    if unlisted := sorted(_list_plain_files(folder) - {RECORD, *files}):
+        raise BundleError(
+            f"{folder}: holds {unlisted[0]}, which {RECORD} does not name; a bundle holds what was "
+            f"exported and nothing else: delete it if it is yours, or {_AGAIN}"
+        )
+    _compare_files(folder, files)
+    return content
+
+
+def read_listing(path: Path) -> dict[str, Any]:
+    """The content of the file `path`, a bundle.json; the names of the files that it lists are
+    sound, and nothing was compared yet.
+
+    Raises:
+        BundleError: It is damaged, of another version, or lists what no export writes.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = content["format"], content["version"]
@@ -298,14 +316,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise BundleError(
             f"{path}: changed after it was written, its digest does not hold; {_AGAIN}"
         )
-    files = content.get("files")
-    _require_known_names(path, files)
-    if unlisted := sorted(_list_plain_files(folder) - {RECORD, *files}):
-        raise BundleError(
-            f"{folder}: holds {unlisted[0]}, which {RECORD} does not name; a bundle holds what was "
-            f"exported and nothing else: delete it if it is yours, or {_AGAIN}"
-        )
-    _compare_files(folder, files)
+    _require_known_names(path, content.get("files"))
     return content
 
 

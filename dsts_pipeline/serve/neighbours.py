@@ -1,7 +1,9 @@
 """The training clips that are nearest to a video: by cosine of pooled feature maps.
 
 Enters: a feature store and the clip index that it was made from. Leaves: for a pooled map, clips
-with their similarity, `cos(a, b) = a . b / (|a| |b|)`, and moving previews of them.
+with their similarity, `cos(a, b) = a . b / (|a| |b|)` of maps less the mean of the training clips,
+moving previews of them, and whether the video is farther from all of them than they are from each
+other: then it likely shows none of their classes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,10 @@ from dsts_pipeline.serve.predictor import Predictor
 
 MAX_CLIPS = 5000
 NUM_PREVIEW_FRAMES = 16
+FARTHEST = 0.02  # share of training clips that are farther from all others than the threshold
+MIN_JUDGED = 50  # clips below which that share is no more than one clip
 _MAPS_A_READ = 64
+_CLIPS_AT_ONCE = 512
 _NUM_PREVIEWS_KEPT = 256
 
 
@@ -41,6 +46,11 @@ class Neighbours:
         store: Whose first views of training clips are read, once.
         index: Where the clips' videos are.
         preview_px: Side of a preview.
+
+    Attributes:
+        threshold: A video whose nearest clip is less similar shows likely none of the classes: the
+            `FARTHEST` quantile of the similarity of each training clip to its nearest other one, of
+            another group where clips have groups. None where there are too few to say.
     """
 
     def __init__(self, store: FeatureStore, index: ClipIndex, *, preview_px: int = 96) -> None:
@@ -51,7 +61,16 @@ class Neighbours:
             rows = rows[np.linspace(0, len(rows) - 1, MAX_CLIPS).round().astype(int)]
         self._ids = [store.video_ids[row] for row in rows]
         self._labels = store.labels[rows]
-        self._directions = _unit(_pool(store, rows))
+        pooled = _pool(store, rows)
+        self._mean = pooled.mean(axis=0)
+        self._directions = _unit(pooled - self._mean)
+        groups = store.groups
+        origins = np.arange(len(rows))
+        if groups is not None:
+            # A clip without a group is of no other's origin.
+            names = [groups[row] or f"\0{row}" for row in rows]
+            origins = np.unique(names, return_inverse=True)[1].reshape(-1)
+        self.threshold = _usual_similarity(self._directions, origins)
         self._index = index
         self._clips = {clip.id: clip for clip in index.clips}
         self._preview_px = preview_px
@@ -65,11 +84,17 @@ class Neighbours:
 
     def find(self, pooled: np.ndarray, count: int = 5) -> list[Neighbour]:
         """The nearest clips of `pooled [C]`, the nearest first; ties in the store's order."""
-        cosines = self._directions @ _unit(pooled[None])[0]
+        cosines = self._directions @ _unit(pooled[None] - self._mean)[0]
         order = np.argsort(-cosines, kind="stable")[:count]
         return [
             Neighbour(self._ids[row], int(self._labels[row]), float(cosines[row])) for row in order
         ]
+
+    def is_far(self, found: Sequence[Neighbour]) -> bool | None:
+        """Whether the nearest of `found` is farther than the threshold; None without one."""
+        if self.threshold is None or not found:
+            return None
+        return found[0].similarity < self.threshold
 
     def previews(self, clip_ids: Sequence[str], predictor: Predictor) -> list[str | None]:
         """A strip of frames as data URI for each clip; None where the video can't be shown."""
@@ -108,6 +133,21 @@ def _pool(store: FeatureStore, rows: np.ndarray) -> np.ndarray:
             pooled[start : start + len(part)] = maps.mean(axis=(2, 3, 4))
             progress.advance(len(part))
     return pooled
+
+
+def _usual_similarity(directions: np.ndarray, origins: np.ndarray) -> float | None:
+    """The `FARTHEST` quantile of each clip's similarity to the nearest one of another origin."""
+    if len(directions) < MIN_JUDGED:
+        return None
+    if len(np.unique(origins)) == 1:  # then there is no other: the nearest other clip
+        origins = np.arange(len(directions))
+    nearest = np.empty(len(directions), np.float32)
+    for start in range(0, len(directions), _CLIPS_AT_ONCE):
+        part = slice(start, start + _CLIPS_AT_ONCE)
+        cosines = directions[part] @ directions.T
+        cosines[origins[part, None] == origins] = -1.0
+        nearest[part] = cosines.max(axis=1)
+    return float(np.quantile(nearest, FARTHEST))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from dsts_pipeline.clips.probe import VideoInfo
 from dsts_pipeline.extract.decode_pool import PREFETCH_BYTES, Decoded, DecodePool
 from dsts_pipeline.extract.forward import ForwardPass
 from dsts_pipeline.extract.views import FrameRequest, InputRule
-from dsts_pipeline.head import DSTSHead, compile_head
+from dsts_pipeline.head import DSTSHead, attention_map, compile_head
 from dsts_pipeline.head.inspection import temporal_shares
 from dsts_pipeline.metrics import softmax
 from dsts_pipeline.serve.annotate import AnnotateJob
@@ -50,6 +51,8 @@ class Prediction:
         frames: What the backbone saw, uint8 [V, T, H, W, 3].
         pooled: The map's mean over time, space and views, float32 [C].
         seconds: By part, see `PARTS`; of videos that went through in one batch, their share.
+        attention: What an attentive readout took of the first view's map, float32 [T, H, W], sums
+            to 1; None where it averages, or was not asked for.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class Prediction:
     frames: np.ndarray = field(repr=False)
     pooled: np.ndarray = field(repr=False)
     seconds: dict[str, float]
+    attention: np.ndarray | None = field(default=None, repr=False)
 
     def top(self, count: int = 5) -> list[tuple[int, float]]:
         """The most probable classes with their probabilities; ties go to the lower number."""
@@ -76,6 +80,7 @@ class Predictor:
         clip_timeout_seconds: A video that takes its decoder longer is refused (after a second try).
         batch_size: Views per forward pass, at most.
         decoder_fallback: Tried where the bundle's decoder fails; None: the bundle's own rule.
+        with_attention: Answers tell what an attentive readout took, for one more pass of the head.
     """
 
     def __init__(
@@ -88,8 +93,10 @@ class Predictor:
         prefetch_bytes: int = PREFETCH_BYTES,
         batch_size: int = 32,
         decoder_fallback: Decoder | None = None,
+        with_attention: bool = False,
     ) -> None:
         self.bundle = bundle
+        self._with_attention = with_attention
         self._batch_size = batch_size
         self._device = device or torch.device("cpu")
         self._backbone = bundle.backbone.to(self._device)
@@ -188,23 +195,22 @@ class Predictor:
                 yield Refusal(path, video.reason)
                 continue
             assert isinstance(video, DecodedVideo) and video.info is not None
-            logits, neurons, pooled, seconds = next(answers)
+            answer = next(answers)
             own = {"decode": video.decode_seconds, "transform": video.transform_seconds}
             yield Prediction(
                 path=path,
                 info=video.info,
-                logits=logits,
-                probabilities=softmax(logits).mean(axis=0),
-                neurons=neurons,
+                logits=answer.logits,
+                probabilities=softmax(answer.logits).mean(axis=0),
+                neurons=answer.neurons,
                 frames=video.frames,
-                pooled=pooled,
-                seconds=own | seconds,
+                pooled=answer.pooled,
+                seconds=own | answer.seconds,
+                attention=answer.attention,
             )
 
-    def _compute(
-        self, videos: Sequence[np.ndarray]
-    ) -> list[tuple[np.ndarray, np.ndarray | None, np.ndarray, dict[str, float]]]:
-        """Logits, neurons, pooled map and seconds of each video's frames, from one batch."""
+    def _compute(self, videos: Sequence[np.ndarray]) -> list[_Computed]:
+        """What comes out for each video's frames, from one batch."""
         if not videos:
             return []
         frames = np.concatenate(videos)
@@ -217,6 +223,8 @@ class Predictor:
             self._forward.finish()
             started = time.perf_counter()
             logits, neurons = self._run_head(maps)
+            firsts = np.cumsum([0, *(len(video) for video in videos[:-1])])
+            attention = self._attend(maps[firsts])
             seconds = {
                 "backbone": self._forward.seconds - before,
                 "head": time.perf_counter() - started,
@@ -225,11 +233,25 @@ class Predictor:
         share = {part: value / len(videos) for part, value in seconds.items()}
         answers = []
         end = 0
-        for video in videos:
+        for number, video in enumerate(videos):
             rows = slice(end, end := end + len(video))
-            routes = None if neurons is None else neurons[rows]
-            answers.append((logits[rows], routes, pooled[rows].mean(axis=0), share))
+            answers.append(
+                _Computed(
+                    logits[rows],
+                    None if neurons is None else neurons[rows],
+                    pooled[rows].mean(axis=0),
+                    share,
+                    None if attention is None else attention[number],
+                )
+            )
         return answers
+
+    def _attend(self, maps: np.ndarray) -> np.ndarray | None:
+        """What the readout took of maps `[n, C, T, H, W]`: [n, T, H, W]."""
+        if not self._with_attention:
+            return None
+        found = attention_map(self._head, torch.from_numpy(maps).to(self._device))
+        return None if found is None else found.cpu().numpy()
 
     def _run_head(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits [n, K] and, of a head that routes, neurons [n, L], in one pass."""
@@ -239,6 +261,16 @@ class Predictor:
         choices: list[Tensor] = []
         logits = self._answering(x, choices=choices)
         return logits.cpu().numpy(), torch.stack(choices, dim=1).cpu().numpy()
+
+
+class _Computed(NamedTuple):
+    """Of one video: see `Prediction`."""
+
+    logits: np.ndarray
+    neurons: np.ndarray | None
+    pooled: np.ndarray
+    seconds: dict[str, float]
+    attention: np.ndarray | None
 
 
 def _routes(head: torch.nn.Module) -> bool:

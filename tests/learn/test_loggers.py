@@ -196,6 +196,13 @@ def test_a_missing_package_is_one_line(tmp_path, monkeypatch, name):
         train(tmp_path, name)
 
 
+def test_a_missing_package_is_told_before_anything_is_trained(monkeypatch):
+    loggers.require_packages(["dvclive", "tensorboard"])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match=r"wandb of train.loggers needs wandb"):
+        loggers.require_packages(["dvclive", "wandb"])
+
+
 class Failing:
     """A service on a bad day."""
 

@@ -335,11 +335,31 @@ def test_what_is_left_out_says_why_in_its_place():
     assert page.html.index("Top-5 of 3 classes") < page.html.index('id="curves"')
 
 
+def test_too_few_clips_have_sentences_where_others_have_figures():
+    names = ("intervals", "calibration", "information", "temporal_need", "top5")
+    inputs = make_inputs(**SMALL)
+    why = {name: f"6 test clips: no {name}" for name in names}
+    inputs = replace(inputs, metrics=inputs.metrics | {"left_out": why})
+    page = render_report(inputs, frames_of=make_frames)
+    outline(page.html)
+    assert all(page.html.count(sentence) == 1 for sentence in why.values())
+    assert not {"calibration", "information", "gates"} & set(page.tables)
+    assert not {"reliability", "class_need", "need"} & set(page.figures)
+    assert [number.interval for number in headline_numbers(inputs)] == [""] * 3
+    inputs.metrics["heads"]["dsts"]["versus_baseline"] = None  # then of the pairs of heads
+    assert [number.interval for number in headline_numbers(inputs)] == [""] * 3
+    for name in ("results", "pairs_separated", "pairs_merged"):
+        assert not any(cell.detail for row in page.tables[name].rows for cell in row.cells)
+    summary = page.html[page.html.index('id="summary"') :].split("</section>")[0]
+    assert "intervals" not in summary.replace(why["intervals"], "")
+    assert "mutual information" not in page.html
+
+
 def test_of_few_classes_there_is_no_top_5_and_a_missing_one_does_no_harm():
     inputs = make_inputs(num_clips=6, num_classes=3, num_neurons=2, num_layers=1)
     for head in inputs.metrics["heads"].values():
         for end in ("", "_low", "_high"):
-            del head[f"top5{end}"]
+            head.pop(f"top5{end}", None)
         head["calibration"] = None
     for layer in inputs.routing["heads"]["dsts"]["layers"]:
         layer["information"] = layer["similarity"] = None

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import aiohttp
 import numpy as np
 
 from dsts_pipeline.clips.index import Clip, ClipIndex
-from dsts_pipeline.serve.app import Limits, build_app, make_server
+from dsts_pipeline.serve.app import Example, Limits, build_app, make_server
 from dsts_pipeline.serve.neighbours import Neighbours
 from tests.serve.small_bundle import CLASSES
 
@@ -26,6 +26,7 @@ class SmallStore:
     """What `Neighbours` asks of a feature store: maps [n, 128, 1, 1, 1] of train and test clips."""
 
     map_shape = (128, 1, 1, 1)
+    groups = None
 
     def __init__(self, ids: list[str], seed: int = 0) -> None:
         self.video_ids = ids
@@ -57,13 +58,16 @@ def running_app(
     *,
     neighbours: Neighbours | None = None,
     limits: Limits = Limits(),
+    examples: Sequence[Example] = (),
 ) -> Iterator[str]:
     """The address, such as "http://127.0.0.1:43215"; the server ends with the block."""
     folder.mkdir(exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         hosts = [f"127.0.0.1:{port}", f"localhost:{port}"]
-        app = build_app(predictor, neighbours, folder, limits=limits, hosts=hosts)
+        app = build_app(
+            predictor, neighbours, folder, limits=limits, hosts=hosts, examples=examples
+        )
         server = make_server(app, limits)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

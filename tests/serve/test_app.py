@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,11 +11,14 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import torch
 
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.serve import Predictor, save_bundle
-from dsts_pipeline.serve.app import Limits
+from dsts_pipeline.serve.app import Example, Limits, answer_video
 from dsts_pipeline.serve.neighbours import Neighbours
 from tests.clips.videos import write_video
 from tests.pipeline import ROOT, command_of
@@ -101,7 +105,9 @@ def test_nearest_training_clips(place, predictor, videos):
     names = [*(path.name for path in videos), "lost.mp4"]
     (answer,) = predictor.predict(videos[1:2])
     maps = SmallStore(names).maps[:, :, 0, 0, 0].astype(np.float64)
-    cosines = maps @ answer.pooled / np.linalg.norm(maps, axis=1) / np.linalg.norm(answer.pooled)
+    mean = maps.mean(axis=0)
+    maps, own = maps - mean, answer.pooled - mean
+    cosines = maps @ own / np.linalg.norm(maps, axis=1) / np.linalg.norm(own)
     near = result["neighbours"]
     order = np.argsort(-cosines)
     assert [clip["id"] for clip in near] == [names[row] for row in order]
@@ -110,6 +116,71 @@ def test_nearest_training_clips(place, predictor, videos):
     shown = {clip["id"]: clip["strip"] for clip in near}
     assert shown.pop("lost.mp4") is None
     assert all(strip.startswith("data:image/webp") for strip in shown.values())
+
+
+def test_a_video_far_from_all_training_clips_is_called_so():
+    """Clips of three kinds, and videos of these and of none."""
+    store = SmallStore([f"clip{n}" for n in range(60)])
+    store.maps[:] = store.maps[np.arange(60) % 3] + store.maps / 4
+    near = Neighbours(store, ClipIndex("small", ".", CLASSES, (), (), ()))
+    maps = store.maps[:, :, 0, 0, 0].astype(np.float64)
+    mean = maps.mean(axis=0)
+    directions = (maps - mean) / np.linalg.norm(maps - mean, axis=1, keepdims=True)
+    cosines = directions @ directions.T
+    np.fill_diagonal(cosines, -1)
+    assert near.threshold == pytest.approx(np.quantile(cosines.max(axis=1), 0.02), abs=1e-5)
+    alike = maps[:20] + np.random.default_rng(9).normal(size=(20, 128)) / 100
+    others = np.random.default_rng(9).random((20, 128))
+    assert [near.is_far(near.find(one)) for one in (*alike, *others)] == [False] * 20 + [True] * 20
+
+
+def test_the_nearest_clip_of_the_same_group_does_not_count(videos, monkeypatch):
+    """Pairs of equal clips: each has its like in its own group, which tells nothing."""
+
+    class PairedStore(SmallStore):
+        def __init__(self, names):
+            super().__init__(names)
+            self.maps = np.repeat(self.maps[: len(names) // 2], 2, axis=0)
+
+    names = [f"clip{n}" for n in range(60)]
+    monkeypatch.setattr(PairedStore, "groups", [f"player {n // 2}" for n in range(60)])
+    index = ClipIndex("small", ".", CLASSES, (), (), ())
+    assert Neighbours(PairedStore(names), index).threshold < 0.9
+    monkeypatch.setattr(PairedStore, "groups", ["all"] * 60)
+    assert Neighbours(PairedStore(names), index).threshold == pytest.approx(1.0, abs=1e-5)
+
+
+def test_of_few_training_clips_none_is_called_far(place, videos):
+    assert make_neighbours(videos).threshold is None
+    _, result = post(place[0], videos[1].read_bytes())
+    assert result["is_far"] is None
+
+
+def test_examples_are_answered_as_uploads_are(predictor, videos, tmp_path):
+    offered = [Example("<b>one</b>", CLASSES[1], videos[2], "data:image/webp;base64,AAAA")]
+    with running_app(predictor, tmp_path / "uploads", examples=offered) as address:
+        _, _, body = call(address, "GET", "/examples")
+        (shown,) = json.loads(body)["examples"]
+        assert shown == {"name": "<b>one</b>", "class": CLASSES[1], "strip": offered[0].strip}
+        status, _, body = call(address, "POST", "/examples/0", headers=UPLOAD)
+        (expected,) = predictor.predict(videos[2:])
+        assert status == 200
+        assert json.loads(body)["top"][0]["probability"] == pytest.approx(expected.top()[0][1])
+        assert call(address, "POST", "/examples/1", headers=UPLOAD)[0] == 404
+        assert call(address, "POST", "/examples/0")[0] == 403
+        assert call(address, "POST", "/examples/..%2f0", headers=UPLOAD)[0] in (404, 422)
+
+
+def test_an_attentive_head_s_answer_has_what_it_took(videos, tmp_path):
+    torch.manual_seed(0)
+    head = DSTSHead(128, len(CLASSES), num_neurons=2, num_layers=1, width=8, readout="attentive")
+    with Predictor(make_bundle(head=head.eval()), with_attention=True) as predictor:
+        result = answer_video(videos[0], predictor, None)
+        (answer,) = predictor.predict(videos[:1])
+    assert result["shade"].startswith("data:image/webp;base64,")
+    assert sum(result["steps"]) == pytest.approx(1.0, abs=1e-5)
+    assert answer.attention.shape == (8, 4, 4)
+    np.testing.assert_allclose(result["steps"], answer.attention.sum(axis=(1, 2)), rtol=1e-5)
 
 
 def test_many_training_clips_are_thinned_out(monkeypatch, videos):

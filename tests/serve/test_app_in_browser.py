@@ -113,7 +113,10 @@ def test_upload_and_result(address, videos, tmp_path):
             # Names with HTML are shown as they are.
             assert await tab.run("document.querySelectorAll('b b, i, img').length") == 0
             assert await tab.run("document.activeElement.id") == "answer"
-            running = "getComputedStyle(document.getElementById('strip')).animationPlayState"
+            frames = "document.querySelectorAll('#film .frame').length"
+            assert await tab.run(frames) == 6
+            running = "getComputedStyle(document.querySelector('#neighbours .strip'))"
+            running += ".animationPlayState"
             assert await tab.run(running) == "running"
             await tab.click("#pause")
             assert await tab.run(running) == "paused"

@@ -27,38 +27,52 @@ function complain(text) {
   part("answer").hidden = true;
 }
 
-async function send(file) {
-  if (running) running.abort();
-  const turn = (running = new AbortController());
-  part("problem").hidden = true;
+function send(file) {
   const limit = Number(document.body.dataset.uploadBytes);
   if (file.size > limit) {
+    if (running) running.abort();
     running = null;
     complain(`${file.name} is larger than ${Number((limit / 1048576).toPrecision(6))} MiB.`);
     return;
   }
-  part("status").textContent = `Looking at ${file.name} …`;
+  ask(file.name, "/answers", file);
+}
+
+// Unless `isShown` is false, the answer gets the focus, and the window scrolls there.
+async function ask(name, address, body, isShown = true) {
+  if (running) running.abort();
+  const turn = (running = new AbortController());
+  part("problem").hidden = true;
+  part("status").textContent = `Looking at ${name} …`;
   try {
-    const answer = await fetch("/answers", {
+    const answer = await fetch(address, {
       method: "POST",
       headers: { "X-DSTS-Upload": "video", "Content-Type": "application/octet-stream" },
-      body: file,
+      body,
       signal: turn.signal,
     });
     const result = await answer.json();
     if (running !== turn) return;
-    if (answer.ok) show(file.name, result);
-    else complain(`${file.name}: ${result.error}`);
+    if (answer.ok) show(name, result, isShown);
+    else complain(`${name}: ${result.error}`);
   } catch (error) {
-    if (error.name !== "AbortError") complain(`${file.name}: no answer from the server.`);
+    if (error.name !== "AbortError") complain(`${name}: no answer from the server.`);
   } finally {
     if (running === turn) running = null;
   }
 }
 
-function show(name, result) {
+function show(name, result, isShown) {
   const best = result.top[0];
-  part("status").textContent = `${name}: ${best.name}, ${percent(best.probability)}.`;
+  part("status").textContent = result.is_far
+    ? `${name}: probably none of these classes.`
+    : `${name}: ${best.name}, ${percent(best.probability)}.`;
+  part("far").hidden = !result.is_far;
+  if (result.is_far) {
+    part("far").textContent =
+      "Probably none of these classes: it is farther from every training clip than these are from each other " +
+      `(cosine ${result.neighbours[0].similarity.toFixed(3)}). What the head would say all the same:`;
+  }
   part("answer-title").textContent = `Answer for ${name}`;
   showVideo(name, result);
   showTop(result.top);
@@ -70,7 +84,7 @@ function show(name, result) {
     Object.entries(result.seconds).map(([key, value]) => `${key} ${(1000 * value).toFixed(0)}`).join(", ") +
     ".";
   part("answer").hidden = false;
-  part("answer").focus({ preventScroll: false });
+  if (isShown) part("answer").focus({ preventScroll: false });
 }
 
 // Frames side by side in one picture, which the style sheet moves frame by frame.
@@ -80,11 +94,36 @@ function play(node, uri, numFrames) {
   node.style.animationTimingFunction = `steps(${numFrames}, jump-none)`;
 }
 
+// Frames next to each other, each with a shade over it where the readout attends.
+const SHOWN = [0, 2, 4, 7, 9, 11];
+
 function showVideo(name, result) {
-  const strip = part("strip"), video = result.video;
-  play(strip, result.strip, result.strip_frames);
-  strip.setAttribute("aria-label", `What the model saw of ${name}`);
-  const views = result.num_views > 1 ? `, the mean of ${result.num_views} views` : "";
+  const film = part("film"), video = result.video, last = result.strip_frames - 1;
+  const at = (node, uri, place) => {
+    node.style.backgroundImage = `url("${uri}")`;
+    node.style.backgroundSize = `${100 * result.strip_frames}% 100%`;
+    node.style.backgroundPosition = `${(100 * place) / last}% 0`;
+    return node;
+  };
+  film.replaceChildren(
+    ...SHOWN.map((place) => {
+      const frame = at(make("span", { class: "frame" }), result.strip, place);
+      if (result.shade) frame.append(at(make("span", { class: "shade" }), result.shade, place));
+      return frame;
+    }),
+  );
+  film.setAttribute("aria-label", `What the model saw of ${name}`);
+  const steps = result.steps ?? [], most = Math.max(...steps);
+  part("steps").hidden = part("shading-part").hidden = !result.shade;
+  part("steps").setAttribute("aria-label", `Attention by time step: ${steps.map(percent).join(", ")}`);
+  part("steps").replaceChildren(
+    ...steps.map((share) => {
+      const bar = make("span");
+      bar.style.height = `${(100 * share) / most}%`;
+      return bar;
+    }),
+  );
+  const views = result.num_views > 1 ? `; the answer is the mean of ${result.num_views} views, this is the first` : "";
   part("facts").textContent =
     `What the model saw. File: ${video.num_frames} frames, ${video.width_px} × ${video.height_px} px${views}.`;
 }
@@ -180,6 +219,33 @@ function row(layer, i) {
   const cells = [`${chosen + 1} of ${layer.num_neurons}`, share === undefined ? "–" : percent(share), told];
   return make("tr", {}, make("th", { scope: "row" }, `${i + 1}`), ...cells.map((text) => make("td", {}, text)));
 }
+
+// ---- examples: test clips of the run, to click ------------------------------------------------
+
+async function offerExamples() {
+  const answer = await fetch("/examples");
+  const { examples, num_frames } = await answer.json();
+  if (!examples.length) return;
+  const items = examples.map((example, number) => {
+    const picture = make("span", { class: "strip", "aria-hidden": "true" });
+    play(picture, example.strip, num_frames);
+    const button = make("button", { type: "button", class: "example" }, picture, make("span", {}, example.class));
+    button.addEventListener("click", () => askExample(example, number));
+    return make("li", {}, button);
+  });
+  part("examples").replaceChildren(...items);
+  part("examples-part").hidden = false;
+  // An address may choose one, counted from 1, such as for a picture of the page.
+  const chosen = Number(new URLSearchParams(location.search).get("example"));
+  if (examples[chosen - 1]) askExample(examples[chosen - 1], chosen - 1, false);
+}
+function askExample(example, number, isShown) {
+  ask(`${example.name} (${example.class})`, `/examples/${number}`, undefined, isShown);
+}
+offerExamples();
+part("shading").addEventListener("change", (event) => {
+  part("film").classList.toggle("bare", !event.target.checked);
+});
 
 // ---- ways in ----------------------------------------------------------------------------------
 

@@ -1,0 +1,278 @@
+"""Bundles on the Hugging Face hub: sent there after a check, taken from there file by file.
+
+Enters: a bundle's folder and a repository's name, USER/NAME. Leaves: the same files in the
+repository, beside a README.md with the metadata that the hub shows; from there a `Bundle` again.
+Only files that bundle.json lists are fetched, of names that an export writes, and the folder is
+compared with bundle.json as any other. No code of a repository is fetched or run.
+
+By the package huggingface_hub, with its cache, login and variables (HF_HUB_OFFLINE, HF_TOKEN,
+HF_HOME, HF_ENDPOINT).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dsts_pipeline.base.errors import BundleError, UserError
+from dsts_pipeline.base.files import unfinished_folder, write_atomic
+from dsts_pipeline.extract.downloads import is_address
+from dsts_pipeline.serve.bundle import Bundle
+from dsts_pipeline.serve.bundle_folder import CARD, RECORD, load_bundle, read_listing
+
+PREFIX = "hub:"
+PAGE = "README.md"  # of the repository; no part of the bundle
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+TAGS = "action-recognition", "fine-grained", "video", "dsts"
+
+
+class PushedFile(NamedTuple):
+    """A file of the repository."""
+
+    name: str
+    num_bytes: int
+    source: Path | bytes
+
+
+# ---- to the hub ----------------------------------------------------------------------------------
+
+
+def list_files(
+    folder: Path, repository: str, *, license: str | None = None, weights: str | None = None
+) -> list[PushedFile]:
+    """What a push of the bundle in `folder` sends; all of it is checked first.
+
+    Args:
+        license: The hub's identifier, such as apache-2.0; None: none is stated.
+        weights: Where the backbone's weights are, for the check, if the bundle holds none.
+
+    Raises:
+        BundleError: The bundle is damaged, or its weights are a path of this machine.
+        UserError: `repository` is no USER/NAME, or the license no identifier.
+    """
+    _require_name(repository)
+    if license is not None and not _LICENSE.fullmatch(license):
+        raise UserError(f"license {license!r}: expected an identifier such as apache-2.0")
+    load_bundle(folder, weights=weights)
+    record = read_listing(folder / RECORD)
+    reference = record["backbone"]["weights"]
+    if not record["backbone"]["file"] and os.path.isabs(reference) and not is_address(reference):
+        raise BundleError(
+            f"{folder}: its backbone's weights are at {reference}, which nobody else has; export "
+            "it again with --with-backbone"
+        )
+    files = [
+        PushedFile(name, (folder / name).stat().st_size, folder / name)
+        for name in (*record["files"], RECORD)
+    ]
+    page = make_page((folder / CARD).read_text("utf-8"), repository, license).encode()
+    return [PushedFile(PAGE, len(page), page), *files]
+
+
+def make_page(card: str, repository: str, license: str | None) -> str:
+    """The model card with the hub's metadata before it and how to load it behind it.
+
+    Source: hub-docs, modelcard.md: library_name, license, pipeline_tag, tags.
+    """
+    lines = ["---", "library_name: dsts-pipeline", "pipeline_tag: video-classification"]
+    if license is not None:
+        lines.append(f"license: {license}")
+    lines += ["tags:", *(f"- {tag}" for tag in TAGS), "---", ""]
+    return "\n".join(lines) + card.rstrip() + _FROM_THE_HUB.format(repository=repository)
+
+
+_FROM_THE_HUB = """
+
+## From the hub
+
+```python
+from dsts_pipeline.serve import from_hub
+
+bundle = from_hub("{repository}")
+```
+
+or `python cli.py predict video.mp4 --bundle hub:{repository}`; needs the extra `hub`.
+"""
+
+
+def push_files(
+    files: list[PushedFile], repository: str, *, private: bool = False, revision: str | None = None
+) -> str:
+    """Make the repository if there is none, and add `files` in one commit; its address.
+
+    Args:
+        revision: A branch, made if there is none; None: main.
+
+    Raises:
+        UserError: huggingface_hub is not installed, nobody is logged in, or the hub refuses.
+    """
+    hub = import_hub()
+    api = hub.HfApi()
+    with _told(f"{PREFIX}{repository}"):
+        api.create_repo(repository, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repository, branch=revision, exist_ok=True)
+        made = api.create_commit(
+            repository,
+            [hub.CommitOperationAdd(file.name, file.source) for file in files],
+            commit_message="Bundle of dsts-pipeline",
+            revision=revision,
+        )
+    return str(made.commit_url)
+
+
+def copy_files(files: list[PushedFile], out: Path) -> None:
+    """Write `files` into the folder `out`, as the repository would hold them.
+
+    Raises:
+        BundleError: `out` exists.
+    """
+    if out.exists():
+        raise BundleError(f"{out} exists already; give another name, or delete it first")
+    with unfinished_folder(out) as folder:
+        for file in files:
+            place = folder / file.name
+            place.parent.mkdir(exist_ok=True)
+            content = file.source if isinstance(file.source, bytes) else file.source.read_bytes()
+            write_atomic(place, content)
+        folder.chmod(0o755)
+        os.rename(folder, out)
+
+
+# ---- from the hub --------------------------------------------------------------------------------
+
+
+def from_hub(repository: str, *, revision: str | None = None, weights: str | None = None) -> Bundle:
+    """The bundle of a repository, from the hub or, where it was fetched before, from the cache.
+
+    Args:
+        repository: USER/NAME.
+        revision: Branch, tag or commit; None: main. A commit can't be changed by its owner.
+        weights: Where the backbone's weights are, if the bundle holds none.
+
+    Raises:
+        BundleError: It holds no sound bundle.
+        UserError: huggingface_hub is not installed, there is no such repository or revision, or
+            the hub can't be reached.
+    """
+    return load_bundle(fetch_bundle(repository, revision), weights=weights)
+
+
+def open_bundle(place: str | Path, *, weights: str | None = None) -> Bundle:
+    """The bundle in a folder, or that of hub:USER/NAME or hub:USER/NAME@REVISION."""
+    if not str(place).startswith(PREFIX):
+        return load_bundle(place, weights=weights)
+    repository, _, revision = str(place).removeprefix(PREFIX).partition("@")
+    return from_hub(repository, revision=revision or None, weights=weights)
+
+
+def fetch_bundle(repository: str, revision: str | None = None) -> Path:
+    """The folder of a repository's bundle, each of its files a plain one; not checked yet.
+
+    The hub's cache holds links; so the files are linked hard, or copied, into a folder beside it,
+    one for each commit.
+    """
+    hub = import_hub()
+    _require_name(repository)
+    with _told(f"{PREFIX}{repository}" + (f"@{revision}" if revision else "")):
+        record = Path(hub.hf_hub_download(repository, RECORD, revision=revision))
+        commit = record.parent.name
+        root = Path(hub.constants.HF_HOME) / "dsts-bundles" / repository.replace("/", "--")
+        folder = root / commit
+        names = [*read_listing(record)["files"], RECORD]
+        if folder.is_dir():
+            return folder
+        with unfinished_folder(folder) as unfinished:
+            for name in names:
+                found = Path(hub.hf_hub_download(repository, name, revision=commit))
+                _place(found.resolve(), unfinished / name)
+            unfinished.chmod(0o755)
+            try:
+                os.rename(unfinished, folder)
+            except OSError:  # another process was faster
+                if not folder.is_dir():
+                    raise
+    return folder
+
+
+def _place(source: Path, place: Path) -> None:
+    place.parent.mkdir(exist_ok=True)
+    try:
+        os.link(source, place)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, place)
+
+
+# ---- the package, and what it says ---------------------------------------------------------------
+
+
+def import_hub() -> Any:
+    """The package huggingface_hub.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError:
+        raise UserError(
+            "bundles on the hub need huggingface_hub, which is not installed; run "
+            '`pip install -c constraints.txt -e ".[hub]"`'
+        ) from None
+    return huggingface_hub
+
+
+def _require_name(repository: str) -> None:
+    if not _REPOSITORY.fullmatch(repository):
+        raise UserError(
+            f"{repository!r} is no repository of the hub: expected USER/NAME, or {PREFIX}USER/NAME"
+            "@REVISION after --bundle"
+        )
+
+
+_NOT_YOURS = "or you may not use it; correct the name, or log in by `hf auth login`"
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Say what the hub refuses, and what to do, in a line."""
+    errors = import_hub().errors
+    try:
+        yield
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{what}: there is no such branch, tag or commit") from None
+    except (errors.RepositoryNotFoundError, errors.LocalTokenNotFoundError):
+        raise UserError(f"{what}: no such repository, {_NOT_YOURS}") from None
+    except errors.LocalEntryNotFoundError:
+        raise UserError(
+            f"{what}: not in the cache, and the hub can't be reached or HF_HUB_OFFLINE is set; try "
+            "again with a network, or give a bundle's folder"
+        ) from None
+    except errors.EntryNotFoundError as error:
+        raise BundleError(
+            f"{what}: holds no bundle that `python cli.py push` made ({_first_line(error)})"
+        ) from None
+    except errors.HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code in (401, 403):
+            raise UserError(f"{what}: refused, {_NOT_YOURS}") from None
+        raise UserError(f"{what}: the hub refuses: {_first_line(error)}") from None
+    except (OSError, errors.OfflineModeIsEnabled) as error:
+        if getattr(error, "filename", None) is not None:
+            raise  # of this machine's disk
+        raise UserError(f"{what}: the hub can't be reached: {_first_line(error)}") from None
+    except Exception as error:  # of the HTTP client, which is another one in each release
+        if "http" not in type(error).__module__:
+            raise
+        raise UserError(f"{what}: the hub can't be reached: {_first_line(error)}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
