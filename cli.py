@@ -798,7 +798,9 @@ def _tell_refusal(error: OSError) -> str | None:
     """What the disk refuses, with the file where it is known; None for errors of other kinds."""
     from dsts_pipeline.base.files import NO_ROOM, explain_refusal, tell_free
 
-    if error.errno in (errno.EACCES, errno.EROFS):
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR) and error.filename:
+        return f"{error.filename}: {error.strerror}: something else is in its place; move it away"
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return f"{error.filename or 'disk'}: {error.strerror}; write elsewhere, or ask for access"
     if error.errno not in NO_ROOM:
         return None

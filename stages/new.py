@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -43,7 +45,8 @@ def run(
         videos: A folder of videos, for which the data set's settings are written.
         backbone: An option of configs/backbone for them; None: image weights where their package
             is installed, else the embedded backbone.
-        git: Whether to begin a git repository there, which `dvc exp` needs.
+        git: Whether to begin a git repository there, which `dvc exp` needs; also in a project that
+            is there already.
         choose: Writes choices such as "dataset=folder" into the settings of the project in a
             folder; `stages.use`.
 
@@ -54,6 +57,9 @@ def run(
     shown = folder
     folder = folder.resolve()
     if is_project(folder):
+        if git and not videos and not (folder / ".git").exists():
+            _begin_git(folder)
+            return
         raise UserError(f"{shown} is a project already; `cd {shown}` and `dvc repro`")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{shown}: something is there already; name a new folder")
@@ -70,9 +76,12 @@ def run(
             choose(unfinished, _choices(layout, backbone))
         elif backbone:
             choose(unfinished, [f"backbone={backbone}"])
-        folder.mkdir(exist_ok=True)
-        for entry in unfinished.iterdir():
-            entry.rename(folder / entry.name)
+        if folder == Path.cwd():  # which has to stay the folder that the user stands in
+            for entry in unfinished.iterdir():
+                entry.rename(folder / entry.name)
+        else:
+            unfinished.chmod(0o755)
+            os.rename(unfinished, folder)  # whole, over nothing or an empty folder
     if git:
         _begin_git(folder)
     _tell(shown, layout, backbone, in_git)
@@ -91,7 +100,9 @@ def _copy_files(folder: Path) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         else:
             shutil.copyfile(source, target)
-    (folder / REQUIREMENTS).write_text(f"dsts-pipeline=={installed_version()}\n")
+    (folder / REQUIREMENTS).write_text(
+        f"dsts-pipeline[pipeline,mmaction2]=={installed_version()}\n"
+    )
     for name in ("dvc.yaml", "extra/dvc.yaml"):
         _depend_on_release(folder / name)
 
@@ -122,7 +133,11 @@ def _is_in_git(folder: Path) -> bool:
 
 
 def _begin_git(folder: Path) -> None:
-    """A repository with one commit; without the commit where git does not know the user's name."""
+    """A repository with one commit; without the commit where git does not know the user's name.
+
+    DVC is no longer told that there is none.
+    """
+    (folder / ".dvc" / "config.local").unlink(missing_ok=True)
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "A new project"]):
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True)
         if done.returncode != 0:
@@ -143,7 +158,8 @@ def _choices(layout: Layout, backbone: str | None) -> list[str]:
     """What `python cli.py use` would be given for these videos."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "_", layout.root.name).strip("_.-") or "videos"
     values = {"name": name, "root": str(layout.root), **layout.settings}
-    keys = [f"dataset.{key}={value}" for key, value in values.items()]
+    # A folder called 2024 or null is a text all the same.
+    keys = [f"dataset.{key}={json.dumps(value)}" for key, value in values.items()]
     return [f"dataset={layout.format}", *keys, f"backbone={backbone or _default_backbone()}"]
 
 
@@ -175,16 +191,21 @@ def _tell(folder: Path, layout: Layout | None, backbone: str | None, in_git: boo
 def _describe(layout: Layout) -> list[str]:
     counts = layout.count_clips()
     total = sum(split.total() for split in counts.values())
+    is_whole = counts.keys() == {TRAIN}  # its splits are drawn later
     splits = ", ".join(
         f"{counts[split].total():,} {split}" for split in (TRAIN, VAL, TEST) if split in counts
     )
     names = layout.annotations.class_names
     lines = [
-        f"{printable(str(layout.root))}: dataset={layout.format}, {total:,} clips ({splits}) of "
-        f"{len(names):,} classes"
+        f"{printable(str(layout.root))}: dataset={layout.format}, {total:,} clips "
+        f"{'' if is_whole else f'({splits}) '}of {len(names):,} classes"
     ]
     for name in names[:_NUM_SHOWN]:
-        per_split = [f"{counts[split][name]:,} {split}" for split in counts if counts[split][name]]
+        per_split = [
+            f"{counts[split][name]:,} {'clips' if is_whole else split}"
+            for split in counts
+            if counts[split][name]
+        ]
         lines.append(f"  {name}: {', '.join(per_split) or 'no clip'}")
     if len(names) > _NUM_SHOWN:
         lines.append(f"  and {len(names) - _NUM_SHOWN:,} more classes")

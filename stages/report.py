@@ -186,7 +186,7 @@ def show_results(settings: Settings) -> None:
         DataError: Nothing was evaluated yet.
     """
     if not common.METRICS.exists():
-        raise DataError(f"{common.METRICS}: no results yet; run `make demo` or `dvc repro`")
+        raise DataError(f"{common.METRICS}: no results yet; run `dvc repro`")
     console = print_results(read_signed(common.METRICS))
     if common.REPORT.exists():
         console.print(f"report: {common.REPORT.resolve()}", soft_wrap=True, highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from dsts_pipeline.base.choices import CHOICES, Choices, tell_value
-from dsts_pipeline.base.errors import SettingsError, import_extra
-from dsts_pipeline.base.files import write_atomic
+from dsts_pipeline.base.errors import SettingsError, import_extra, tell_briefly
+from dsts_pipeline.base.files import hold_alone, write_atomic
 from dsts_pipeline.base.params import (
     CONFIGS,
     describe_fault,
@@ -42,12 +43,14 @@ def run(texts: Sequence[str], params: Path, *, reset: bool) -> None:
         )
     if reset and texts:
         raise SettingsError("--reset forgets all choices; give it alone, then choose anew")
-    if reset:
-        _forget(params)
-    elif texts:
-        _add(texts, params)
-    else:
+    if not reset and not texts:
         _show(params)
+        return
+    with hold_alone(CHOICES, "use"):
+        if reset:
+            _forget(params)
+        else:
+            _add(texts, params)
 
 
 def _add(texts: Sequence[str], params: Path) -> None:
@@ -61,6 +64,8 @@ def _add(texts: Sequence[str], params: Path) -> None:
     _tell(f"{CHOICES}: {' '.join(choices.texts())}")
     if dropped:
         _tell(f"dropped with the earlier choice of its group: {' '.join(dropped)}")
+    if changed := _differing(after, before):
+        _tell(f"changed by that: {_list(changed)}")
     _tell(f"{params}: composed of it; `dvc exp run -S ...` adds to it")
     _tell_lost(params, lost)
 
@@ -69,30 +74,34 @@ def _show(params: Path) -> None:
     choices = Choices()
     chosen = choices.texts()
     if not chosen:
-        _tell(f"no choices of yours are kept; such as `{_FIRST_USE}` keeps them in {CHOICES}")
+        _tell(f"You have chosen nothing yet; `{_FIRST_USE}`, for example, keeps it in {CHOICES}")
         return
     for text in chosen:
         _tell(text)
-    _tell(f"kept in {CHOICES}; `python cli.py use --reset` forgets them")
+    _tell(f"kept in {CHOICES}; `python cli.py use --reset` forgets them all, the data set, too")
     differing = _differing(load_settings(params), _compose(choices))
     if differing:
-        _tell(f"{params} has besides, or instead: {_list(differing)}")
+        _tell(f"{params} differs from these choices in: {_list(differing)}")
 
 
 def _forget(params: Path) -> None:
-    if CHOICES.exists():
-        try:
+    before = None
+    if CHOICES.exists() or CHOICES.is_symlink():
+        with suppress(SettingsError):  # what is forgotten need not be sound
             before = _compose(Choices())
-        except SettingsError:  # what is forgotten need not be sound
-            before = None
+        if CHOICES.is_dir() and not CHOICES.is_symlink():
+            raise SettingsError(f"{CHOICES}: is a folder; remove it")
         CHOICES.unlink()
-    else:
-        before = None
     after = _compose(Choices())
     lost = _find_lost(params, before or after, after)
     write_atomic(params, settings_as_yaml(after).encode())
-    _tell(f"{params}: the defaults again; no choices of yours are kept")
+    _tell(f"{params}: the defaults again; your choices are forgotten")
+    _tell(f"the data set is {after.dataset.name} in {after.dataset.root}" + _tell_rendered(after))
     _tell_lost(params, lost)
+
+
+def _tell_rendered(settings: Settings) -> str:
+    return ", which `prepare` renders" if settings.dataset.render else ""
 
 
 def _compose(choices: Choices) -> Settings:
@@ -103,8 +112,18 @@ def _compose(choices: Choices) -> Settings:
     """
     hydra = import_extra("hydra", "composing configs/")
     omegaconf = import_extra("omegaconf", "composing configs/")
+    yaml = import_extra("yaml", "composing configs/")
     hydra_errors = import_extra("hydra.errors", "composing configs/")
-    faults = (hydra_errors.HydraException, omegaconf.errors.OmegaConfBaseException)
+    # Of a file that was changed by hand, Hydra and YAML also raise what they did not foresee.
+    faults = (
+        hydra_errors.HydraException,
+        omegaconf.errors.OmegaConfBaseException,
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    )
     with TemporaryDirectory() as folder:
         configs = Path(folder) / CONFIGS.name
         shutil.copytree(CONFIGS, configs)
@@ -117,8 +136,10 @@ def _compose(choices: Choices) -> Settings:
                 composed = hydra.compose("config")
             values = omegaconf.OmegaConf.to_container(composed, resolve=True)
         except faults as error:
-            told = str(error).replace(f"{folder}/", "").splitlines()[0]
-            raise SettingsError(f"{CHOICES}: does not compose: {told}") from None
+            told = tell_briefly(error).replace(f"{folder}/", "")
+            raise SettingsError(
+                f"{CHOICES}: does not compose ({told}); correct it, or `python cli.py use --reset`"
+            ) from None
     try:
         settings = Settings.model_validate_json(json.dumps(values))
     except ValidationError as error:

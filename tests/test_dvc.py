@@ -148,7 +148,7 @@ def test_setting_reaches_the_first_stage_that_reads_it(copy, file, key, value, e
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("dsts_pipeline/head/layer.py", ["train-head", "evaluate"]),
+        ("dsts_pipeline/head/layer.py", ["train-head", "evaluate", "report"]),
         ("dsts_pipeline/learn/udl.py", ["train-head"]),
         ("dsts_pipeline/report/page.py", ["report"]),
         ("dsts_pipeline/base/settings.py", []),

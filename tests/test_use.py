@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.choices import CHOICES
+from dsts_pipeline.base.files import hold_alone
 from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.base.settings import Settings
 from stages import use
@@ -115,14 +116,14 @@ def test_what_only_the_settings_file_had_is_told(project, capsys):
     choose(*OWN)
     PARAMS.write_text(PARAMS.read_text().replace("num_epochs: 12", "num_epochs: 7"))
     use.run([], PARAMS, reset=False)
-    assert "besides, or instead: train.num_epochs=7\n" in capsys.readouterr().err
+    assert "differs from these choices in: train.num_epochs=7\n" in capsys.readouterr().err
     choose("head.width=8")
     told = capsys.readouterr().err
     assert "no more in params.yaml, since it was set there alone: train.num_epochs=7\n" in told
 
 
 def test_without_a_choice_they_are_shown(project):
-    assert "no choices of yours are kept" in run_use(project).stderr
+    assert "You have chosen nothing yet" in run_use(project).stderr
     choose(*OWN)
     shown = run_use(project).stderr.splitlines()
     assert shown[:3] == ["dataset=folder", "backbone=swin_t", "dataset.root=/data/mine"]
@@ -198,3 +199,34 @@ def test_another_data_set_than_the_last_runs_is_told(tmp_path):
     root = tmp_path / "stick_diving_b"
     told = run_cli(tmp_path, "prepare", dataset__root=root, **values).stderr
     assert f"data set: stick_diving in {root}, to be rendered; the last run had" in told
+
+
+DAMAGED = {
+    "a reference to nothing": "defaults: [null]\n",
+    "itself": "defaults: [mine, _self_]\n",
+    "a tag": "# @package _global_\ndefaults: [_self_]\nseed: !foo 3\n",
+    "a number for an option": "# @package _global_\ndefaults: [{override /dataset: 5}, _self_]\n",
+    "no text": b"defaults: [_self_]\n# \xff\n",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_told_and_can_be_forgotten(project, content):
+    CHOICES.write_bytes(content if isinstance(content, bytes) else content.encode())
+    told = tell_plainly(run_use(project, "seed=1"))
+    assert str(CHOICES) in told and "--reset" in told
+    use.run([], PARAMS, reset=True)
+    assert not CHOICES.exists() and choose("seed=1").seed == 1
+
+
+@pytest.mark.parametrize("text", ["on", "a ${oc.env:HOME} b", "${dataset.root}"])
+def test_a_reference_is_a_text_like_any_other(project, text):
+    assert choose(f"dataset.name={text}").dataset.name == text
+    assert composed("seed=4").dataset.name == text
+
+
+def test_two_at_once_do_not_lose_a_choice(project):
+    with hold_alone(CHOICES, "use"):
+        told = tell_plainly(run_use(project, "seed=1"))
+    assert "use" in told and not CHOICES.exists()
+    assert choose("seed=1").seed == 1

@@ -14,6 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.files import write_atomic
@@ -32,8 +33,9 @@ _OVERRIDE = "override /"
 _SELF = "_self_"
 _START = f"""\
 # @package _global_
-# Your choices. What `dvc exp run -S ...` names is laid over them. Written by `python cli.py use`,
-# and yours to edit: `dvc exp run` and the next `use KEY=VALUE` compose params.yaml from it.
+# Your choices, written by `python cli.py use` and yours to edit: `dvc exp run` and the next `use
+# KEY=VALUE` compose params.yaml from it. A key that `dvc exp run -S` names replaces the one here; a
+# group (-S dataset=...) does not: keys of that section here stay.
 defaults:
 - {_SELF}
 """
@@ -48,10 +50,10 @@ class Choices:
 
     def __init__(self, path: Path = CHOICES) -> None:
         self.path = path
-        text = path.read_text(encoding="utf-8") if path.exists() else _START
         try:
+            text = path.read_text(encoding="utf-8") if path.exists() else _START
             content = YAML().load(text)
-        except (YAMLError, UnicodeDecodeError) as error:
+        except (YAMLError, ValueError, OSError, RecursionError) as error:
             raise SettingsError(
                 f"{path}: not readable as YAML: {reason_of(error)}; correct it, or forget it by "
                 "`python cli.py use --reset`"
@@ -86,7 +88,7 @@ class Choices:
                 require_option(key, value, f"use {text}")
                 groups[key] = value
             else:
-                values[key] = _read(key, value, text)
+                values[key] = _literal(_read(key, value, text))
         dropped: list[str] = []
         for group, option in groups.items():
             dropped += self._choose(group, option)
@@ -153,6 +155,19 @@ def _read(key: str, value: str, text: str) -> Any:
         raise SettingsError(
             f"use {text}: {value!r} is no YAML value ({reason_of(error)})"
         ) from None
+
+
+def _literal(value: Any) -> Any:
+    """A value that Hydra reads as it is meant.
+
+    Texts are quoted, since YAML 1.1 takes more words for other things, such as `on`; what OmegaConf
+    would take for a reference, `${...}`, is escaped.
+    """
+    if isinstance(value, str):
+        return DoubleQuotedScalarString(value.replace("${", r"\${"))
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return value
 
 
 def _told(values: dict[str, Any], prefix: str = "") -> Iterator[str]:

@@ -274,7 +274,9 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run the stage that makes it") from None
+        raise DataError(
+            f"{path}: no such file; `dvc repro` runs the stages that are missing"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file ({error}); replace it by a sound copy") from None
 

@@ -169,8 +169,8 @@ def _read_params(path: Path) -> dict[str, Any]:
         values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(
-            f"{path}: no such settings file; run in a project (`dsts new` makes one) or name a "
-            "file by --params"
+            f"{path}: no such settings file; run in the folder of a project (`dsts new` makes one) "
+            "or name a file by --params; `predict` and `demo-app` take a --bundle instead"
         ) from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
         raise SettingsError(

@@ -37,7 +37,8 @@ def find_template() -> Path:
 
 def is_project(folder: Path) -> bool:
     """Whether a folder has a command line and settings of its own."""
-    return all((folder / name).exists() for name in ("cli.py", "stages", "params.yaml"))
+    names = ("cli.py", "params.yaml", "configs/config.yaml", "stages/prepare.py")
+    return all((folder / name).is_file() for name in names)
 
 
 def installed_version() -> str:

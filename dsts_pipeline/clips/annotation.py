@@ -24,8 +24,11 @@ VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split()
 )
 # Not text: control characters, line ends, halves of surrogate pairs (how Python spells bytes that
-# are no UTF-8), non-characters. JSON, SVG or a terminal can't take one or the other of them.
-_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
+# are no UTF-8), non-characters, and what turns the direction of the text around it. JSON, SVG, a
+# page or a terminal can't take one or the other of them.
+_NO_TEXT = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def name_clip(split: str, clip_id: str) -> str:

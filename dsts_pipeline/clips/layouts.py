@@ -138,7 +138,12 @@ def _read(kind: str, root: Path, settings: dict[str, Any]) -> tuple[Annotations,
             annotations = read_annotations(kind, root, test_fraction=TEST_FRACTION, **settings)
         except DataError:
             raise as_it_is from None
-    fewest = min(Counter(clip.label for clip in annotations.clips).values())
+    sizes = Counter(clip.label for clip in annotations.clips)
+    if max(sizes.values()) == 1:
+        raise DataError(
+            f"{root}: every class has one clip, so that none can be learnt and tested; add clips"
+        )
+    fewest = min(sizes.values())
     return annotations, SMALL_TEST_FRACTION if fewest < _SMALL_CLASS else TEST_FRACTION
 
 

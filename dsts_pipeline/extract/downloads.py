@@ -210,7 +210,9 @@ def _compare(source: str, found: str, expected: str | None) -> None:
 def _fetch(address: str, sha256: str | None, cache: Path, digest: Callable[[Path], str]) -> Path:
     """The downloaded file; one that is there already is used if it is still what it was."""
     shown = _without_secrets(address)
-    folder = cache / hashlib.sha256(shown.encode()).hexdigest()[:16]
+    folder = (
+        cache / hashlib.sha256(address.encode()).hexdigest()[:16]
+    )  # its query names a file, too
     path = folder / (PurePosixPath(urlsplit(address).path).name or "weights")
     note = note_of(path)
     if path.is_file() and note.is_file() and read_json(note)["sha256"] == digest(path):

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsts_pipeline.base.errors import BundleError, UserError
+from dsts_pipeline.base.errors import BundleError, UserError, import_extra
 from dsts_pipeline.base.files import unfinished_folder, write_atomic
 from dsts_pipeline.extract.downloads import is_address
 from dsts_pipeline.serve.bundle import Bundle
@@ -131,10 +131,13 @@ def copy_files(files: list[PushedFile], out: Path) -> None:
     """Write `files` into the folder `out`, as the repository would hold them.
 
     Raises:
-        BundleError: `out` exists.
+        BundleError: `out` exists, or lies in the bundle.
     """
     if out.exists():
         raise BundleError(f"{out} exists already; give another name, or delete it first")
+    sources = [file.source for file in files if isinstance(file.source, Path)]
+    if any(out.resolve().is_relative_to(source.resolve().parent) for source in sources):
+        raise BundleError(f"{out} lies in the bundle itself; give a place outside of it")
     with unfinished_folder(out) as folder:
         for file in files:
             place = folder / file.name
@@ -218,15 +221,8 @@ def import_hub() -> Any:
     Raises:
         UserError: It is not installed.
     """
-    try:
-        import huggingface_hub
-        import huggingface_hub.errors
-    except ImportError:
-        raise UserError(
-            "bundles on the hub need huggingface_hub, which is not installed; run "
-            '`pip install -c constraints.txt -e ".[hub]"`'
-        ) from None
-    return huggingface_hub
+    import_extra("huggingface_hub.errors", "sharing bundles on the hub")
+    return import_extra("huggingface_hub", "sharing bundles on the hub")
 
 
 def _require_name(repository: str) -> None:

@@ -292,6 +292,14 @@ def test_a_download_is_checked_kept_and_fetched_once(server, tmp_path):
     assert first.path.read_bytes() == _Handler.content and _Handler.num_requests == 2
 
 
+def test_addresses_that_differ_in_their_query_are_different_files(server, tmp_path, monkeypatch):
+    first = locate_weights(f"{server}/w.pth?id=a", cache_folder=tmp_path)
+    monkeypatch.setattr(_Handler, "content", b"other weights")
+    second = locate_weights(f"{server}/w.pth?id=b", cache_folder=tmp_path)
+    assert second.path.read_bytes() == b"other weights" and second.sha256 != first.sha256
+    assert "id=" not in str(second.path)
+
+
 def test_the_classifier_of_weights_behind_an_address(server, tmp_path, monkeypatch):
     head = {"cls_head.fc_cls.weight": torch.ones(2, 4), "cls_head.fc_cls.bias": torch.ones(2)}
     torch.save(head, tmp_path / "c.pth")

@@ -85,6 +85,8 @@ def test_the_files_are_those_of_the_bundle_and_a_page(bundle, tmp_path):
     assert "license" not in list_files(bundle, NAME)[0].source.decode().split("---\n")[1]
     with pytest.raises(BundleError, match="exists already"):
         copy_files(files, tmp_path / "copy")
+    with pytest.raises(BundleError, match="lies in the bundle itself"):
+        copy_files(files, bundle / "copy")
 
 
 def test_a_bundle_that_is_of_no_use_elsewhere_is_refused(tmp_path):
@@ -104,7 +106,7 @@ def test_a_name_that_is_none(bundle, name):
 
 def test_a_missing_package_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match=r'pip install -c constraints.txt -e "\.\[hub\]"'):
+    with pytest.raises(UserError, match=r'pip install .*"dsts-pipeline\[hub\]"'):
         from_hub(NAME)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dsts_pipeline.base.errors import DataError, SettingsError, UserError
+from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.base.project import PROJECT_FILES, installed_version, require_release
 from stages import new
 from tests.clips.test_layouts import class_folders
@@ -33,7 +36,8 @@ def test_a_project_holds_the_repositorys_own_files(tmp_path):
     assert make(project) == []
     for name in ("cli.py", "params.yaml", "stages/prepare.py", "configs/config.yaml", ".gitignore"):
         assert (project / name).read_bytes() == (ROOT / name).read_bytes()
-    assert (project / "requirements.txt").read_text() == f"dsts-pipeline=={installed_version()}\n"
+    named = f"dsts-pipeline[pipeline,mmaction2]=={installed_version()}\n"
+    assert (project / "requirements.txt").read_text() == named
     assert not list(tmp_path.rglob("__pycache__")) and not list(tmp_path.glob(".*.tmp"))
 
 
@@ -59,14 +63,14 @@ def test_choices_for_videos(tmp_path, capsys):
     chosen = make(tmp_path / "p", videos=videos, backbone="swin_t")
     assert chosen == [
         "dataset=folder",
-        "dataset.name=my_clips",
-        f"dataset.root={videos}",
+        'dataset.name="my_clips"',
+        f'dataset.root="{videos}"',
         "dataset.test_fraction=0.34",
         "backbone=swin_t",
     ]
     told = capsys.readouterr().err
-    assert "18 clips (18 train) of 3 classes" in told
-    assert "jump: 6 train" in told
+    assert "18 clips of 3 classes" in told
+    assert "jump: 6 clips" in told
     assert "no test split: 34%" in told
 
 
@@ -85,6 +89,18 @@ def test_with_git_a_repository_begins(tmp_path, monkeypatch):
     ).stdout.split()
     assert {"cli.py", "dvc.yaml", ".dvc/config", ".gitignore"} <= set(listed)
     assert not (tmp_path / "p" / ".dvc" / "config.local").exists()
+
+
+def test_git_may_begin_later(tmp_path, monkeypatch):
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "t")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "t@example.org")
+    make(tmp_path / "p")
+    make(tmp_path / "p", git=True)
+    assert (tmp_path / "p" / ".git").is_dir()
+    assert not (tmp_path / "p" / ".dvc" / "config.local").exists()
+    with pytest.raises(UserError, match="is a project already"):
+        make(tmp_path / "p", git=True)
 
 
 def test_a_user_that_git_does_not_know_is_told(tmp_path, monkeypatch, capsys):
@@ -131,3 +147,23 @@ def test_a_project_of_another_release_is_refused(tmp_path):
     (tmp_path / "p" / "requirements.txt").write_text("dsts-pipeline[pipeline]==0.0.1\n")
     with pytest.raises(SettingsError, match=r"made for dsts-pipeline 0\.0\.1, installed is"):
         require_release(tmp_path / "p")
+
+
+@pytest.mark.parametrize("name", ["2024", "null", "on", "1e3", "a: #b", "${oc.env:HOME}"])
+def test_a_folders_name_is_a_text_whatever_it_looks_like(tmp_path, name):
+    videos = class_folders(tmp_path / name, 6)
+    run = run_cli_new(tmp_path, videos)
+    assert run.returncode == 0, run.stderr
+    settings = load_settings(tmp_path / "p" / "params.yaml")
+    assert settings.dataset.root == str(videos) and isinstance(settings.dataset.name, str)
+
+
+def run_cli_new(folder: Path, videos: Path):
+    command = [sys.executable, str(ROOT / "cli.py"), "new", "p", "--videos", str(videos)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_class_of_one_clip_each_is_refused(tmp_path):
+    with pytest.raises(DataError, match="every class has one clip"):
+        make(tmp_path / "p", videos=class_folders(tmp_path / "videos", 1))
