@@ -30,10 +30,11 @@ from dsts_pipeline.learn.ablation import (
     Runs,
     share_out,
     show_ablation,
+    stream_of,
     train_in_processes,
 )
 from dsts_pipeline.learn.processes import choose_device
-from dsts_pipeline.learn.train import warn_of_groups
+from dsts_pipeline.learn.train import require_held_out, warn_of_groups
 from dsts_pipeline.metrics import HeadResult, Predictions
 from dsts_pipeline.metrics.ablation import (
     AblationRun,
@@ -77,26 +78,34 @@ def _ablate(settings: Settings) -> None:
     of_folds = [_make_runs(settings, store, provenance) for store in stores]
     for store in stores:
         store.rows_of_split(how.split)
-    of_folds[0].check(everything, stores)
+    fitted = of_folds[0].fit(everything, stores)
     _check_training(settings)
-    warn_of_groups(stores[0], everything[0].recipe)
+    if settings.ablate.search:
+        _require_held_out(stores, fitted)
+    adapted = _tell_adapted(fitted)
+    warn_of_groups(stores[0], fitted[0][0].recipe)
 
     budget = Budget(settings.ablate.minutes)
     failures: dict[Path, str] = {}
     found: dict[str, list[_Trained]] = {variant.name: [] for variant in variants}
+    folders = dict[str, list[Path]]()
     for number, (runs, store) in enumerate(zip(of_folds, stores, strict=True)):
-        failures |= _train_runs(settings, runs, everything, store, budget)
-        chosen = {name: _choose(runs, tried) for name, tried in plans.items()}
+        failures |= _train_runs(settings, runs, fitted[number], store, budget)
+        chosen = dict[str, list[_Candidate]]()
+        for name, tried in _put_back(plans, fitted[number]).items():
+            chosen[name] = _choose(runs, tried)
+            of_variant = [runs.folder(one.plan) for of_seed in tried for one in of_seed]
+            folders.setdefault(name, []).extend(of_variant)
         feed = FeatureFeed.from_settings(store, store.rows_of_split(how.split), settings.feed)
-        kept = [one.plan for of_variant in chosen.values() for one in of_variant]
+        kept = [one.plan for ones in chosen.values() for one in ones]
         answers = _answer_runs(runs, kept, feed, how)
-        for name, of_variant in chosen.items():
-            for one in of_variant:
+        for name, ones in chosen.items():
+            for one in ones:
                 answer = answers[runs.folder(one.plan)]
                 found[name].append(_Trained(one, number, runs, answer))
     described = {
         variant.name: _describe_variant(
-            variant, plans[variant.name], found[variant.name], of_folds, failures, how.split
+            variant, folders[variant.name], found[variant.name], len(stores), failures, how.split
         )
         for variant in variants
     }
@@ -110,6 +119,8 @@ def _ablate(settings: Settings) -> None:
         provenance=provenance,
         dealt=_describe_folds(stores) if settings.ablate.folds else None,
     )
+    if adapted:
+        results["adapted"] = adapted
     write_json(common.ABLATION / "results.json", sign(results))
     write_atomic(common.ABLATION / "results.csv", results_csv(results).encode())
     Console(width=max(WIDTH, Console().width), markup=False).print(ablation_table(results))
@@ -194,6 +205,40 @@ def _plan_runs(
             of_seed.append(_Candidate(plan, tries))
         planned.append(of_seed)
     return planned
+
+
+def _put_back(
+    planned: Mapping[str, list[list[_Candidate]]], fitted: Sequence[RunPlan]
+) -> dict[str, list[list[_Candidate]]]:
+    """What is planned, with the plans `fitted` in the place of its own, in their order."""
+    plans = iter(fitted)
+    return {
+        name: [[one._replace(plan=next(plans)) for one in of_seed] for of_seed in tried]
+        for name, tried in planned.items()
+    }
+
+
+def _require_held_out(stores: Sequence[FeatureStore], fitted: Sequence[Sequence[RunPlan]]) -> None:
+    """Refuse `ablate.search` where a training has no clips to choose by.
+
+    Raises:
+        SettingsError: One has none.
+    """
+    for store, plans in zip(stores, fitted, strict=True):
+        rows = store.rows_of_split("train")
+        recipes = {repr(stream_of(plan)): plan.recipe for plan in plans if plan.is_trained}
+        for recipe in recipes.values():
+            require_held_out(store, rows, recipe)
+
+
+def _tell_adapted(fitted: Sequence[Sequence[RunPlan]]) -> list[str]:
+    """Say once how trainings were fitted to few clips; returns all that there is to say of it."""
+    adapted = list(dict.fromkeys(plan.adapted for plans in fitted for plan in plans))
+    adapted = [told for told in adapted if told]
+    if adapted:
+        others = f" ({len(adapted) - 1} more like this in results.json)" if adapted[1:] else ""
+        console.print(adapted[0] + others, soft_wrap=True, markup=False, highlight=False)
+    return adapted
 
 
 def _choose(runs: Runs, planned: Sequence[Sequence[_Candidate]]) -> list[_Candidate]:
@@ -323,13 +368,13 @@ def _predictions_of(folder: Path, split: str) -> Path:
 
 def _describe_variant(
     variant: Variant,
-    planned: Sequence[Sequence[_Candidate]],
+    folders: Sequence[Path],
     trained: Sequence[_Trained],
-    of_folds: Sequence[Runs],
+    num_folds: int,
     failures: Mapping[Path, str],
     split: str,
 ) -> AblationVariant:
-    """What `assemble_ablation` takes; several runs may share a folder.
+    """What `assemble_ablation` takes; several runs may share a folder of `folders`, all its own.
 
     Of a cross-validation a seed counts where all of its folds are trained: then every clip has an
     answer of a head that did not learn from it.
@@ -344,10 +389,8 @@ def _describe_variant(
     done = [
         _join(seed, parts) if len(parts) > 1 else parts[0]
         for seed, parts in by_seed.items()
-        if len(parts) == len(of_folds)
+        if len(parts) == num_folds
     ]
-    plans = [one.plan for of_seed in planned for one in of_seed]
-    folders = [runs.folder(plan) for runs in of_folds for plan in plans]
     own = [failures[folder] for folder in folders if folder in failures]
     return AblationVariant(variant.title, variant.table, variant.changes, done, own)
 

@@ -16,6 +16,7 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.head import DSTSHead
 from dsts_pipeline.head.building import build_dsts, own_head_of
 from dsts_pipeline.head.probes import OwnHead
 from dsts_pipeline.learn import (
@@ -23,6 +24,7 @@ from dsts_pipeline.learn import (
     Processes,
     Recipe,
     check_clips,
+    fit_recipe,
     joined_processes,
     remove_checkpoints,
     stop_on_sigterm,
@@ -42,7 +44,7 @@ from dsts_pipeline.learn.search import (
     read_space,
     write_trials,
 )
-from dsts_pipeline.learn.train import warn_of_groups
+from dsts_pipeline.learn.train import require_held_out, warn_of_groups
 from stages import common
 
 
@@ -59,7 +61,10 @@ def run(settings: Settings) -> None:
     import_optuna()
     store = open_features(common.FEATURES, settings.feed, settings.dataset)
     rows = store.rows_of_split("train")
-    _check_ends(settings, dimensions, store, rows)
+    adapted = _check_ends(settings, dimensions, store, rows)
+    if adapted:
+        others = f" ({len(adapted) - 1} more like this in trials.json)" if adapted[1:] else ""
+        console.print(adapted[0] + others, soft_wrap=True, markup=False, highlight=False)
     warn_of_groups(store, Recipe(train, settings.udl, settings.feed, settings.seed))
     own = own_head_of(settings.backbone.weights, store)
     with (
@@ -86,7 +91,7 @@ def run(settings: Settings) -> None:
         )
         feed = FeatureFeed.from_settings(store, rows, settings.feed, device=processes.device)
         trainer = TrialTrainer(settings, feed, own, processes, saved)
-        _run_trials(settings, study, trainer, name)
+        _run_trials(settings, study, trainer, name, adapted)
     print_trials(common.SEARCH, study.finished, present)
     if study.finished and all(trial.state == "refused" for trial in study.finished):
         raise SettingsError("every trial was refused: see the reasons above; change search.space")
@@ -94,12 +99,16 @@ def run(settings: Settings) -> None:
 
 def _check_ends(
     settings: Settings, dimensions: list[Dimension], store: FeatureStore, rows: np.ndarray
-) -> None:
+) -> list[str]:
     """Refuse a space one of whose ends can't be trained, by itself, on this store.
 
+    Returns:
+        How trainings are fitted to few clips, in words, each once.
+
     Raises:
-        SettingsError: One can't.
+        SettingsError: One can't, or has no held-out clips to be judged by.
     """
+    told = list[str]()
     sizes = store.map_shape[0], len(store.class_names)
     for dimension in dimensions:
         for value in dimension.ends:
@@ -108,11 +117,28 @@ def _check_ends(
             if tried.udl.enabled:
                 head = build_dsts(tried.head, sizes, None, tried.seed)
                 paired = bool(head.upstream_parameters())
-            recipe = Recipe(tried.train, tried.udl, tried.feed, tried.seed)
-            check_clips(store, rows, recipe, paired=paired)
+            told.append(_fit(tried, store, rows, paired)[1])
+    return list(dict.fromkeys(filter(None, told)))
 
 
-def _run_trials(settings: Settings, study: Study, trainer: TrialTrainer, name: str) -> None:
+def _fit(
+    tried: Settings, store: FeatureStore, rows: np.ndarray, paired: bool
+) -> tuple[Recipe, str]:
+    """What `train-head` would train by with these settings, and what was changed, in words.
+
+    Raises:
+        SettingsError: There are too few clips, to train or to judge a trial by.
+    """
+    asked = Recipe(tried.train, tried.udl, tried.feed, tried.seed)
+    recipe, adapted = fit_recipe(store, rows, asked, paired=paired)
+    check_clips(store, rows, recipe, paired=paired)
+    require_held_out(store, rows, recipe)
+    return recipe, adapted
+
+
+def _run_trials(
+    settings: Settings, study: Study, trainer: TrialTrainer, name: str, adapted: list[str]
+) -> None:
     """As many as are missing, unless time is over: then the last one is saved where it is."""
     how = settings.search
     if len(study.finished) < how.num_trials:
@@ -123,7 +149,7 @@ def _run_trials(settings: Settings, study: Study, trainer: TrialTrainer, name: s
             trainer.look_at_budget()
             told = study.run_trial(trainer).told
             trainer.forget()
-            write_trials(common.SEARCH, settings, study.finished, name)
+            write_trials(common.SEARCH, settings, study.finished, name, adapted)
             seconds = sum(trial.seconds for trial in study.finished) / len(study.finished)
             left = _tell_time(study, seconds, how.num_trials)
             console.print(f"{told}; {left}", soft_wrap=True)
@@ -156,10 +182,11 @@ class TrialTrainer:
         sizes = self.feed.map_shape[0], self.feed.num_classes
         try:
             tried = with_values(self.settings, values)
+            head = build_dsts(tried.head, sizes, self.own, tried.seed)
             train_head(
-                build_dsts(tried.head, sizes, self.own, tried.seed),
+                head,
                 self.feed,
-                tried.train,
+                self._fit(tried, head).train,
                 tried.udl,
                 reading=tried.feed,
                 seed=tried.seed,
@@ -174,10 +201,14 @@ class TrialTrainer:
     def estimate_seconds(self) -> float:
         """Of a trial with the settings as they are, from its first steps."""
         settings = self.settings
-        recipe = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
         sizes = self.feed.map_shape[0], self.feed.num_classes
         build = partial(build_dsts, settings.head, sizes, self.own, settings.seed)
+        recipe = self._fit(settings, build())
         return estimate_seconds(build, self.feed, recipe, self.processes)
+
+    def _fit(self, tried: Settings, head: DSTSHead) -> Recipe:
+        paired = tried.udl.enabled and bool(head.upstream_parameters())
+        return _fit(tried, self.feed.store, self.feed.rows, paired)[0]
 
     def look_at_budget(self) -> None:
         """Before a trial.

@@ -13,7 +13,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import groupby
@@ -60,7 +60,7 @@ from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, digest_sources
 from dsts_pipeline.learn.steps import upstream_of
 from dsts_pipeline.learn.together import Member, Status, Tell, Together
-from dsts_pipeline.learn.train import check_clips
+from dsts_pipeline.learn.train import check_clips, fit_recipe
 from dsts_pipeline.learn.training import Recipe, order_of
 
 # ---- one training --------------------------------------------------------------------------------
@@ -81,12 +81,14 @@ class RunPlan:
         head: Of the DSTS head. Opponents have its readout: all but the baseline its dropout, the
             attentive probe also depth, heads and width, the block everything.
         recipe: Of the training; its seed is this run's.
+        adapted: How the recipe was fitted to the clips, in words; no part of the key.
     """
 
     name: str
     kind: Kind
     head: HeadSettings
     recipe: Recipe
+    adapted: str = ""
 
     @property
     def seed(self) -> int:
@@ -189,14 +191,37 @@ def stream_of(plan: RunPlan) -> tuple[Any, ...]:
     """
     recipe = plan.recipe
     pairs_count = recipe.reading.class_balanced and recipe.udl.enabled and plan.kind == "dsts"
+    return *_batches_of(recipe), pairs_count
+
+
+def _batches_of(recipe: Recipe) -> tuple[Any, ...]:
+    """Of the recipe, what decides the batches and the held-out clips."""
     return (
         recipe.stream_seed,
         recipe.train.batch_size,
         recipe.train.heldout_fraction,
         recipe.train.heldout_by,
         *order_of(recipe.reading).values(),
-        pairs_count,
     )
+
+
+def _fit(
+    plan: RunPlan,
+    store: FeatureStore,
+    paired: Set[tuple[str, Kind]],
+    batches_of_pairs: Set[tuple[Any, ...]],
+) -> RunPlan:
+    """One plan of `Runs.fit`: which plans take pairs, and the batches of those that do."""
+    if not plan.is_trained:
+        return plan
+    rows = store.rows_of_split("train")
+    cut_as_pairs = _batches_of(plan.recipe) in batches_of_pairs
+    try:
+        recipe, adapted = fit_recipe(store, rows, plan.recipe, paired=cut_as_pairs)
+        check_clips(store, rows, recipe, paired=(plan.name, plan.kind) in paired)
+    except SettingsError as error:
+        raise SettingsError(f"variant {plan.name}: {error}") from None
+    return dataclasses.replace(plan, recipe=recipe, adapted=adapted)
 
 
 def _plain(head: HeadSettings) -> dict[str, Any]:
@@ -263,8 +288,12 @@ class Runs:
                 wanted.setdefault(self.folder(plan), plan)
         return sorted(wanted.values(), key=lambda plan: repr(stream_of(plan)))
 
-    def check(self, plans: Sequence[RunPlan], stores: Sequence[FeatureStore]) -> None:
-        """Build every head and look at the clips, so that what can't train is told first.
+    def fit(self, plans: Sequence[RunPlan], stores: Sequence[FeatureStore]) -> list[list[RunPlan]]:
+        """Per store the plans, with batches that its clips fill (`fit_recipe`).
+
+        Every head is built and all clips are looked at, so that what can't train is told first.
+        Plans of the same batches are cut alike, for UDL's pairs where one of them takes pairs:
+        variants stay comparable, and the linear probe is the one of `train-head`.
 
         Args:
             stores: The store, or its folds, each with a training split of its own.
@@ -272,25 +301,25 @@ class Runs:
         Raises:
             SettingsError: A head can't be built, or there are too few clips.
         """
+        paired = set[tuple[str, Kind]]()
+        batches_of_pairs = set[tuple[Any, ...]]()
         for plan in {(plan.name, plan.kind): plan for plan in plans}.values():
             head = plan.build(self.sizes, self.own)
-            paired = plan.recipe.udl.enabled and bool(upstream_of(head))
-            if not plan.is_trained:
-                continue
-            try:
-                for store in stores:
-                    rows = store.rows_of_split("train")
-                    check_clips(store, rows, plan.recipe, paired=paired)
-            except SettingsError as error:
-                raise SettingsError(f"variant {plan.name}: {error}") from None
+            if plan.recipe.udl.enabled and upstream_of(head):
+                paired.add((plan.name, plan.kind))
+        for plan in plans:
+            if (plan.name, plan.kind) in paired:
+                batches_of_pairs.add(_batches_of(plan.recipe))
+        return [[_fit(plan, store, paired, batches_of_pairs) for plan in plans] for store in stores]
 
     def save(self, plan: RunPlan, head: nn.Module, history: list[dict[str, Any]]) -> None:
         """Keep a trained head."""
         folder = self.folder(plan)
-        write_json(folder / "history.json", sign({"epochs": history}))
+        adapted = {"adapted": plan.adapted} if plan.adapted else {}
+        write_json(folder / "history.json", sign({"epochs": history} | adapted))
         run = {"recipe": plan.recipe.to_json(), "head": _plain(plan.head)}
         of_run = {"variant": plan.name, "seed": plan.seed, "title": plan.name, "run": run}
-        save_head(folder, head, self.made_of | {"store": self.store} | of_run)
+        save_head(folder, head, self.made_of | {"store": self.store} | of_run | adapted)
 
     def train(
         self,
@@ -537,10 +566,12 @@ def _work(
 
 # ---- what is shown -------------------------------------------------------------------------------
 #
-# On a terminal a table that moves, else a line a minute: loss and accuracy of each variant (means
-# over its seeds), the epoch, the share of the work that is done and the time left.
+# On a terminal a table that moves, else a line after ten seconds, then one a minute: loss and
+# accuracy of each variant (means over its seeds), the epoch, the share of the work that is done and
+# the time left.
 
 LINE_INTERVAL_SECONDS = 60.0
+FIRST_LINE_SECONDS = 10.0
 MAX_LIVE_ROWS = 40
 PRIOR_SECONDS = 20.0  # of work, for which the estimate stands
 
@@ -704,16 +735,16 @@ def show_ablation(
 
 class _Lines:
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._next = time.monotonic() + FIRST_LINE_SECONDS
         self._ended = False
 
     def __call__(self, display: Display) -> None:
         now = time.monotonic()
         ends = all(s.finished or s.failure for s in display.statuses.values())
         ends = ends and len(display.statuses) == display.num_runs
-        if (now - self._last < LINE_INTERVAL_SECONDS and not ends) or self._ended:
+        if (now < self._next and not ends) or self._ended:
             return
-        self._last = now
+        self._next = now + LINE_INTERVAL_SECONDS
         self._ended = ends
         known = display.by_variant()
         told = []

@@ -391,10 +391,22 @@ NUM_SHOWN = 10
 BEST_PARAMS = "best_params.yaml"  # in the search's folder
 
 
-def write_trials(folder: Path, settings: Settings, trials: list[TrialRecord], study: str) -> None:
-    """Write trials.json and, once a trial is complete, best_params.yaml into `folder`."""
+def write_trials(
+    folder: Path,
+    settings: Settings,
+    trials: list[TrialRecord],
+    study: str,
+    adapted: Sequence[str] = (),
+) -> None:
+    """Write trials.json and, once a trial is complete, best_params.yaml into `folder`.
+
+    Args:
+        adapted: How trainings were fitted to few clips, in words.
+    """
     made_by = settings.model_dump(mode="json", include={"search", "head", "udl", "train", "seed"})
     records: dict[str, Any] = {"study": study, "trials": [trial.to_json() for trial in trials]}
+    if adapted:
+        records["adapted"] = list(adapted)
     write_json(folder / "trials.json", records | {"provenance": collect_provenance(made_by)})
     if (best := best_of(trials)) is None:
         return

@@ -18,7 +18,12 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.groups import tell_shared_groups
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.settings import FeedSettings, TrainSettings, UdlSettings
-from dsts_pipeline.base.training_clips import doubt_held_out, find_shortage, fit_to_clips
+from dsts_pipeline.base.training_clips import (
+    doubt_held_out,
+    find_shortage,
+    fit_to_clips,
+    hold_out,
+)
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.learn.processes import ALONE, Processes
@@ -142,6 +147,35 @@ def fit_recipe(
     values = {"batch_size": fitted.batch_size, "heldout_fraction": fitted.heldout_fraction}
     train = recipe.train.model_copy(update=values)
     return dataclasses.replace(recipe, train=train), fitted.told
+
+
+def count_held_out(store: FeatureStore, rows: np.ndarray, recipe: Recipe) -> int:
+    """How many of the training rows `rows` the recipe holds out."""
+    numbers = store.group_numbers
+    _, held = hold_out(
+        rows,
+        store.labels[rows],
+        np.asarray(store.video_ids)[rows],
+        fraction=recipe.train.heldout_fraction,
+        seed=recipe.stream_seed,
+        by=recipe.train.heldout_by,
+        origins=None if numbers is None else numbers[rows],
+    )
+    return len(held)
+
+
+def require_held_out(store: FeatureStore, rows: np.ndarray, recipe: Recipe) -> None:
+    """Refuse a recipe, as `fit_recipe` made it, without clips that settings are chosen by.
+
+    Raises:
+        SettingsError: None of the rows is held out.
+    """
+    if not count_held_out(store, rows, recipe):
+        raise SettingsError(
+            f"train.heldout_fraction holds out too few of {len(rows)} training clips to choose "
+            "settings by, which is never done by the test split; set it so high that one clip of "
+            "each class is held out, such as 0.3, or get more clips"
+        )
 
 
 def check_clips(

@@ -11,6 +11,7 @@ from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.learn import train_head
 from dsts_pipeline.learn.estimate import estimate_seconds, tell_seconds
 from dsts_pipeline.learn.processes import ALONE
+from dsts_pipeline.learn.training import Training
 from tests.learn.recipes import how, recipe
 from tests.learn.small_feed import ordered_feed
 
@@ -47,6 +48,21 @@ def test_twice_the_epochs_take_about_twice_the_time():
 
     assert seconds(0) == 0.0
     assert seconds(40) > 3 * min(seconds(2) for _ in range(3))
+
+
+def test_the_first_step_is_not_counted_where_an_epoch_is_one_step(monkeypatch):
+    real = Training.step
+    made = []
+
+    def step(self, *batches):
+        time.sleep(0 if made else 0.5)
+        made.append(len(batches))
+        return real(self, *batches)
+
+    monkeypatch.setattr(Training, "step", step)
+    options = {"num_epochs": 100, "batch_size": 6, "heldout_fraction": 0.0}
+    assert estimate_seconds(build, ordered_feed(12), recipe(**options), ALONE) < 100 * 0.5
+    assert len(made) == 2
 
 
 def test_a_head_without_layers_has_a_time_too():

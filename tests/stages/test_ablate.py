@@ -88,6 +88,30 @@ def test_a_variant_is_what_train_head_gives(ready):
         torch.testing.assert_close(own.state_dict()[name], value, rtol=0, atol=0)
 
 
+def test_few_clips_are_trained_on_as_train_head_does(tmp_path):
+    make_ready(tmp_path, num_train=12, num_test=20)
+    few = {"train__batch_size": 32, "train__heldout_fraction": 0.1}
+    given = "--set", "ablate.variants=[{name: probe, kind: linear_probe}]", "--seeds", "1"
+    run, results = ablate(tmp_path, *given, **few)
+    assert run.stderr.count("two batches of train.batch_size 32: batches of 6 are taken") == 1
+    assert run_cli(tmp_path, "train-head", **SETTINGS | few).returncode == 0
+    for name, alone in {"full": "dsts", "probe": "linear_probe"}.items():
+        head, of_alone = load_head(tmp_path / "outputs/heads" / alone)
+        (found,) = results["variants"][name]["runs"]
+        own, extra = load_head((tmp_path / "outputs/ablation" / found["predictions"]).parent)
+        assert [extra["adapted"]] == [of_alone["adapted"]] == results["adapted"]
+        for part, value in head.state_dict().items():
+            torch.testing.assert_close(own.state_dict()[part], value, rtol=0, atol=0)
+
+
+def test_a_search_without_heldout_clips_is_told(tmp_path):
+    make_ready(tmp_path, num_train=12, num_test=20)
+    few = SETTINGS | {"train__batch_size": 32, "train__heldout_fraction": 0.1}
+    search = "--search", "train.learning_rate=0.1,0.2"
+    told = tell_plainly(run_cli(tmp_path, "ablate", "--grid", "head.num_neurons=3", *search, **few))
+    assert "holds out too few of 12 training clips to choose settings by" in told
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_budget_stops_between_epochs_and_the_same_command_goes_on(ready, jobs):
     given = "--grid", "head.num_neurons=3", "--seeds", "1", "--jobs", str(jobs)

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
         (["train.lerning_rate=1:2"], {}, "did you mean train.learning_rate?"),
         (["train.momentum=0.5:1.5"], {}, "train.momentum: found 1.5"),
         (["head.width=4,8"], {}, "width=8 is above in_channels=6"),
-        (["train.batch_size=8,32"], {}, "48 training clips (16 more are held out)"),
+        (["train.batch_size=8,32"], {"train__heldout_fraction": 0.01}, "holds out too few of 64"),
         (["head.num_layers=0:2"], {}, "udl.enabled is true and head.num_layers 0"),
         (["train.momentum=0.5:0.6"] * 2, {}, "expected each key once"),
         ([], {"train__devices": 2}, "a search trains one head in one process"),
@@ -58,6 +58,17 @@ def test_what_cannot_be_searched_is_told_at_once(folder, space, settings, told, 
 def test_faults_end_with_status_2(folder):
     told = tell_plainly(run_cli(folder, "search", "--space=head.width=4,8", **TRIALS))
     assert "width=8 is above in_channels=6" in told
+
+
+def test_few_clips_are_trained_on_where_they_can_be_judged_by(tmp_path):
+    make_ready(tmp_path, num_train=12, num_test=20)
+    few = {"train__batch_size": 32, "train__heldout_fraction": 0.4, "search__num_trials": 2}
+    run = run_cli(tmp_path, "search", SPACE[0], **TRIALS | few)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("two batches of train.batch_size 32: batches of ") == 1
+    record = json.loads((tmp_path / "outputs/search/trials.json").read_text())
+    assert [trial["state"] for trial in record["trials"]].count("refused") == 0
+    assert record["adapted"][0] in run.stderr and len(record["adapted"]) == 1
 
 
 def finished(folder):
