@@ -244,18 +244,24 @@ def _results(inputs: ReportInputs) -> Table:
         made = f", intervals in brackets ({how})"
     top5 = ("top-5",) if inputs.has_top5 else ()
     figures = ("top-1", *top5, "class-wise")
+    against: tuple[str, ...] = ()
+    about = ""
+    if any(head.get("versus_baseline") for _, head in inputs.heads):
+        against = ("against baseline",)
+        about = (
+            " The last column is the paired difference in top-1 on the same clips, in percentage "
+            "points."
+        )
     return Table(
         name="results",
-        caption=f"Results in percent{made}. The last column is the paired "
-        "difference in top-1 on the same clips, in percentage points. Parameters are those of the "
-        "head alone.",
-        columns=("head", *figures, "parameters", "against baseline"),
+        caption=f"Results in percent{made}.{about} Parameters are those of the head alone.",
+        columns=("head", *figures, "parameters", *against),
         rows=[
             row(
                 head["title"],
                 *(with_interval(head, KEYS[name]) for name in figures),
                 f"{head['num_parameters']:,}",
-                difference(head.get("versus_baseline")),
+                *(difference(head.get("versus_baseline")) for _ in against),
                 emphasised=key == inputs.main_head,
             )
             for key, head in inputs.heads
