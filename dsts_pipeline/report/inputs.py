@@ -71,7 +71,7 @@ class ReportInputs:
 
     def __post_init__(self) -> None:
         if "intervals" in self.left_out:
-            object.__setattr__(self, "metrics", _without_intervals(self.metrics))
+            object.__setattr__(self, "metrics", without_intervals(self.metrics))
         check_attributes(self.attribute_names, self.attributes, len(self.class_names))
         if not self.metrics.get("heads"):
             raise DataError("metrics hold no heads; run `python cli.py evaluate`")
@@ -167,14 +167,14 @@ class ReportInputs:
         return class_by_neuron(*self.answers.routes(), num_classes, routing["num_neurons"])
 
 
-def _without_intervals(value: Any) -> Any:
+def without_intervals(value: Any) -> Any:
     """Figures of metrics.json less all bounds but those of calibration."""
     if isinstance(value, list):
-        return [_without_intervals(inner) for inner in value]
+        return [without_intervals(inner) for inner in value]
     if not isinstance(value, Mapping):
         return value
     kept = {
-        key: inner if key == "calibration" else _without_intervals(inner)
+        key: inner if key == "calibration" else without_intervals(inner)
         for key, inner in value.items()
     }
     return {key: kept[key] for key in kept if not _is_bound(key, kept)}

@@ -350,6 +350,8 @@ def test_too_few_clips_have_sentences_where_others_have_figures():
     assert [number.interval for number in headline_numbers(inputs)] == [""] * 3
     for name in ("results", "pairs_separated", "pairs_merged"):
         assert not any(cell.detail for row in page.tables[name].rows for cell in row.cells)
+    for name in ("similarity", "pairs_separated", "pairs_merged"):
+        assert not {"p", "p (Holm)"} & set(page.tables[name].columns)
     summary = page.html[page.html.index('id="summary"') :].split("</section>")[0]
     assert "intervals" not in summary.replace(why["intervals"], "")
     assert "mutual information" not in page.html

@@ -62,7 +62,11 @@ def test_large_previews_show_what_the_model_saw_and_a_clip_is_read_once():
 
     previews = Previews("abc", make_frames, seen_of=seen_of)
     large = previews.large(1)
-    assert large.shade and len(large.shares) == NUM_FRAMES and previews.of(1) is previews.large(1) is large
+    assert (
+        large.shade
+        and len(large.shares) == NUM_FRAMES
+        and previews.of(1) is previews.large(1) is large
+    )
     assert not previews.of(0).shade and read == ["b"] and previews.shades == {0: large.shade}
     assert not Previews("abc", make_frames).large(1).shade
 

@@ -54,7 +54,9 @@ def test_a_row_of_another_length_is_refused():
 def test_what_no_head_has_been_compared_with_has_no_column():
     inputs = make_inputs(**SMALL)
     with_baseline = make_tables(inputs, 3)["results"]
-    assert with_baseline.columns[-1] == "against baseline" and "last column" in with_baseline.caption
+    assert (
+        with_baseline.columns[-1] == "against baseline" and "last column" in with_baseline.caption
+    )
     heads = {
         name: head | {"versus_baseline": None} for name, head in inputs.metrics["heads"].items()
     }
