@@ -119,6 +119,19 @@ class ReportInputs:
         return found
 
     @property
+    def has_gates(self) -> bool:
+        """Whether the main head's channels are dealt by gates that it learns, and not by halves."""
+        layers = [
+            layer
+            for row in self.histories.get(self.main_head) or ()
+            for layer in row.get("layers") or ()
+        ]
+        if layers:
+            return any(layer.get("saturated_share") is not None for layer in layers)
+        routed = (self.main.get("routing") or {}).get("layers", ())
+        return any(layer.get("temporal_share") is not None for layer in routed)
+
+    @property
     def held_out(self) -> bool:
         """Whether any head has curves of clips held out from training."""
         rows = (row for epochs in self.histories.values() for row in epochs)

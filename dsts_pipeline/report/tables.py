@@ -394,7 +394,7 @@ def _routing_tables(inputs: ReportInputs, num_pairs: int) -> list[Table]:
     tables = [
         _information(layers),
         _similarity(layers, tested="information" not in inputs.left_out),
-        _gates(layers),
+        *([_gates(layers)] if inputs.has_gates else []),
         _view_changes(layers),
     ]
     pairs = head.get("hard_pairs")

@@ -357,6 +357,18 @@ def test_too_few_clips_have_sentences_where_others_have_figures():
     assert "mutual information" not in page.html
 
 
+def test_a_head_without_gates_has_no_word_of_them():
+    inputs = make_inputs(**SMALL)
+    assert "gate is saturated" in render_report(inputs).html
+    for row in inputs.histories["dsts"]:
+        for layer in row["layers"]:
+            layer["saturated_share"] = None  # as of fixed halves
+    page = render_report(inputs)
+    body = without_scripts(page.html).split("</style>")[1]
+    assert not re.search(r"\bgates?\b|temporal operator", body) and "gates" not in page.tables
+    assert "need" not in page.figures
+
+
 def test_of_few_classes_there_is_no_top_5_and_a_missing_one_does_no_harm():
     inputs = make_inputs(num_clips=6, num_classes=3, num_neurons=2, num_layers=1)
     for head in inputs.metrics["heads"].values():
