@@ -49,6 +49,7 @@ class ReportInputs:
             that of the evaluation is in `metrics`.
         dataset: its name, see `name_dataset`.
         num_clips: of all splits, by split; empty where the page does not say.
+        adapted: what the training changed in its settings for few clips; empty: nothing.
         routing: content of evaluation/routing.json; None where it is missing.
         ablation: content of ablation/results.json; None where `ablate` has not run.
 
@@ -66,6 +67,7 @@ class ReportInputs:
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dataset: str = ""
     num_clips: Mapping[str, int] = field(default_factory=dict)
+    adapted: str = ""
     ablation: Mapping[str, Any] | None = None
     routing: Mapping[str, Any] | None = None
 
