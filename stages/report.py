@@ -64,10 +64,8 @@ def _report(settings: Settings, screenshots: Path | None) -> None:
     imported = "import" in features["made_of"]
     index = None if imported else ClipIndex.load(common.CLIP_INDEX)
     names = list(read_signed(common.METRICS)["heads"])
-    origins = {
-        "features": features["provenance"],
-        "heads": read_signed(common.HEADS / names[-1] / "head.json")["extra"]["provenance"],
-    }
+    of_head = read_signed(common.HEADS / names[-1] / "head.json")["extra"]
+    origins = {"features": features["provenance"], "heads": of_head["provenance"]}
     read = read_run(common.OUTPUTS, index, origins)
     lost_at = "import-features" if imported else "extract"
     lost = [Failure(c["id"], c["split"], lost_at, c["reason"]) for c in features["failures"]]
@@ -76,6 +74,7 @@ def _report(settings: Settings, screenshots: Path | None) -> None:
         read,
         failures=[*read.failures, *lost],
         num_clips=Counter(store.splits[firsts].tolist()),
+        adapted=of_head.get("adapted", ""),
     )
     frames_of: FramesOf | None = None
     if index is not None:

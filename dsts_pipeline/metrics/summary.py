@@ -273,19 +273,23 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     )
     left_out = metrics.get("left_out", {})
     ends = ("",) if "intervals" in left_out else ("", "_low", "_high")
+    top5 = () if "top5" in left_out else ("top-5",)
+    heads = ordered_heads(metrics)
+    against: tuple[str, ...] = ()
+    if any(head.get("versus_baseline") for _, head in heads):
+        against = ("top-1 vs baseline",)
     table.add_column("head", no_wrap=True)
-    for heading in ("top-1", "top-5", "class-wise", "parameters", "top-1 vs baseline"):
-        if heading != "top-5" or "top5" not in left_out:
-            table.add_column(heading, justify="right", no_wrap=True)
-    for _, head in ordered_heads(metrics):
+    for heading in ("top-1", *top5, "class-wise", "parameters", *against):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for _, head in heads:
         versus = head.get("versus_baseline")
         table.add_row(
             Text(head["title"]),
             _with_interval(head, "top1", ends),
-            *([] if "top5" in left_out else [f"{100 * head['top5']:.1f}"]),
+            *(f"{100 * head['top5']:.1f}" for _ in top5),
             _with_interval(head, "class_wise", ends),
             f"{head['num_parameters']:,}",
-            "-" if versus is None else _points_of(versus, ends),
+            *("-" if versus is None else _points_of(versus, ends) for _ in against),
         )
     return table
 

@@ -14,7 +14,7 @@ from dsts_pipeline.metrics import Bootstrap, align, compare_predictions
 from dsts_pipeline.metrics.accuracy import confusion_matrix
 from dsts_pipeline.report.charts import difference_chart, group_starts
 from dsts_pipeline.report.figures import Figure, accuracy_figure, curves_figure, routing_figures
-from dsts_pipeline.report.inputs import ReportInputs, flatten
+from dsts_pipeline.report.inputs import ReportInputs, flatten, without_intervals
 from dsts_pipeline.report.page import Page, render_page, route_information
 from dsts_pipeline.report.tables import (
     KEYS,
@@ -50,6 +50,7 @@ def render_comparison(runs: Sequence[Run], bootstrap: Bootstrap) -> Page:
     context: dict[str, Any] = {
         "title": TITLE,
         "runs": runs,
+        "bounded": _bounded(runs),
         "information": [route_information(run.inputs) for run in runs],
         "data": {"classes": [], "heads": []},
         "tabs": [
@@ -61,6 +62,11 @@ def render_comparison(runs: Sequence[Run], bootstrap: Bootstrap) -> Page:
         ],
     }
     return render_page("comparison.html.j2", figures, comparison_tables(runs, bootstrap), context)
+
+
+def _bounded(runs: Sequence[Run]) -> bool:
+    """Whether the clips, which all runs have in common, are enough for intervals."""
+    return not any("intervals" in run.inputs.left_out for run in runs)
 
 
 def _check(runs: Sequence[Run]) -> None:
@@ -129,6 +135,8 @@ def comparison_tables(runs: Sequence[Run], bootstrap: Bootstrap) -> dict[str, Ta
     apart = [
         compare_predictions(run.inputs.answers, first.inputs.answers, bootstrap) for run in others
     ]
+    if not _bounded(runs):
+        apart = [without_intervals(found) for found in apart]
     tables = [_figures(runs), _differences(first, others, apart), _settings(runs)]
     for number, (run, found) in enumerate(zip(others, apart, strict=True), start=1):
         tables.append(_classes(first, run, found, number))
@@ -143,6 +151,7 @@ def _accuracies(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _figures(runs: Sequence[Run]) -> Table:
     figures = _accuracies(runs)
+    brackets = ", intervals in brackets" if _bounded(runs) else ""
     rows = [
         row(
             run.name,
@@ -156,8 +165,7 @@ def _figures(runs: Sequence[Run]) -> Table:
     ]
     return Table(
         name="figures",
-        caption="Every head of every run, percent, intervals in brackets. The bold ones are "
-        "compared below.",
+        caption=f"Every head of every run, percent{brackets}. The bold ones are compared above.",
         columns=("run", "head", *figures, "parameters"),
         rows=rows,
         num_names=2,
@@ -177,11 +185,14 @@ def _differences(first: Run, others: Sequence[Run], apart: Sequence[Mapping[str,
         for run, found in zip(others, apart, strict=True)
     ]
     alone = ("it alone right", f"{first.name} alone")
+    bounds, cover = " with paired bootstrap intervals", "They cover the choice of clips,"
+    if not _bounded([first, *others]):
+        bounds, cover = "", "It covers the choice of clips,"
     return Table(
         name="differences",
-        caption=f"Each run minus {first.name} on the same clips: percentage points with paired "
-        "bootstrap intervals, clips that one of the two alone has right, and McNemar’s p of "
-        "top-1. They cover the choice of clips, not what another seed of a training would give.",
+        caption=f"Each run minus {first.name} on the same clips: percentage points{bounds}, clips "
+        f"that one of the two alone has right, and McNemar’s p of top-1. {cover} not what "
+        "another seed of a training would give.",
         columns=("run", *figures, *alone, "p"),
         rows=rows,
     )

@@ -199,7 +199,9 @@ def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
         return {}
     routing = inputs.main["routing"]
     panels = tuple(
-        neuron_chart(position, layer["usage"], layer.get("temporal_share"))
+        neuron_chart(
+            position, layer["usage"], layer.get("temporal_share") if inputs.has_gates else None
+        )
         for position, layer in enumerate(routing["layers"])
     )
     rules = group_starts(inputs.attributes)
@@ -209,13 +211,15 @@ def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
         "class_by_neuron": Figure((class_by_neuron_chart(counts, inputs.class_names, rules),)),
         "need": _need(inputs),
         "class_need": _class_need(inputs),
-        "routing_curves": _routing_curves(epochs, int(routing["num_neurons"])),
+        "routing_curves": _routing_curves(
+            epochs, int(routing["num_neurons"]), with_gates=inputs.has_gates
+        ),
     }
 
 
 def _need(inputs: ReportInputs) -> Figure:
     """Per layer: need of time of the classes that a neuron serves, against its temporal share."""
-    if "temporal_need" in inputs.left_out:
+    if "temporal_need" in inputs.left_out or not inputs.has_gates:
         return Figure(())
     panels = []
     for layer, found in enumerate((inputs.routing_of_main or {}).get("layers", ())):
@@ -265,7 +269,7 @@ def _class_need(inputs: ReportInputs) -> Figure:
     return Figure(tuple(panels), columns=2)
 
 
-def _routing_curves(epochs: Epochs, num_neurons: int) -> Figure:
+def _routing_curves(epochs: Epochs, num_neurons: int, *, with_gates: bool) -> Figure:
     rows = [row for row in epochs if row.get("layers")]
     if not rows:
         return Figure(())
@@ -291,6 +295,7 @@ def _routing_curves(epochs: Epochs, num_neurons: int) -> Figure:
                 ("temporal_share", "temporal channels, %"),
                 ("saturated_share", "saturated gates, %"),
             )
+            if with_gates
         ),
     )
     return Figure(tuple(panel for panel in panels if panel is not None), columns=2)

@@ -49,6 +49,7 @@ class ReportInputs:
             that of the evaluation is in `metrics`.
         dataset: its name, see `name_dataset`.
         num_clips: of all splits, by split; empty where the page does not say.
+        adapted: what the training changed in its settings for few clips; empty: nothing.
         routing: content of evaluation/routing.json; None where it is missing.
         ablation: content of ablation/results.json; None where `ablate` has not run.
 
@@ -66,12 +67,13 @@ class ReportInputs:
     origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     dataset: str = ""
     num_clips: Mapping[str, int] = field(default_factory=dict)
+    adapted: str = ""
     ablation: Mapping[str, Any] | None = None
     routing: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if "intervals" in self.left_out:
-            object.__setattr__(self, "metrics", _without_intervals(self.metrics))
+            object.__setattr__(self, "metrics", without_intervals(self.metrics))
         check_attributes(self.attribute_names, self.attributes, len(self.class_names))
         if not self.metrics.get("heads"):
             raise DataError("metrics hold no heads; run `python cli.py evaluate`")
@@ -117,6 +119,19 @@ class ReportInputs:
         """What routing.json says of the main head."""
         found: Mapping[str, Any] | None = (self.routing or {}).get("heads", {}).get(self.main_head)
         return found
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the main head's channels are dealt by gates that it learns, and not by halves."""
+        layers = [
+            layer
+            for row in self.histories.get(self.main_head) or ()
+            for layer in row.get("layers") or ()
+        ]
+        if layers:
+            return any(layer.get("saturated_share") is not None for layer in layers)
+        routed = (self.main.get("routing") or {}).get("layers", ())
+        return any(layer.get("temporal_share") is not None for layer in routed)
 
     @property
     def held_out(self) -> bool:
@@ -167,14 +182,14 @@ class ReportInputs:
         return class_by_neuron(*self.answers.routes(), num_classes, routing["num_neurons"])
 
 
-def _without_intervals(value: Any) -> Any:
+def without_intervals(value: Any) -> Any:
     """Figures of metrics.json less all bounds but those of calibration."""
     if isinstance(value, list):
-        return [_without_intervals(inner) for inner in value]
+        return [without_intervals(inner) for inner in value]
     if not isinstance(value, Mapping):
         return value
     kept = {
-        key: inner if key == "calibration" else _without_intervals(inner)
+        key: inner if key == "calibration" else without_intervals(inner)
         for key, inner in value.items()
     }
     return {key: kept[key] for key in kept if not _is_bound(key, kept)}

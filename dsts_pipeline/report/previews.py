@@ -85,7 +85,7 @@ def _data_uri(kind: str, content: io.BytesIO) -> str:
 # ---- what an attentive readout took -------------------------------------------------------------
 
 SHADE_SCALE = 8  # pixels of a shade per position of the map
-DARKEST = 0.85
+DARKEST = 0.5  # of black, over what was taken least: the frame stays to be seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,19 +106,30 @@ class Seen:
         """The share of each time step."""
         return [float(share) for share in self.attention.sum(axis=(1, 2))]
 
+    @property
+    def shares(self) -> list[float]:
+        """For each frame of a strip the share of its time step."""
+        return [self.steps[step] for step in self._strip_steps]
+
+    @property
+    def _strip_steps(self) -> list[int]:
+        """For each frame of a strip the number of its time step."""
+        length = len(self.frames)
+        return [at * len(self.attention) // length for at in spread(length, NUM_FRAMES)]
+
     def shade(self) -> str:
         """A picture as wide as a strip that darkens what was left out, as a data URI.
 
         Darkness is `DARKEST (1 - a / max a)`.
         """
-        steps, height, width = self.attention.shape
+        _, height, width = self.attention.shape
         light = self.attention / max(float(self.attention.max()), 1e-12)
         dark = (255 * DARKEST * (1 - light)).astype(np.uint8)
         size = (SHADE_SCALE * width, SHADE_SCALE * height)
         alpha = Image.new("L", (NUM_FRAMES * size[0], size[1]))
-        for place, index in enumerate(spread(len(self.frames), NUM_FRAMES)):
-            step = Image.fromarray(dark[index * steps // len(self.frames)])
-            alpha.paste(step.resize(size, Image.Resampling.BILINEAR), (place * size[0], 0))
+        for place, step in enumerate(self._strip_steps):
+            drawn = Image.fromarray(dark[step]).resize(size, Image.Resampling.BILINEAR)
+            alpha.paste(drawn, (place * size[0], 0))
         shade = Image.merge("LA", (Image.new("L", alpha.size), alpha))
         buffer = io.BytesIO()
         shade.save(buffer, "WEBP", quality=40, method=3)
@@ -135,7 +146,7 @@ SeenOf = Callable[[str], Seen]
 class Preview:
     """One clip; `strip` is its place in `Previews.strips`, None if it has none for `problem`.
 
-    `shade` and `steps` are those of `Seen`, where the readout attends.
+    `shade` and `shares` are those of `Seen`, where the readout attends.
     """
 
     clip_id: str
@@ -143,7 +154,7 @@ class Preview:
     strip: int | None
     problem: str = ""
     shade: str = ""
-    steps: Sequence[float] = ()
+    shares: Sequence[float] = ()
 
 
 class Previews:
@@ -234,7 +245,7 @@ class Previews:
         seen = self._seen_of(clip_id)
         shade = seen.shade()
         self._num_bytes += len(shade)
-        return Preview(clip_id, row, self._keep(seen.frames), shade=shade, steps=seen.steps)
+        return Preview(clip_id, row, self._keep(seen.frames), shade=shade, shares=seen.shares)
 
     def _keep(self, frames: np.ndarray) -> int:
         strip = make_strip(frames, self._size_px)

@@ -197,6 +197,7 @@ def _latex(text: str) -> str:
 # ---- figures as people read them ----------------------------------------------------------------
 
 MINUS = "\N{MINUS SIGN}"
+SIGNIFICANT = 0.05
 p_value = partial(p_text, dash="–")
 
 
@@ -244,18 +245,24 @@ def _results(inputs: ReportInputs) -> Table:
         made = f", intervals in brackets ({how})"
     top5 = ("top-5",) if inputs.has_top5 else ()
     figures = ("top-1", *top5, "class-wise")
+    against: tuple[str, ...] = ()
+    about = ""
+    if any(head.get("versus_baseline") for _, head in inputs.heads):
+        against = ("against baseline",)
+        about = (
+            " The last column is the paired difference in top-1 on the same clips, in percentage "
+            "points."
+        )
     return Table(
         name="results",
-        caption=f"Results in percent{made}. The last column is the paired "
-        "difference in top-1 on the same clips, in percentage points. Parameters are those of the "
-        "head alone.",
-        columns=("head", *figures, "parameters", "against baseline"),
+        caption=f"Results in percent{made}.{about} Parameters are those of the head alone.",
+        columns=("head", *figures, "parameters", *against),
         rows=[
             row(
                 head["title"],
                 *(with_interval(head, KEYS[name]) for name in figures),
                 f"{head['num_parameters']:,}",
-                difference(head.get("versus_baseline")),
+                *(difference(head.get("versus_baseline")) for _ in against),
                 emphasised=key == inputs.main_head,
             )
             for key, head in inputs.heads
@@ -384,7 +391,12 @@ def _routing_tables(inputs: ReportInputs, num_pairs: int) -> list[Table]:
     if head is None:
         return []
     layers = list(enumerate(head["layers"], start=1))
-    tables = [_information(layers), _similarity(layers), _gates(layers), _view_changes(layers)]
+    tables = [
+        _information(layers),
+        _similarity(layers, tested="information" not in inputs.left_out),
+        *([_gates(layers)] if inputs.has_gates else []),
+        _view_changes(layers),
+    ]
     pairs = head.get("hard_pairs")
     if pairs:
         tables += [_hard_pairs(inputs, pairs, kind, num_pairs) for kind in ("separated", "merged")]
@@ -422,14 +434,15 @@ def _information(layers: Layers) -> Table:
     )
 
 
-def _similarity(layers: Layers) -> Table:
+def _similarity(layers: Layers, *, tested: bool) -> Table:
+    """`tested`: with p, which so few clips as leave the information out can't bear."""
     rows = [
         row(
             f"layer {number}",
             _cosine(found["within"]),
             _cosine(found["across"]),
             Cell(_cosine(found["within_null"]), f"up to {_cosine(found['within_null_high'])}"),
-            p_value(found["p"]),
+            *((p_value(found["p"]),) if tested else ()),
             " / ".join(_cosine(value, 2) for value in found["per_neuron"]),
         )
         for number, layer in layers
@@ -440,7 +453,14 @@ def _similarity(layers: Layers) -> Table:
         caption="How alike the clips of one neuron are: mean cosine of their centred, pooled "
         "feature maps, within neurons and across them, for routes dealt at random (mean, 95 % "
         "point), and neuron by neuron.",
-        columns=("layer", "within", "across", "by chance", "p", "neuron by neuron"),
+        columns=(
+            "layer",
+            "within",
+            "across",
+            "by chance",
+            *(("p",) if tested else ()),
+            "neuron by neuron",
+        ),
         rows=rows,
         kind="dense",
     )
@@ -448,7 +468,7 @@ def _similarity(layers: Layers) -> Table:
 
 def _cosine(value: float | None, num_digits: int = 3) -> str:
     """A dash where there is none: one neuron has no clips across, one clip none within."""
-    return "–" if value is None else f"{value:.{num_digits}f}"
+    return "–" if value is None else f"{value:.{num_digits}f}".replace("-", MINUS)
 
 
 def _gates(layers: Layers) -> Table:
@@ -494,24 +514,31 @@ def _hard_pairs(inputs: ReportInputs, found: Mapping[str, Any], kind: str, num_p
     base = (inputs.routing or {}).get("baseline")
     name = inputs.metrics["heads"].get(base, {}).get("title", base)
     unbounded = "intervals" in inputs.left_out
-    bounded = "" if unbounded else " (paired interval)"
-    what = "apart better" if kind == "separated" else "apart worse"
+    shown = found[kind][:num_pairs]
+    what = "fewer" if kind == "separated" else "more"
+    about = ", and the difference of the shares in percentage points."
+    if not unbounded:
+        about = (
+            ", the difference of the shares in percentage points (paired interval), and exact "
+            f"McNemar p, corrected by Holm for the {found['num_tested']} pairs that could differ. "
+            "Nothing is adjusted for having picked the most striking pairs."
+        )
+        if all(pair["p_holm"] > SIGNIFICANT for pair in shown):
+            about += f" None differs by more than chance can explain (p above {SIGNIFICANT})."
+    tests = () if unbounded else ("p", "p (Holm)")
     return Table(
         name=f"pairs_{kind}",
-        caption=f"Pairs of classes that the head keeps {what} than {name}: clips of the two that "
-        f"each confuses, the difference of the shares in percentage points{bounded}, and "
-        f"exact McNemar p, corrected by Holm for the {found['num_tested']} pairs that could "
-        "differ. Nothing is adjusted for having picked the most striking pairs.",
-        columns=("first", "second", "clips", "baseline", "head", "difference", "p", "p (Holm)"),
+        caption=f"Pairs of classes of which the head confuses {what} clips than {name}: clips of "
+        f"the two that each confuses{about}",
+        columns=("first", "second", "clips", "baseline", "head", "difference", *tests),
         rows=[
             row(
                 *pair["names"],
                 *(str(pair[key]) for key in ("clips", "baseline_confused", "head_confused")),
                 difference({"difference": pair["difference"]} if unbounded else pair),
-                p_value(pair["p"]),
-                p_value(pair["p_holm"]),
+                *(() if unbounded else (p_value(pair["p"]), p_value(pair["p_holm"]))),
             )
-            for pair in found[kind][:num_pairs]
+            for pair in shown
         ],
         num_names=2,
         kind="dense",

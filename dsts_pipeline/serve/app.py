@@ -254,7 +254,7 @@ def answer_video(path: Path, predictor: Predictor, neighbours: Neighbours | None
         "strip": strip_uri(answer.frames[0], STRIP_PX),
         "strip_frames": NUM_FRAMES,
         "shade": None if seen is None else seen.shade(),
-        "steps": None if seen is None else seen.steps,
+        "shares": None if seen is None else seen.shares,
         "video": {
             "num_frames": info.num_frames,
             "fps": info.fps,

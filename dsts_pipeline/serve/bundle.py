@@ -250,7 +250,10 @@ def _read_figures(path: Path, head_name: str, fingerprint: str) -> dict[str, Any
     if metrics["store"] != fingerprint or head_name not in metrics["heads"]:
         return None
     names = ("split", "evaluated", "failed", "missing", "interval")
-    return {name: metrics[name] for name in names} | {"head": metrics["heads"][head_name]}
+    left_out = {"left_out": metrics.get("left_out", {})}
+    return (
+        {name: metrics[name] for name in names} | left_out | {"head": metrics["heads"][head_name]}
+    )
 
 
 # ---- the model card: what is known of a bundle, for people, and what is not known --------------
@@ -260,9 +263,11 @@ def _read_figures(path: Path, head_name: str, fingerprint: str) -> dict[str, Any
 
 ABSENT = "not recorded"
 _FIGURES = {"top1": "top-1", "top5": "top-5", "class_wise": "class-wise mean"}
-_MARKS = re.compile(r"[\\`*_{}\[\]()#+!|]")
-# What Markdown's dialects read and not all of them let a backslash undo.
-_ENTITIES = {sign: f"&#{ord(sign)};" for sign in "&<>~:@"}
+# Underscores within a word, brackets without square ones before them, and the like mean nothing.
+_MARKS = re.compile(r"[\\`*\[\]#|]|^\+|(?<![^\W_])_|_(?![^\W_])")
+# What Markdown's dialects read and not all of them let a backslash undo; a colon before a space
+# makes no address.
+_ENTITIES = re.compile(r"[&<>~@]|:(?=\S)")
 
 
 def model_card(bundle: Bundle, *, weights_file: str | None) -> str:
@@ -280,6 +285,7 @@ def model_card(bundle: Bundle, *, weights_file: str | None) -> str:
     environment.filters["pairs"] = _pairs
     template = files("dsts_pipeline.serve").joinpath("model_card.md.j2").read_text("utf-8")
     figures = (bundle.figures or {}).get("head", {})
+    left_out = (bundle.figures or {}).get("left_out") or {}
     training = _mapping(bundle.head_record.get("provenance"))
     origins = {"Head": training}
     origins |= {name.capitalize(): _mapping(made) for name, made in bundle.provenance.items()}
@@ -291,9 +297,12 @@ def model_card(bundle: Bundle, *, weights_file: str | None) -> str:
         frame_rule=bundle.made_of.get("input_pipeline") or bundle.made_of["backbone"].get("frames"),
         clips=bundle.made_of.get("clips", {}),
         figures=bundle.figures,
+        bounded="intervals" not in left_out,
+        left_out=[left_out[name] for name in ("intervals", "top5") if name in left_out],
         rows=[
             (name, *(_percent(figures.get(f"{key}{end}")) for end in ("", "_low", "_high")))
             for key, name in _FIGURES.items()
+            if key not in left_out
         ],
         settings=sorted(_mapping(training.get("settings")).items()),
         origins=origins.items(),
@@ -309,7 +318,7 @@ def escape(value: object) -> str:
     """
     text = " ".join(str(value).split())
     text = _MARKS.sub(r"\\\g<0>", "".join(sign for sign in text if sign.isprintable()))
-    text = "".join(_ENTITIES.get(sign, sign) for sign in text)
+    text = _ENTITIES.sub(lambda found: f"&#{ord(found[0])};", text)
     return text.replace("www.", "www&#46;")
 
 

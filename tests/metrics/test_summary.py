@@ -131,11 +131,20 @@ def test_counts_that_disagree_are_refused():
         _assemble(heads={"dsts": wrong})
 
 
-def test_table_shows_percent_intervals_and_denominators():
-    metrics = json.loads(json.dumps(_assemble(), sort_keys=True))
+def _printed(metrics):
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(results_table(metrics))
-    text = console.export_text()
+    return console.export_text()
+
+
+def test_a_table_without_a_baseline_has_no_column_for_it():
+    assert "top-1 vs baseline" in _printed(_assemble())
+    assert "baseline" not in _printed(_assemble(baseline="other"))
+
+
+def test_table_shows_percent_intervals_and_denominators():
+    metrics = json.loads(json.dumps(_assemble(), sort_keys=True))
+    text = _printed(metrics)
     assert text.index("Backbone's own <classifier>") < text.index("DSTS [N=3]")
     assert "75.0 (" in text and "9,000" in text and "+25.0 (" in text
     assert "12 of 15 clips evaluated; 2 failed to decode, 1 missing or unusable." in text

@@ -75,6 +75,21 @@ def test_the_page_holds_all_parts_and_the_settings_that_differ():
     assert {"neurons_0", "neurons_1", "class_by_neuron_1", "difference_1"} <= set(page.figures)
 
 
+def test_too_few_clips_have_no_intervals_in_any_place():
+    bounded = render_comparison(two_runs(), Bootstrap(200))
+    assert "with intervals" in bounded.html and "(paired" not in bounded.html
+    why = {"intervals": "60 test clips: too few for them"}
+    few = [
+        Run(run.name, replace(run.inputs, metrics=run.inputs.metrics | {"left_out": why}))
+        for run in two_runs()
+    ]
+    page = render_comparison(few, Bootstrap(200))
+    assert page.html.count(why["intervals"]) == 1
+    assert "interval" not in without_scripts(page.html).split("</style>")[1]
+    cells = [c for n in ("differences", "figures") for r in page.tables[n].rows for c in r.cells]
+    assert not any(cell.detail for cell in cells)
+
+
 def test_names_of_runs_do_no_harm():
     html = render_comparison(two_runs(HOSTILE), Bootstrap(200)).html
     assert len([tag for tag, _ in outline(html).tags if tag == "script"]) == 4

@@ -350,9 +350,23 @@ def test_too_few_clips_have_sentences_where_others_have_figures():
     assert [number.interval for number in headline_numbers(inputs)] == [""] * 3
     for name in ("results", "pairs_separated", "pairs_merged"):
         assert not any(cell.detail for row in page.tables[name].rows for cell in row.cells)
+    for name in ("similarity", "pairs_separated", "pairs_merged"):
+        assert not {"p", "p (Holm)"} & set(page.tables[name].columns)
     summary = page.html[page.html.index('id="summary"') :].split("</section>")[0]
     assert "intervals" not in summary.replace(why["intervals"], "")
     assert "mutual information" not in page.html
+
+
+def test_a_head_without_gates_has_no_word_of_them():
+    inputs = make_inputs(**SMALL)
+    assert "gate is saturated" in render_report(inputs).html
+    for row in inputs.histories["dsts"]:
+        for layer in row["layers"]:
+            layer["saturated_share"] = None  # as of fixed halves
+    page = render_report(inputs)
+    body = without_scripts(page.html).split("</style>")[1]
+    assert not re.search(r"\bgates?\b|temporal operator", body) and "gates" not in page.tables
+    assert "need" not in page.figures
 
 
 def test_of_few_classes_there_is_no_top_5_and_a_missing_one_does_no_harm():

@@ -93,7 +93,7 @@ def test_attention_on_the_frames_goes_away_with_its_tick(browser, tmp_path):
     async def steps(tab):
         display = "getComputedStyle(document.querySelector('#{} .film b')).display"
         assert await tab.run(display.format("summary")) == "block"
-        assert await tab.run("document.querySelectorAll('#summary .steps i').length") == 6 * 8
+        assert await tab.run("document.querySelectorAll('#summary .film > i > u').length") == 6 * 6
         await tab.click("#summary .shading")
         assert await tab.run(display.format("summary")) == "none"
         await tab.click("#tab-mistakes")

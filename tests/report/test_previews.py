@@ -45,9 +45,11 @@ def test_attention_lets_light_fall_on_what_was_taken():
     assert seen.steps == [0.75, 0, 0, 0.25]
     alpha = np.asarray(open_uri(seen.shade()).convert("RGBA"))[:, :, 3]
     frames = alpha.reshape(16, NUM_FRAMES, 16).transpose(1, 0, 2)
-    assert frames[0][:4, 12:].max() < 20 < 200 < frames[0][12:, :4].min()
-    assert frames[5].min() > 200
-    third = 0.85 * 255 * (1 - 1 / 3)
+    assert seen.shares == [0.75] * 3 + [0] * 6 + [0.25] * 3
+    darkest = 0.5 * 255  # the frame is to be seen through it
+    assert frames[0][:4, 12:].max() < 20 < 110 < frames[0][12:, :4].min()
+    assert frames[5].min() > 110 and frames.max() < darkest + 12
+    third = darkest * (1 - 1 / 3)
     assert frames[11][14, 1] == pytest.approx(third, abs=12)
 
 
@@ -60,7 +62,11 @@ def test_large_previews_show_what_the_model_saw_and_a_clip_is_read_once():
 
     previews = Previews("abc", make_frames, seen_of=seen_of)
     large = previews.large(1)
-    assert large.shade and len(large.steps) == 4 and previews.of(1) is previews.large(1) is large
+    assert (
+        large.shade
+        and len(large.shares) == NUM_FRAMES
+        and previews.of(1) is previews.large(1) is large
+    )
     assert not previews.of(0).shade and read == ["b"] and previews.shades == {0: large.shade}
     assert not Previews("abc", make_frames).large(1).shade
 

@@ -10,6 +10,7 @@ from dsts_pipeline.report.tables import (
     Cell,
     Table,
     beside_table,
+    make_tables,
     paper_tables,
     row,
     to_latex,
@@ -48,6 +49,20 @@ def test_what_means_something_to_a_format_is_escaped():
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match="table odd: row"):
         Table("odd", "", ("a", "b"), [row("1")])
+
+
+def test_what_no_head_has_been_compared_with_has_no_column():
+    inputs = make_inputs(**SMALL)
+    with_baseline = make_tables(inputs, 3)["results"]
+    assert (
+        with_baseline.columns[-1] == "against baseline" and "last column" in with_baseline.caption
+    )
+    heads = {
+        name: head | {"versus_baseline": None} for name, head in inputs.metrics["heads"].items()
+    }
+    metrics = inputs.metrics | {"heads": heads, "baseline": None}
+    without = make_tables(replace(inputs, metrics=metrics), 3)["results"]
+    assert without.columns[-1] == "parameters" and "last column" not in without.caption
 
 
 def test_without_an_ablation_the_tables_are_the_papers_and_say_what_to_run():

@@ -43,6 +43,21 @@ def test_figures_come_with_interval_and_denominators():
     assert "confidence = 0.95" in card
 
 
+def test_figures_that_so_few_clips_cant_bear_are_left_out():
+    left_out = {
+        "intervals": "6 test clips: too few for intervals",
+        "top5": "3 classes: the right one is always among the first 5",
+        "calibration": "6 test clips: too few",
+    }
+    card = model_card(make_bundle(figures=FIGURES | {"left_out": left_out}), weights_file=None)
+    figures = card.split("## Figures")[1].split("##")[0]
+    assert "| top-1 | 75.2 |\n| class-wise mean | 75.0 |\n" in figures
+    assert "top-5" not in figures and "72.7" not in figures and "confidence" not in figures
+    shown = html.unescape(figures)
+    assert left_out["intervals"] in shown and left_out["top5"] in shown
+    assert render(figures).count("<td") == 4
+
+
 def test_what_is_absent_is_said_to_be(tmp_path):
     bundle = make_bundle(
         figures=None, provenance={}, head_record={"store": FINGERPRINT, "title": "a head"}
@@ -80,7 +95,17 @@ HOSTILE = (
     "# heading\n\n- list",
     "`code` *bold* _it_ ~~no~~ \\",
     "https://example.org www.example.org me@example.org",
+    "_a_ __b__ a_b_ _a_b c__d__e",
+    "[x] (https://example.org)",
+    "[x][1] ![y] {: #id .class}",
+    "+ item",
+    "javascript:alert(1) mailto:me@example.org",
 )
+
+
+def test_what_means_nothing_to_markdown_stays_as_it_is():
+    text = "DSTS head (N = 10, L = 1), efficientnet_lite0, {'clip_len': 8, 'num_clips': 1}!"
+    assert escape(text) == text
 
 
 @pytest.mark.parametrize("text", HOSTILE)

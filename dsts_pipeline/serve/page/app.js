@@ -105,24 +105,23 @@ function showVideo(name, result) {
     node.style.backgroundPosition = `${(100 * place) / last}% 0`;
     return node;
   };
+  const shares = result.shares ?? [], most = Math.max(...shares);
   film.replaceChildren(
     ...SHOWN.map((place) => {
       const frame = at(make("span", { class: "frame" }), result.strip, place);
-      if (result.shade) frame.append(at(make("span", { class: "shade" }), result.shade, place));
+      if (result.shade) {
+        const bar = make("span", { class: "share" });
+        bar.style.height = `${(18 * shares[place]) / most}px`;
+        frame.append(at(make("span", { class: "shade" }), result.shade, place), bar);
+      }
       return frame;
     }),
   );
-  film.setAttribute("aria-label", `What the model saw of ${name}`);
-  const steps = result.steps ?? [], most = Math.max(...steps);
-  part("steps").hidden = part("shading-part").hidden = !result.shade;
-  part("steps").setAttribute("aria-label", `Attention by time step: ${steps.map(percent).join(", ")}`);
-  part("steps").replaceChildren(
-    ...steps.map((share) => {
-      const bar = make("span");
-      bar.style.height = `${(100 * share) / most}%`;
-      return bar;
-    }),
-  );
+  film.classList.toggle("barred", Boolean(result.shade));
+  const said = SHOWN.map((place) => percent(shares[place])).join(", ");
+  const taken = result.shade ? `; attention on the time step of each frame: ${said}` : "";
+  film.setAttribute("aria-label", `What the model saw of ${name}${taken}`);
+  part("shading-part").hidden = !result.shade;
   const views = result.num_views > 1 ? `; the answer is the mean of ${result.num_views} views, this is the first` : "";
   part("facts").textContent =
     `What the model saw. File: ${video.num_frames} frames, ${video.width_px} × ${video.height_px} px${views}.`;
