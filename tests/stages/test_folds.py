@@ -219,7 +219,6 @@ BAD = [
     ("groups", ablation, {"dataset__num_folds": 9}, "set it to at most 8"),
     ("classes", ablation, FOUR, "has all clips of class"),
     ("groups", ablation, FOUR | {"evaluate__split": "val"}, "no map of split 'val'"),
-    ("groups", ablation, FOUR | {"train__batch_size": 64}, "variant full: 60 training clips"),
     ("none", train_head, FOUR | {"dataset__fold": 0}, "tell no groups"),
     ("groups", train_head, {"dataset__fold": 0}, "fold is 0 and num_folds null"),
     ("groups", train_head, FOUR | {"dataset__fold": 4}, "fold is 4, expected 0 to 3"),

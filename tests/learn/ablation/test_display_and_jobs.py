@@ -89,7 +89,7 @@ def test_work_of_before_counts_in_no_pace(monkeypatch):
     assert shown.seconds_left() == pytest.approx(800.0)
 
 
-def test_a_line_a_minute_and_one_at_the_end(monkeypatch):
+def test_a_line_soon_then_one_a_minute_and_one_at_the_end(monkeypatch):
     told = Console(width=200, record=True, file=io.StringIO())
     now = [0.0]
     monkeypatch.setattr(display, "console", told)
@@ -102,7 +102,8 @@ def test_a_line_a_minute_and_one_at_the_end(monkeypatch):
             shown.tell([status(done=1.0, finished=True)])
     lines = told.export_text().splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("ablate: 30 % of 1 trainings, 2 min left; full loss 1.50")
+    assert lines[0].startswith("ablate: 5 % of 1 trainings, 3 min left; full loss 1.50")
+    assert lines[1].startswith("ablate: 35 % of 1 trainings, 2 min left")
     assert lines[2].startswith("ablate: 100 %")
 
 
