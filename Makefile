@@ -80,7 +80,7 @@ pictures: $(STAMP)  ## Take the pictures of docs/ from the last run (needs a bro
 	python cli.py report --screenshots docs
 	python cli.py demo-app --screenshots docs
 
-test: $(STAMP)  ## Run the tests: every part, in about five minutes
+test: $(STAMP)  ## Run the tests: every part, in about eight minutes
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile -m "not slow and not long"
 
 test-slow: $(STAMP)  ## Run the slow ones, which .ci/run runs too: kills, processes, DVC, whole runs
