@@ -239,7 +239,6 @@ def test_processes_of_a_killed_ablation_leave(ready):
         ((), {}, "python cli.py ablate --experiment paper_tables"),
         (("--grid", "head.num_neuron=4"), {}, "did you mean head.num_neurons?"),
         (("--grid", "head.num_layers=0,1"), {}, "variant head.num_layers=0: udl.enabled is true"),
-        (("--grid", "train.batch_size=8,32"), {}, "variant train.batch_size=32: 48 training clips"),
         (("--grid", "head.width=4,7"), {}, "variant head.width=7: width=7 is above in_channels=6"),
         (
             ("--grid", "head.width=4"),
