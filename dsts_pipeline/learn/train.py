@@ -131,22 +131,29 @@ def fit_recipe(
 
     Arguments are those of `check_clips`, which refuses what can't be helped.
     """
-    numbers = store.group_numbers
-    fitted = fit_to_clips(
-        store.labels[rows],
-        np.asarray(store.video_ids)[rows],
-        batch_size=recipe.train.batch_size,
-        heldout_fraction=recipe.train.heldout_fraction,
-        seed=recipe.stream_seed,
-        paired=paired,
-        world_size=world_size,
-        early_stopping_epochs=recipe.train.early_stopping_epochs,
-        heldout_by=recipe.train.heldout_by,
-        origins=None if numbers is None else numbers[rows],
-    )
+    fitted = fit_to_clips(**_clips_and_wishes(store, rows, recipe, paired, world_size))
     values = {"batch_size": fitted.batch_size, "heldout_fraction": fitted.heldout_fraction}
     train = recipe.train.model_copy(update=values)
     return dataclasses.replace(recipe, train=train), fitted.told
+
+
+def _clips_and_wishes(
+    store: FeatureStore, rows: np.ndarray, recipe: Recipe, paired: bool, world_size: int
+) -> dict[str, Any]:
+    """Arguments of `find_shortage` and `fit_to_clips`: the rows' clips, and what is set."""
+    numbers = store.group_numbers
+    return {
+        "labels": store.labels[rows],
+        "groups": np.asarray(store.video_ids)[rows],
+        "batch_size": recipe.learning.batch_size,
+        "heldout_fraction": recipe.train.heldout_fraction,
+        "seed": recipe.stream_seed,
+        "paired": paired,
+        "world_size": world_size,
+        "early_stopping_epochs": recipe.learning.early_stopping_epochs,
+        "heldout_by": recipe.train.heldout_by,
+        "origins": None if numbers is None else numbers[rows],
+    }
 
 
 def count_held_out(store: FeatureStore, rows: np.ndarray, recipe: Recipe) -> int:
@@ -197,7 +204,6 @@ def check_clips(
         SettingsError: They are. With early stopping also where no clip would be held out.
     """
     labels = store.labels[rows]
-    numbers = store.group_numbers
     num_classes = len(store.class_names)
     strange = labels[(labels < 0) | (labels >= num_classes)]
     if len(strange):
@@ -206,18 +212,7 @@ def check_clips(
             f"{strange[0]}, and the store names {num_classes} classes; the annotations and their "
             "list of classes disagree: correct them, then `python cli.py prepare` and `extract`"
         )
-    shortage = find_shortage(
-        labels,
-        np.asarray(store.video_ids)[rows],
-        batch_size=recipe.learning.batch_size,
-        heldout_fraction=recipe.train.heldout_fraction,
-        seed=recipe.stream_seed,
-        paired=paired,
-        world_size=world_size,
-        early_stopping_epochs=recipe.learning.early_stopping_epochs,
-        heldout_by=recipe.train.heldout_by,
-        origins=None if numbers is None else numbers[rows],
-    )
+    shortage = find_shortage(**_clips_and_wishes(store, rows, recipe, paired, world_size))
     if shortage:
         raise SettingsError(shortage)
 
