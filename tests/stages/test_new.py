@@ -96,9 +96,11 @@ def test_git_may_begin_later(tmp_path, monkeypatch):
         monkeypatch.setenv(f"GIT_{name}_NAME", "t")
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "t@example.org")
     make(tmp_path / "p")
+    local = tmp_path / "p" / ".dvc" / "config.local"
+    local.write_text(local.read_text() + "['remote \"mine\"']\n    password = a%b\n")
     make(tmp_path / "p", git=True)
     assert (tmp_path / "p" / ".git").is_dir()
-    assert not (tmp_path / "p" / ".dvc" / "config.local").exists()
+    assert "no_scm" not in local.read_text() and "password = a%b" in local.read_text()
     with pytest.raises(UserError, match="is a project already"):
         make(tmp_path / "p", git=True)
 
