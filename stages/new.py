@@ -188,9 +188,7 @@ def _tell(folder: Path, layout: Layout | None, backbone: str | None, in_git: boo
     if not in_git:
         lines.append(f"`dvc exp run` needs a git repository: `dsts new {folder} --git` begins one.")
     if not layout:
-        lines.append(
-            "It is about rendered dives, the embedded data, until `dsts use` names other."
-        )
+        lines.append("It is about rendered dives, the embedded data, until `dsts use` names other.")
     next_commands = ["dsts doctor   # can this machine run it?", "dvc repro"]
     lines += ["Next:", f"  cd {folder}", *(f"  {command}" for command in next_commands)]
     for line in lines:

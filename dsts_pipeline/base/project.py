@@ -7,9 +7,9 @@ A checkout of the repository is such a project. A wheel carries the same files i
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dsts_pipeline import __version__
 from dsts_pipeline.base.errors import SettingsError
 
 PROJECT_FILES = (
@@ -42,11 +42,8 @@ def is_project(folder: Path) -> bool:
 
 
 def installed_version() -> str:
-    """The version of this package; "unknown" where it is not installed but only on the path."""
-    try:
-        return version("dsts-pipeline")
-    except PackageNotFoundError:
-        return "unknown"
+    """The version of this package, by its own word: files of an older install may say another."""
+    return __version__
 
 
 def require_release(folder: Path) -> None:
