@@ -398,6 +398,8 @@ class UdlSettings(Section):
     """alpha of the simulated step; null: the current learning rate"""
     redraw_noise: bool = False
     """draw new noise for the step that is made, after the one that was simulated"""
+    validation_by: Literal["clip", "group"] = "clip"
+    """clip (paper): the two batches share no clip; group: no player, subject or source video"""
 
     @field_validator("method", mode="before")
     @classmethod

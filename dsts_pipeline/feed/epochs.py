@@ -25,6 +25,7 @@ from dsts_pipeline.feed.samplers import (
     pair_batches,
     pair_sides,
     part_by_clip,
+    part_by_origin,
     sequential_order,
     shard_order,
     split_batches,
@@ -57,6 +58,8 @@ class EpochSampler:
         groups: Clip id of each row; None where every row is a clip.
         labels: Class of each row; needed for `class_balanced`.
         shards: Shard of each row; needed for the order "shard".
+        origins: Player, subject or source video of each row, as a number: the batches of a pair
+            share none; None: they share no clip.
         window: Shards whose clips are mixed in the order "shard".
         drop_last: Drop smaller batches (always done where `world_size` > 1).
         rank, world_size: This process among all.
@@ -81,13 +84,15 @@ class EpochSampler:
     groups: np.ndarray | None = None
     labels: np.ndarray | None = None
     shards: np.ndarray | None = None
+    origins: np.ndarray | None = None
     window: int = 16
     drop_last: bool = False
     rank: int = 0
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        needed = {"labels": self.class_balanced, "shards": self.order == "shard", "groups": False}
+        needed = {"labels": self.class_balanced, "shards": self.order == "shard"}
+        needed |= {"groups": False, "origins": False}
         for name, is_needed in needed.items():
             column = getattr(self, name)
             if column is None and is_needed:
@@ -112,12 +117,18 @@ class EpochSampler:
     def pairs(self, epoch: int) -> list[Pair]:
         """This process's training and validation batches of an epoch, without a common clip.
 
+        With `origins` without a common origin, either.
+
         Raises:
-            SettingsError: Too few clips for two disjoint batches on every process.
+            SettingsError: Too few clips, or origins, for two disjoint batches on every process.
         """
         together = self.batch_size * self.world_size
         order = self._order(epoch)
-        if self.class_balanced:
+        if self.origins is not None:
+            origins = self.origins[self._places(order)]
+            sides = part_by_origin(origins, seed=self.seed, epoch=epoch)
+            pairs = pair_sides(order[sides[0]], order[sides[1]], together, drop_last=self._drops)
+        elif self.class_balanced:
             places = self._places(order)
             clips = self._clips[places]
             labels = np.asarray(self.labels)[places]
@@ -134,7 +145,8 @@ class EpochSampler:
         digest = hashlib.sha256()
         options = (self.batch_size, self.order, self.class_balanced, self.window, self._drops)
         digest.update(repr((*options, self.rank, self.world_size, len(self.rows))).encode())
-        for column in (self.rows, self.groups, self.labels, self.shards):
+        columns = [self.rows, self.groups, self.labels, self.shards]
+        for column in columns if self.origins is None else [*columns, self.origins]:
             values = [] if column is None else np.asarray(column).tolist()
             digest.update(repr(values).encode())
         return digest.hexdigest()[:32]

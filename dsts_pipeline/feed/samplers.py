@@ -281,6 +281,36 @@ def part_by_clip(
     return np.flatnonzero(~side), np.flatnonzero(side)
 
 
+def part_by_origin(origins: np.ndarray, *, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Part draws in two sides of about equal size, all draws of an origin (player) together.
+
+    Origins go in random order to the side that has fewer draws, other ones in each epoch.
+
+    Args:
+        origins: Number of each draw's origin, int64 `[n]`.
+
+    Returns:
+        Places of the draws of either side, ascending.
+
+    Raises:
+        SettingsError: There is one origin.
+    """
+    numbers, of_draw, counts = np.unique(origins, return_inverse=True, return_counts=True)
+    if len(numbers) < 2:
+        raise SettingsError(
+            "the training clips are of one group, and udl.validation_by = group takes two batches "
+            "of different groups; set it to clip"
+        )
+    generator = np.random.default_rng(derive_seed(seed, "pair-origins", epoch))
+    on_second = np.zeros(len(numbers), dtype=bool)
+    lead = 0
+    for origin in generator.permutation(len(numbers)).tolist():
+        on_second[origin] = lead > 0
+        lead += -int(counts[origin]) if on_second[origin] else int(counts[origin])
+    side = on_second[of_draw]
+    return np.flatnonzero(~side), np.flatnonzero(side)
+
+
 def pair_sides(
     first: np.ndarray, second: np.ndarray, batch_size: int, *, drop_last: bool = False
 ) -> list[Pair]:

@@ -394,10 +394,26 @@ class Training:
             groups=self.feed.groups[kept],
             labels=self.feed.labels[kept],
             shards=self.feed.shards[kept] if reading.order == "shard" else None,
+            origins=self._origins(kept),
             window=reading.shard_window,
             rank=self.processes.rank,
             world_size=self.processes.world_size,
         )
+
+    def _origins(self, kept: np.ndarray) -> np.ndarray | None:
+        """Groups that UDL's two batches must not share; None: they share no clip, that is all.
+
+        Raises:
+            SettingsError: They are wanted, and the store tells none.
+        """
+        if not self.udl or self.recipe.udl.validation_by == "clip":
+            return None
+        if self.feed.origins is None:
+            raise SettingsError(
+                "udl.validation_by is group, and the clips tell no groups; set it to clip, or give "
+                "the annotations a column of players, subjects or source videos"
+            )
+        return self.feed.origins[kept]
 
 
 def _give_maps(consume: Callable[[Tensor], None], batch: FeatureBatch) -> None:

@@ -235,3 +235,43 @@ def test_too_few_clips_are_told():
         make_sampler(order="shard", window=0).batches(0)
     with pytest.raises(SettingsError, match="rank is -1"):
         evaluation_rows(np.arange(3), -1, 2)
+
+
+# ---- pairs of different origins (players, source videos) -----------------------------------------
+
+
+@given(options_of_samplers, st.integers(2, 9), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_pairs_may_share_no_origin_over_all_processes(options, num_origins, epoch):
+    alone = make_sampler(**options)
+    numbers = np.array([int(name.split()[1]) % num_origins for name in alone.groups])
+    world_size = options["world_size"]
+    samplers = [replace(alone, origins=numbers, rank=rank) for rank in range(world_size)]
+    try:
+        pairs = [sampler.pairs(epoch) for sampler in samplers]
+    except SettingsError:
+        return  # too few clips, which other tests are about
+    for of_all in zip(*pairs, strict=True):
+        train, val = (
+            {int(numbers[row - 100]) for side in sides for row in side}
+            for sides in zip(*of_all, strict=True)
+        )
+        assert not train & val
+
+
+def test_origins_take_other_sides_in_each_epoch_and_all_clips_train():
+    origins = np.arange(40) % 8
+    sampler = make_sampler(num_clips=40, batch_size=5, origins=origins)
+    first_sides = set()
+    for epoch in range(12):
+        pairs = sampler.pairs(epoch)
+        trained = np.concatenate([train for train, _ in pairs])
+        assert sorted(trained.tolist()) == sampler.rows.tolist()
+        first_sides.add(frozenset(origins[pairs[0][0] - 100].tolist()))
+    assert len(first_sides) > 6
+
+
+def test_one_origin_is_told():
+    sampler = make_sampler(origins=np.zeros(40, dtype=np.int64))
+    with pytest.raises(SettingsError, match="of one group"):
+        sampler.pairs(0)

@@ -7,7 +7,7 @@ from dsts_pipeline.learn import Recipe
 
 PLAIN = {"classifier_learning_rate_factor": 1.0, "gate_learning_rate_factor": 1.0}
 OF_UDL = {"udl": "enabled", "udl_method": "method", "redraw_noise": "redraw_noise"}
-OF_UDL |= {"inner_learning_rate": "inner_learning_rate"}
+OF_UDL |= {name: name for name in ("inner_learning_rate", "validation_by")}
 # A step of plain SGD, so that results can be compared with equations.
 SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
 SGD |= {"warmup_fraction": 0.0}

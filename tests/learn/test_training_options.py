@@ -213,3 +213,28 @@ def test_a_missing_gpu_is_explained():
     assert choose_device("auto") == choose_device("cpu") == "cpu"
     with pytest.raises(SettingsError, match="train.device is cuda and torch finds no GPU"):
         choose_device("cuda")
+
+
+# ---- UDL's batches of different groups -----------------------------------------------------------
+
+
+def udl_training(validation_by, group_numbers):
+    feed = ordered_feed()
+    feed.store.group_numbers = group_numbers
+    head = DSTSHead(6, 4, num_neurons=2, num_layers=1, width=4)
+    options = {"udl": True, "batch_size": 8, "num_epochs": 1, "validation_by": validation_by}
+    return Training(head, feed, recipe(**options), joined_of_one())
+
+
+def test_udl_validates_on_other_groups_where_that_is_wanted():
+    groups = np.arange(64) // 4 % 5
+    shared = {"clip": 0, "group": 0}
+    for by in shared:
+        for train, val in udl_training(by, groups).sampler.pairs(0):
+            shared[by] += bool(set(groups[train]) & set(groups[val]))
+    assert shared["group"] == 0 < shared["clip"]
+
+
+def test_udl_by_group_needs_groups():
+    with pytest.raises(SettingsError, match="tell no groups"):
+        udl_training("group", None)
