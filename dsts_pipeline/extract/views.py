@@ -225,8 +225,8 @@ class Views:
         fewest = min(self.train, self.test_clips, self.segments)
         if fewest < 1 or self.test_crops not in _CROPS:
             raise ValueError(
-                f"{self.train} training views, {self.test_clips} clips, {self.test_crops} crops, "
-                f"{self.segments} segments: expected at least 1, 1, 1, and 1 or 3 crops"
+                f"{self.train} training views, {self.test_clips} clips, {self.test_crops} crops of "
+                f"{self.segments} segments: expected at least 1, 1, and 1 or 3, of at least 1"
             )
         if self.augmentation.flip:
             self.flips.map_label(0)
