@@ -77,6 +77,15 @@ def test_a_joined_store_is_read_by_threads_and_processes(tmp_path):
     joined.verify()
 
 
+def test_a_remote_store_is_joined_too(tmp_path):
+    store = open_segments(tmp_path / "far", failures={LOST: "truncated"})
+    found = open_store(f"file://{store.path}", cache_dir=tmp_path / "near")
+    rows = np.arange(23)
+    np.testing.assert_array_equal(
+        join_views(found).read(rows).copy(), join_views(store).read(rows)
+    )
+
+
 def test_a_map_without_one_of_its_segments_is_left_out_and_counted(tmp_path):
     gone = {LOST: "truncated", 16: "no frames", 17: "no frames", 18: "cut", 19: "cut"}
     store = open_segments(tmp_path, failures=gone)

@@ -109,13 +109,16 @@ def test_ablate_and_search_train_on_joined_maps_and_keep_the_readings_apart(
         views = "joined" if name == "joined" else "separate"
         monkeypatch.chdir(folder)
         ablate.run(settings_of(feed__views=views))
-        found = read_signed(folder / "outputs/ablation/results.json")["variants"]["full"]["runs"]
-        tables.append([(run["top1"], run["nll"]) for run in found])
+        found = read_signed(folder / "outputs/ablation/results.json")["variants"]
+        answers = [variant["runs"][0]["predictions"] for variant in found.values()]
+        loaded = [Predictions.load(folder / "outputs/ablation" / place) for place in answers]
+        tables.append([one.probabilities.tobytes() for one in loaded])
         space = '["train.learning_rate=0.001,0.01"]'
         search.run(settings_of(feed__views=views, search__space=space, search__num_trials=1))
         record = (folder / "outputs/search/trials.json").read_text()
         trials.append(re.findall(r'"heldout_[a-z]+": [0-9.e-]+', record))
-    assert tables[0] == tables[1] and trials[0] == trials[1] and trials[0]
+    assert tables[0] == tables[1] and len(set(tables[0])) == 2
+    assert trials[0] == trials[1] and trials[0]
     told = "2 trainings, {} of them finished before".format
     assert capsys.readouterr().err.count(told(0)) == 2
     ablate.run(settings_of(feed__views="joined"))
