@@ -81,9 +81,7 @@ def test_a_remote_store_is_joined_too(tmp_path):
     store = open_segments(tmp_path / "far", failures={LOST: "truncated"})
     found = open_store(f"file://{store.path}", cache_dir=tmp_path / "near")
     rows = np.arange(23)
-    np.testing.assert_array_equal(
-        join_views(found).read(rows).copy(), join_views(store).read(rows)
-    )
+    np.testing.assert_array_equal(join_views(found).read(rows).copy(), join_views(store).read(rows))
 
 
 def test_a_map_without_one_of_its_segments_is_left_out_and_counted(tmp_path):
@@ -147,9 +145,7 @@ def test_folds_are_dealt_of_joined_maps(tmp_path):
     assert (folded.num_joined, len(folded)) == (4, 11)
     assert set(folded.splits) == {"train", "test"}
     assert folded.manifest["failures"][0]["reason"] == "segment 1 of 4: cut"
-    np.testing.assert_array_equal(
-        folded.read([0])[0], np.concatenate(store.read(range(4)), axis=1)
-    )
+    np.testing.assert_array_equal(folded.read([0])[0], np.concatenate(store.read(range(4)), axis=1))
     assert open_features(record, FeedSettings()).num_joined == 1
     assert set(folded.describe_reading()) == {"fold", "joined_views"}
 

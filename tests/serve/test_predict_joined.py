@@ -18,6 +18,7 @@ from dsts_pipeline.feature_store.joining import join_views
 from dsts_pipeline.head import AttentiveProbe
 from dsts_pipeline.metrics import softmax
 from dsts_pipeline.serve import Predictor, load_bundle, save_bundle
+from dsts_pipeline.serve.bundle import model_card
 from dsts_pipeline.serve.exported_model import decode_some, whole_subject, write_model
 from tests.clips.videos import write_video
 from tests.serve.small_bundle import CLASSES, FINGERPRINT, backbone, make_bundle, make_head, make_of
@@ -101,6 +102,13 @@ def test_an_exported_file_of_both_equals_pytorch(index, tmp_path):
     subject = whole_subject(bundle.backbone, bundle.head, frames, num_joined=2)
     exported = write_model(tmp_path / "whole.pt2", subject, "program", {}, seconds=0.01)
     assert exported.comparison.num_clips == 3
+
+
+def test_the_model_card_tells_how_views_are_read():
+    line = "- Views of a video: 1 clips x 3 crops, averaged, each in 2 segments, "
+    assert f"\n{line}joined to one map\n" in model_card(bundle_of(make_head()), weights_file=None)
+    separate = make_bundle(made_of=make_of(backbone()) | VIEWS.describe())
+    assert f"\n{line}averaged, too\n" in model_card(separate, weights_file=None)
 
 
 def test_a_head_and_features_of_other_segments_make_no_bundle():
