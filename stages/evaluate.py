@@ -58,7 +58,7 @@ def _evaluate(settings: Settings) -> None:
             heads[name].predictions.save(common.PREDICTIONS / f"{name}.npz")
             progress.advance(len(rows), name)
     failures = [clip for clip in store.manifest["failures"] if clip["split"] == chosen.split]
-    views = count_views(feed.groups.tolist(), failures)
+    views = count_views(feed.groups.tolist(), failures, num_joined=store.num_joined)
     problems = [problem for problem in unusable if problem.split == chosen.split]
     shared: dict[str, Any] = {
         "class_names": store.class_names,
@@ -75,7 +75,7 @@ def _evaluate(settings: Settings) -> None:
         store=store.fingerprint,
         num_bins=chosen.num_bins,
         provenance=collect_provenance(
-            {"evaluate": chosen.model_dump(), "seed": settings.seed} | store.describe_fold()
+            {"evaluate": chosen.model_dump(), "seed": settings.seed} | store.describe_reading()
         ),
     )
     routing = assemble_routing(heads, **shared, how=chosen, seed=settings.seed)

@@ -21,6 +21,7 @@ from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.downloads import RANDOM
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feature_store.hdf5 import export_hdf5
+from dsts_pipeline.feature_store.joining import follow_head
 from dsts_pipeline.feature_store.opening import open_features, read_features_record
 from dsts_pipeline.head import load_head
 from dsts_pipeline.serve import Bundle, bundle_of_run, save_bundle
@@ -82,7 +83,8 @@ def write_hdf5(
     """
     feed = settings.feed
     if store is None:
-        source = open_features(common.FEATURES, feed)
+        separate = feed.model_copy(update={"views": "separate"})  # a reader of the file joins
+        source = open_features(common.FEATURES, separate)
     else:
         source = open_store(
             store,
@@ -147,9 +149,9 @@ def write_model_file(
     Raises:
         UserError: Parts are missing or do not belong together, or the export differs from PyTorch.
     """
-    store = open_features(common.FEATURES, settings.feed)
     split = settings.evaluate.split
     trained, made = load_head(common.HEADS / head)
+    store = open_features(common.FEATURES, follow_head(settings.feed, made))
     if made.get("store") != store.fingerprint:
         raise CheckpointError(
             f"{common.HEADS / head}: trained on store {made.get('store')}, the features are those "
@@ -158,7 +160,7 @@ def write_model_file(
     if whole:
         bundle = _bundle_of_run(settings, head)
         frames = decode_some(bundle, ClipIndex.load(common.CLIP_INDEX), split, NUM_VIDEOS)
-        subject = whole_subject(bundle.backbone, trained, frames)
+        subject = whole_subject(bundle.backbone, trained, frames, num_joined=bundle.num_joined)
     else:
         subject = head_subject(trained, read_some(store, split, NUM_MAPS))
     record = {
@@ -169,7 +171,7 @@ def write_model_file(
         "made_of": store.manifest["made_of"],
         "compared_on": split,
         "provenance": {"head": made.get("provenance"), "export": collect_provenance({})},
-    }
+    } | store.describe_reading()
     exported = write_model(out, subject, kind, record)
     found = exported.comparison
     routed = f", {found.num_routings} different routings" if found.num_routings else ""

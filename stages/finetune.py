@@ -70,7 +70,13 @@ def run(settings: Settings) -> None:
     Raises:
         CheckpointError: The head or the backbone is missing, or they do not belong together.
         DataError: Too many clips cannot be decoded.
+        SettingsError: Views are joined; see also `_open_inputs`.
     """
+    if settings.feed.views == "joined":
+        raise SettingsError(
+            "feed.views is joined, and finetune trains on one view of a clip at a time; set it to "
+            "separate, and start from a head that was trained so"
+        )
     store = open_features(common.FEATURES, settings.feed)
     start = Path(settings.finetune.head)
     head, extra = load_fitting_head(start, store)

@@ -24,6 +24,7 @@ from dsts_pipeline.base.settings import BackboneSettings, Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.forward import choose_device
 from dsts_pipeline.extract.views import choose_fallback, preview_request
+from dsts_pipeline.feature_store.joining import follow_head
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.serve import Bundle, Prediction, Predictor, bundle_of_run
 from dsts_pipeline.serve.answers import Outputs, answers_table, table_row, tell_latency
@@ -187,7 +188,8 @@ def _find_clips(
     from dsts_pipeline.serve.neighbours import Neighbours  # imports plots, which predict needn't
 
     try:
-        store = open_features(common.FEATURES, settings.feed)
+        feed = follow_head(settings.feed, predictor.bundle.head_record)
+        store = open_features(common.FEATURES, feed)
         if store.fingerprint != predictor.bundle.store["fingerprint"]:
             raise StoreError("the features of this folder are others than the head's")
         index = ClipIndex.load(common.CLIP_INDEX)

@@ -29,6 +29,7 @@ from dsts_pipeline.extract.views import (
     preview_request,
 )
 from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feature_store.joining import follow_head
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.head import attention_map, load_head
 from dsts_pipeline.metrics import Bootstrap, Predictions, print_results
@@ -58,13 +59,14 @@ def run(settings: Settings, *, screenshots: Path | None = None) -> None:
 
 
 def _report(settings: Settings, screenshots: Path | None) -> None:
-    store = open_features(common.FEATURES, settings.feed, settings.dataset)
+    names = list(read_signed(common.METRICS)["heads"])
+    of_head = read_signed(common.HEADS / names[-1] / "head.json")["extra"]
+    feed = follow_head(settings.feed, of_head)
+    store = open_features(common.FEATURES, feed, settings.dataset)
     features = store.manifest
     # Imported features have no clip index: their store knows their classes.
     imported = "import" in features["made_of"]
     index = None if imported else ClipIndex.load(common.CLIP_INDEX)
-    names = list(read_signed(common.METRICS)["heads"])
-    of_head = read_signed(common.HEADS / names[-1] / "head.json")["extra"]
     origins = {"features": features["provenance"], "heads": of_head["provenance"]}
     read = read_run(common.OUTPUTS, index, origins)
     lost_at = "import-features" if imported else "extract"

@@ -75,7 +75,7 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     made_by = {name: getattr(settings, name).model_dump(mode="json") for name in names}
     made_by["train"] = train.model_dump(mode="json")
     provenance = collect_provenance(made_by | {"seed": settings.seed})
-    made_of = {"store": store.fingerprint, "provenance": provenance} | store.describe_fold()
+    made_of = {"store": store.fingerprint, "provenance": provenance} | store.describe_reading()
     if adapted:
         made_of["adapted"] = adapted
     saved.identity = {"store": store.division}

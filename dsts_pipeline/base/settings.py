@@ -195,6 +195,8 @@ class ViewSettings(Section):
     """views in time of any other clip; the answers to them are averaged"""
     test_crops: Literal[1, 3] = 1
     """views in space of each of these, 1 or 3"""
+    segments: Count = 1
+    """equal stretches of time that every clip is cut into, each with all of these views"""
     seed: Number = 0
     """draws other augmentations"""
     augmentation: AugmentationSettings = AugmentationSettings()
@@ -313,6 +315,8 @@ class FeedSettings(Section):
     """draw every class equally often in an epoch of the same length"""
     num_read_threads: Count = 2
     """threads that read shards"""
+    views: Literal["separate", "joined"] = "separate"
+    """joined: the maps of a clip's backbone.views.segments are one map, longer in time"""
     verify_checksums: bool = True
     """of every map that is read; false is faster and lets damage pass"""
     cache_dir: str = ".feature_cache"

@@ -10,6 +10,13 @@ the middle; 3: left, middle, right, as mmaction2's ThreeCrop). Evaluation averag
 Training clips get K views, augmented if asked for; training takes one of them per epoch, so that a
 cache gives what training on videos gives, K epochs long.
 
+Where clips are cut into S segments, stretches of equal length that follow one another, each segment
+is sampled as though it were a clip, and the S of one view stand next to each other: view v is of
+segment v mod S. `feature_store.joining` reads them as one long map.
+Source: num_segments of V-JEPA 2's frozen evaluation, https://github.com/facebookresearch/vjepa2.
+Choice: the segments of a training view share one draw of crop, mirroring and colours, as though the
+whole clip were augmented; V-JEPA 2 draws for each. Frames are drawn for each here, too.
+
 All that is drawn at random follows from the seed, the clip's id and the view's number, so the same
 store comes out however the work is spread. Nothing here needs torch or pydantic: decode processes
 import it.
@@ -196,6 +203,7 @@ class Views:
     Attributes:
         train: K, views of a training clip.
         test_clips, test_crops: V is their product; crops are 1 or 3.
+        segments: S, stretches that a clip is cut into, each of which has all of these views.
         augmentation: Of training views.
         flips: What a mirrored clip shows.
         seed: Of all that is drawn.
@@ -208,34 +216,39 @@ class Views:
     train: int = 1
     test_clips: int = 1
     test_crops: int = 1
+    segments: int = 1
     augmentation: Augmentation = Augmentation()
     flips: FlipRule = field(default=FlipRule())
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.train, self.test_clips) < 1 or self.test_crops not in _CROPS:
+        fewest = min(self.train, self.test_clips, self.segments)
+        if fewest < 1 or self.test_crops not in _CROPS:
             raise ValueError(
-                f"{self.train} training views, {self.test_clips} clips, {self.test_crops} crops: "
-                "expected at least 1, 1, and 1 or 3"
+                f"{self.train} training views, {self.test_clips} clips, {self.test_crops} crops of "
+                f"{self.segments} segments: expected at least 1, 1, and 1 or 3, of at least 1"
             )
         if self.augmentation.flip:
             self.flips.map_label(0)
 
     @property
     def num_test(self) -> int:
-        """V, views of a clip of any split but train."""
-        return self.test_clips * self.test_crops
+        """V S, views of a clip of any split but train."""
+        return self.test_clips * self.test_crops * self.segments
 
     def count(self, split: str) -> int:
         """Views of a clip of `split`."""
-        return self.train if split == _TRAIN else self.num_test
+        return self.train * self.segments if split == _TRAIN else self.num_test
 
     def describe(self) -> dict[str, Any]:
         """For a store's fingerprint; empty where every clip has its one plain view."""
-        if self.train == self.test_clips == self.test_crops == 1 and not self.augmentation.is_on:
+        is_one = self.count(_TRAIN) == self.num_test == 1
+        if is_one and not self.augmentation.is_on:
             return {}
         described: dict[str, Any] = {"train": self.train}
         described |= {"test_clips": self.test_clips, "test_crops": self.test_crops}
+        if self.segments > 1:
+            described["segments"] = self.segments
         if self.augmentation.is_on:
             described |= {"augmentation": self.augmentation.describe(), "seed": self.seed}
         return {"views": described}
@@ -252,6 +265,7 @@ def choose_views(chosen: BackboneSettings, dataset: DatasetSettings) -> Views:
         train=views.train,
         test_clips=views.test_clips,
         test_crops=views.test_crops,
+        segments=views.segments,
         seed=views.seed,
         augmentation=choose_augmentation(views.augmentation),
         flips=FlipRule(dataset.flip, dataset.flip_pairs),
@@ -368,14 +382,17 @@ class ViewPlan:
         fps = clip.fps or None
         if clip.split != _TRAIN:
             return view_at_test(rule, views, row.view, length, fps, clip.start_frame)
+        number, segment = divmod(row.view, views.segments)
+        first, length = cut_segment(length, views.segments, segment)
+        first += clip.start_frame
         if not views.augmentation.is_on:
             samples = sample_views(length, rule.num_frames, views.train, rule.pipeline, fps)
-            return FrameView(_in_file(clip.start_frame, samples[row.view]))
+            return FrameView(_in_file(first, samples[number]))
         generator = jitter_generator(views.seed, clip.id, row.view)
         numbers = jitter_frames(length, rule.num_frames, rule.pipeline, fps, generator)
         return FrameView(
-            _in_file(clip.start_frame, numbers),
-            seed=derive_seed(views.seed, "augmentation", clip.id, row.view),
+            _in_file(first, numbers),
+            seed=derive_seed(views.seed, "augmentation", clip.id, number),
             is_flipped=self._is_flipped(clip, row.view),
         )
 
@@ -421,7 +438,7 @@ class ViewPlan:
         probability = self.views.augmentation.flip
         if not probability:
             return False
-        seed = derive_seed(self.views.seed, "flip", clip.id, view)
+        seed = derive_seed(self.views.seed, "flip", clip.id, view // self.views.segments)
         return bool(np.random.default_rng(seed).random() < probability)
 
 
@@ -448,7 +465,8 @@ def view_at_test(
     fps: float | None,
     start_frame: int = 0,
 ) -> FrameView:
-    """View `number` of the V that a test clip has: sample by sample, of each its squares.
+    """View `number` of those that a test clip has: sample by sample, of each its squares, of each
+    its segments.
 
     Args:
         num_frames, fps: Of the clip; fps None where the file does not say.
@@ -457,9 +475,23 @@ def view_at_test(
     Raises:
         SettingsError: The backbone's rule cannot take so many samples.
     """
+    number, segment = divmod(number, views.segments)
     sample, crop = divmod(number, views.test_crops)
-    samples = sample_views(num_frames, rule.num_frames, views.test_clips, rule.pipeline, fps)
-    return FrameView(_in_file(start_frame, samples[sample]), _CROPS[views.test_crops][crop])
+    first, length = cut_segment(num_frames, views.segments, segment)
+    samples = sample_views(length, rule.num_frames, views.test_clips, rule.pipeline, fps)
+    return FrameView(_in_file(start_frame + first, samples[sample]), _CROPS[views.test_crops][crop])
+
+
+def cut_segment(num_frames: int, num_segments: int, number: int) -> tuple[int, int]:
+    """First frame and length of stretch `number` of a clip: floor(i n / S) to floor((i + 1) n / S).
+
+    A clip of fewer frames than segments gives some of its frames to several.
+
+    >>> [cut_segment(10, 4, number) for number in range(4)]
+    [(0, 2), (2, 3), (5, 2), (7, 3)]
+    """
+    first = number * num_frames // num_segments
+    return first, max(1, (number + 1) * num_frames // num_segments - first)
 
 
 def cut_of_first_view(made_of: Mapping[str, Any]) -> tuple[float, int]:

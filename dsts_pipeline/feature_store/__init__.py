@@ -6,6 +6,7 @@ Write with `StorePlan` and `StoreWriter`, read with `open_store`. Format: docs/s
 from __future__ import annotations
 
 from dsts_pipeline.feature_store.files import find_damage
+from dsts_pipeline.feature_store.joining import join_views
 from dsts_pipeline.feature_store.opening import open_store
 from dsts_pipeline.feature_store.plan import Sample, StorePlan, choose_samples_per_shard
 from dsts_pipeline.feature_store.reader import FeatureStore
@@ -18,5 +19,6 @@ __all__ = [
     "StoreWriter",
     "choose_samples_per_shard",
     "find_damage",
+    "join_views",
     "open_store",
 ]

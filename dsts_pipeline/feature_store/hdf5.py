@@ -71,8 +71,11 @@ def export_hdf5(
     Raises:
         StoreError: the file exists or can't be written, there is no such split, or the store is
             damaged.
+        ValueError: the store's views are joined, which a reader of the file does by itself.
     """
     path = Path(path)
+    if store.num_joined > 1:
+        raise ValueError(f"{store.location}: its views are joined; export the store as it is")
     if path.exists():
         raise StoreError(f"{path}: exists already; delete it or choose another name")
     rows = np.arange(len(store)) if split is None else store.rows_of_split(split)
@@ -171,7 +174,11 @@ def _describe_clips(store: FeatureStore, split: str | None) -> dict[str, Any]:
     )
     # A failed clip has no row, and so no label here; its place keeps the planned order.
     failures = store.manifest["failures"]
-    clips += [(item["position"], item["id"], -1, item["split"], 0) for item in failures]
+    views = store.planned["views"]
+    clips += [
+        (item["position"], item["id"], -1, item["split"], views[item["position"]])
+        for item in failures
+    ]
     chosen = sorted(clip for clip in clips if split in (None, clip[3]))
     names = ("positions", "ids", "labels", "splits", "views")
     columns: dict[str, list[Any]] = {

@@ -28,6 +28,7 @@ from dsts_pipeline.clips.annotation import TEST, TRAIN, VIDEO_SUFFIXES, check_te
 from dsts_pipeline.clips.labels import number_labels, parse_whole_number
 from dsts_pipeline.clips.tables import read_split_cell, read_table
 from dsts_pipeline.feature_store.hdf5 import FORMAT_NAME, Datasets, find_dataset, list_datasets
+from dsts_pipeline.feature_store.joining import count_joinable
 from dsts_pipeline.feature_store.opening import open_store
 from dsts_pipeline.feature_store.plan import StorePlan, storage_options
 from dsts_pipeline.feature_store.reader import FeatureStore
@@ -605,7 +606,10 @@ def plan_import(
     if isinstance(source, StoreSource):
         store = source.store
         made_of["import"]["store"] = store.fingerprint
-        made_of |= {k: v for k, v in store.manifest["made_of"].items() if k == "backbone"}
+        origin = store.manifest["made_of"]
+        made_of |= {k: v for k, v in origin.items() if k == "backbone"}
+        if count_joinable(origin) > 1:
+            made_of["views"] = origin["views"]
         if store.groups is not None and not any(groups):  # labels.csv tells none
             known = dict(zip(store.video_ids, store.groups, strict=True))
             groups = [known.get(row.id) for row in rows]

@@ -22,6 +22,7 @@ from dsts_pipeline.base.transfers import STALL_SECONDS
 from dsts_pipeline.feature_store import layout
 from dsts_pipeline.feature_store.files import LocalFiles, StoreFiles, require_presence
 from dsts_pipeline.feature_store.hdf5 import HDF5_SUFFIXES, open_hdf5
+from dsts_pipeline.feature_store.joining import join_views
 from dsts_pipeline.feature_store.manifest import REWRITE, drop_provenance, load_manifest
 from dsts_pipeline.feature_store.reader import FeatureStore, MapSource
 from dsts_pipeline.feature_store.remote import RemoteFiles
@@ -145,11 +146,11 @@ def open_features(
 
     Args:
         path: outputs/features.json.
-        feed: How the store is read, and where shards of a remote one are kept.
+        feed: How the store is read, whether views are joined, where remote shards are kept.
         dataset: Of which the fold counts, whose clips are test; None: splits are the store's own.
 
     Raises:
-        DataError: There is no features.json, or folds can't be dealt.
+        DataError: There is no features.json, views can't be joined, or folds can't be dealt.
         StoreError: The store is missing, unfinished, damaged, or another one than was recorded.
     """
     record = read_features_record(path)
@@ -162,6 +163,8 @@ def open_features(
         stall_seconds=feed.stall_seconds,
     )
     require_recorded(path, record, store.manifest, store.location)
+    if feed.views == "joined":
+        store = join_views(store)
     if dataset is None or dataset.num_folds is None or dataset.fold is None:
         return store
     return store.deal_folds(dataset.num_folds, dataset.heldout_seed)[dataset.fold]

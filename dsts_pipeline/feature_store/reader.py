@@ -97,8 +97,12 @@ class FeatureStore:
             that don't tell; None where the store tells none. planned_groups: the same per place in
             the planned order.
         fold: the fold that is the split "test"; None: splits are the store's own.
+        planned: "ids", "labels", "splits" and "views" per place in the planned order.
+        num_joined: views that a row is made of, one after another in time (`joining`); 1: one.
         class_names, attribute_names, attributes: see `StorePlan`.
         map_shape: `(C, T, H, W)`. stored_type: as in the manifest.
+        stored_shape: how `read_stored` gives a map: `map_shape`, or of joined views
+            `(C num_joined, T / num_joined, H, W)`, the same values in the same order.
         dtype: type of what `read` returns, float16 where maps are stored so, else float32.
     """
 
@@ -118,6 +122,9 @@ class FeatureStore:
         array = manifest["array"]
         samples = clip_table["samples"]
         self.map_shape: tuple[int, ...] = tuple(array["shape"][1:])
+        self.stored_shape = self.map_shape
+        self.num_joined = 1
+        self.planned: Mapping[str, Sequence[Any]] = samples
         self.stored_type: str = array["stored_type"]
         self.dtype = np.dtype(np.float16 if self.stored_type == "float16" else np.float32)
         kept = stored_positions(manifest)
@@ -160,7 +167,7 @@ class FeatureStore:
         wanted = np.array([self._row_of(row) for row in rows], dtype=np.int64)
         stored = self.read_stored(wanted)
         maps = self._buffers.empty(stored.maps.shape, np.dtype(np.float32))
-        tensor = torch.from_numpy(stored.to_float(maps))
+        tensor = torch.from_numpy(stored.to_float(maps)).view(-1, *self.map_shape)
         return list(zip(tensor, self.labels[wanted].tolist(), strict=True))
 
     def _row_of(self, row: int) -> int:
@@ -198,16 +205,20 @@ class FeatureStore:
     def division(self) -> str:
         """Name of the maps and of all that decides which of them are trained on.
 
-        That is the fingerprint where clips tell no groups; splits and groups count else.
+        That is the fingerprint where clips tell no groups; splits and groups count else, and
+        whether views are joined.
         """
+        name = self.fingerprint + ("-joined" if self.num_joined > 1 else "")
         if self.group_numbers is None:
-            return self.fingerprint
+            return name
         parts = [self.splits.tolist(), self.group_numbers.tolist()]
-        return f"{self.fingerprint}-{sha256_json(parts)[:8]}"
+        return f"{name}-{sha256_json(parts)[:8]}"
 
-    def describe_fold(self) -> dict[str, Any]:
-        """What files of heads and figures say of their clips: "fold", or nothing without folds."""
-        return {} if self.fold is None else {"fold": self.fold.describe()}
+    def describe_reading(self) -> dict[str, Any]:
+        """What files of heads and figures say of how maps were read: "fold" where there is one,
+        "joined_views" where several are one map."""
+        described = {} if self.fold is None else {"fold": self.fold.describe()}
+        return described | ({"joined_views": self.num_joined} if self.num_joined > 1 else {})
 
     @property
     def stored_dtype(self) -> np.dtype:
@@ -217,7 +228,7 @@ class FeatureStore:
     @property
     def sample_bytes(self) -> int:
         """Bytes of one map as it is stored and preloaded, uncompressed, with its scales."""
-        scales = 4 * self.map_shape[0] if self.stored_type == "int8" else 0
+        scales = 4 * self.stored_shape[0] if self.stored_type == "int8" else 0
         return int(np.prod(self.map_shape)) * self.stored_dtype.itemsize + scales
 
     def rows_of_split(self, split: str) -> np.ndarray:
@@ -334,23 +345,27 @@ class FeatureStore:
             IndexError: a row number out of range.
             StoreError: a shard is missing or damaged; the message names it.
         """
+        if out is not None and self.num_joined > 1:
+            if out.shape[1:] != self.map_shape or not out.flags.c_contiguous:
+                raise ValueError(f"out is {out.shape}, expected contiguous [n, *{self.map_shape}]")
+            out = out.reshape(-1, *self.stored_shape)
         if self.dtype == self.stored_dtype:
-            return self.read_stored(indices, out).maps
+            return self.read_stored(indices, out).maps.reshape(-1, *self.map_shape)
         stored = self.read_stored(indices)
         if out is None:
             out = self._buffers.empty(stored.maps.shape, self.dtype)
-        return stored.to_float(out)
+        return stored.to_float(out).reshape(-1, *self.map_shape)
 
     def read_stored(
         self, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
     ) -> StoredMaps:
-        """Like `read`, in the storage type; `out` takes the maps."""
+        """Like `read`, in the storage type, each map of `stored_shape`; `out` takes the maps."""
         rows = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(
                 f"{self.location}: rows {rows.min()} to {rows.max()}, have {len(self)}"
             )
-        shape = (len(rows), *self.map_shape)
+        shape = (len(rows), *self.stored_shape)
         if out is None:
             out = self._buffers.empty(shape, self.stored_dtype)
         elif out.shape != shape or out.dtype != self.stored_dtype or not out.flags.c_contiguous:
@@ -359,7 +374,7 @@ class FeatureStore:
             )
         scales = None
         if self.stored_type == "int8":
-            scales = np.empty((len(rows), self.map_shape[0]), dtype=np.float32)
+            scales = np.empty(shape[:2], dtype=np.float32)
         self.source.read_into(self.positions[rows], out, scales)
         return StoredMaps(out, scales, self.stored_type)
 

@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.settings import FeedSettings
 from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feature_store.joining import JOINED_BYTES
 from dsts_pipeline.feature_store.reader import BufferPool
 from dsts_pipeline.feature_store.stored_types import STORED_DTYPES, StoredMaps
 
@@ -174,10 +175,10 @@ class PreloadedMaps:
 
     def __init__(self, store: FeatureStore, rows: np.ndarray, *, shared: bool = False) -> None:
         self._type = store.stored_type
-        self._shape = (len(rows), *store.map_shape)
+        self._shape = (len(rows), *store.stored_shape)
         self._maps = torch.empty(0, dtype=torch.uint8)
         num_bytes = int(np.prod(self._shape)) * STORED_DTYPES[self._type].itemsize
-        scale_shape = (len(rows), store.map_shape[0]) if self._type == "int8" else (0, 0)
+        scale_shape = self._shape[:2] if self._type == "int8" else (0, 0)
         if shared:
             _require_room(num_bytes)
         self._maps = torch.from_numpy(np.empty(num_bytes, dtype=np.uint8))
@@ -194,7 +195,7 @@ class PreloadedMaps:
 
     @property
     def stored(self) -> StoredMaps:
-        """All of them, `[n, C, T, H, W]`."""
+        """All of them, each of the store's `stored_shape`."""
         maps = self._maps.numpy().view(STORED_DTYPES[self._type]).reshape(self._shape)
         return StoredMaps(maps, self._scales.numpy() if len(self._scales) else None, self._type)
 
@@ -234,7 +235,7 @@ class DeviceMaps:
 
     Args:
         read: gives the maps of a slice of the rows.
-        num_rows: how many there are. map_shape: `(C, T, H, W)`. stored_type: theirs.
+        num_rows: how many there are. stored_shape, stored_type: as of the store.
 
     Raises:
         StoreError: damage met while reading.
@@ -245,11 +246,11 @@ class DeviceMaps:
         self,
         read: Callable[[slice], StoredMaps],
         num_rows: int,
-        map_shape: tuple[int, ...],
+        stored_shape: tuple[int, ...],
         stored_type: str,
         device: torch.device,
     ) -> None:
-        shape = (num_rows, *map_shape)
+        shape = (num_rows, *stored_shape)
         scale_shape = shape[:2] if stored_type == "int8" else (0, 0)
         try:
             self._maps = torch.empty(shape, dtype=TENSOR_DTYPES[stored_type], device=device)
@@ -267,7 +268,7 @@ class DeviceMaps:
                 self._scales[part] = scales
 
     def gather(self, slots: Tensor) -> Tensor:
-        """float32 `[B, C, T, H, W]` of the rows at `slots`, int64 `[B]` on the device."""
+        """float32 `[B, *stored_shape]` of the rows at `slots`, int64 `[B]` on the device."""
         scales = self._scales.index_select(0, slots) if len(self._scales) else None
         return to_float32(self._maps.index_select(0, slots), scales)
 
@@ -416,6 +417,8 @@ class FeatureFeed:
         values = batch_size * self._map_bytes
         stored = 0 if self.store.stored_type == "float32" else batch_size * self.store.sample_bytes
         scratch = (num_threads + self.num_readers - 1) * max(2 * 2**20, self.store.sample_bytes)
+        if self.store.num_joined > 1:
+            scratch += self.num_readers * max(JOINED_BYTES, self.store.sample_bytes)
         return (self.read_ahead + 2) * values + self.num_readers * stored + scratch
 
     @property
@@ -442,19 +445,20 @@ class FeatureFeed:
         if strange := rows[~inside | (slots < 0)].tolist():
             raise ValueError(f"row {strange[0]} is not among this feed's {len(self)} rows")
         is_gpu = self.device.type == "cuda"
+        maps = self._sent_maps(rows, slots) if is_gpu else self._host_maps(rows, slots)
         return FeatureBatch(
-            maps=self._sent_maps(rows, slots) if is_gpu else self._host_maps(rows, slots),
+            maps=maps.view(len(rows), *self.map_shape),
             labels=self._send(torch.from_numpy(self.store.labels[rows])),
             rows=torch.from_numpy(rows.copy()),
         )
 
     def _host_maps(self, rows: np.ndarray, slots: np.ndarray) -> Tensor:
-        """float32 `[B, C, T, H, W]` in memory of an earlier batch that is no longer in use.
+        """float32 `[B, *stored_shape]` in memory of an earlier batch that is no longer in use.
 
         The conversion writes twice the bytes that were read; into fresh memory it takes seven
         times as long, for the sake of the kernel's mapping and clearing its pages.
         """
-        shape = (len(rows), *self.map_shape)
+        shape = (len(rows), *self.store.stored_shape)
         maps = torch.from_numpy(self._buffers.empty(shape, FLOAT32))
         if self.store.stored_type == "float32":
             self._read(rows, slots, maps.numpy())
@@ -473,10 +477,10 @@ class FeatureFeed:
         return maps
 
     def _sent_maps(self, rows: np.ndarray, slots: np.ndarray) -> Tensor:
-        """float32 `[B, C, T, H, W]` on the device, made there out of stored maps."""
+        """float32 `[B, *stored_shape]` on the device, made there out of stored maps."""
         if self._on_device is not None:
             return self._on_device.gather(self._send(torch.from_numpy(slots)))
-        shape = (len(rows), *self.map_shape)
+        shape = (len(rows), *self.store.stored_shape)
         dtype = TENSOR_DTYPES[self.store.stored_type]
         pinned = torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
         memory = pinned.view(torch.uint8).numpy().view(self.store.stored_dtype)
@@ -539,7 +543,7 @@ class FeatureFeed:
             self._on_device = DeviceMaps(
                 self._read_slots,
                 len(self),
-                self.map_shape,
+                self.store.stored_shape,
                 self.store.stored_type,
                 self.device,
             )
@@ -547,7 +551,7 @@ class FeatureFeed:
     def _read_slots(self, part: slice) -> StoredMaps:
         """Stored maps of some of `rows`."""
         rows = self.rows[part]
-        shape = (len(rows), *self.map_shape)
+        shape = (len(rows), *self.store.stored_shape)
         buffer = self._stored_buffers.empty(shape, self.store.stored_dtype)
         return self._read(rows, self._slots[rows], buffer)
 

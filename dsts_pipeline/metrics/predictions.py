@@ -372,30 +372,37 @@ class ViewCounts:
         num_clips: clips of which at least one view exists.
         incomplete: `(clip id, views that exist, views planned)` of clips that lack some.
         failed: ids of clips that have no view at all.
+        num_joined: stored views, one after another in time, that one of these views is made of.
     """
 
     per_clip: int
     num_clips: int
     incomplete: tuple[tuple[str, int, int], ...]
     failed: tuple[str, ...]
+    num_joined: int = 1
 
     def describe(self) -> dict[str, Any] | None:
-        """What metrics.json says under "views"; None where every clip has one."""
-        if self.per_clip <= 1:
+        """What metrics.json says under "views"; None where every clip has one, of one stored."""
+        if self.per_clip <= 1 and self.num_joined == 1:
             return None
         lacking = [
             {"id": name, "stored": stored, "planned": planned}
             for name, stored, planned in self.incomplete
         ]
-        return {"per_clip": self.per_clip, "averaged": "probabilities", "incomplete": lacking}
+        joined = {"joined": self.num_joined} if self.num_joined > 1 else {}
+        described = {"per_clip": self.per_clip, "averaged": "probabilities", "incomplete": lacking}
+        return described | joined
 
 
-def count_views(clip_ids: Sequence[str], failures: Sequence[Mapping[str, Any]]) -> ViewCounts:
+def count_views(
+    clip_ids: Sequence[str], failures: Sequence[Mapping[str, Any]], *, num_joined: int = 1
+) -> ViewCounts:
     """Count the views of a split's clips.
 
     Args:
         clip_ids: the clip of each view that exists.
         failures: an entry with the clip's "id" for each view that failed.
+        num_joined: see `ViewCounts`.
     """
     stored = Counter(str(name) for name in clip_ids)
     lost = Counter(str(failure["id"]) for failure in failures)
@@ -407,4 +414,5 @@ def count_views(clip_ids: Sequence[str], failures: Sequence[Mapping[str, Any]]) 
             (name, stored[name], planned[name]) for name in sorted(lost) if name in stored
         ),
         failed=tuple(name for name in sorted(lost) if name not in stored),
+        num_joined=num_joined,
     )

@@ -29,13 +29,21 @@ def load_fitting_head(folder: Path, store: FeatureStore) -> tuple[nn.Module, dic
     """The head in `folder`, with what its file says of its making, held against `store`.
 
     Raises:
-        CheckpointError: The head is damaged or was trained on another store, or another fold.
+        CheckpointError: The head is damaged or was trained on another store, another fold, or with
+            views joined that are separate here, or the other way round.
     """
     head, extra = load_head(folder)
     if extra["store"] != store.fingerprint:
         raise CheckpointError(
             f"{folder}: trained on store {extra['store']}, the features are those of "
             f"{store.fingerprint}; run `python cli.py train-head`"
+        )
+    num_joined = extra.get("joined_views", 1)
+    if num_joined != store.num_joined:
+        raise CheckpointError(
+            f"{folder}: trained on {_name_maps(num_joined)}, and {_name_maps(store.num_joined)} "
+            f"are read; set feed.views to {'joined' if num_joined > 1 else 'separate'}, or run "
+            "`python cli.py train-head`"
         )
     trained = extra.get("fold")
     if trained != (store.fold and store.fold.describe()):
@@ -46,6 +54,10 @@ def load_fitting_head(folder: Path, store: FeatureStore) -> tuple[nn.Module, dic
             "dataset.num_folds and dataset.fold as they were, or run `python cli.py train-head`"
         )
     return head, extra
+
+
+def _name_maps(num_joined: int) -> str:
+    return f"joined maps of {num_joined} views" if num_joined > 1 else "separate views"
 
 
 def score_head(

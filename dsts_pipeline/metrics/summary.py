@@ -314,10 +314,14 @@ def _left_out_lines(metrics: Mapping[str, Any]) -> list[str]:
 def _view_sentence(metrics: Mapping[str, Any]) -> str:
     if not (views := metrics.get("views")):
         return ""
+    joined = views.get("joined", 1)
+    told = f" Each map is of {joined} views, joined in time." if joined > 1 else ""
+    if views["per_clip"] == 1:
+        return told
     lacking = [clip["id"] for clip in views["incomplete"]]
     named = f" ({', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''})" if lacking else ""
     return (
-        f" Probabilities are averaged over {views['per_clip']} views a clip; "
+        f"{told} Probabilities are averaged over {views['per_clip']} views a clip; "
         f"clips with fewer: {len(lacking):,}{named}."
     )
 

@@ -27,6 +27,8 @@ from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.extract.forward import Computing
 from dsts_pipeline.extract.views import Views
 from dsts_pipeline.extract.weights import KeyMapName
+from dsts_pipeline.feature_store import FeatureStore
+from dsts_pipeline.feature_store.joining import follow_head
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.head import load_head
 
@@ -92,6 +94,11 @@ class Bundle:
                 f"head: trained on store {trained_on}, the bundle is of store {fingerprint}; run "
                 "`python cli.py train-head` on these features and export again"
             )
+        if self.num_joined not in (1, self.views.segments):
+            raise BundleError(
+                f"head: trained on joined maps of {self.num_joined} views, the bundle's clips have "
+                f"{self.views.segments} segments; run `python cli.py train-head` and export again"
+            )
         config = cast(dict[str, Any], self.head.config)
         num_names = len(self.class_names)
         if config["in_channels"] != self.map_shape[0]:
@@ -120,15 +127,20 @@ class Bundle:
 
     @property
     def map_shape(self) -> tuple[int, int, int, int]:
-        """(C, T, H, W) of what goes from the backbone to the head."""
+        """(C, T, H, W) of what comes from the backbone."""
         return self.backbone.map_shape
 
     @property
     def views(self) -> Views:
-        """The views that a clip's answer is the mean of."""
+        """The views that a clip's answer is the mean of, where none are joined."""
         views = self.made_of.get("views", {})
-        chosen = {name: views[name] for name in ("test_clips", "test_crops") if name in views}
-        return Views(**chosen)
+        names = ("test_clips", "test_crops", "segments")
+        return Views(**{name: views[name] for name in names if name in views})
+
+    @property
+    def num_joined(self) -> int:
+        """Views whose maps are one map for the head, one after another in time; 1: one."""
+        return int(self.head_record.get("joined_views", 1))
 
     @property
     def decoder(self) -> Decoder:
@@ -210,7 +222,7 @@ def bundle_of_run(
         CheckpointError, DataError, StoreError: The run has no finished head or features.
     """
     head, head_record = load_head(head_folder)
-    store = open_features(features, feed)
+    store = open_features(features, follow_head(feed, head_record))
     made_of = store.manifest["made_of"]
     check_extracted(made_of)
     if backbone.weights is None:
@@ -238,16 +250,18 @@ def bundle_of_run(
             "features": store.manifest["provenance"],
             "bundle": collect_provenance({"backbone": backbone.model_dump(mode="json")}),
         },
-        figures=_read_figures(metrics, head_folder.name, store.fingerprint),
+        figures=_read_figures(metrics, head_folder.name, store),
     )
 
 
-def _read_figures(path: Path, head_name: str, fingerprint: str) -> dict[str, Any] | None:
-    """Of the last evaluation, if it was of these features."""
+def _read_figures(path: Path, head_name: str, store: FeatureStore) -> dict[str, Any] | None:
+    """Of the last evaluation, if it was of these features, read in this way."""
     if not path.exists():
         return None
     metrics = read_signed(path)
-    if metrics["store"] != fingerprint or head_name not in metrics["heads"]:
+    num_joined = (metrics.get("views") or {}).get("joined", 1)
+    is_same = (metrics["store"], num_joined) == (store.fingerprint, store.num_joined)
+    if not is_same or head_name not in metrics["heads"]:
         return None
     names = ("split", "evaluated", "failed", "missing", "interval")
     left_out = {"left_out": metrics.get("left_out", {})}

@@ -41,7 +41,13 @@ from dsts_pipeline.extract.views import ViewPlan
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.head import DSTSHead, compile_head
 from dsts_pipeline.serve.bundle import Bundle
-from dsts_pipeline.serve.head_graph import ExportableHead, PlainHead, WholeModel, as_exportable
+from dsts_pipeline.serve.head_graph import (
+    ExportableHead,
+    JoiningBackbone,
+    PlainHead,
+    WholeModel,
+    as_exportable,
+)
 
 FORMAT = "dsts-exported-model"
 VERSION = 1
@@ -94,9 +100,13 @@ def head_subject(head: nn.Module, maps: Tensor) -> Subject:
     return Subject(as_exportable(head), "maps", maps, _reference_of(head), beside)
 
 
-def whole_subject(backbone: nn.Module, head: nn.Module, frames: Tensor) -> Subject:
-    """A backbone and a head, on frames uint8 `[n, T, H, W, 3]`."""
+def whole_subject(
+    backbone: nn.Module, head: nn.Module, frames: Tensor, *, num_joined: int = 1
+) -> Subject:
+    """A backbone and a head, on frames uint8 `[n, T, H, W, 3]`; of joined views `[n, S T, ...]`."""
     answer = _reference_of(head)
+    if num_joined > 1:
+        backbone = JoiningBackbone(backbone, num_joined).eval()
     beside: dict[str, Run] = {
         "backbone alone, PyTorch": lambda batch: (backbone(batch),),
         "backbone and head, PyTorch": lambda batch: (head(backbone(batch)),),
@@ -465,27 +475,27 @@ def read_some(store: FeatureStore, split: str, count: int) -> Tensor:
 def decode_some(bundle: Bundle, index: ClipIndex, split: str, count: int) -> Tensor:
     """The first view of up to `count` clips of `split`, evenly spread over it.
 
+    Frames uint8 `[n, T, H, W, 3]`; of views that are joined all, one after another.
+
     A clip that cannot be decoded is left out.
 
     Raises:
         DataError: Fewer than two clips could be decoded.
     """
     plan = ViewPlan(index, bundle.backbone, bundle.views, bundle.decoder, bundle.decoder_fallback)
-    firsts = [
-        position
-        for position, row in enumerate(plan.rows)
-        if row.view == 0 and plan.clip_of(position).split == split
-    ]
-    jobs = plan.jobs([firsts[number] for number in _spread(len(firsts), count)])
+    numbers = [n for n, clip in enumerate(index.clips) if clip.split == split]
+    chosen = [numbers[place] for place in _spread(len(numbers), count)]
+    views = range(bundle.num_joined)
+    jobs = [plan.job([plan.row(number, view) for view in views]) for number in chosen]
     decoded = [answer(decode_clip, job) for job in jobs]
-    frames = [found.frames for found in decoded if found.frames is not None]
+    frames = [np.concatenate(found.frames) for found in decoded if found.frames is not None]
     if len(frames) < 2:
         reason = next((found.reason for found in decoded if found.frames is None), "there are none")
         raise DataError(
             f"{len(frames)} clips of {split} could be decoded ({reason}), expected at least 2; run "
             "`python cli.py prepare`, or export the head alone (without --whole)"
         )
-    return torch.from_numpy(np.concatenate(frames))
+    return torch.from_numpy(np.stack(frames))
 
 
 def _spread(total: int, count: int) -> np.ndarray:

@@ -201,3 +201,19 @@ class WholeModel(nn.Module):
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """What the head gives for the backbone's map of `frames`."""
         return self.head(self.backbone(frames))
+
+
+class JoiningBackbone(nn.Module):
+    """Frames uint8 `[B, S T, H, W, 3]` of S views to one map `[B, C, S T', H', W']`."""
+
+    def __init__(self, backbone: nn.Module, num_joined: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_joined = num_joined
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """The maps of the views, one after another along time."""
+        steps = frames.shape[1] // self.num_joined
+        maps = self.backbone(frames.reshape(-1, steps, *frames.shape[2:]))
+        separate = maps.unflatten(0, (-1, self.num_joined)).transpose(1, 2)
+        return separate.flatten(2, 3)

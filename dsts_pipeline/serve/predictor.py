@@ -22,6 +22,7 @@ from dsts_pipeline.clips.probe import VideoInfo
 from dsts_pipeline.extract.decode_pool import PREFETCH_BYTES, Decoded, DecodePool
 from dsts_pipeline.extract.forward import ForwardPass
 from dsts_pipeline.extract.views import FrameRequest, InputRule
+from dsts_pipeline.feature_store.joining import join_maps
 from dsts_pipeline.head import DSTSHead, attention_map, compile_head
 from dsts_pipeline.head.inspection import temporal_shares
 from dsts_pipeline.metrics import softmax
@@ -45,7 +46,8 @@ class Prediction:
     """What the head says of one video.
 
     Attributes:
-        logits: float32 [V, K], a row per view.
+        logits: float32 [V, K], a row per view; the views of a joined map count as one, here and
+            below.
         probabilities: float32 [K], the mean of the views'.
         neurons: Chosen neuron per view and layer [V, L]; None for heads that do not route.
         frames: What the backbone saw, uint8 [V, T, H, W, 3].
@@ -154,7 +156,7 @@ class Predictor:
     def warm_up(self) -> None:
         """Let the backbone and the head see one empty clip, so that no video pays for the start."""
         backbone = self._backbone
-        shape = (1, backbone.num_frames, backbone.size_px, backbone.size_px, 3)
+        shape = (self.bundle.num_joined, backbone.num_frames, backbone.size_px, backbone.size_px, 3)
         self._compute([np.zeros(shape, np.uint8)])
 
     def annotate(
@@ -203,7 +205,7 @@ class Predictor:
                 logits=answer.logits,
                 probabilities=softmax(answer.logits).mean(axis=0),
                 neurons=answer.neurons,
-                frames=video.frames,
+                frames=self._join_frames(video.frames),
                 pooled=answer.pooled,
                 seconds=own | answer.seconds,
                 attention=answer.attention,
@@ -222,8 +224,11 @@ class Predictor:
                 self._forward.submit(frames[rows], maps[rows])
             self._forward.finish()
             started = time.perf_counter()
+            num_joined = self.bundle.num_joined
+            maps = join_maps(maps, num_joined)
+            counts = [len(video) // num_joined for video in videos]
             logits, neurons = self._run_head(maps)
-            firsts = np.cumsum([0, *(len(video) for video in videos[:-1])])
+            firsts = np.cumsum([0, *counts[:-1]])
             attention = self._attend(maps[firsts])
             seconds = {
                 "backbone": self._forward.seconds - before,
@@ -233,8 +238,8 @@ class Predictor:
         share = {part: value / len(videos) for part, value in seconds.items()}
         answers = []
         end = 0
-        for number, video in enumerate(videos):
-            rows = slice(end, end := end + len(video))
+        for number, count in enumerate(counts):
+            rows = slice(end, end := end + count)
             answers.append(
                 _Computed(
                     logits[rows],
@@ -245,6 +250,10 @@ class Predictor:
                 )
             )
         return answers
+
+    def _join_frames(self, frames: np.ndarray) -> np.ndarray:
+        """Frames [V, T, H, W, 3] of views whose maps are joined one after another, too."""
+        return frames.reshape(len(frames) // self.bundle.num_joined, -1, *frames.shape[2:])
 
     def _attend(self, maps: np.ndarray) -> np.ndarray | None:
         """What the readout took of maps `[n, C, T, H, W]`: [n, T, H, W]."""

@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import SettingsError
-from dsts_pipeline.base.settings import AugmentationSettings, BackboneSettings, ViewSettings
+from dsts_pipeline.base.settings import (
+    AugmentationSettings,
+    BackboneSettings,
+    DatasetSettings,
+    ViewSettings,
+)
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.sampling import uniform_frames
@@ -19,7 +24,13 @@ from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.forward import Computing, choose_computing
 from dsts_pipeline.extract.pipelines import cut_square
 from dsts_pipeline.extract.runner import extract_features
-from dsts_pipeline.extract.views import ViewPlan, Views, cut_of_first_view
+from dsts_pipeline.extract.views import (
+    ViewPlan,
+    Views,
+    choose_views,
+    cut_of_first_view,
+    cut_segment,
+)
 from dsts_pipeline.feature_store import StoreWriter, open_store
 from tests.clips.videos import write_video
 from tests.extract.small_set import PoolingBackbone, index_clips, plan_store, write_clips
@@ -211,7 +222,9 @@ def test_mirroring_is_refused_where_a_mirrored_clip_has_no_class(index):
         _plan(index, augmentation=Augmentation(flip=0.5), flips=FlipRule("forbidden"))
 
 
-@pytest.mark.parametrize("wrong", [{"train": 0}, {"test_clips": 0}, {"test_crops": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"train": 0}, {"test_clips": 0}, {"test_crops": 2}, {"segments": 0}]
+)
 def test_counts_that_make_no_sense_are_refused(index, wrong):
     with pytest.raises(ValueError, match="expected at least 1, 1, and 1 or 3"):
         _plan(index, **wrong)
@@ -320,6 +333,63 @@ def test_plain_records_have_the_defaults_of_their_sections():
     section = ViewSettings()
     assert asdict(Augmentation()) == AugmentationSettings().model_dump()
     assert Augmentation(**section.augmentation.model_dump()) == Augmentation()
-    plain = {name: getattr(Views(), name) for name in ("train", "test_clips", "test_crops", "seed")}
+    names = ("train", "test_clips", "test_crops", "segments", "seed")
+    plain = {name: getattr(Views(), name) for name in names}
     assert plain == section.model_dump(exclude={"augmentation"})
     assert Computing() == choose_computing(BackboneSettings())
+
+
+# ---- segments: stretches of a clip that follow one another --------------------------------------
+
+
+def test_every_segment_is_sampled_as_though_it_were_a_clip(index):
+    plan = _plan(index, train=2, test_clips=2, test_crops=3, segments=3)
+    assert [len([row for row in plan.rows if row.clip == n]) for n in range(3)] == [6, 6, 18]
+    for position, row in enumerate(plan.rows):
+        clip = index.clips[row.clip]
+        length = clip.end_frame - clip.start_frame
+        number, segment = divmod(row.view, 3)
+        first, end = segment * length // 3, (segment + 1) * length // 3
+        sample = number // 3 if clip.split == "test" else number
+        of_segment = uniform_frames(end - first, 16)[sample::2]
+        np.testing.assert_array_equal(plan.frames[position], clip.start_frame + first + of_segment)
+        if clip.split == "test":
+            assert plan.frame_view(row).crop == (0, 1, 2)[number % 3]
+    together = [plan.frames[n] for n, row in enumerate(plan.rows) if row.clip == 2][0:3]
+    assert (np.diff(np.concatenate(together)) >= 0).all(), "one after another in time"
+
+
+def test_a_clip_of_fewer_frames_than_segments_has_them_all_the_same():
+    spans = [cut_segment(3, 5, number) for number in range(5)]
+    assert spans == [(0, 1), (0, 1), (1, 1), (1, 1), (2, 1)]
+    for num_frames in (1, 7, 64):
+        ends = [sum(cut_segment(num_frames, 4, number)) for number in range(4)]
+        assert ends[-1] == num_frames and min(ends) >= 1
+
+
+def test_segments_of_a_training_view_are_augmented_alike_and_their_frames_drawn_apart(index):
+    plan = _plan(index, train=4, segments=2, augmentation=STRONG)
+    alone = _plan(index, train=4, augmentation=STRONG)
+    of_clip = [plan.frame_view(row) for row in plan.rows if row.clip == 0]
+    ours = [(view.seed, view.is_flipped) for view in of_clip]
+    assert ours[0::2] == ours[1::2]
+    own = [alone.frame_view(row) for row in alone.rows if row.clip == 0]
+    assert ours[0::2] == [(view.seed, view.is_flipped) for view in own]
+    assert len({seed for seed, _ in ours}) == 4
+    clip = index.clips[0]
+    middle = clip.start_frame + (clip.end_frame - clip.start_frame) // 2
+    assert max(max(view.indices) for view in of_clip[0::2]) < middle
+    assert min(min(view.indices) for view in of_clip[1::2]) >= middle
+    assert len({view.indices for view in of_clip[0::2]}) > 1
+    flips = FlipRule("label_mapped", ((0, 1),))
+    mapped = _plan(index, train=4, segments=2, augmentation=STRONG, flips=flips)
+    labels = [row.label for row in mapped.rows if row.clip == 0]
+    assert labels[0::2] == labels[1::2] and len(set(labels)) == 2
+
+
+def test_segments_are_named_where_there_are_several(index):
+    assert "views" not in _plan(index, segments=1).describe()
+    assert "segments" not in _plan(index, test_crops=3).describe()["views"]
+    assert _plan(index, segments=2).describe()["views"]["segments"] == 2
+    settings = BackboneSettings(views=ViewSettings(segments=4))
+    assert choose_views(settings, DatasetSettings()).segments == 4

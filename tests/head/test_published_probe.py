@@ -11,6 +11,7 @@ from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
+from dsts_pipeline.feature_store.joining import join_views
 from dsts_pipeline.head.building import build_dsts, own_head_of, title_of
 
 transformers = pytest.importorskip("transformers", reason="the optional extra is not installed")
@@ -85,6 +86,41 @@ def test_cached_maps_give_the_published_models_logits(published, tmp_path, dtype
     torch.testing.assert_close(started, found, rtol=1e-5, atol=1e-5)
     other = build_dsts(alike.model_copy(update={"readout_depth": 2}), (24, 3), probe, seed=0)
     assert not torch.equal(other.classifier.weight, probe.classifier.weight)
+
+
+def test_joined_segments_are_pooled_together_as_the_published_pooler_does_it(published, tmp_path):
+    """V-JEPA 2's frozen evaluation: tokens of a video's segments side by side, one answer."""
+    model, folder = published
+    backbone = build_backbone("vjepa2", weights=folder)
+    frames = torch.randint(0, 256, (NUM_CLIPS, 6, 48, 48, 3), dtype=torch.uint8)
+    clips = [(f"clip{n // 3}", n // 3 % 3, "test" if n > 5 else "train") for n in range(NUM_CLIPS)]
+    plan = StorePlan(
+        {"backbone": backbone.describe(), "views": {"segments": 3}},
+        clips=[(*clip, number % 3) for number, clip in enumerate(clips)],
+        class_names=CLASSES,
+        map_shape=backbone.map_shape,
+        samples_per_shard=5,
+        dtype="float32",
+    )
+    with StoreWriter(tmp_path, plan) as writer, torch.no_grad():
+        maps = backbone(frames).numpy()
+        for shard in writer.claims():
+            places = writer.shard_clips(shard)
+            writer.write_shard(shard, maps[places.start : places.stop])
+        store = join_views(open_store(writer.finish({"backbone": backbone.describe()}).parent))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    )
+    pixels = (frames.permute(0, 1, 4, 2, 3) / 255 - mean) / std
+    with torch.no_grad():
+        tokens = model.vjepa2(pixels, skip_predictor=True).last_hidden_state  # [12, P, D]
+        video = torch.stack([torch.cat([*tokens[n : n + 3]]) for n in range(0, NUM_CLIPS, 3)])
+        expected = model.classifier(model.pooler(video))[:, [2, 0, 1]]
+        alone = model.classifier(model.pooler(tokens))[:, [2, 0, 1]].reshape(4, 3, 3).mean(1)
+        probe = own_head_of(folder, store)
+        found = probe(torch.from_numpy(store.read(np.arange(4))))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert (found - alone).abs().max() > 1e-4, "not the mean of the segments' answers"
 
 
 def test_other_classes_have_no_published_probe(published, tmp_path):

@@ -13,7 +13,9 @@ class MemoryStore:
 
     def __init__(self, maps, labels, num_classes):
         self.maps, self.labels = maps, labels.astype(np.int64)
-        self.map_shape, self.stored_dtype = maps.shape[1:], maps.dtype
+        self.map_shape = self.stored_shape = maps.shape[1:]
+        self.num_joined = 1
+        self.stored_dtype = maps.dtype
         self.stored_type = maps.dtype.name
         self.sample_bytes = int(np.prod(self.map_shape)) * maps.dtype.itemsize
         self.video_ids = tuple(f"clip{row}" for row in range(len(maps)))
