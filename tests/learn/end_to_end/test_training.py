@@ -98,6 +98,16 @@ def test_frozen_parts_keep_their_values_bit_for_bit(index):
     } | {"backbone.layer2.0.bias"}
 
 
+def test_with_every_stage_frozen_the_head_alone_trains_on_views_of_its_own_each_epoch(index):
+    start = float_model().state_dict()
+    model, done = train(index, frozen_stages=3)
+    now = model.state_dict()
+    moved = {name for name in start if not torch.equal(now[name], start[name])}
+    assert moved and all(name.startswith("head.") for name in moved)
+    plain, of_plain = train(index, frozen_stages=3, crop="centre")
+    assert done.history[0]["train_loss"] != of_plain.history[0]["train_loss"]
+
+
 def test_what_cannot_be_frozen_is_told():
     with pytest.raises(
         SettingsError, match=r"frozen_stages is 4, this backbone has 3: backbone.st"
