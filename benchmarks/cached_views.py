@@ -231,13 +231,13 @@ def run(arguments: argparse.Namespace) -> None:
     for seed in arguments.seeds:
         if str(seed) in found["seeds"]:
             continue
-        if not found["extract_seconds"]:
-            found["extract_seconds"] = time_extractions(trial, 96)
-            found["map_bytes"] = trial.plain.sample_bytes
-            found["num_classes"] = len(trial.plain.class_names)
+        if arguments.timed_clips and not found["extract_seconds"]:
+            found["extract_seconds"] = time_extractions(trial, arguments.timed_clips)
+        found["map_bytes"] = trial.plain.sample_bytes
+        found["num_classes"] = len(trial.plain.class_names)
         found["seeds"][str(seed)] = run_seed(trial, seed, on_the_fly=not arguments.no_fly)
         write_json(arguments.results, found)
-    if not arguments.no_fly:
+    if found["seeds"] and found["extract_seconds"] and not arguments.no_fly:
         write_page(read_json(arguments.results), arguments.results.with_suffix(".md"))
 
 
@@ -246,12 +246,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, default=ROOT / "runs" / "cached_views")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--train", type=int, default=360)
-    parser.add_argument("--test", type=int, default=1200)
+    parser.add_argument("--train", type=int, default=120)
+    parser.add_argument("--test", type=int, default=960)
     parser.add_argument("--render-seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--timed-clips", type=int, default=48, help="0: extraction is not timed")
     parser.add_argument("--no-fly", action="store_true", help="a trial without on-the-fly training")
     run(parser.parse_args())
 
