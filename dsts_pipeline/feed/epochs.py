@@ -34,7 +34,7 @@ from dsts_pipeline.feed.samplers import (
 
 @dataclass(frozen=True, eq=False)
 class EpochSampler:
-    """Batches of an epoch, each clip once in one random view, or each class equally often.
+    """Batches of an epoch, each clip once in one of its views, or each class equally often.
 
     With one process, random order and no balancing these are the batches of
     `samplers.epoch_batches` and the pairs of `samplers.udl_pairs`.
@@ -45,6 +45,10 @@ class EpochSampler:
     `world_size * batch_size` clips an epoch (twice that for class-balanced pairs), other ones in
     each epoch unless the order is sequential. Training and validation batches of an iteration
     share no clip across processes either.
+
+    Choice: of a clip's V views no draw takes one again before all were taken (`take_views`). UDL's
+    validation batch shows a clip in the same view as the training batch of that draw. A view that
+    is drawn and dropped comes again in the clip's next round of V draws.
 
     Choice: "shard" order gives pairs a window of their own for either batch, half an epoch apart.
     A reader that keeps three windows of shards then takes each shard about twice an epoch; one

@@ -1,7 +1,8 @@
 """Which rows come when: everything follows from (rows, seed, epoch), nothing is kept in between.
 
 So a stopped training resumes by recomputing the epoch's list and skipping the batches it has done.
-`groups` names the clip of each row: rows of one clip are its views, of which an epoch takes one.
+`groups` names the clip of each row: rows of one clip are its views, of which an epoch takes one,
+none again before all were taken (see `take_views`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def epoch_order(
 
     Args:
         rows: row numbers, all different.
-        groups: clip id of each of `rows`; where several rows share one, a random one is taken.
+        groups: clip id of each of `rows`; of rows that share one, the one whose turn it is comes.
 
     Returns:
         Permuted rows, one per clip.
@@ -30,8 +31,10 @@ def epoch_order(
     generator = np.random.default_rng(derive_seed(seed, "epoch-order", epoch))
     shuffle = generator.permutation(len(rows))
     if groups is not None:
-        _, first = np.unique(np.asarray(groups)[shuffle], return_index=True)
-        shuffle = shuffle[np.sort(first)]
+        _, clip_of_row = np.unique(np.asarray(groups), return_inverse=True)
+        _, first = np.unique(clip_of_row[shuffle], return_index=True)
+        clips = clip_of_row[shuffle[np.sort(first)]]
+        shuffle = take_views(rows, clip_of_row, clips, np.full(len(clips), epoch), seed=seed)
     return np.asarray(rows, dtype=np.int64)[shuffle]
 
 
@@ -135,7 +138,7 @@ Groups = Sequence[str] | np.ndarray
 def sequential_order(
     rows: np.ndarray, *, seed: int, epoch: int, groups: Groups | None = None
 ) -> np.ndarray:
-    """`rows` in ascending order, one (random) view of each clip: the order of the files."""
+    """`rows` in ascending order, one view of each clip: the order of the files."""
     return np.sort(epoch_order(rows, seed=seed, epoch=epoch, groups=groups))
 
 
@@ -158,7 +161,7 @@ def shard_order(
         rows: Row numbers, all different.
         shards: Shard of each of `rows`, `[n]`.
         window: Shards whose clips are mixed, >= 1.
-        groups: Clip id of each of `rows`; where several rows share one, a random one is taken.
+        groups: Clip id of each of `rows`; of rows that share one, one comes (see `epoch_order`).
 
     Returns:
         Permuted rows, one per clip.
@@ -193,12 +196,12 @@ def balanced_draws(
     is the next n turns; so their numbers differ by one at most, and no class is ahead for long.
     A class gives its clips in random order, all of them before any comes again, over the border
     between epochs too: rare classes repeat clips, frequent ones leave some for later epochs.
-    Each draw takes a random view of its clip.
+    A clip's draws, not the epochs, count for the turns of its views (`take_views`).
 
     Args:
         rows: Row numbers, all different.
         labels: Class of each of `rows`, `[n]`.
-        groups: Clip id of each of `rows`; views of a clip share their class.
+        groups: Clip id of each of `rows`; a clip's class is that of its first row.
 
     Returns:
         Rows (int64), one per draw; those of small classes repeat.
@@ -207,19 +210,17 @@ def balanced_draws(
     clips, first, clip_of_row = np.unique(names, return_index=True, return_inverse=True)
     by_class = _by_value(np.asarray(labels)[first])
     generator = np.random.default_rng(derive_seed(seed, "balanced-views", epoch))
-    views = _by_value(clip_of_row)
     turns = np.random.default_rng(derive_seed(seed, "balanced-classes")).permutation(len(by_class))
     begin = epoch * len(clips)
     end = (epoch + 1) * len(clips)
-    drawn = np.concatenate(
-        [
-            _draw(by_class[label], _turns_before(begin, place, len(turns)),
-                  _turns_before(end, place, len(turns)), seed, int(label))
-            for place, label in enumerate(turns.tolist())
-        ]
-    )  # fmt: skip
-    picked = [views[clip][generator.integers(len(views[clip]))] for clip in drawn.tolist()]
-    return np.asarray(rows, dtype=np.int64)[generator.permutation(np.asarray(picked, np.int64))]
+    of_classes = [
+        _draw(by_class[label], _turns_before(begin, place, len(turns)),
+              _turns_before(end, place, len(turns)), seed, int(label))
+        for place, label in enumerate(turns.tolist())
+    ]  # fmt: skip
+    drawn, draws = (np.concatenate(parts) for parts in zip(*of_classes, strict=True))
+    taken = take_views(rows, clip_of_row, drawn, draws, seed=seed)
+    return np.asarray(rows, dtype=np.int64)[generator.permutation(taken)]
 
 
 def _by_value(values: np.ndarray) -> list[np.ndarray]:
@@ -233,15 +234,80 @@ def _turns_before(position: int, place: int, num_classes: int) -> int:
     return (position - place + num_classes - 1) // num_classes
 
 
-def _draw(clips: np.ndarray, begin: int, end: int, seed: int, label: int) -> np.ndarray:
-    """Draws number `begin` to `end` of a class: its clips, shuffled anew for each pass."""
+def _draw(
+    clips: np.ndarray, begin: int, end: int, seed: int, label: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws number `begin` to `end` of a class: its clips, shuffled anew for each pass.
+
+    Returns:
+        The clips, and how often each had been drawn before: once in every pass.
+    """
     passes = range(begin // len(clips), -(-end // len(clips)))
     shuffled = [
         np.random.default_rng(derive_seed(seed, "balanced-pass", label, number)).permutation(clips)
         for number in passes
     ]
     start = begin - passes.start * len(clips)
-    return np.concatenate([*shuffled, clips[:0]])[start : start + end - begin]
+    drawn = np.concatenate([*shuffled, clips[:0]])[start : start + end - begin]
+    return drawn, np.arange(begin, end) // len(clips)
+
+
+# ---- views ---------------------------------------------------------------------------------------
+
+
+def take_views(
+    rows: np.ndarray, clip_of_row: np.ndarray, clips: np.ndarray, draws: np.ndarray, *, seed: int
+) -> np.ndarray:
+    """A view for each draw of a clip: none of its V comes again before all of them came.
+
+    Choice: draws 0 to V - 1 of a clip take its views in a random order, draws V to 2 V - 1 in
+    another one, and so on; clips have orders of their own. An order follows from the seed, the
+    clip's row numbers and which V draws it is for, so nothing is kept in between, and it does not
+    matter which other rows there are. A batch that is dropped counts as drawn.
+
+    Args:
+        rows: Row numbers `[n]`, all different.
+        clip_of_row: Number of the clip of each row, `[n]`, 0 to C - 1, each at least once.
+        clips: Clip of each draw, `[m]`.
+        draws: How often that clip was drawn before, `[m]`, >= 0.
+
+    Returns:
+        Places in `rows`, int64 `[m]`.
+    """
+    numbers = np.asarray(rows)
+    by_clip = np.argsort(clip_of_row, kind="stable")
+    counts = np.bincount(clip_of_row)
+    starts = np.cumsum(counts) - counts
+    num_views = counts[clips]
+    taken = np.empty(len(clips), dtype=np.int64)
+    for number in np.unique(num_views):
+        own = np.flatnonzero(num_views == number)
+        views = by_clip[starts[clips[own]][:, None] + np.arange(number)]  # [k, V], places in rows
+        order = np.argsort(_random_keys(numbers[views], draws[own, None] // number, seed), axis=1)
+        turn = order[np.arange(len(own)), draws[own] % number]
+        taken[own] = views[np.arange(len(own)), turn]
+    return taken
+
+
+_GAMMA = np.array(0x9E3779B97F4A7C15, dtype=np.uint64)
+
+
+def _random_keys(rows: np.ndarray, rounds: np.ndarray, seed: int) -> np.ndarray:
+    """A random uint64 for each row and round, which broadcast: as good as a generator for each."""
+    start = np.array(derive_seed(seed, "views"), dtype=np.uint64)
+    of_rows = _scramble(start + _GAMMA * rows.astype(np.uint64))
+    return _scramble(of_rows + _GAMMA * rounds.astype(np.uint64))
+
+
+def _scramble(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's output function, modulo 2^64: one to one, and every bit depends on every bit.
+
+    Source: Steele, Lea, Flood, Fast splittable pseudorandom number generators, OOPSLA 2014, with
+    the constants of Vigna's public splitmix64.c.
+    """
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 # ---- pairs of draws in which a clip may come many times ------------------------------------------

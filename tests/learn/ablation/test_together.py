@@ -14,6 +14,7 @@ from dsts_pipeline.learn import TrainingStopped, train_head
 from dsts_pipeline.learn.together import OwnRandomness, Together
 from tests.learn.ablation.variants import VARIANTS, build, feed, member, options_of
 from tests.learn.recipes import how
+from tests.learn.test_loop_orders import make_feed
 
 CPU = torch.device("cpu")
 
@@ -182,3 +183,17 @@ def test_randomness_goes_on_where_the_block_ended():
             drawn.append(torch.rand(2))
         torch.rand(3)
     assert torch.equal(torch.cat(drawn), expected)
+
+
+def test_members_take_turns_with_views_as_one_alone_does():
+    def training_batches(common):
+        return [rows.tolist() for rows in common.asked if len(rows) <= 4]
+
+    single = make_feed(num_clips=12, num_views=3)
+    train_head(build("probe"), single, **how(**options_of("probe", num_epochs=3)))
+    common = make_feed(num_clips=12, num_views=3)
+    members = [member(name, common, num_epochs=3) for name in ("probe", "attention")]
+    Together(members, common, CPU).run()
+    assert training_batches(common) == training_batches(single)
+    rows = [row for batch in training_batches(common) for row in batch]
+    assert len(rows) == len(set(rows)) == 3 * 10  # two of twelve clips are held out

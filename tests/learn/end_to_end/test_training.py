@@ -11,12 +11,19 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.settings import FinetuneSettings
 from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.extract.decode_pool import DecodePool
-from dsts_pipeline.learn import CheckpointOptions, TrainingStopped, remove_checkpoints
+from dsts_pipeline.feed import FeatureFeed
+from dsts_pipeline.learn import (
+    CheckpointOptions,
+    TrainingStopped,
+    remove_checkpoints,
+    train_head,
+)
 from dsts_pipeline.learn.end_to_end import stages_of
 from dsts_pipeline.learn.finetune import finetune, peak_rate
 from tests.learn.end_to_end.clips import feed_of, float_model, index_of
-from tests.learn.end_to_end.tiny import new_backbone
-from tests.learn.recipes import finetune_how
+from tests.learn.end_to_end.tiny import CLASSES, new_backbone
+from tests.learn.recipes import finetune_how, how
+from tests.learn.small_feed import MemoryStore
 
 ROOT = "backbone.model.recognizer."
 COMMON = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.02, "seed": 3}
@@ -96,6 +103,34 @@ def test_frozen_parts_keep_their_values_bit_for_bit(index):
     assert of_net == {
         f"backbone.{name}" for name in ("layer1.0.weight", "layer1.0.bias", "layer2.0.weight")
     } | {"backbone.layer2.0.bias"}
+
+
+def test_with_every_stage_frozen_the_head_alone_trains_on_views_of_its_own_each_epoch(index):
+    start = float_model().state_dict()
+    model, done = train(index, frozen_stages=3)
+    now = model.state_dict()
+    moved = {name for name in start if not torch.equal(now[name], start[name])}
+    assert moved and all(name.startswith("head.") for name in moved)
+    _, of_plain = train(index, frozen_stages=3, crop="centre")
+    assert done.history[0]["train_loss"] != of_plain.history[0]["train_loss"]
+
+
+def test_with_every_stage_frozen_it_is_the_training_on_cached_maps(index):
+    """The same batches, head, optimiser: plain views, maps in float32."""
+    common = {"num_epochs": 2, "batch_size": 4, "learning_rate": 0.02, "seed": 3}
+    model = float_model(frozen_stages=3)
+    cached = float_model(frozen_stages=3)
+    with DecodePool(0) as pool:
+        feed = feed_of(index, pool, "centre")
+        frames = next(feed.plain.batches([feed.rows]))
+        done = finetune(model, feed, **finetune_how(**common))
+    with torch.no_grad():
+        maps = cached.eval().maps(frames.maps).numpy()
+    store = MemoryStore(maps, frames.labels.numpy(), CLASSES)
+    same_rates = {"warmup_fraction": FinetuneSettings().warmup_fraction}
+    history = train_head(cached.head, FeatureFeed(store), **how(**common | same_rates))
+    for own, other in zip(done.history, history, strict=True):
+        assert own["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
 
 
 def test_what_cannot_be_frozen_is_told():
