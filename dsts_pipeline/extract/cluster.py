@@ -30,6 +30,7 @@ from dsts_pipeline.extract.progress import (
     ClipFailure,
     ExtractionProgress,
     ExtractionSummary,
+    Means,
     show_progress,
 )
 from dsts_pipeline.extract.runner import ShardRun, ShardWriter, TapStores
@@ -38,6 +39,7 @@ from dsts_pipeline.extract.views import FrameRequest, ViewPlan
 _SHARDS_PER_WORKER = 2  # one in work, one being decoded
 _POLL_SECONDS = 1.0
 _MAX_LOSSES = 20
+_MOST_DECODERS = 16  # per backbone, where their number is left open
 
 
 def extract_on_cluster(
@@ -57,8 +59,8 @@ def extract_on_cluster(
         make_tools: Called in every worker, by name: the code must be there, too.
         positions_of: Rows of a shard.
         num_pending: Rows that are not written yet, for the display.
-        settings: How many decode processes each backbone has (at least one), how long a clip may
-            take.
+        settings: How many decode processes each backbone has (at least one; "auto": its share of
+            the cluster's CPUs), how long a clip may take.
         num_workers: Backbones at work; None: one per GPU of the cluster, or as many as its CPUs
             hold where it has none.
 
@@ -81,6 +83,7 @@ def extract_on_cluster(
                     num_failed=len(totals.failures),
                     forward_seconds=totals.forward_seconds / num_at_work,
                     decode_wait_seconds=totals.decode_wait_seconds / num_at_work,
+                    means=cluster.means,
                 )
     finally:
         ray.shutdown()
@@ -91,6 +94,7 @@ def extract_on_cluster(
         forward_seconds=totals.forward_seconds,
         decode_wait_seconds=totals.decode_wait_seconds,
         num_shards=totals.num_shards,
+        num_decode_workers=cluster.num_decoders,
     )
 
 
@@ -201,7 +205,7 @@ class ShardWorker:
 
 
 class _Silent(ExtractionProgress):
-    def advance(self, count: int, **state: float) -> None:
+    def advance(self, count: int, **state: Any) -> None:
         """The cluster's driver tells of all workers."""
 
 
@@ -243,7 +247,9 @@ class _Cluster:
         self._positions_of = positions_of
         self._clip_timeout_seconds = settings.clip_timeout_seconds
         self._num_workers = num_workers
-        self._num_decoders = max(1, settings.num_decode_workers)  # per worker
+        self._num_decoders = settings.num_decode_workers or 1  # per worker
+        self._precision = settings.precision
+        self._resources: dict[str, Any] = {}
         self.workers: list[Any] = []
         self._decoders: list[Any] = []
         self._turn = itertools.count()
@@ -254,12 +260,28 @@ class _Cluster:
         if os.environ.get("RAY_ADDRESS"):
             self._ray.init(logging_level="error", log_to_driver=False)
             return
-        needed = (self._num_workers or 0) * (1 + self._num_decoders)
+        needed = (self._num_workers or 0) * (1 + self._count_decoders(0, 0))
         self._ray.init(
             num_cpus=max(os.cpu_count() or 1, needed),
             include_dashboard=False,
             logging_level="error",
             log_to_driver=False,
+        )
+
+    @property
+    def num_decoders(self) -> int:
+        """Of all backbones together."""
+        return len(self._decoders)
+
+    @property
+    def means(self) -> Means:
+        """What the cluster has to work with now."""
+        return Means(
+            num_decode_workers=self.num_decoders,
+            is_auto=self._num_decoders == "auto",
+            num_cores=int(self._resources.get("CPU", 1)),
+            device="cuda" if self._resources.get("GPU") else "cpu",
+            precision=self._precision,
         )
 
     def run(self, totals: _Totals) -> Iterator[Report]:
@@ -316,17 +338,19 @@ class _Cluster:
 
     def _grow(self) -> None:
         """Workers and decoders for all machines that the cluster has by now."""
-        resources = self._ray.cluster_resources()
-        num_gpus = int(resources.get("GPU", 0))
-        num_cpus = int(resources.get("CPU", 1))
-        wanted = self._num_workers or num_gpus or max(1, num_cpus // (1 + self._num_decoders))
+        self._resources = self._ray.cluster_resources()
+        num_gpus = int(self._resources.get("GPU", 0))
+        num_cpus = int(self._resources.get("CPU", 1))
+        num_backbones = self._num_workers or num_gpus
+        num_decoders = self._count_decoders(num_cpus, num_backbones)
+        wanted = num_backbones or max(1, num_cpus // (1 + num_decoders))
         while len(self.workers) < wanted:
             actor = self._ray.remote(ShardWorker)
             needs = {"num_gpus": 1, "num_cpus": 0} if num_gpus else {"num_cpus": 1}
             self.workers.append(
                 actor.options(max_restarts=0, **needs).remote(os.getcwd(), self._make_tools, _fetch)
             )
-        while len(self._decoders) < wanted * self._num_decoders:
+        while len(self._decoders) < wanted * num_decoders:
             actor = self._ray.remote(DecodeWorker)
             # They book no CPU: those of a lost machine start again on what is left, where all CPUs
             # may be booked. `wanted` sees to it that there is one for each.
@@ -335,6 +359,17 @@ class _Cluster:
             self._decoders.append(
                 actor.remote(os.getcwd(), self._clip_timeout_seconds, self._plan.warm_up)
             )
+
+    def _count_decoders(self, num_cpus: int, num_backbones: int) -> int:
+        """Decoders for each backbone; "auto": its share of the CPUs, one of which is its own.
+
+        Nothing is measured here, because machines come and go. Without a number of backbones, as on
+        a cluster without GPUs, each has one decoder.
+        """
+        if self._num_decoders != "auto":
+            return self._num_decoders
+        share = num_cpus // num_backbones - 1 if num_backbones else 1
+        return max(1, min(share, _MOST_DECODERS))
 
 
 def _fetch(answer: Any) -> Decoded:
