@@ -24,7 +24,7 @@ from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.errors import UserError, import_extra
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import BackboneSettings
-from dsts_pipeline.extract.decode_pool import Decoded, DecodePool
+from dsts_pipeline.extract.decode_pool import Decoded, DecodePool, decode_counted
 from dsts_pipeline.extract.forward import ForwardPass, MapMaker, choose_computing
 from dsts_pipeline.extract.progress import (
     ClipFailure,
@@ -33,7 +33,7 @@ from dsts_pipeline.extract.progress import (
     Means,
     show_progress,
 )
-from dsts_pipeline.extract.runner import ShardRun, ShardWriter, TapStores
+from dsts_pipeline.extract.runner import ShardRun, ShardWriter, TapStores, shared_bytes
 from dsts_pipeline.extract.views import FrameRequest, ViewPlan
 
 _SHARDS_PER_WORKER = 2  # one in work, one being decoded
@@ -95,6 +95,8 @@ def extract_on_cluster(
         decode_wait_seconds=totals.decode_wait_seconds,
         num_shards=totals.num_shards,
         num_decode_workers=cluster.num_decoders,
+        num_shown=totals.num_rows * plan.input.num_frames,
+        num_decoded=totals.num_decoded,
     )
 
 
@@ -130,6 +132,7 @@ class Report:
     failures: tuple[ClipFailure, ...] = ()
     forward_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
+    num_decoded: int = 0
 
 
 class DecodeWorker:
@@ -143,11 +146,13 @@ class DecodeWorker:
         self, folder: str, clip_timeout_seconds: float, warm_up: Callable[[], None] | None
     ) -> None:
         os.chdir(folder)
-        self._pool = DecodePool(1, clip_timeout_seconds=clip_timeout_seconds, warm_up=warm_up)
+        self._pool = DecodePool(
+            1, clip_timeout_seconds=clip_timeout_seconds, decode=decode_counted, warm_up=warm_up
+        )
 
-    def decode(self, job: FrameRequest) -> Decoded:
-        """The frames of `job`, or the reason why there are none."""
-        return next(self._pool.run([job]))
+    def decode(self, job: FrameRequest) -> list[Decoded]:
+        """The frames of each clip of `job`, or the reason why there are none."""
+        return list(self._pool.run([job]))
 
 
 class ShardWorker:
@@ -156,11 +161,11 @@ class ShardWorker:
     Args:
         folder: Where relative paths start from.
         make_tools: Called once, here.
-        fetch: Brings one answer here, given what `extract` was given for it.
+        fetch: Brings the answers to one job here, given what `extract` was given for it.
     """
 
     def __init__(
-        self, folder: str, make_tools: Callable[[], Tools], fetch: Callable[[Any], Decoded]
+        self, folder: str, make_tools: Callable[[], Tools], fetch: Callable[[Any], list[Decoded]]
     ) -> None:
         os.chdir(folder)
         self._fetch = fetch
@@ -190,9 +195,12 @@ class ShardWorker:
         num_failures = len(run.failures)
         forward_seconds = self._forward.seconds
         decode_wait_seconds = run.decode_wait_seconds
+        num_decoded = run.num_decoded
         positions = stores.shard_clips(shard)
         with torch.inference_mode():
-            maps, failures = run.extract_shard(positions, map(self._fetch, answers))
+            maps, failures = run.extract_shard(
+                positions, itertools.chain.from_iterable(map(self._fetch, answers))
+            )
         stores.write_shard(shard, maps, failures)
         run.check(stores.failures())
         return Report(
@@ -201,6 +209,7 @@ class ShardWorker:
             tuple(run.failures[num_failures:]),
             self._forward.seconds - forward_seconds,
             run.decode_wait_seconds - decode_wait_seconds,
+            run.num_decoded - num_decoded,
         )
 
 
@@ -219,6 +228,7 @@ class _Totals:
     num_lost: int = 0
     forward_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
+    num_decoded: int = 0
     failures: list[ClipFailure] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
@@ -226,6 +236,7 @@ class _Totals:
         self.num_shards += report.num_rows > 0
         self.forward_seconds += report.forward_seconds
         self.decode_wait_seconds += report.decode_wait_seconds
+        self.num_decoded += report.num_decoded
         self.failures += report.failures
 
 
@@ -248,6 +259,7 @@ class _Cluster:
         self._clip_timeout_seconds = settings.clip_timeout_seconds
         self._num_workers = num_workers
         self._num_decoders = settings.num_decode_workers or 1  # per worker
+        self._prefetch_bytes = settings.prefetch_bytes
         self._precision = settings.precision
         self._resources: dict[str, Any] = {}
         self.workers: list[Any] = []
@@ -317,7 +329,8 @@ class _Cluster:
         return report
 
     def _start(self, worker: Any, shard: int) -> None:
-        jobs = self._plan.jobs(self._positions_of(shard))
+        most_bytes = shared_bytes(self._prefetch_bytes, 1)
+        jobs = self._plan.jobs(self._positions_of(shard), most_bytes)
         answers = [self._next_decoder().decode.remote(job) for job in jobs]
         self._awaited[worker.extract.remote(shard, answers)] = worker
 
@@ -372,7 +385,7 @@ class _Cluster:
         return max(1, min(share, _MOST_DECODERS))
 
 
-def _fetch(answer: Any) -> Decoded:
+def _fetch(answer: Any) -> list[Decoded]:
     import ray
 
     return ray.get(answer)

@@ -41,7 +41,7 @@ from dsts_pipeline.base.children import end_with_parent
 from dsts_pipeline.base.errors import UserError, tell_briefly, tell_trace
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.clips.decode import decode_frames
+from dsts_pipeline.clips.decode import Tally, decode_frames
 from dsts_pipeline.clips.probe import VideoError
 from dsts_pipeline.extract.augmentation import augment
 from dsts_pipeline.extract.num_decoders import NumWorkers, choose_num_decoders, count_cores
@@ -60,11 +60,14 @@ class Decoded:
 
     Attributes:
         trace: Where an error came up that nobody foresaw: one of this program's or a library's.
+        num_decoded: Frames that were decoded for it, see `Tally`; of clips that were read at once
+            the first has them all. 0: not counted.
     """
 
     frames: np.ndarray | None
     reason: str = ""
     trace: str = ""
+    num_decoded: int = 0
 
 
 DecodeFunction = Callable[[Any], np.ndarray | Decoded]
@@ -79,9 +82,22 @@ def decode_clip(request: FrameRequest) -> np.ndarray:
     Raises:
         VideoError: The file changed since it was indexed, or cannot be decoded.
     """
+    frames = decode_counted(request).frames
+    assert frames is not None
+    return frames
+
+
+def decode_counted(request: FrameRequest) -> Decoded:
+    """What `decode_clip` does, with the number of frames that were decoded for it.
+
+    Raises:
+        VideoError: See `decode_clip`.
+    """
     if request.content is not None:
         _check_content(request.path, request.content)
-    return decode_views(request, Stopwatch())
+    tally = Tally()
+    frames = decode_views(request, Stopwatch(), tally)
+    return Decoded(frames, num_decoded=tally.num_frames)
 
 
 class DecodePool:
@@ -89,7 +105,8 @@ class DecodePool:
 
     Args:
         num_workers: Decode processes; 0 decodes in this process; "auto": see `adapt`.
-        clip_timeout_seconds: A process that works longer on one clip is killed.
+        clip_timeout_seconds: A process that works longer on one clip is killed; clips that are
+            read at once have as much each.
         prefetch_bytes: Frames decoded ahead of the consumer, at most; one job per process always.
         decode: What the processes do with a job; must be importable by name, like `warm_up`.
         warm_up: What each process does before its first job, outside of any clip's time.
@@ -149,14 +166,19 @@ class DecodePool:
             return [worker.process.pid for worker in self._workers if worker.process.pid]
 
     def run(self, jobs: Iterable[DecodeJob | None]) -> Iterator[Decoded]:
-        """Decode `jobs`; answers come in their order. None: no job just now, answer what is due."""
+        """Decode `jobs`; answers come in their order, one for each of a job's `parts`.
+
+        None among them: no job just now, answer what is due.
+        """
         if not self.num_workers:
-            yield from (_logged(job, answer(self._decode, job)) for job in jobs if job is not None)
+            for job in jobs:
+                if job is not None:
+                    yield from _answer_parts(job, partial(answer, self._decode))
             return
-        ahead: deque[tuple[Future[Decoded], int]] = deque()
+        ahead: deque[tuple[Future[list[Decoded]], int]] = deque()
         num_bytes = 0
 
-        def take() -> Decoded:
+        def take() -> list[Decoded]:
             nonlocal num_bytes
             future, due_bytes = ahead.popleft()
             num_bytes -= due_bytes
@@ -165,17 +187,17 @@ class DecodePool:
         for job in jobs:
             if job is None:
                 if ahead:
-                    yield take()
+                    yield from take()
                 continue
             # Room is made before the job starts, or its frames would come on top.
             while len(ahead) >= self.num_workers and (
                 num_bytes + job.answer_bytes > self._prefetch_bytes
             ):
-                yield take()
+                yield from take()
             ahead.append((self._submit(job), job.answer_bytes))
             num_bytes += job.answer_bytes
         while ahead:
-            yield take()
+            yield from take()
 
     @property
     def decode_seconds(self) -> float | None:
@@ -213,9 +235,9 @@ class DecodePool:
                 soft_wrap=True,
             )
 
-    def _submit(self, job: DecodeJob) -> Future[Decoded]:
+    def _submit(self, job: DecodeJob) -> Future[list[Decoded]]:
         """Hand `job` to the threads, of which there are no more than there is work for."""
-        future: Future[Decoded] = Future()
+        future: Future[list[Decoded]] = Future()
         with self._lock:
             if self._closing:
                 raise RuntimeError("the pool is closed")
@@ -237,12 +259,12 @@ class DecodePool:
                 future.cancel()
                 continue
             try:
-                future.set_result(_logged(job, self._decode_persistently(job)))
+                future.set_result(_answer_parts(job, self._decode_persistently))
             except BaseException as error:
                 future.set_exception(error)
 
     def _decode_persistently(self, job: DecodeJob) -> Decoded:
-        answered = self._try(job, NUM_ATTEMPTS)
+        answered = self._try(job, NUM_ATTEMPTS if len(job.parts) == 1 else 1)
         if isinstance(answered, Decoded):
             return answered
         if job.fallback is None or job.fallback == job.decoder:
@@ -268,7 +290,7 @@ class DecodePool:
     def _ask(self, job: DecodeJob) -> Decoded:
         worker = self._get_worker()
         started = time.perf_counter()
-        answered = worker.ask(job, self._timeout_seconds)
+        answered = worker.ask(job, self._timeout_seconds * len(job.parts))
         if answered.frames is not None:
             with self._lock:
                 self._busy_seconds += time.perf_counter() - started
@@ -295,7 +317,25 @@ class DecodePool:
             worker.kill()
 
 
-_Asked = tuple[Future[Decoded], DecodeJob]
+_Asked = tuple[Future[list[Decoded]], DecodeJob]
+
+
+def _answer_parts(job: DecodeJob, decode: Callable[[DecodeJob], Decoded]) -> list[Decoded]:
+    """An answer for each part of `job`; where they fail together, each is tried alone."""
+    made = decode(job)
+    parts = job.parts
+    if len(parts) == 1:
+        return [_logged(job, made)]
+    if made.frames is None:
+        return [_logged(part, decode(part)) for part in parts]
+    answers = []
+    begin = 0
+    for part in parts:
+        assert isinstance(part, FrameRequest)
+        frames = made.frames[begin : begin + len(part.views)]
+        answers.append(Decoded(frames, num_decoded=0 if begin else made.num_decoded))
+        begin += len(part.views)
+    return answers
 
 
 def _logged(job: DecodeJob, answered: Decoded) -> Decoded:
@@ -476,37 +516,48 @@ class Stopwatch:
             self.seconds += time.perf_counter() - started
 
 
-def decode_views(request: FrameRequest, transforming: Stopwatch) -> np.ndarray:
+def decode_views(
+    request: FrameRequest, transforming: Stopwatch, tally: Tally | None = None
+) -> np.ndarray:
     """Frames of `request`, whatever the file's content is.
 
     Args:
         transforming: Is told the time of scaling, where that is not the decoder's, and of cutting.
+        tally: Is told how many frames were decoded.
 
     Raises:
         VideoError: It cannot be decoded.
     """
     try:
-        return _decode_views(request, transforming)
+        return _decode_views(request, transforming, tally)
     except VideoError as error:
         if request.fallback is None or request.fallback == request.decoder:
             raise
         first = error.reason
     try:
-        return _decode_views(replace(request, decoder=request.fallback), transforming)
+        return _decode_views(replace(request, decoder=request.fallback), transforming, tally)
     except VideoError as error:
         both = first if error.reason == first else f"{first}; {request.fallback}: {error.reason}"
         raise VideoError(request.path, both) from None
 
 
-def _decode_views(request: FrameRequest, transforming: Stopwatch) -> np.ndarray:
-    """Every frame is decoded once, whichever views show it."""
+def _decode_views(
+    request: FrameRequest, transforming: Stopwatch, tally: Tally | None
+) -> np.ndarray:
+    """Every frame is decoded once, whichever views and clips show it."""
     numbers = np.unique(np.concatenate([view.indices for view in request.views]))
     shorter_px = request.resize_px or request.size_px
     scaling: dict[str, Any] = {"size_px": shorter_px, "is_cut": False}
     if request.scaling is not None and shorter_px is not None:
         scaling = {"scale": partial(_scale, request, transforming=transforming)}
     whole = decode_frames(
-        request.path, numbers, decoder=request.decoder, info=request.info, **scaling
+        request.path,
+        numbers,
+        decoder=request.decoder,
+        info=request.info,
+        may_switch=not request.shared_by,
+        tally=tally,
+        **scaling,
     )
     height, width = whole.shape[1:3]
     if request.size_px is not None and min(height, width) < request.size_px:

@@ -78,6 +78,8 @@ class ExtractionSummary:
         num_shards: Shards that this run wrote.
         num_decode_workers: Decode processes at the end.
         advice: What waited for what, and what would change it; empty: nothing worth it.
+        num_shown: Frames of all maps, each counted in every map that shows it.
+        num_decoded: Frames that were decoded for them, see `Tally`; 0: not counted.
     """
 
     num_clips: int
@@ -88,6 +90,8 @@ class ExtractionSummary:
     num_shards: int = 0
     num_decode_workers: int = 0
     advice: str = ""
+    num_shown: int = 0
+    num_decoded: int = 0
 
 
 def summarize(store: str, counts: Mapping[str, Any], summary: ExtractionSummary) -> Table:
@@ -108,6 +112,9 @@ def summarize(store: str, counts: Mapping[str, Any], summary: ExtractionSummary)
         waited = f"{summary.decode_wait_seconds / seconds:.0%} of the time"
         table.add_row("waiting for decoders", waited)
         table.add_row("decode processes", f"{summary.num_decode_workers:,}")
+    if summary.num_decoded:
+        decoded = f"{summary.num_decoded:,} decoded, for {summary.num_shown:,} in maps"
+        table.add_row("frames", decoded)
     if summary.advice:
         table.add_row("to be faster", summary.advice)
     return table

@@ -24,7 +24,7 @@ import torch
 
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.settings import BackboneSettings
-from dsts_pipeline.extract.decode_pool import Decoded, DecodeFunction, DecodePool, decode_clip
+from dsts_pipeline.extract.decode_pool import Decoded, DecodeFunction, DecodePool, decode_counted
 from dsts_pipeline.extract.forward import (
     ForwardPass,
     MapMaker,
@@ -76,7 +76,7 @@ def extract_features(
     writer: ShardWriter | Sequence[ShardWriter],
     settings: BackboneSettings = BackboneSettings(),
     *,
-    decode: DecodeFunction = decode_clip,
+    decode: DecodeFunction = decode_counted,
     earlier: KnownMaps | None = None,
 ) -> ExtractionSummary:
     """Write every pending shard of the store; afterwards `writer.finish` may be called.
@@ -102,9 +102,6 @@ def extract_features(
     taken = {} if earlier is None else earlier.rows
     if earlier is not None:
         _copy_whole_shards(stores, earlier)
-    shards = ShardsAhead(
-        stores, lambda positions: plan.jobs([p for p in positions if p not in taken])
-    )
     started = time.monotonic()
     if plan.warm_up is not None:
         plan.warm_up()  # here first, where an error can be told
@@ -122,6 +119,12 @@ def extract_features(
     ):
         forward = ForwardPass(backbone, choose_computing(settings))
         run = ShardRun(plan, backbone, forward, settings, progress, earlier, pool)
+
+        def plan_jobs(positions: range) -> Iterator[FrameRequest]:
+            wanted = [position for position in positions if position not in taken]
+            return plan.jobs(wanted, shared_bytes(settings.prefetch_bytes, pool.num_workers))
+
+        shards = ShardsAhead(stores, plan_jobs)
         results = pool.run(shards.jobs())
         num_shards = 0
         # The first answer of a shard, because asking for it is what claims the shard.
@@ -147,7 +150,17 @@ def extract_features(
         num_shards=num_shards,
         num_decode_workers=pool.num_workers,
         advice=advice,
+        num_shown=run.num_clips * backbone.num_frames,
+        num_decoded=run.num_decoded,
     )
+
+
+def shared_bytes(prefetch_bytes: int, num_decode_workers: int) -> int:
+    """How many bytes of frames of clips of one file are decoded at once.
+
+    Each process may have as many in work and as many waiting within `prefetch_bytes`.
+    """
+    return prefetch_bytes // (2 * max(1, num_decode_workers))
 
 
 def _copy_whole_shards(stores: TapStores, known: KnownMaps) -> None:
@@ -185,6 +198,7 @@ class ShardRun:
         self._taken = {} if earlier is None else earlier.rows
         self.failures: list[ClipFailure] = []
         self.num_clips = 0
+        self.num_decoded = 0
         self.decode_wait_seconds = 0.0
 
     def extract_shard(
@@ -250,6 +264,7 @@ class ShardRun:
         made = (position for position in positions if position not in self._taken)
         for _, rows in groupby(self._plan.rows[position].clip for position in made):
             decoded = next(answers)
+            self.num_decoded += decoded.num_decoded
             for view, _ in enumerate(rows):
                 yield None if decoded.frames is None else decoded.frames[view], decoded.reason
 
