@@ -158,11 +158,14 @@ def dry_run(settings: Settings) -> None:
         timed = f"{forecast.num_clips} clip{'s' if forecast.num_clips > 1 else ''}"
         if forecast.num_decoded != forecast.num_clips:
             timed += f" ({forecast.num_decoded} decoded)"
+        workers = str(forecast.num_decode_workers)
+        if chosen.num_decode_workers == "auto":
+            workers = f"auto, here {workers}"
         table.add_row(
             "time",
             f"about {format_duration(seconds)}, measured on {timed}: decoding "
-            f"{1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = "
-            f"{chosen.num_decode_workers}), backbone {1000 * forecast.forward_seconds:.1f} ms",
+            f"{1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = {workers}), "
+            f"backbone {1000 * forecast.forward_seconds:.1f} ms",
         )
     Console(highlight=False, markup=False).print(table)
     require_space(survey)

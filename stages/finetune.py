@@ -24,6 +24,7 @@ from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.build import choose_backbone
 from dsts_pipeline.extract.decode_pool import DecodePool
+from dsts_pipeline.extract.forward import count_work_threads
 from dsts_pipeline.extract.views import (
     ViewPlan,
     Views,
@@ -280,6 +281,7 @@ def _train_jointly(
         left_out=left_out,
         max_failed_fraction=settings.backbone.max_failed_fraction,
         may_shrink=work.processes.world_size == 1,
+        num_work_threads=count_work_threads(work.processes.device),
     )
     if work.processes.is_first:
         recipe = Recipe(settings.train, udl, seed=settings.seed)

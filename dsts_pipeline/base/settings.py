@@ -231,8 +231,8 @@ class BackboneSettings(Section):
     """auto: decord for what it reads exactly, PyAV for all else"""
     decoder_fallback: Literal["none", "decord", "pyav"] = "none"
     """tried where the decoder refuses, fails or hangs"""
-    num_decode_workers: Number = 1
-    """processes that decode; 0: this one does"""
+    num_decode_workers: Number | Literal["auto"] = "auto"
+    """processes that decode; auto: as the measured times ask for; 0: this one does"""
     clip_timeout_seconds: Positive = 60.0
     """a clip that takes longer to decode is given up; more for slow disks"""
     prefetch_bytes: Count = 256 * 2**20

@@ -64,6 +64,26 @@ _NO_RECOVERED_FRAME = "0.0000001"
 _SAME_TIME_SECONDS = 1e-4
 
 
+class Tally:
+    """How many frames a decoder made, those that nobody asked for on the way to others included.
+
+    PyAV's are counted as they come. decord and torchcodec don't tell theirs: they are taken to read
+    from the key frame before each group's first wanted frame to its last one, as their sources do.
+
+    Attributes:
+        num_frames: So far.
+    """
+
+    num_frames = 0
+
+    def note_reads(self, wanted: np.ndarray, keys: np.ndarray) -> None:
+        """Add what reading `wanted` in rising order takes, where decoding may begin at `keys`."""
+        group_of = np.searchsorted(keys, wanted, side="right") - 1
+        for group in np.unique(group_of):
+            first = keys[group] if group >= 0 else 0
+            self.num_frames += int(wanted[group_of == group].max() - first) + 1
+
+
 def find_refusal(info: VideoInfo, decoder: Decoder) -> str | None:
     """Why `decoder` is not trusted to hand over exactly the frames of such a file; None: it is."""
     if decoder in ("auto", "pyav"):
@@ -107,6 +127,8 @@ def decode_frames(
     is_cut: bool = True,
     scale: Scaling | None = None,
     info: VideoInfo | None = None,
+    may_switch: bool = True,
+    tally: Tally | None = None,
 ) -> np.ndarray:
     """The frames numbered `indices`, in that order; repeats are allowed.
 
@@ -118,6 +140,8 @@ def decode_frames(
         scale: Makes frames [n, h, w, 3] of frames [n, H, W, 3]; it is given a few at a time, so
             that only scaled ones are held. Excludes `size_px`.
         info: What the file is, where that is known for certain; None: it is looked at first.
+        may_switch: Whether "auto" lets PyAV read what decord fails to.
+        tally: Is told how many frames were decoded.
 
     Returns:
         uint8 [T, H, W, 3], RGB.
@@ -131,7 +155,7 @@ def decode_frames(
         raise ValueError(f"indices are {wanted!r}, expected at least one, none negative")
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder is {decoder!r}, expected one of {get_args(Decoder)}")
-    frames = _decode(path, wanted, decoder, size_px, scale, info)
+    frames = _decode(path, wanted, decoder, size_px, scale, info, may_switch, tally or Tally())
     if size_px is None or not is_cut:
         return frames
     top, left = (frames.shape[1] - size_px) // 2, (frames.shape[2] - size_px) // 2
@@ -145,14 +169,16 @@ def _decode(
     size_px: int | None,
     scale: Scaling | None,
     info: VideoInfo | None,
+    may_switch: bool,
+    tally: Tally,
 ) -> np.ndarray:
     """Let the quickest decoder read that is exact for this file."""
     wants_decord = decoder == "decord" or (decoder == "auto" and has_decord())
     if info is not None and wants_decord and find_refusal(info, "decord") is None:
         try:
-            return _decode_decord(path, info, wanted, size_px, scale)
+            return _decode_decord(path, info, wanted, size_px, scale, tally)
         except VideoError:
-            if decoder == "decord":
+            if decoder == "decord" or not may_switch:
                 raise
             wants_decord = False  # its own limits, or damage: PyAV knows how to tell them apart
     with open_video(path) as video:
@@ -164,21 +190,21 @@ def _decode(
         if refusal is not None:
             raise VideoError(path, refusal)
         if decoder.startswith("torchcodec"):
-            return _decode_torchcodec(video, packets, wanted, size_px, scale, decoder)
+            return _decode_torchcodec(video, packets, wanted, size_px, scale, decoder, tally)
         if wants_decord and find_refusal(info, "decord") is None:
             try:
-                return _decode_decord(path, info, wanted, size_px, scale)
+                return _decode_decord(path, info, wanted, size_px, scale, tally)
             except VideoError:
-                if decoder == "decord":
+                if decoder == "decord" or not may_switch:
                     raise
-        return _decode_pyav(video, packets, wanted, size_px, scale)
+        return _decode_pyav(video, packets, wanted, size_px, scale, tally)
 
 
 def iterate_frames(path: str | Path) -> Iterator[np.ndarray]:
     """All frames uint8 [H, W, 3] in order, upright, one at a time; may raise VideoError."""
     scaler = _Scaler(None)
     with open_video(path) as video:
-        for frame in _decode_packets(video, video.container.demux(video.stream)):
+        for frame in _decode_packets(video, video.container.demux(video.stream), Tally()):
             yield scaler.to_rgb(frame)
 
 
@@ -213,6 +239,7 @@ def _decode_decord(
     wanted: np.ndarray,
     size_px: int | None,
     scale: Scaling | None,
+    tally: Tally,
 ) -> np.ndarray:
     decord = import_extra("decord", "decoding by decord")
     _check_reach(path, wanted, info.num_frames)
@@ -231,6 +258,7 @@ def _decode_decord(
         if len(reader) != info.num_frames:
             reason = f"decord counts {len(reader)} frames, the file holds {info.num_frames}"
             raise VideoError(path, reason)
+        tally.note_reads(wanted, np.array(reader.get_key_indices()))
         if scale is None:
             return reader.get_batch(wanted).asnumpy()
         return np.concatenate([scale(reader.get_batch(part).asnumpy()) for part in _few(wanted)])
@@ -263,11 +291,12 @@ def _decode_pyav(
     wanted: np.ndarray,
     size_px: int | None,
     scale: Scaling | None,
+    tally: Tally,
 ) -> np.ndarray:
     if packets.gop == "unknown":
-        found = _find_by_count(video.path, set(wanted.tolist()))
+        found = _find_by_count(video.path, set(wanted.tolist()), tally)
     else:
-        found = _find_by_time(video, packets, sorted(set(wanted.tolist())))
+        found = _find_by_time(video, packets, sorted(set(wanted.tolist())), tally)
     images: dict[int, np.ndarray] = {}
     shape = None
     scaler = _Scaler(size_px)
@@ -280,7 +309,7 @@ def _decode_pyav(
 
 
 def _find_by_time(
-    video: OpenVideo, packets: Packets, wanted: list[int]
+    video: OpenVideo, packets: Packets, wanted: list[int], tally: Tally
 ) -> Iterator[tuple[int, Any]]:
     """The frames `wanted` (rising), each decoded from the entry before it.
 
@@ -290,7 +319,7 @@ def _find_by_time(
         missing = {packets.times[number]: number for number in group}
         for start in (entry, 0):
             try:
-                for frame in _decode_from(video, packets, packets.entries[start]):
+                for frame in _decode_from(video, packets, packets.entries[start], tally):
                     if frame.pts in missing:
                         yield missing.pop(frame.pts), frame
                         if not missing:
@@ -305,7 +334,9 @@ def _find_by_time(
             raise VideoError(video.path, f"frame {number} of it cannot be decoded")
 
 
-def _decode_from(video: OpenVideo, packets: Packets, entry: tuple[int, int]) -> Iterator[Any]:
+def _decode_from(
+    video: OpenVideo, packets: Packets, entry: tuple[int, int], tally: Tally
+) -> Iterator[Any]:
     """Frames decoded from the packet of `entry` on, to the end of the file."""
     import av
 
@@ -320,18 +351,18 @@ def _decode_from(video: OpenVideo, packets: Packets, entry: tuple[int, int]) -> 
         if key is not None and key.pts == entry[0]:
             # Pictures before the entry refer to what was not read, and nothing refers to them.
             needed = (p for p in rest if p.pts is None or p.pts > entry[0])
-            yield from _decode_packets(video, chain([key], needed))
+            yield from _decode_packets(video, chain([key], needed), tally)
             return
     raise VideoError(video.path, "a key frame of it is not found again: damaged")
 
 
-def _find_by_count(path: str | Path, wanted: set[int]) -> Iterator[tuple[int, Any]]:
+def _find_by_count(path: str | Path, wanted: set[int], tally: Tally) -> Iterator[tuple[int, Any]]:
     """The frames `wanted`, decoded from the file's start and counted."""
     number = -1
     last = max(wanted)
     with open_video(path) as video:
         packets = video.container.demux(video.stream)
-        for number, frame in enumerate(_decode_packets(video, packets)):
+        for number, frame in enumerate(_decode_packets(video, packets, tally)):
             if number in wanted:
                 yield number, frame
             if number == last:
@@ -339,7 +370,7 @@ def _find_by_count(path: str | Path, wanted: set[int]) -> Iterator[tuple[int, An
     _check_reach(path, np.array([last]), number + 1)
 
 
-def _decode_packets(video: OpenVideo, packets: Iterable[Any]) -> Iterator[Any]:
+def _decode_packets(video: OpenVideo, packets: Iterable[Any], tally: Tally) -> Iterator[Any]:
     """Frames of `packets`; a damaged one is an error, since others are predicted from it."""
     import av
 
@@ -348,6 +379,7 @@ def _decode_packets(video: OpenVideo, packets: Iterable[Any]) -> Iterator[Any]:
             for frame in packet.decode():
                 if frame.is_corrupt:
                     raise VideoError(video.path, "a frame of it is damaged")
+                tally.num_frames += 1
                 yield frame
     except av.FFmpegError as error:
         raise VideoError(video.path, f"FFmpeg: {error.strerror}") from None
@@ -406,6 +438,7 @@ def _decode_torchcodec(
     size_px: int | None,
     scale: Scaling | None,
     decoder: str,
+    tally: Tally,
 ) -> np.ndarray:
     """Frames by torchcodec's exact seek mode, each compared with the time that it must have.
 
@@ -435,6 +468,9 @@ def _decode_torchcodec(
         if found != len(times):
             reason = f"torchcodec counts {found} frames, the file holds {len(times)}"
             raise VideoError(video.path, reason)
+        tally.note_reads(
+            wanted, np.searchsorted(packets.times, [pts for pts, _ in packets.entries])
+        )
         images = []
         for part in _few(wanted):
             batch = reader.get_frames_at(part.tolist())

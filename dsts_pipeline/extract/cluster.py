@@ -24,20 +24,22 @@ from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.errors import UserError, import_extra
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.settings import BackboneSettings
-from dsts_pipeline.extract.decode_pool import Decoded, DecodePool
+from dsts_pipeline.extract.decode_pool import Decoded, DecodePool, decode_counted
 from dsts_pipeline.extract.forward import ForwardPass, MapMaker, choose_computing
 from dsts_pipeline.extract.progress import (
     ClipFailure,
     ExtractionProgress,
     ExtractionSummary,
+    Means,
     show_progress,
 )
-from dsts_pipeline.extract.runner import ShardRun, ShardWriter, TapStores
+from dsts_pipeline.extract.runner import ShardRun, ShardWriter, TapStores, shared_bytes
 from dsts_pipeline.extract.views import FrameRequest, ViewPlan
 
 _SHARDS_PER_WORKER = 2  # one in work, one being decoded
 _POLL_SECONDS = 1.0
 _MAX_LOSSES = 20
+_MOST_DECODERS = 16  # per backbone, where their number is left open
 
 
 def extract_on_cluster(
@@ -57,8 +59,8 @@ def extract_on_cluster(
         make_tools: Called in every worker, by name: the code must be there, too.
         positions_of: Rows of a shard.
         num_pending: Rows that are not written yet, for the display.
-        settings: How many decode processes each backbone has (at least one), how long a clip may
-            take.
+        settings: How many decode processes each backbone has (at least one; "auto": its share of
+            the cluster's CPUs), how long a clip may take.
         num_workers: Backbones at work; None: one per GPU of the cluster, or as many as its CPUs
             hold where it has none.
 
@@ -81,6 +83,7 @@ def extract_on_cluster(
                     num_failed=len(totals.failures),
                     forward_seconds=totals.forward_seconds / num_at_work,
                     decode_wait_seconds=totals.decode_wait_seconds / num_at_work,
+                    means=cluster.means,
                 )
     finally:
         ray.shutdown()
@@ -91,6 +94,9 @@ def extract_on_cluster(
         forward_seconds=totals.forward_seconds,
         decode_wait_seconds=totals.decode_wait_seconds,
         num_shards=totals.num_shards,
+        num_decode_workers=cluster.num_decoders,
+        num_shown=totals.num_rows * plan.input.num_frames,
+        num_decoded=totals.num_decoded,
     )
 
 
@@ -126,6 +132,7 @@ class Report:
     failures: tuple[ClipFailure, ...] = ()
     forward_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
+    num_decoded: int = 0
 
 
 class DecodeWorker:
@@ -139,11 +146,13 @@ class DecodeWorker:
         self, folder: str, clip_timeout_seconds: float, warm_up: Callable[[], None] | None
     ) -> None:
         os.chdir(folder)
-        self._pool = DecodePool(1, clip_timeout_seconds=clip_timeout_seconds, warm_up=warm_up)
+        self._pool = DecodePool(
+            1, clip_timeout_seconds=clip_timeout_seconds, decode=decode_counted, warm_up=warm_up
+        )
 
-    def decode(self, job: FrameRequest) -> Decoded:
-        """The frames of `job`, or the reason why there are none."""
-        return next(self._pool.run([job]))
+    def decode(self, job: FrameRequest) -> list[Decoded]:
+        """The frames of each clip of `job`, or the reason why there are none."""
+        return list(self._pool.run([job]))
 
 
 class ShardWorker:
@@ -152,11 +161,11 @@ class ShardWorker:
     Args:
         folder: Where relative paths start from.
         make_tools: Called once, here.
-        fetch: Brings one answer here, given what `extract` was given for it.
+        fetch: Brings the answers to one job here, given what `extract` was given for it.
     """
 
     def __init__(
-        self, folder: str, make_tools: Callable[[], Tools], fetch: Callable[[Any], Decoded]
+        self, folder: str, make_tools: Callable[[], Tools], fetch: Callable[[Any], list[Decoded]]
     ) -> None:
         os.chdir(folder)
         self._fetch = fetch
@@ -186,9 +195,12 @@ class ShardWorker:
         num_failures = len(run.failures)
         forward_seconds = self._forward.seconds
         decode_wait_seconds = run.decode_wait_seconds
+        num_decoded = run.num_decoded
         positions = stores.shard_clips(shard)
         with torch.inference_mode():
-            maps, failures = run.extract_shard(positions, map(self._fetch, answers))
+            maps, failures = run.extract_shard(
+                positions, itertools.chain.from_iterable(map(self._fetch, answers))
+            )
         stores.write_shard(shard, maps, failures)
         run.check(stores.failures())
         return Report(
@@ -197,11 +209,12 @@ class ShardWorker:
             tuple(run.failures[num_failures:]),
             self._forward.seconds - forward_seconds,
             run.decode_wait_seconds - decode_wait_seconds,
+            run.num_decoded - num_decoded,
         )
 
 
 class _Silent(ExtractionProgress):
-    def advance(self, count: int, **state: float) -> None:
+    def advance(self, count: int, **state: Any) -> None:
         """The cluster's driver tells of all workers."""
 
 
@@ -215,6 +228,7 @@ class _Totals:
     num_lost: int = 0
     forward_seconds: float = 0.0
     decode_wait_seconds: float = 0.0
+    num_decoded: int = 0
     failures: list[ClipFailure] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
@@ -222,6 +236,7 @@ class _Totals:
         self.num_shards += report.num_rows > 0
         self.forward_seconds += report.forward_seconds
         self.decode_wait_seconds += report.decode_wait_seconds
+        self.num_decoded += report.num_decoded
         self.failures += report.failures
 
 
@@ -243,7 +258,10 @@ class _Cluster:
         self._positions_of = positions_of
         self._clip_timeout_seconds = settings.clip_timeout_seconds
         self._num_workers = num_workers
-        self._num_decoders = max(1, settings.num_decode_workers)  # per worker
+        self._num_decoders = settings.num_decode_workers or 1  # per worker
+        self._prefetch_bytes = settings.prefetch_bytes
+        self._precision = settings.precision
+        self._resources: dict[str, Any] = {}
         self.workers: list[Any] = []
         self._decoders: list[Any] = []
         self._turn = itertools.count()
@@ -254,12 +272,28 @@ class _Cluster:
         if os.environ.get("RAY_ADDRESS"):
             self._ray.init(logging_level="error", log_to_driver=False)
             return
-        needed = (self._num_workers or 0) * (1 + self._num_decoders)
+        needed = (self._num_workers or 0) * (1 + self._count_decoders(0, 0))
         self._ray.init(
             num_cpus=max(os.cpu_count() or 1, needed),
             include_dashboard=False,
             logging_level="error",
             log_to_driver=False,
+        )
+
+    @property
+    def num_decoders(self) -> int:
+        """Of all backbones together."""
+        return len(self._decoders)
+
+    @property
+    def means(self) -> Means:
+        """What the cluster has to work with now."""
+        return Means(
+            num_decode_workers=self.num_decoders,
+            is_auto=self._num_decoders == "auto",
+            num_cores=int(self._resources.get("CPU", 1)),
+            device="cuda" if self._resources.get("GPU") else "cpu",
+            precision=self._precision,
         )
 
     def run(self, totals: _Totals) -> Iterator[Report]:
@@ -295,7 +329,8 @@ class _Cluster:
         return report
 
     def _start(self, worker: Any, shard: int) -> None:
-        jobs = self._plan.jobs(self._positions_of(shard))
+        most_bytes = shared_bytes(self._prefetch_bytes, 1)
+        jobs = self._plan.jobs(self._positions_of(shard), most_bytes)
         answers = [self._next_decoder().decode.remote(job) for job in jobs]
         self._awaited[worker.extract.remote(shard, answers)] = worker
 
@@ -316,17 +351,19 @@ class _Cluster:
 
     def _grow(self) -> None:
         """Workers and decoders for all machines that the cluster has by now."""
-        resources = self._ray.cluster_resources()
-        num_gpus = int(resources.get("GPU", 0))
-        num_cpus = int(resources.get("CPU", 1))
-        wanted = self._num_workers or num_gpus or max(1, num_cpus // (1 + self._num_decoders))
+        self._resources = self._ray.cluster_resources()
+        num_gpus = int(self._resources.get("GPU", 0))
+        num_cpus = int(self._resources.get("CPU", 1))
+        num_backbones = self._num_workers or num_gpus
+        num_decoders = self._count_decoders(num_cpus, num_backbones)
+        wanted = num_backbones or max(1, num_cpus // (1 + num_decoders))
         while len(self.workers) < wanted:
             actor = self._ray.remote(ShardWorker)
             needs = {"num_gpus": 1, "num_cpus": 0} if num_gpus else {"num_cpus": 1}
             self.workers.append(
                 actor.options(max_restarts=0, **needs).remote(os.getcwd(), self._make_tools, _fetch)
             )
-        while len(self._decoders) < wanted * self._num_decoders:
+        while len(self._decoders) < wanted * num_decoders:
             actor = self._ray.remote(DecodeWorker)
             # They book no CPU: those of a lost machine start again on what is left, where all CPUs
             # may be booked. `wanted` sees to it that there is one for each.
@@ -336,8 +373,19 @@ class _Cluster:
                 actor.remote(os.getcwd(), self._clip_timeout_seconds, self._plan.warm_up)
             )
 
+    def _count_decoders(self, num_cpus: int, num_backbones: int) -> int:
+        """Decoders for each backbone; "auto": its share of the CPUs, one of which is its own.
 
-def _fetch(answer: Any) -> Decoded:
+        Nothing is measured here, because machines come and go. Without a number of backbones, as on
+        a cluster without GPUs, each has one decoder.
+        """
+        if self._num_decoders != "auto":
+            return self._num_decoders
+        share = num_cpus // num_backbones - 1 if num_backbones else 1
+        return max(1, min(share, _MOST_DECODERS))
+
+
+def _fetch(answer: Any) -> list[Decoded]:
     import ray
 
     return ray.get(answer)

@@ -3,11 +3,13 @@
 Enters: `FrameRequest`s (see `views`), or other jobs about one video each. Leaves, for each, uint8
 [V, T, H, W, 3], a row per view, or the reason why there is none. Nothing here needs torch.
 
-Each of `num_workers` threads owns one process and waits for its answer. A process that takes too
-long is killed, one that dies is replaced; the clip is tried once more, then with the job's other
-decoder if it names one, and then failed with a reason. An error that nobody foresaw fails its clip
-alone, too, and leaves a line in the log that says where it came up. At most `prefetch_bytes` of
-frames are decoded ahead of the consumer, whatever the size and length of the videos.
+Each of `num_workers` threads owns one process and waits for its answer; where their number is left
+open (`auto`) there is one at first, and more once `adapt` knows how fast the consumer is. A process
+that takes too long is killed, one that dies is replaced; the clip is tried once more, then with the
+job's other decoder if it names one, and then failed with a reason. An error that nobody foresaw
+fails its clip alone, too, and leaves a line in the log that says where it came up. At most
+`prefetch_bytes` of frames are decoded ahead of the consumer, whatever the size and length of the
+videos.
 
 Why processes: decord can hang and can crash (its issues 269 and 363), and a thread cannot be
 killed. They are spawned, not forked, since a fork copies torch's threads in an unknown state. Why a
@@ -19,12 +21,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,9 +41,10 @@ from dsts_pipeline.base.children import end_with_parent
 from dsts_pipeline.base.errors import UserError, tell_briefly, tell_trace
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.base.progress import console
-from dsts_pipeline.clips.decode import decode_frames
+from dsts_pipeline.clips.decode import Tally, decode_frames
 from dsts_pipeline.clips.probe import VideoError
 from dsts_pipeline.extract.augmentation import augment
+from dsts_pipeline.extract.num_decoders import NumWorkers, choose_num_decoders, count_cores
 from dsts_pipeline.extract.pipelines import cut_square, scale_frames
 from dsts_pipeline.extract.views import Content, DecodeJob, FrameRequest
 
@@ -56,11 +60,14 @@ class Decoded:
 
     Attributes:
         trace: Where an error came up that nobody foresaw: one of this program's or a library's.
+        num_decoded: Frames that were decoded for it, see `Tally`; of clips that were read at once
+            the first has them all. 0: not counted.
     """
 
     frames: np.ndarray | None
     reason: str = ""
     trace: str = ""
+    num_decoded: int = 0
 
 
 DecodeFunction = Callable[[Any], np.ndarray | Decoded]
@@ -75,40 +82,64 @@ def decode_clip(request: FrameRequest) -> np.ndarray:
     Raises:
         VideoError: The file changed since it was indexed, or cannot be decoded.
     """
+    frames = decode_counted(request).frames
+    assert frames is not None
+    return frames
+
+
+def decode_counted(request: FrameRequest) -> Decoded:
+    """What `decode_clip` does, with the number of frames that were decoded for it.
+
+    Raises:
+        VideoError: See `decode_clip`.
+    """
     if request.content is not None:
         _check_content(request.path, request.content)
-    return decode_views(request, Stopwatch())
+    tally = Tally()
+    frames = decode_views(request, Stopwatch(), tally)
+    return Decoded(frames, num_decoded=tally.num_frames)
 
 
 class DecodePool:
-    """`num_workers` decode processes; 0 decodes in this process, without a watchdog.
+    """Decode processes under a watchdog, or this process without one.
 
     Args:
-        clip_timeout_seconds: A process that works longer on one clip is killed.
+        num_workers: Decode processes; 0 decodes in this process; "auto": see `adapt`.
+        clip_timeout_seconds: A process that works longer on one clip is killed; clips that are
+            read at once have as much each.
         prefetch_bytes: Frames decoded ahead of the consumer, at most; one job per process always.
         decode: What the processes do with a job; must be importable by name, like `warm_up`.
         warm_up: What each process does before its first job, outside of any clip's time.
+
+    Attributes:
+        num_workers: Decode processes now.
+        is_auto: Whether they become more.
     """
 
     def __init__(
         self,
-        num_workers: int,
+        num_workers: NumWorkers,
         *,
         clip_timeout_seconds: float = 60.0,
         prefetch_bytes: int = PREFETCH_BYTES,
         decode: DecodeFunction = decode_clip,
         warm_up: Callable[[], None] | None = None,
     ) -> None:
-        self._num_workers = num_workers
+        self.is_auto = num_workers == "auto"
+        self.num_workers: int = 1 if num_workers == "auto" else num_workers
         self._timeout_seconds = clip_timeout_seconds
         self._prefetch_bytes = prefetch_bytes
         self._decode = decode
         self._warm_up = warm_up
-        self._threads = ThreadPoolExecutor(num_workers, "decode") if num_workers else None
+        self._waiting: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
         self._own = threading.local()
         self._workers: set[Worker] = set()
         self._lock = threading.Lock()
         self._closing = False
+        self._busy_seconds = 0.0  # of the processes, on `_num_views` views that they decoded
+        self._num_views = 0
+        self._num_calls = 0
 
     def __enter__(self) -> DecodePool:
         return self
@@ -118,14 +149,15 @@ class DecodePool:
 
     def close(self) -> None:
         """Kill the decode processes; unfinished jobs are dropped."""
-        self._closing = True
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
+            self._closing = True
             for worker in self._workers:
                 worker.process.kill()
-        if self._threads is not None:
-            self._threads.shutdown(wait=True)
+            threads = list(self._threads)
+        for _ in threads:
+            self._waiting.put(None)
+        for thread in threads:
+            thread.join()
 
     @property
     def process_ids(self) -> list[int]:
@@ -134,14 +166,19 @@ class DecodePool:
             return [worker.process.pid for worker in self._workers if worker.process.pid]
 
     def run(self, jobs: Iterable[DecodeJob | None]) -> Iterator[Decoded]:
-        """Decode `jobs`; answers come in their order. None: no job just now, answer what is due."""
-        if self._threads is None:
-            yield from (_logged(job, answer(self._decode, job)) for job in jobs if job is not None)
+        """Decode `jobs`; answers come in their order, one for each of a job's `parts`.
+
+        None among them: no job just now, answer what is due.
+        """
+        if not self.num_workers:
+            for job in jobs:
+                if job is not None:
+                    yield from _answer_parts(job, partial(answer, self._decode))
             return
-        ahead: deque[tuple[Future[Decoded], int]] = deque()
+        ahead: deque[tuple[Future[list[Decoded]], int]] = deque()
         num_bytes = 0
 
-        def take() -> Decoded:
+        def take() -> list[Decoded]:
             nonlocal num_bytes
             future, due_bytes = ahead.popleft()
             num_bytes -= due_bytes
@@ -150,23 +187,84 @@ class DecodePool:
         for job in jobs:
             if job is None:
                 if ahead:
-                    yield take()
+                    yield from take()
                 continue
             # Room is made before the job starts, or its frames would come on top.
-            while len(ahead) >= self._num_workers and (
+            while len(ahead) >= self.num_workers and (
                 num_bytes + job.answer_bytes > self._prefetch_bytes
             ):
-                yield take()
-            ahead.append((self._threads.submit(self._decode_watched, job), job.answer_bytes))
+                yield from take()
+            ahead.append((self._submit(job), job.answer_bytes))
             num_bytes += job.answer_bytes
         while ahead:
-            yield take()
+            yield from take()
 
-    def _decode_watched(self, job: DecodeJob) -> Decoded:
-        return _logged(job, self._decode_persistently(job))
+    @property
+    def decode_seconds(self) -> float | None:
+        """What a view takes one process, on average; None before one was decoded."""
+        with self._lock:
+            return self._busy_seconds / self._num_views if self._num_views else None
+
+    def adapt(self, work_seconds: float | None, *, num_work_threads: int) -> None:
+        """After a batch: where the number of processes is left open, start those that it takes.
+
+        What was measured is looked at after 1, 2, 4, 8, ... batches; processes never become fewer.
+
+        Args:
+            work_seconds: What a view takes the consumer; None: not known yet.
+            num_work_threads: See `choose_num_decoders`.
+        """
+        decode_seconds = self.decode_seconds
+        if not self.is_auto or work_seconds is None or decode_seconds is None:
+            return
+        self._num_calls += 1
+        if self._num_calls & (self._num_calls - 1):
+            return
+        num_cores = count_cores()
+        chosen = choose_num_decoders(decode_seconds, work_seconds, num_cores, num_work_threads)
+        if chosen > self.num_workers or self._num_calls == 1:
+            with self._lock:
+                self.num_workers = max(chosen, self.num_workers)
+                while len(self._threads) < self.num_workers and not self._closing:
+                    self._start_thread()  # for what waits already
+            console.print(
+                f"{self.num_workers} decode process{'es' if self.num_workers > 1 else ''} of "
+                f"{num_cores} core{'s' if num_cores > 1 else ''} "
+                f"(backbone.num_decode_workers = auto): a view takes {1000 * decode_seconds:.1f} "
+                f"ms to decode, then {1000 * work_seconds:.1f} ms",
+                soft_wrap=True,
+            )
+
+    def _submit(self, job: DecodeJob) -> Future[list[Decoded]]:
+        """Hand `job` to the threads, of which there are no more than there is work for."""
+        future: Future[list[Decoded]] = Future()
+        with self._lock:
+            if self._closing:
+                raise RuntimeError("the pool is closed")
+            self._waiting.put((future, job))
+            if len(self._threads) < self.num_workers:
+                self._start_thread()
+        return future
+
+    def _start_thread(self) -> None:
+        name = f"decode_{len(self._threads)}"
+        self._threads.append(threading.Thread(target=self._serve, name=name, daemon=True))
+        self._threads[-1].start()
+
+    def _serve(self) -> None:
+        """The life of a thread: answer jobs until the pool closes."""
+        while (asked := self._waiting.get()) is not None:
+            future, job = asked
+            if self._closing:
+                future.cancel()
+                continue
+            try:
+                future.set_result(_answer_parts(job, self._decode_persistently))
+            except BaseException as error:
+                future.set_exception(error)
 
     def _decode_persistently(self, job: DecodeJob) -> Decoded:
-        answered = self._try(job, NUM_ATTEMPTS)
+        answered = self._try(job, NUM_ATTEMPTS if len(job.parts) == 1 else 1)
         if isinstance(answered, Decoded):
             return answered
         if job.fallback is None or job.fallback == job.decoder:
@@ -183,11 +281,21 @@ class DecodePool:
             if self._closing:
                 return Decoded(None, "the pool is closed")
             try:
-                return self._get_worker().ask(job, self._timeout_seconds)
+                return self._ask(job)
             except WorkerLost as loss:
                 reason = str(loss)
                 self._drop_worker()
         return f"{reason}, {num_attempts} times" if num_attempts > 1 else reason
+
+    def _ask(self, job: DecodeJob) -> Decoded:
+        worker = self._get_worker()
+        started = time.perf_counter()
+        answered = worker.ask(job, self._timeout_seconds * len(job.parts))
+        if answered.frames is not None:
+            with self._lock:
+                self._busy_seconds += time.perf_counter() - started
+                self._num_views += len(answered.frames)
+        return answered
 
     def _get_worker(self) -> Worker:
         worker: Worker | None = getattr(self._own, "worker", None)
@@ -207,6 +315,27 @@ class DecodePool:
             with self._lock:
                 self._workers.discard(worker)
             worker.kill()
+
+
+_Asked = tuple[Future[list[Decoded]], DecodeJob]
+
+
+def _answer_parts(job: DecodeJob, decode: Callable[[DecodeJob], Decoded]) -> list[Decoded]:
+    """An answer for each part of `job`; where they fail together, each is tried alone."""
+    made = decode(job)
+    parts = job.parts
+    if len(parts) == 1:
+        return [_logged(job, made)]
+    if made.frames is None:
+        return [_logged(part, decode(part)) for part in parts]
+    answers = []
+    begin = 0
+    for part in parts:
+        assert isinstance(part, FrameRequest)
+        frames = made.frames[begin : begin + len(part.views)]
+        answers.append(Decoded(frames, num_decoded=0 if begin else made.num_decoded))
+        begin += len(part.views)
+    return answers
 
 
 def _logged(job: DecodeJob, answered: Decoded) -> Decoded:
@@ -387,37 +516,48 @@ class Stopwatch:
             self.seconds += time.perf_counter() - started
 
 
-def decode_views(request: FrameRequest, transforming: Stopwatch) -> np.ndarray:
+def decode_views(
+    request: FrameRequest, transforming: Stopwatch, tally: Tally | None = None
+) -> np.ndarray:
     """Frames of `request`, whatever the file's content is.
 
     Args:
         transforming: Is told the time of scaling, where that is not the decoder's, and of cutting.
+        tally: Is told how many frames were decoded.
 
     Raises:
         VideoError: It cannot be decoded.
     """
     try:
-        return _decode_views(request, transforming)
+        return _decode_views(request, transforming, tally)
     except VideoError as error:
         if request.fallback is None or request.fallback == request.decoder:
             raise
         first = error.reason
     try:
-        return _decode_views(replace(request, decoder=request.fallback), transforming)
+        return _decode_views(replace(request, decoder=request.fallback), transforming, tally)
     except VideoError as error:
         both = first if error.reason == first else f"{first}; {request.fallback}: {error.reason}"
         raise VideoError(request.path, both) from None
 
 
-def _decode_views(request: FrameRequest, transforming: Stopwatch) -> np.ndarray:
-    """Every frame is decoded once, whichever views show it."""
+def _decode_views(
+    request: FrameRequest, transforming: Stopwatch, tally: Tally | None
+) -> np.ndarray:
+    """Every frame is decoded once, whichever views and clips show it."""
     numbers = np.unique(np.concatenate([view.indices for view in request.views]))
     shorter_px = request.resize_px or request.size_px
     scaling: dict[str, Any] = {"size_px": shorter_px, "is_cut": False}
     if request.scaling is not None and shorter_px is not None:
         scaling = {"scale": partial(_scale, request, transforming=transforming)}
     whole = decode_frames(
-        request.path, numbers, decoder=request.decoder, info=request.info, **scaling
+        request.path,
+        numbers,
+        decoder=request.decoder,
+        info=request.info,
+        may_switch=not request.shared_by,
+        tally=tally,
+        **scaling,
     )
     height, width = whole.shape[1:3]
     if request.size_px is not None and min(height, width) < request.size_px:

@@ -116,6 +116,11 @@ def choose_device(
     return torch.device("cuda", int(environment.get("LOCAL_RANK", "0")) % num_devices)
 
 
+def count_work_threads(device: torch.device) -> int:
+    """Cores of this machine that a model on `device` computes on; 0 where it is a GPU."""
+    return torch.get_num_threads() if device.type == "cpu" else 0
+
+
 # ---- batches ------------------------------------------------------------------------------------
 
 
@@ -125,6 +130,7 @@ class _UnderWay(NamedTuple):
     outs: list[np.ndarray]
     started: torch.cuda.Event
     ended: torch.cuda.Event
+    num_clips: int
 
 
 class ForwardPass:
@@ -132,6 +138,7 @@ class ForwardPass:
 
     Attributes:
         batch_size: The largest batch that is tried now.
+        num_threads: Cores of this machine that the backbone computes on; 0: it is on a GPU.
     """
 
     def __init__(self, backbone: MapMaker, computing: Computing) -> None:
@@ -143,8 +150,16 @@ class ForwardPass:
         if computing.compile:
             self._backbone = torch.compile(self._backbone)
         self.batch_size = computing.batch_size
+        self.num_threads = count_work_threads(self._device)
         self.seconds = 0.0
+        self._settled_seconds = 0.0  # without the first batch, which sets the backbone up
+        self._settled_clips: int | None = None
         self._under_way: _UnderWay | None = None
+
+    @property
+    def seconds_per_clip(self) -> float | None:
+        """What a clip takes the backbone; None before a second batch is done."""
+        return self._settled_seconds / self._settled_clips if self._settled_clips else None
 
     def submit(self, frames: np.ndarray, *outs: np.ndarray) -> None:
         """Start on `frames`; `outs` (float32, as many rows, one per tap) are filled now or later.
@@ -165,7 +180,7 @@ class ForwardPass:
                 continue
             done += len(frames[rows])
         if self._device.type != "cuda":
-            self.seconds += time.monotonic() - started
+            self._note(time.monotonic() - started, len(frames))
 
     def finish(self) -> None:
         """Wait for the batch under way."""
@@ -176,7 +191,15 @@ class ForwardPass:
         batch.ended.synchronize()
         for out, pinned in zip(batch.outs, batch.pinned, strict=True):
             out[:] = pinned.numpy()
-        self.seconds += batch.started.elapsed_time(batch.ended) / 1000
+        self._note(batch.started.elapsed_time(batch.ended) / 1000, batch.num_clips)
+
+    def _note(self, seconds: float, num_clips: int) -> None:
+        self.seconds += seconds
+        if self._settled_clips is None:
+            self._settled_clips = 0
+            return
+        self._settled_seconds += seconds
+        self._settled_clips += num_clips
 
     def _run(self, frames: np.ndarray, outs: list[np.ndarray]) -> None:
         if self._device.type != "cuda":
@@ -196,7 +219,7 @@ class ForwardPass:
             target.copy_(value, non_blocking=True)
         ended.record()
         self.finish()  # the one before, now that the device has its next work
-        self._under_way = _UnderWay(maps, pinned, outs, started, ended)
+        self._under_way = _UnderWay(maps, pinned, outs, started, ended, len(frames))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._precision == "float32":

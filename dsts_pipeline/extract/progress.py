@@ -2,7 +2,7 @@
 
 While it runs, a bar on a terminal, else a line a minute: clips a second, the share of the time in
 which the backbone worked and in which it waited for the decoders, the time left, and how many clips
-failed so far.
+failed so far; where one waits much for the other, which it is and what would change it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.progress import console
 
 LINE_INTERVAL_SECONDS = 60.0
+ADVICE_SECONDS = 10.0  # before that, starting up is most of the time
+_MUCH = 0.2  # of the time
 _NUM_LISTED = 3
 
 
@@ -74,6 +76,10 @@ class ExtractionSummary:
         forward_seconds: The backbone was at work.
         decode_wait_seconds: The backbone waited for frames.
         num_shards: Shards that this run wrote.
+        num_decode_workers: Decode processes at the end.
+        advice: What waited for what, and what would change it; empty: nothing worth it.
+        num_shown: Frames of all maps, each counted in every map that shows it.
+        num_decoded: Frames that were decoded for them, see `Tally`; 0: not counted.
     """
 
     num_clips: int
@@ -82,6 +88,10 @@ class ExtractionSummary:
     forward_seconds: float
     decode_wait_seconds: float
     num_shards: int = 0
+    num_decode_workers: int = 0
+    advice: str = ""
+    num_shown: int = 0
+    num_decoded: int = 0
 
 
 def summarize(store: str, counts: Mapping[str, Any], summary: ExtractionSummary) -> Table:
@@ -101,7 +111,72 @@ def summarize(store: str, counts: Mapping[str, Any], summary: ExtractionSummary)
         table.add_row("backbone", f"{summary.forward_seconds / seconds:.0%} of the time at work")
         waited = f"{summary.decode_wait_seconds / seconds:.0%} of the time"
         table.add_row("waiting for decoders", waited)
+        table.add_row("decode processes", f"{summary.num_decode_workers:,}")
+    if summary.num_decoded:
+        decoded = f"{summary.num_decoded:,} decoded, for {summary.num_shown:,} in maps"
+        table.add_row("frames", decoded)
+    if summary.advice:
+        table.add_row("to be faster", summary.advice)
     return table
+
+
+# ---- what waits for what ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Means:
+    """What an extraction has to work with.
+
+    Attributes:
+        num_decode_workers, is_auto: Decode processes now, and whether the program chose.
+        num_cores: That these may use.
+        device, precision: Of the backbone, as torch and the settings name them.
+    """
+
+    num_decode_workers: int
+    is_auto: bool
+    num_cores: int
+    device: str
+    precision: str
+
+
+def advise(forward_share: float, wait_share: float, means: Means) -> str:
+    """What waits for what, and which setting would change it; empty where little is to be had.
+
+    Args:
+        forward_share: Of the time, the backbone was at work.
+        wait_share: Of the time, the next batch was waited for; a GPU may work meanwhile.
+    """
+    idle_share = min(wait_share, 1.0 - forward_share)
+    if idle_share >= _MUCH:
+        return (
+            f"the backbone waits for decoding {idle_share:.0%} of the time: "
+            f"{_quicken_decoding(means)}"
+        )
+    if forward_share >= 1.0 - _MUCH:
+        return f"decoding waits for the backbone: {_quicken_backbone(means)}"
+    return ""
+
+
+def _quicken_decoding(means: Means) -> str:
+    number = means.num_decode_workers
+    if not number:
+        return "set backbone.num_decode_workers to auto"
+    has_free_cores = number < means.num_cores - (means.device != "cpu")
+    if has_free_cores and not means.is_auto:
+        return f"more backbone.num_decode_workers ({number} of {means.num_cores} cores decode)"
+    return (
+        f"{number} of {means.num_cores} cores decode; smaller files, a lower backbone.num_frames, "
+        "or more machines (docs/extraction-on-clusters.md)"
+    )
+
+
+def _quicken_backbone(means: Means) -> str:
+    if means.device == "cpu":
+        return "a GPU (backbone.device), or a lower backbone.num_frames or size_px"
+    if means.precision == "float32":
+        return "backbone.precision=bfloat16, or more GPUs"
+    return "more GPUs (docs/extraction-on-clusters.md)"
 
 
 # ---- while it runs ------------------------------------------------------------------------------
@@ -117,6 +192,7 @@ class ExtractionProgress(Protocol):
         num_failed: int,
         forward_seconds: float,
         decode_wait_seconds: float,
+        means: Means | None = None,
     ) -> None: ...
 
 
@@ -127,15 +203,32 @@ class _Rates:
         self.total = total
         self.done = 0
         self._start = time.monotonic()
+        self._first: tuple[float, float, float] | None = None
 
-    def describe(self, num_failed: int, forward_seconds: float, decode_wait_seconds: float) -> str:
+    def describe(
+        self,
+        num_failed: int,
+        forward_seconds: float,
+        decode_wait_seconds: float,
+        means: Means | None = None,
+    ) -> str:
         elapsed = max(time.monotonic() - self._start, 1e-9)
         rate = self.done / elapsed
         left = format_duration((self.total - self.done) / rate) if rate else "?"
+        now = (elapsed, forward_seconds, decode_wait_seconds)
+        advice = self._advise(now, means)
         return (
             f"{rate:,.1f} clips/s, backbone {forward_seconds / elapsed:.0%}, waiting for decoders "
             f"{decode_wait_seconds / elapsed:.0%}, {left} left, {num_failed} failed"
-        )
+        ) + (f"; {advice}" if advice else "")
+
+    def _advise(self, now: tuple[float, float, float], means: Means | None) -> str:
+        """By what came after the first batch, which waits for processes to start."""
+        self._first = self._first or now
+        elapsed, forward, wait = (a - b for a, b in zip(now, self._first, strict=True))
+        if means is None or elapsed < ADVICE_SECONDS:
+            return ""
+        return advise(forward / elapsed, wait / elapsed, means)
 
 
 class _Lines:
@@ -144,15 +237,15 @@ class _Lines:
         self._rates = _Rates(total)
         self._last = time.monotonic()
 
-    def advance(self, count: int, **state: float) -> None:
+    def advance(self, count: int, **state: Any) -> None:
         self._rates.done += count
+        text = self._rates.describe(**state)
         now = time.monotonic()
         is_last = self._rates.done >= self._rates.total
         if now - self._last < LINE_INTERVAL_SECONDS and not is_last:
             return
         self._last = now
         done = f"{self._rates.done:,}/{self._rates.total:,} clips"
-        text = self._rates.describe(**state)  # type: ignore[arg-type]
         console.print(f"{self._title}: {done}, {text}", soft_wrap=True)
 
 
@@ -162,9 +255,9 @@ class _Bar:
         self._task = task
         self._rates = _Rates(total)
 
-    def advance(self, count: int, **state: float) -> None:
+    def advance(self, count: int, **state: Any) -> None:
         self._rates.done += count
-        text = self._rates.describe(**state)  # type: ignore[arg-type]
+        text = self._rates.describe(**state)
         self._progress.update(self._task, advance=count, note=text)
 
 

@@ -24,12 +24,22 @@ import torch
 
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.settings import BackboneSettings
-from dsts_pipeline.extract.decode_pool import Decoded, DecodeFunction, DecodePool, decode_clip
-from dsts_pipeline.extract.forward import ForwardPass, MapMaker, choose_computing, map_shapes
+from dsts_pipeline.extract.decode_pool import Decoded, DecodeFunction, DecodePool, decode_counted
+from dsts_pipeline.extract.forward import (
+    ForwardPass,
+    MapMaker,
+    choose_computing,
+    count_work_threads,
+    map_shapes,
+)
+from dsts_pipeline.extract.num_decoders import NumWorkers, choose_num_decoders, count_cores
 from dsts_pipeline.extract.progress import (
+    ADVICE_SECONDS,
     ClipFailure,
     ExtractionProgress,
     ExtractionSummary,
+    Means,
+    advise,
     check_failures,
     show_progress,
 )
@@ -66,7 +76,7 @@ def extract_features(
     writer: ShardWriter | Sequence[ShardWriter],
     settings: BackboneSettings = BackboneSettings(),
     *,
-    decode: DecodeFunction = decode_clip,
+    decode: DecodeFunction = decode_counted,
     earlier: KnownMaps | None = None,
 ) -> ExtractionSummary:
     """Write every pending shard of the store; afterwards `writer.finish` may be called.
@@ -92,9 +102,6 @@ def extract_features(
     taken = {} if earlier is None else earlier.rows
     if earlier is not None:
         _copy_whole_shards(stores, earlier)
-    shards = ShardsAhead(
-        stores, lambda positions: plan.jobs([p for p in positions if p not in taken])
-    )
     started = time.monotonic()
     if plan.warm_up is not None:
         plan.warm_up()  # here first, where an error can be told
@@ -111,7 +118,13 @@ def extract_features(
         torch.inference_mode(),
     ):
         forward = ForwardPass(backbone, choose_computing(settings))
-        run = ShardRun(plan, backbone, forward, settings, progress, earlier)
+        run = ShardRun(plan, backbone, forward, settings, progress, earlier, pool)
+
+        def plan_jobs(positions: range) -> Iterator[FrameRequest]:
+            wanted = [position for position in positions if position not in taken]
+            return plan.jobs(wanted, shared_bytes(settings.prefetch_bytes, pool.num_workers))
+
+        shards = ShardsAhead(stores, plan_jobs)
         results = pool.run(shards.jobs())
         num_shards = 0
         # The first answer of a shard, because asking for it is what claims the shard.
@@ -123,14 +136,31 @@ def extract_features(
             num_shards += 1
             run.check(stores.failures())
         stores.flush()
+    seconds = time.monotonic() - started
+    advice = ""
+    if run.num_clips and seconds >= ADVICE_SECONDS:
+        shares = (forward.seconds / seconds, run.decode_wait_seconds / seconds)
+        advice = advise(*shares, run.means)
     return ExtractionSummary(
         num_clips=run.num_clips,
         failures=tuple(run.failures),
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         forward_seconds=forward.seconds,
         decode_wait_seconds=run.decode_wait_seconds,
         num_shards=num_shards,
+        num_decode_workers=pool.num_workers,
+        advice=advice,
+        num_shown=run.num_clips * backbone.num_frames,
+        num_decoded=run.num_decoded,
     )
+
+
+def shared_bytes(prefetch_bytes: int, num_decode_workers: int) -> int:
+    """How many bytes of frames of clips of one file are decoded at once.
+
+    Each process may have as many in work and as many waiting within `prefetch_bytes`.
+    """
+    return prefetch_bytes // (2 * max(1, num_decode_workers))
 
 
 def _copy_whole_shards(stores: TapStores, known: KnownMaps) -> None:
@@ -155,6 +185,7 @@ class ShardRun:
         settings: BackboneSettings,
         progress: ExtractionProgress,
         earlier: KnownMaps | None = None,
+        pool: DecodePool | None = None,
     ) -> None:
         self._plan = plan
         self._backbone = backbone
@@ -162,9 +193,12 @@ class ShardRun:
         self._settings = settings
         self._progress = progress
         self._earlier = earlier
+        self._pool = pool
+        self._num_cores = count_cores()
         self._taken = {} if earlier is None else earlier.rows
         self.failures: list[ClipFailure] = []
         self.num_clips = 0
+        self.num_decoded = 0
         self.decode_wait_seconds = 0.0
 
     def extract_shard(
@@ -187,17 +221,34 @@ class ShardRun:
             frames = self._collect(batch, views, failures)
             self._forward.submit(frames, *(each[start : start + len(batch)] for each in maps))
             self.num_clips += len(batch)
+            if self._pool is not None:
+                self._pool.adapt(
+                    self._forward.seconds_per_clip, num_work_threads=self._forward.num_threads
+                )
             self._progress.advance(
                 len(batch),
                 num_failed=len(self.failures),
                 forward_seconds=self._forward.seconds,
                 decode_wait_seconds=self.decode_wait_seconds,
+                means=self.means,
             )
         self._forward.finish()
         if self._earlier is not None:  # their places in the batches stayed empty
             taken = [position for position in positions if position in self._taken]
             maps[0][np.array(taken, int) - positions.start] = self._earlier.read(taken)
         return maps, failures
+
+    @property
+    def means(self) -> Means:
+        """What this extraction has to work with now."""
+        number = 0 if self._pool is None else self._pool.num_workers
+        return Means(
+            num_decode_workers=number,
+            is_auto=self._pool is not None and self._pool.is_auto,
+            num_cores=self._num_cores,
+            device=self._backbone.device.type,
+            precision=self._settings.precision,
+        )
 
     def check(self, stored: Sequence[Mapping[str, Any]]) -> None:
         """Stop if too many clips failed; `stored` may know of some whose maps were refused."""
@@ -213,6 +264,7 @@ class ShardRun:
         made = (position for position in positions if position not in self._taken)
         for _, rows in groupby(self._plan.rows[position].clip for position in made):
             decoded = next(answers)
+            self.num_decoded += decoded.num_decoded
             for view, _ in enumerate(rows):
                 yield None if decoded.frames is None else decoded.frames[view], decoded.reason
 
@@ -352,7 +404,9 @@ class Forecast:
     """Seconds of work per clip, as measured on `num_clips` clips.
 
     `decode_seconds` is per clip of all decode processes together, their start left out, on
-    `num_decoded` clips; `is_parallel` whether decoding goes on beside the forward passes.
+    `num_decoded` clips; `is_parallel` whether decoding goes on beside the forward passes. Where
+    `num_decode_workers` was left open, one was timed, and as many as a run would take are assumed
+    to be as fast beside each other.
     """
 
     num_clips: int
@@ -360,6 +414,7 @@ class Forecast:
     forward_seconds: float
     is_parallel: bool
     num_decoded: int = 0
+    num_decode_workers: int = 0
 
     @property
     def seconds_per_clip(self) -> float:
@@ -373,7 +428,7 @@ def forecast_extraction(
     backbone: MapMaker,
     positions: Sequence[int],
     *,
-    num_decode_workers: int = 1,
+    num_decode_workers: NumWorkers = 1,
     batch_size: int = 32,
     limit_seconds: float = math.inf,
 ) -> Forecast:
@@ -396,7 +451,8 @@ def forecast_extraction(
     frames = np.zeros((num_clips, backbone.num_frames, size, size, 3), np.uint8)
     num_decoded = 0
     with DecodePool(num_decode_workers) as pool:
-        for _ in pool.run(jobs[:1] * num_decode_workers):
+        num_timed = pool.num_workers
+        for _ in pool.run(jobs[:1] * num_timed):
             pass  # starts the processes
         started = time.monotonic()
         for row, decoded in enumerate(pool.run(jobs)):
@@ -408,12 +464,20 @@ def forecast_extraction(
         decode_seconds = time.monotonic() - started
     left = limit_seconds - (time.monotonic() - began)
     num_passed, forward_seconds = _time_forward(backbone, frames, batch_size, left)
+    decode_seconds /= num_decoded
+    forward_seconds /= num_passed
+    num_chosen = num_timed
+    if num_decode_workers == "auto":
+        threads = count_work_threads(backbone.device)
+        num_chosen = choose_num_decoders(decode_seconds, forward_seconds, count_cores(), threads)
+        decode_seconds /= num_chosen
     return Forecast(
         num_clips=num_passed,
-        decode_seconds=decode_seconds / num_decoded,
-        forward_seconds=forward_seconds / num_passed,
-        is_parallel=num_decode_workers > 0,
+        decode_seconds=decode_seconds,
+        forward_seconds=forward_seconds,
+        is_parallel=num_chosen > 0,
         num_decoded=num_decoded,
+        num_decode_workers=num_chosen,
     )
 
 

@@ -1,8 +1,8 @@
 """Which frames of which videos are wanted: the rows of a store, and a request for each clip.
 
 Enters: a clip index, how the backbone is fed, how many views are wanted. Leaves: the store's rows,
-a row per view, the views of a clip next to each other, and a `FrameRequest` for some views of one
-clip, which `decode_pool` answers.
+a row per view, the views of a clip next to each other, the clips of a file, too, and a
+`FrameRequest` for some views of one clip, or of several of one file, which `decode_pool` answers.
 
 Test clips (and those held out of train) get V = clips x crops views: the segments are sampled
 `test_clips` times, shifted against each other, and of each sample `test_crops` squares are cut (1:
@@ -25,7 +25,7 @@ import it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
@@ -94,6 +94,11 @@ class DecodeJob:
         """Size of the answer's frames."""
         raise NotImplementedError
 
+    @property
+    def parts(self) -> Sequence[DecodeJob]:
+        """The jobs that this one does at once, each of which has an answer of its own."""
+        return (self,)
+
 
 class Content(NamedTuple):
     """What a file held when it was indexed."""
@@ -114,6 +119,7 @@ class FrameRequest(DecodeJob):
         augmentation: What happens to views that have a seed.
         content: What the file must still hold; None: whatever it holds.
         info: What the file is, where that is known.
+        shared_by: Requests of the clips that are read at once; empty: it is one clip's.
     """
 
     views: tuple[FrameView, ...]
@@ -124,12 +130,30 @@ class FrameRequest(DecodeJob):
     augmentation: Augmentation = Augmentation()
     content: Content | None = None
     info: VideoInfo | None = None
+    shared_by: tuple[FrameRequest, ...] = ()
 
     @property
     def answer_bytes(self) -> int:
         """Size of the frames."""
         assert self.size_px is not None, "a pool bounds its memory by sizes that are known"
         return sum(len(view.indices) for view in self.views) * self.size_px**2 * 3
+
+    @property
+    def parts(self) -> Sequence[DecodeJob]:
+        """One request for each clip."""
+        return self.shared_by or (self,)
+
+
+def share_file(requests: Sequence[FrameRequest]) -> FrameRequest:
+    """One request for all views of `requests`, clips of one file that are decoded alike.
+
+    It has no fallback: which decoder reads a clip must not depend on its neighbours, so where one
+    of them fails, each is asked for alone, by its own request.
+    """
+    if len(requests) == 1:
+        return requests[0]
+    views = tuple(view for request in requests for view in request.views)
+    return replace(requests[0], fallback=None, views=views, shared_by=tuple(requests))
 
 
 def preview_request(
@@ -321,11 +345,18 @@ class ViewPlan:
 
     @cached_property
     def rows(self) -> tuple[ViewRow, ...]:
-        """All rows."""
+        """All rows: in the index's order, but clips of one file together, as they follow in it."""
+        clips = self.index.clips
+        place: dict[str, int] = {}
+        for clip in clips:
+            place.setdefault(clip.path, len(place))
+        order = sorted(
+            range(len(clips)), key=lambda n: (place[clips[n].path], clips[n].start_frame)
+        )
         return tuple(
             self.row(number, view)
-            for number, clip in enumerate(self.index.clips)
-            for view in range(self.views.count(clip.split))
+            for number in order
+            for view in range(self.views.count(clips[number].split))
         )
 
     @property
@@ -344,11 +375,25 @@ class ViewPlan:
         """The clip that row number `position` is a view of."""
         return self.index.clips[self.rows[position].clip]
 
-    def jobs(self, positions: Sequence[int]) -> Iterator[FrameRequest]:
-        """One request for each clip of these neighbouring rows, for those of its views."""
+    def jobs(self, positions: Sequence[int], most_bytes: int = 0) -> Iterator[FrameRequest]:
+        """A request for each clip of these neighbouring rows, for those of its views.
+
+        Args:
+            most_bytes: Neighbours of one file share a request whose frames take no more; 0: none.
+        """
         rows = [self.rows[position] for position in positions]
-        for _, of_clip in groupby(rows, key=lambda row: row.clip):
-            yield self.job(tuple(of_clip))
+        requests = (self.job(tuple(each)) for _, each in groupby(rows, key=lambda row: row.clip))
+        for _, of_file in groupby(requests, key=lambda request: request.path):
+            together: list[FrameRequest] = []
+            num_bytes = 0
+            for request in of_file:
+                num_bytes += request.answer_bytes
+                if together and num_bytes > most_bytes:
+                    yield share_file(together)
+                    together = []
+                    num_bytes = request.answer_bytes
+                together.append(request)
+            yield share_file(together)
 
     def job(self, rows: Sequence[ViewRow]) -> FrameRequest:
         """The request for these rows, all of one clip; they need not be among `self.rows`."""

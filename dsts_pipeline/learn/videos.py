@@ -13,6 +13,7 @@ under a watchdog, frames ahead bounded in bytes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ class VideoFeed:
         left_out: Ids of clips that are not served, such as those that have no map in the store.
         max_failed_fraction: Clips that cannot be decoded and are tolerated, of the split's.
         may_shrink: Whether a batch may be smaller than asked for.
+        num_work_threads: Cores that the training computes on, see `DecodePool.adapt`.
 
     Attributes:
         epoch: Whose views are served.
@@ -52,6 +54,7 @@ class VideoFeed:
         left_out: Iterable[str] = (),
         max_failed_fraction: float = 0.01,
         may_shrink: bool = True,
+        num_work_threads: int = 0,
     ) -> None:
         clips = plan.index.clips
         gone = set(left_out)
@@ -67,6 +70,7 @@ class VideoFeed:
         self.failures: dict[str, str] = {}
         self._max_failed_fraction = max_failed_fraction
         self._may_shrink = may_shrink
+        self._num_work_threads = num_work_threads
         self._plain_plan = replace(plan, views=Views())
 
     @property
@@ -107,8 +111,16 @@ class VideoFeed:
         views = [[plan.row(number, view) for number in batch] for batch in asked]
         jobs = (plan.job([row]) for batch in views for row in batch)
         answers = self.pool.run(jobs)
+        num_passed = 0
+        work_seconds = 0.0
         for wanted, batch in zip(batches, views, strict=True):
-            yield self._assemble(batch, [next(answers) for _ in batch], len(wanted))
+            assembled = self._assemble(batch, [next(answers) for _ in batch], len(wanted))
+            started = time.monotonic()
+            yield assembled
+            work_seconds += time.monotonic() - started
+            num_passed += len(batch)
+            seconds = work_seconds / num_passed if num_passed else None
+            self.pool.adapt(seconds, num_work_threads=self._num_work_threads)
 
     def _assemble(
         self, rows: Sequence[ViewRow], answers: Sequence[Decoded], num_wanted: int

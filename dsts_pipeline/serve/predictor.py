@@ -21,6 +21,7 @@ from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.probe import VideoInfo
 from dsts_pipeline.extract.decode_pool import PREFETCH_BYTES, Decoded, DecodePool
 from dsts_pipeline.extract.forward import ForwardPass
+from dsts_pipeline.extract.num_decoders import NumWorkers
 from dsts_pipeline.extract.views import FrameRequest, InputRule
 from dsts_pipeline.feature_store.joining import join_maps
 from dsts_pipeline.head import DSTSHead, attention_map, compile_head
@@ -78,7 +79,8 @@ class Predictor:
 
     Args:
         device: Where backbone and head compute.
-        num_decode_workers: Decode processes, at least 1: they are what a watchdog can end.
+        num_decode_workers: Decode processes, at least 1: they are what a watchdog can end; "auto":
+            more, where many videos show that the backbone waits for them.
         clip_timeout_seconds: A video that takes its decoder longer is refused (after a second try).
         batch_size: Views per forward pass, at most.
         decoder_fallback: Tried where the bundle's decoder fails; None: the bundle's own rule.
@@ -90,7 +92,7 @@ class Predictor:
         bundle: Bundle,
         *,
         device: torch.device | None = None,
-        num_decode_workers: int = 1,
+        num_decode_workers: NumWorkers = 1,
         clip_timeout_seconds: float = 60.0,
         prefetch_bytes: int = PREFETCH_BYTES,
         batch_size: int = 32,
@@ -111,7 +113,7 @@ class Predictor:
         self._fallback = bundle.decoder_fallback or decoder_fallback
         self._lock = threading.Lock()
         self._pool = DecodePool(
-            max(num_decode_workers, 1),
+            num_decode_workers or 1,
             clip_timeout_seconds=clip_timeout_seconds,
             prefetch_bytes=prefetch_bytes,
             decode=work,
@@ -151,6 +153,8 @@ class Predictor:
                 yield from self._answer(waiting)
                 waiting = []
                 num_views = 0
+                forward = self._forward
+                self._pool.adapt(forward.seconds_per_clip, num_work_threads=forward.num_threads)
         yield from self._answer(waiting)
 
     def warm_up(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.console import Console
 from dsts_pipeline.extract import progress
 from dsts_pipeline.extract.progress import (
     ExtractionSummary,
+    Means,
+    advise,
     format_duration,
     show_progress,
     summarize,
@@ -91,3 +94,60 @@ def test_the_table_at_the_end_says_where_the_time_went(monkeypatch):
     nothing = summarize("s", {"stored": 1, "failed": 0}, ExtractionSummary(0, (), 0.1, 0.0, 0.0))
     progress.console.print(nothing)
     assert "0 maps in 0 shards" in text.getvalue()
+
+
+ON_GPU = Means(4, is_auto=False, num_cores=16, device="cuda", precision="float32")
+
+
+@pytest.mark.parametrize(
+    ("forward", "wait", "changes", "told"),
+    [
+        (0.38, 0.62, {}, "the backbone waits for decoding 62% of the time: more backbone.num_dec"),
+        (0.38, 0.62, {"num_decode_workers": 0}, "62% of the time: set backbone.num_decode_workers"),
+        (0.38, 0.62, {"num_decode_workers": 15}, "15 of 16 cores decode; smaller files"),
+        (0.38, 0.62, {"is_auto": True}, "4 of 16 cores decode; smaller files"),
+        (0.97, 0.9, {}, "decoding waits for the backbone: backbone.precision=bfloat16"),
+        (0.97, 0.9, {"precision": "bfloat16"}, "decoding waits for the backbone: more GPUs"),
+        (0.9, 0.1, {"device": "cpu"}, "decoding waits for the backbone: a GPU (backbone.device)"),
+        (0.75, 0.15, {}, ""),  # neither is much
+        (0.7, 0.05, {}, ""),
+    ],
+)
+def test_what_waits_for_what_is_told_with_what_would_change_it(forward, wait, changes, told):
+    text = advise(forward, wait, replace(ON_GPU, **changes))
+    assert told in text if told else text == ""
+
+
+def test_the_line_gives_advice_by_what_came_after_the_first_batch(clock, monkeypatch):
+    text = _told(monkeypatch, is_terminal=False)
+    with show_progress("extract small", 400) as shown:
+        for number in range(4):
+            # The first batch waits 60 s for processes to start, then nothing waits.
+            clock.now = 60.0 + 20.0 * number
+            shown.advance(
+                100,
+                num_failed=0,
+                forward_seconds=15.0 * number,
+                decode_wait_seconds=60.0 + 2.0 * number,
+                means=ON_GPU,
+            )
+    assert "waits" not in text.getvalue()
+    with show_progress("extract small", 300) as shown:
+        for number in range(3):
+            clock.now += 35.0
+            shown.advance(
+                100,
+                num_failed=0,
+                forward_seconds=7.0 * number,
+                decode_wait_seconds=28.0 * number,
+                means=ON_GPU,
+            )
+    assert "failed; the backbone waits for decoding 80% of the time: more" in text.getvalue()
+
+
+def test_the_table_ends_with_the_advice(monkeypatch):
+    text = _told(monkeypatch, is_terminal=False)
+    summary = ExtractionSummary(8, (), 9.0, 1.0, 8.0, 1, num_decode_workers=3, advice="do this")
+    progress.console.print(summarize("s", {"stored": 8, "failed": 0}, summary))
+    told = " ".join(text.getvalue().split())
+    assert "decode processes │ 3" in told and "to be faster │ do this" in told
