@@ -178,7 +178,7 @@ def _tell_commit(hub: Any, repository: str, revision: str) -> str:
             commit = hub.get_hf_file_metadata(url).commit_hash
     except UserError as error:
         return (
-            f"{told}; write {PREFIX}{repository}@ and the 40 digits of a commit, as its page on the hub"
+            f"{told}; write {PREFIX}{repository}@ and the 40 digits of a commit, as its page on it"
             f" lists them under Files, History (asked now: {error})"
         )
     return f"{told}; {revision or 'its main branch'} is {PREFIX}{repository}@{commit} now"
