@@ -113,8 +113,8 @@ def write_bundle(
     """
     bundle = _bundle_of_run(settings, head)
     save_bundle(out, bundle, with_backbone=with_backbone)
-    size = format_bytes(sum(path.stat().st_size for path in out.iterdir()))
-    held = any(path.name.startswith("backbone.") for path in out.iterdir())
+    size = format_bytes(sum(path.stat().st_size for path in out.rglob("*") if path.is_file()))
+    held = any(path.name.partition(".")[0] == "backbone" for path in out.iterdir())
     weights = "are in it" if held else f"stay at {bundle.source.weights}"
     if bundle.source.weights == RANDOM:
         weights = "are random, drawn anew from their seed"

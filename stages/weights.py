@@ -30,7 +30,8 @@ def run(settings: Settings) -> None:
     known.save()
     write_json(common.WEIGHTS, found)
     sha256 = found.get("sha256")
-    told = f"{found['kind']}, sha256 {sha256[:12]}..." if sha256 else found["kind"]
+    kind = found.get("model", found["kind"])
+    told = f"{kind}, sha256 {sha256[:12]}..." if sha256 else kind
     console.print(f"backbone.weights: {told}", soft_wrap=True, markup=False, highlight=False)
 
 

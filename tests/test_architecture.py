@@ -78,6 +78,7 @@ WIRES = (
     "progress.py",
     "children.py",
     "transfers.py",
+    "hub.py",
     "settings.py",
     "plain_sections.py",
     "params.py",

@@ -22,6 +22,7 @@ except ModuleNotFoundError:  # DSTSHead takes nothing but torch
 
 from dsts_pipeline.base.children import REQUEUE_STATUS
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.hub import own_weights
 
 # Ranges. A section that inherits a key and gives it another default names the same range again.
 Number = Annotated[int, Field(ge=0)]
@@ -214,9 +215,9 @@ class BackboneSettings(Section):
     """The frozen recognizer whose feature map is cached, what it is fed, and how it is run."""
 
     name: str = "stick_r18"
-    """a preset, timm:NAME, a config of mmaction2's zoo or of yours, or a transformers folder"""
+    """a preset, timm:NAME, hub:OWNER/NAME@COMMIT, a config (mmaction2's, yours), a folder"""
     weights: str | None = "dsts_pipeline/extract/pretrained/stick_r18.safetensors"
-    """a file, an address, a transformers folder, or the word random; null: for imported maps"""
+    """a file, address, folder, hub:..., or random; null: imported maps, a name hub:..."""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """digest that the weights file must have; null: not compared"""
     key_map: Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"] = "auto"
@@ -251,6 +252,12 @@ class BackboneSettings(Section):
     """views at a time; halved where that does not fit the device"""
     max_failed_fraction: Fraction = 0.01
     """share of clips that can't be decoded above which `extract` fails"""
+
+    @field_validator("weights")
+    @classmethod
+    def _name_weights(cls, value: str | None, known: Any) -> str | None:
+        """A model of the hub has its own weights, which are named once."""
+        return own_weights(known.data.get("name", ""), value)
 
 
 class PretrainSettings(Section):

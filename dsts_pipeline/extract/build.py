@@ -14,10 +14,12 @@ from typing import Any
 import torch
 
 from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.hub import PREFIX, own_weights
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.image_models import build_image_model
 from dsts_pipeline.extract.mmaction_compat import accepts, build_model
+from dsts_pipeline.extract.model_folders import CONFIG
 from dsts_pipeline.extract.model_zoo import (
     IMAGE_PRESETS,
     LEFT_OUT,
@@ -74,6 +76,10 @@ def build_backbone(
         SettingsError: There is no such model, or it has no such tap or input.
         CheckpointError: The weights are missing, refused, others than expected, or do not fit.
     """
+    try:
+        weights = own_weights(name, None if weights is None else str(weights))
+    except ValueError as error:
+        raise SettingsError(f"backbone: {error}") from None
     if weights is None:
         raise SettingsError(
             "backbone.weights is null; expected a file, an address, or the word random for weights "
@@ -84,8 +90,8 @@ def build_backbone(
     if name in IMAGE_PRESETS or name.startswith(TIMM):
         return build_image_model(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
     is_preset = name in preset_names()
-    is_folder = not is_preset and name not in zoo_names() and (Path(name) / "config.json").is_file()
-    if name in TRANSFORMERS_PRESETS or is_folder:
+    is_folder = not is_preset and name not in zoo_names() and (Path(name) / CONFIG).is_file()
+    if name in TRANSFORMERS_PRESETS or is_folder or name.startswith(PREFIX):
         return build_transformer(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
     if name in ZOO_PRESETS or (not is_preset and is_config_name(name)):
         return _build_from_zoo(name, choice, num_frames, size_px, taps)

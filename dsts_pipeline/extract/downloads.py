@@ -1,7 +1,8 @@
 """Weights by path or address -> a local file whose SHA-256 is known.
 
-Enters: a path, or an http(s) address (others, such as s3://, where fsspec is installed). Leaves: a
-path and its digest. A download is checked before it gets its name, so a file with a name is whole.
+Enters: a path, an http(s) address (others, such as s3://, where fsspec is installed), or a model of
+the hub. Leaves: a path and its digest. A download is checked before it gets its name, so a file
+with a name is whole.
 Beside a download, and beside weights that this package wrote (the embedded ones, too), lies a note
 with the digest, `<name>.json`, which the file must have whenever it is read.
 Weights that an installed package holds are named by a reference, a .json file of its own: package,
@@ -30,6 +31,7 @@ from dsts_pipeline.base.files import (
     sha256_json,
     write_json,
 )
+from dsts_pipeline.base.hub import PREFIX
 from dsts_pipeline.base.transfers import (
     STALL_SECONDS,
     Pace,
@@ -37,6 +39,7 @@ from dsts_pipeline.base.transfers import (
     copy_file,
     open_filesystem,
 )
+from dsts_pipeline.extract.model_folders import fetch_folder, find_weights, is_read
 
 RANDOM = "random"
 CACHE_FOLDER = Path(".weights_cache")
@@ -58,7 +61,13 @@ def is_address(source: str | Path) -> bool:
 
 def place_weights(source: str | Path) -> Path:
     """The path that `source` names; one that begins with dsts_pipeline/ and is not here is that of
-    the installed package."""
+    the installed package, that of a model of the hub is its folder in the cache.
+
+    Raises:
+        UserError: Of models of the hub, see `fetch_folder`.
+    """
+    if str(source).startswith(PREFIX):
+        return fetch_folder(str(source))
     path = Path(source)
     if path.parts[:1] != (_PACKAGE.name,) or path.exists():
         return path
@@ -110,7 +119,8 @@ def describe_weights(
     """What `source` stands for now, equal as long as its content is: what is made of it may stay.
 
     Args:
-        source: A file, an address, a folder, "random" or None. Others: those of `locate_weights`.
+        source: A file, an address, a folder, a model of the hub, "random" or None. Others: those of
+            `locate_weights`.
 
     Raises:
         CheckpointError: As `locate_weights`.
@@ -118,6 +128,10 @@ def describe_weights(
     if source is None or source == RANDOM:
         return {"kind": source or "none"}
     folder = place_weights(source)
+    if source.startswith(PREFIX):  # its folder is the cache's, where others may put files
+        read = sorted(path for path in folder.iterdir() if is_read(path.name))
+        files = {path.name: digest(path) for path in read}
+        return {"kind": "hub", "model": source, "files": files}
     if not is_address(source) and folder.is_dir():
         read = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
         return {"kind": "folder", "files": {path.name: digest(path) for path in read}}
@@ -137,11 +151,7 @@ def digest_of_weights(path: Path) -> str:
     """
     if not path.is_dir():
         return sha256_file(path)
-    parts = sorted(path.glob("model*.safetensors"))
-    if not parts:
-        raise CheckpointError(
-            f"{path}: no model.safetensors; expected one (files that are pickles are not read)"
-        )
+    parts = find_weights(path)
     if len(parts) == 1:
         return sha256_file(parts[0])
     return sha256_json({part.name: sha256_file(part) for part in parts})

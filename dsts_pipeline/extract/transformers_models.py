@@ -1,11 +1,11 @@
 """Video and image models of the transformers library (optional extra `transformers`).
 
-Enters: a folder as that library saves models (config.json, model.safetensors), or a preset's name
-for random weights. Leaves: a `Backbone` whose tokens are folded back to T, H, W; image models see
-the frames of a clip one by one.
+Enters: a folder as that library saves models (config.json, model.safetensors), such a folder of the
+hub by its id, or a preset's name for random weights. Leaves: a `Backbone` whose tokens are folded
+back to T, H, W; image models see the frames of a clip one by one.
 
-Only safetensors and the config's plain values are read, nothing is downloaded, and no code of a
-folder runs: entries by which the library would load some are refused.
+Only safetensors and the config's plain values are read, and no code of a folder runs: entries by
+which the library would load some are refused. What is downloaded: `model_folders`.
 Choice: frames are the centres of equal segments, for the library leaves sampling to its users; an
 image model sees 8, as many as the paper's TPN.
 Deviation: DINOv3's processor scales numbers, all others bytes, as is done here: within a grey level
@@ -14,8 +14,7 @@ of it.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,10 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError, import_extra
 from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.hub import PREFIX
 from dsts_pipeline.extract.backbones import Backbone
-from dsts_pipeline.extract.downloads import digest_of_weights
+from dsts_pipeline.extract.downloads import digest_of_weights, place_weights
+from dsts_pipeline.extract.model_folders import CONFIG, PROCESSORS, fetch_folder, require_plain
 from dsts_pipeline.extract.model_zoo import TRANSFORMERS_PRESETS
 from dsts_pipeline.extract.pipelines import Pipeline, Scaling
 from dsts_pipeline.extract.taps import FrozenModel, Grid, Layout, Tap
@@ -50,16 +51,6 @@ _LEFT_OUT = (
     "mask_token",
     "pooler.",
     "text_model.",
-)
-# Entries of a config by which the library imports code of the folder or of its hub, or another
-# package's: classes, attention and expert kernels, quantizers.
-_LOADING = re.compile(
-    r"^auto_map$|^custom_|_implementation(_internal)?$|kernel_config|use_kernels|quantization_config"
-)
-_PROCESSORS = (
-    "video_preprocessor_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
 )
 _IMAGE_FRAMES = 8
 
@@ -197,9 +188,9 @@ def build_transformer(
     """A backbone of the transformers library.
 
     Args:
-        name: A word of `TRANSFORMERS_PRESETS`, which is how the kind of the model begins, or a
-            folder with a config.json.
-        choice: A folder with a model.safetensors, or random weights.
+        name: A word of `TRANSFORMERS_PRESETS`, which is how the kind of the model begins, a folder
+            with a config.json, or a model of the hub.
+        choice: A folder with a model.safetensors, a model of the hub, or random weights.
         num_frames, size_px: The input T and H = W; None: the model's own.
         taps: Where maps are taken; none: at the model's last tokens.
 
@@ -209,7 +200,12 @@ def build_transformer(
         CheckpointError: The weights are missing, others than expected, or do not fit.
     """
     library = import_extra("transformers", f"backbone.name={name}")
-    folder = Path(name) if choice.is_random else Path(choice.source)
+    if not choice.is_random:
+        folder = place_weights(choice.source)
+    elif name.startswith(PREFIX):
+        folder = fetch_folder(name, with_weights=False)
+    else:
+        folder = Path(name)
     kind_name, config = _read_config(library, name, folder)
     kind = _KINDS[kind_name]
     model, origin, report = _load(library, kind, config, folder, choice)
@@ -233,19 +229,19 @@ def build_transformer(
 
 
 def _read_config(library: Any, name: str, folder: Path) -> tuple[str, Any]:
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         if name in _KINDS and str(folder) == name:  # random weights of a preset
             return name, _own_config(_KINDS[name], getattr(library, _KINDS[name].config)())
         raise CheckpointError(
             f"{folder}: no config.json; expected a folder with config.json and model.safetensors, "
             "as the transformers library saves models"
         )
-    values = read_json(folder / "config.json")
+    values = read_json(folder / CONFIG)
     found = str(values.get("model_type")) if isinstance(values, dict) else "nameless"
     if found not in _KINDS or (name in _KINDS and not found.startswith(name)):
         expected = name if name in _KINDS else " or ".join(_KINDS)
         raise SettingsError(f"{folder}: holds a {found} model, expected {expected}")
-    _require_plain(folder, values)
+    require_plain(folder, values)
     config = getattr(library, _KINDS[found].config).from_dict(values)
     return found, _own_config(_KINDS[found], config)
 
@@ -306,53 +302,6 @@ def _digest(folder: Path, expected: str | None) -> str:
     return found
 
 
-def _require_plain(folder: Path, values: Any) -> None:
-    """Refuse a folder by which the library would load code, or weights from elsewhere.
-
-    The class is chosen here, so `auto_map` would be passed over; but whoever names code means it to
-    run, and the model would be another one.
-
-    Raises:
-        CheckpointError: It names code, kernels of the hub, a quantizer, an adapter, or weights
-            outside the folder.
-    """
-    for key, value in _all_entries(values):
-        is_plain = not _LOADING.search(key)
-        if key.endswith("_implementation"):
-            is_plain = value in (None, "eager", "sdpa")
-        if not is_plain:
-            raise CheckpointError(
-                f"{folder}/config.json: {key} makes the transformers library load code, which is "
-                "never done here; delete that entry if the plain model is meant"
-            )
-    if (folder / "adapter_config.json").exists():
-        raise CheckpointError(
-            f"{folder}: has an adapter_config.json; models with adapters are not read: merge the "
-            "adapter into the model, or delete the file"
-        )
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        content = read_json(index)
-        parts = content.get("weight_map", {}) if isinstance(content, dict) else {}
-        for part in set(parts.values()) if isinstance(parts, dict) else ():
-            if not re.fullmatch(r"model[\w-]*\.safetensors", str(part)):
-                raise CheckpointError(
-                    f"{index}: names the part {part!r}, expected safetensors files of its own "
-                    "folder; get the folder again"
-                )
-
-
-def _all_entries(values: Any) -> Iterator[tuple[str, Any]]:
-    """Names and values at every depth."""
-    if isinstance(values, dict):
-        for key, value in values.items():
-            yield key, value
-            yield from _all_entries(value)
-    elif isinstance(values, list):
-        for value in values:
-            yield from _all_entries(value)
-
-
 def _read_pipeline(kind: _Kind, config: Any, folder: Path) -> Pipeline:
     """The input by the model's config, pixels by the folder's processor where it has one.
 
@@ -398,7 +347,7 @@ def _read_pipeline(kind: _Kind, config: Any, folder: Path) -> Pipeline:
 
 def _read_processor(folder: Path) -> tuple[dict[str, Any], Path]:
     """The entries of the folder's processor, and the file that they are from; {} where none is."""
-    for name in _PROCESSORS:
+    for name in PROCESSORS:
         path = folder / name
         if not path.is_file():
             continue

@@ -20,6 +20,7 @@ from torch import Tensor
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.files import read_json
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.extract.model_folders import find_weights
 from dsts_pipeline.head.probes import AttentiveProbe
 
 _CROSS = "pooler.cross_attention_layer"
@@ -67,7 +68,7 @@ def find_published_probe(
 def _read_probe(folder: Path) -> dict[str, Tensor]:
     """Tensors of pooler and classifier, of all parts of the model's file."""
     state: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
+    for path in find_weights(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 names = [n for n in file.keys() if n.startswith(("pooler.", "classifier."))]

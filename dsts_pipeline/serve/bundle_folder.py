@@ -34,6 +34,7 @@ from dsts_pipeline.base.files import (
     write_atomic,
     write_json,
 )
+from dsts_pipeline.base.hub import PREFIX
 from dsts_pipeline.clips.decode import Decoder, name_decoder
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.downloads import (
@@ -42,6 +43,7 @@ from dsts_pipeline.extract.downloads import (
     locate_weights,
     place_weights,
 )
+from dsts_pipeline.extract.model_folders import CONFIG, is_read
 from dsts_pipeline.extract.model_zoo import (
     find_config,
     is_config_name,
@@ -58,16 +60,10 @@ VERSION = 1
 RECORD = "bundle.json"
 CARD = "MODEL_CARD.md"
 BACKBONE_FOLDER = "backbone"  # where a model is a folder of the transformers library
-# Files of a model's folder that are copied; see `transformers_models`.
-FOLDER_FILES = re.compile(
-    r"config\.json|(video_)?preprocessor_config\.json|"
-    r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
-)
 # Weights are read by their content, whatever their name; no name of a program or config is let in.
 _KNOWN_NAMES = re.compile(
     r"head\.json|head\.safetensors|MODEL_CARD\.md|"
-    r"backbone(\.(safetensors|pth|pt|pth\.tar|tar|ckpt|bin))?|"
-    rf"{BACKBONE_FOLDER}/({FOLDER_FILES.pattern})"
+    r"backbone(\.(safetensors|pth|pt|pth\.tar|tar|ckpt|bin))?"
 )
 # Weights up to this size are copied into a bundle unless the caller says otherwise.
 COPIED_BYTES = 16 * 2**20
@@ -158,7 +154,7 @@ def _copy_weights(source: Path, folder: Path) -> Path:
     copy = folder / BACKBONE_FOLDER
     copy.mkdir()
     for path in source.iterdir():
-        if FOLDER_FILES.fullmatch(path.name):
+        if is_read(path.name):
             shutil.copyfile(path, copy / path.name)
     return copy
 
@@ -244,6 +240,8 @@ def _read_source(
 
 def _require_safe_reference(weights: str, sha256: str | None) -> None:
     """Refuse addresses of kinds that do more than fetch a file, and those without a digest."""
+    if weights.startswith(PREFIX) and sha256 is None:
+        raise BundleError(f"backbone: the sha256 of {weights} is not stated; export again")
     if weights == RANDOM or not is_address(weights):
         return
     scheme = weights.partition("://")[0].lower()
@@ -328,7 +326,8 @@ def _require_known_names(record: Path, files: Any) -> None:
         parts = name.split("/")
         if name.startswith(("/", "\\")) or ".." in parts or ":" in name:
             raise BundleError(f"{record}: names {name}, which is outside; {_AGAIN}")
-        if not _KNOWN_NAMES.fullmatch(name):
+        is_of_model = parts[:-1] == [BACKBONE_FOLDER] and is_read(parts[-1])
+        if not (is_of_model or _KNOWN_NAMES.fullmatch(name)):
             raise BundleError(
                 f"{record}: names {name}, a file that no export writes; a bundle holds a head, "
                 f"weights and a card; {_AGAIN}"
@@ -389,7 +388,8 @@ def portable_name(source: BackboneSource, backbone: Backbone) -> str:
     name = source.name
     if _is_own_name(name):
         return name
-    if (Path(name) / "config.json").is_file() and source.weights != RANDOM:
+    is_folder = name.startswith(PREFIX) or (Path(name) / CONFIG).is_file()
+    if is_folder and source.weights != RANDOM:
         return backbone.name  # of the transformers library: its folder is where the weights are
     path = find_config(name) if is_config_name(name) or Path(name).suffix == ".py" else None
     if path is not None and zoo_names().get(path.stem, Path()).resolve() == path.resolve():

@@ -14,20 +14,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsts_pipeline.base.errors import BundleError, UserError, import_extra
+from dsts_pipeline.base import hub
+from dsts_pipeline.base.errors import BundleError, UserError
 from dsts_pipeline.base.files import unfinished_folder, write_atomic
+from dsts_pipeline.base.hub import PREFIX
 from dsts_pipeline.extract.downloads import is_address
 from dsts_pipeline.serve.bundle import Bundle
 from dsts_pipeline.serve.bundle_folder import CARD, RECORD, load_bundle, read_listing
 
-PREFIX = "hub:"
 PAGE = "README.md"  # of the repository; no part of the bundle
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 TAGS = "action-recognition", "fine-grained", "video", "dsts"
 
@@ -112,15 +111,15 @@ def push_files(
     Raises:
         UserError: huggingface_hub is not installed, nobody is logged in, or the hub refuses.
     """
-    hub = import_hub()
-    api = hub.HfApi()
+    package = import_hub()
+    api = package.HfApi()
     with _told(f"{PREFIX}{repository}"):
         api.create_repo(repository, private=private, exist_ok=True)
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
         made = api.create_commit(
             repository,
-            [hub.CommitOperationAdd(file.name, file.source) for file in files],
+            [package.CommitOperationAdd(file.name, file.source) for file in files],
             commit_message="Bundle of dsts-pipeline",
             revision=revision,
         )
@@ -181,19 +180,19 @@ def fetch_bundle(repository: str, revision: str | None = None) -> Path:
     The hub's cache holds links; so the files are linked hard, or copied, into a folder beside it,
     one for each commit.
     """
-    hub = import_hub()
+    package = import_hub()
     _require_name(repository)
     with _told(f"{PREFIX}{repository}" + (f"@{revision}" if revision else "")):
-        record = Path(hub.hf_hub_download(repository, RECORD, revision=revision))
+        record = Path(package.hf_hub_download(repository, RECORD, revision=revision))
         commit = record.parent.name
-        root = Path(hub.constants.HF_HOME) / "dsts-bundles" / repository.replace("/", "--")
+        root = Path(package.constants.HF_HOME) / "dsts-bundles" / repository.replace("/", "--")
         folder = root / commit
         names = [*read_listing(record)["files"], RECORD]
         if folder.is_dir():
             return folder
         with unfinished_folder(folder) as unfinished:
             for name in names:
-                found = Path(hub.hf_hub_download(repository, name, revision=commit))
+                found = Path(package.hf_hub_download(repository, name, revision=commit))
                 _place(found.resolve(), unfinished / name)
             unfinished.chmod(0o755)
             try:
@@ -221,54 +220,18 @@ def import_hub() -> Any:
     Raises:
         UserError: It is not installed.
     """
-    import_extra("huggingface_hub.errors", "sharing bundles on the hub")
-    return import_extra("huggingface_hub", "sharing bundles on the hub")
+    return hub.import_hub("sharing bundles on the hub")
 
 
 def _require_name(repository: str) -> None:
-    if not _REPOSITORY.fullmatch(repository):
+    if not hub.is_repository(repository):
         raise UserError(
             f"{repository!r} is no repository of the hub: expected USER/NAME, or {PREFIX}USER/NAME"
             "@REVISION after --bundle"
         )
 
 
-_NOT_YOURS = "or you may not use it; correct the name, or log in by `hf auth login`"
-
-
-@contextmanager
-def _told(what: str) -> Iterator[None]:
+def _told(what: str) -> AbstractContextManager[None]:
     """Say what the hub refuses, and what to do, in a line."""
-    errors = import_hub().errors
-    try:
-        yield
-    except errors.RevisionNotFoundError:
-        raise UserError(f"{what}: there is no such branch, tag or commit") from None
-    except (errors.RepositoryNotFoundError, errors.LocalTokenNotFoundError):
-        raise UserError(f"{what}: no such repository, {_NOT_YOURS}") from None
-    except errors.LocalEntryNotFoundError:
-        raise UserError(
-            f"{what}: not in the cache, and the hub can't be reached or HF_HUB_OFFLINE is set; try "
-            "again with a network, or give a bundle's folder"
-        ) from None
-    except errors.EntryNotFoundError as error:
-        raise BundleError(
-            f"{what}: holds no bundle that `python cli.py push` made ({_first_line(error)})"
-        ) from None
-    except errors.HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code in (401, 403):
-            raise UserError(f"{what}: refused, {_NOT_YOURS}") from None
-        raise UserError(f"{what}: the hub refuses: {_first_line(error)}") from None
-    except (OSError, errors.OfflineModeIsEnabled) as error:
-        if getattr(error, "filename", None) is not None:
-            raise  # of this machine's disk
-        raise UserError(f"{what}: the hub can't be reached: {_first_line(error)}") from None
-    except Exception as error:  # of the HTTP client, which is another one in each release
-        if "http" not in type(error).__module__:
-            raise
-        raise UserError(f"{what}: the hub can't be reached: {_first_line(error)}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    lacks = BundleError(f"{what}: holds no bundle that `python cli.py push` made")
+    return hub.telling(import_hub(), what, lacks=lacks, instead="a bundle's folder")
