@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from importlib import import_module
@@ -176,7 +177,7 @@ def extract(
             f"found {engine}, expected processes or ray", param_hint="--engine"
         )
     if dry_run:
-        run_stage("extract.dry_run", params, overrides, debug)
+        run_stage("extract.dry_run", params, overrides, debug, began=time.monotonic())
     else:
         run_stage("extract", params, overrides, debug, engine=engine, num_workers=num_workers)
 

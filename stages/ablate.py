@@ -42,6 +42,7 @@ from dsts_pipeline.metrics.ablation import (
     CrossValidation,
     ablation_table,
     assemble_ablation,
+    of_split,
     results_csv,
 )
 from dsts_pipeline.metrics.intervals import Bootstrap
@@ -80,7 +81,8 @@ def _ablate(settings: Settings) -> None:
         store.rows_of_split(how.split)
     fitted = of_folds[0].fit(everything, stores)
     _check_training(settings)
-    if settings.ablate.search:
+    by_evaluated = settings.ablate.choose_by == "evaluated"
+    if settings.ablate.search and not by_evaluated:
         _require_held_out(stores, fitted)
     adapted = _tell_adapted(fitted)
     warn_of_groups(stores[0], fitted[0][0].recipe)
@@ -91,16 +93,20 @@ def _ablate(settings: Settings) -> None:
     folders = dict[str, list[Path]]()
     for number, (runs, store) in enumerate(zip(of_folds, stores, strict=True)):
         failures |= _train_runs(settings, runs, fitted[number], store, budget)
-        chosen = dict[str, list[_Candidate]]()
-        for name, tried in _put_back(plans, fitted[number]).items():
-            chosen[name] = _choose(runs, tried)
+        planned = _put_back(plans, fitted[number])
+        feed = FeatureFeed.from_settings(store, store.rows_of_split(how.split), settings.feed)
+        answers: dict[Path, HeadResult] = {}
+        if by_evaluated:
+            everyone = [one.plan for tried in planned.values() for ones in tried for one in ones]
+            answers = _answer_runs(runs, everyone, feed, how)
+        chosen = {name: _choose(runs, tried, answers) for name, tried in planned.items()}
+        if not by_evaluated:
+            kept = [one.plan for ones in chosen.values() for one in ones]
+            answers = _answer_runs(runs, kept, feed, how)
+        for name, tried in planned.items():
             of_variant = [runs.folder(one.plan) for of_seed in tried for one in of_seed]
             folders.setdefault(name, []).extend(of_variant)
-        feed = FeatureFeed.from_settings(store, store.rows_of_split(how.split), settings.feed)
-        kept = [one.plan for ones in chosen.values() for one in ones]
-        answers = _answer_runs(runs, kept, feed, how)
-        for name, ones in chosen.items():
-            for one in ones:
+            for one in chosen[name]:
                 answer = answers[runs.folder(one.plan)]
                 found[name].append(_Trained(one, number, runs, answer))
     described = {
@@ -121,6 +127,8 @@ def _ablate(settings: Settings) -> None:
     )
     if adapted:
         results["adapted"] = adapted
+    if settings.ablate.search:
+        results["chosen_by"] = of_split(how.split) if by_evaluated else "held-out clips"
     write_json(common.ABLATION / "results.json", sign(results))
     write_atomic(common.ABLATION / "results.csv", results_csv(results).encode())
     Console(width=max(WIDTH, Console().width), markup=False).print(ablation_table(results))
@@ -241,14 +249,26 @@ def _tell_adapted(fitted: Sequence[Sequence[RunPlan]]) -> list[str]:
     return adapted
 
 
-def _choose(runs: Runs, planned: Sequence[Sequence[_Candidate]]) -> list[_Candidate]:
+def _choose(
+    runs: Runs, planned: Sequence[Sequence[_Candidate]], answers: Mapping[Path, HeadResult]
+) -> list[_Candidate]:
     """Per seed the training of best accuracy on held-out clips, of equals the first; what is
-    unfinished is left out. Where there is nothing to choose, held-out clips may be missing."""
+    unfinished is left out. Where there is nothing to choose, held-out clips may be missing.
+
+    Args:
+        answers: On the clips that are reported on, to choose by these instead; none: held-out ones.
+    """
+
+    def rate(one: _Candidate) -> float:
+        if answers:
+            return float(answers[runs.folder(one.plan)].predictions.hits().mean())
+        return runs.heldout_accuracy(one.plan)
+
     chosen = []
     for of_seed in planned:
         finished = [one for one in of_seed if runs.is_finished(one.plan)]
         if finished:
-            rated = [runs.heldout_accuracy(one.plan) for one in finished]
+            rated = [rate(one) for one in finished]
             chosen.append(finished[rated.index(max(rated))])
     return chosen
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -24,12 +26,19 @@ from dsts_pipeline.extract.progress import (
     format_duration,
     summarize,
 )
-from dsts_pipeline.extract.runner import extract_features, forecast_extraction
+from dsts_pipeline.extract.runner import Forecast, extract_features, forecast_extraction
+from dsts_pipeline.extract.taps import average_cells, pool_more
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feature_store.housekeeping import find_earlier_maps
 from dsts_pipeline.feature_store.opening import record_store
 from dsts_pipeline.feature_store.planning import ExtractionWork, prepare_work
-from dsts_pipeline.feature_store.writer import StoreSurvey, require_space, survey_store
+from dsts_pipeline.feature_store.stored_types import encode_map
+from dsts_pipeline.feature_store.writer import (
+    StoreSurvey,
+    require_space,
+    store_bytes,
+    survey_store,
+)
 from stages import common
 
 
@@ -128,23 +137,30 @@ def make_tools(settings: Settings) -> Tools:
 
 # ---- with --dry-run: size, space and time, measured on a few clips; writes nothing -------------
 
-DRY_RUN_SECONDS = 20.0  # so that the command, imports and all, ends within half a minute
+DRY_RUN_SECONDS = 26.0  # so that the command, imports and all, ends within half a minute
+_WIDTH = 118
 
 
-def dry_run(settings: Settings) -> None:
-    """Print a table about the store of these settings, after about `DRY_RUN_SECONDS` at most.
+def dry_run(settings: Settings, began: float | None = None) -> None:
+    """Print a table about the store of these settings and one about what smaller ones would take.
+
+    Args:
+        began: When the command began, by `time.monotonic`: from then on it may take
+            `DRY_RUN_SECONDS`; None: now.
 
     Raises:
         CheckpointError, DataError: See the parts.
-        StoreError: What is pending does not fit on the disk; told after the table.
+        StoreError: What is pending does not fit on the disk; told after the tables.
     """
-    began = time.monotonic()
+    end = DRY_RUN_SECONDS + (time.monotonic() if began is None else began)
     chosen = settings.backbone
     work = _prepare_work(settings)
     survey = survey_store(settings.store.root, work.plan)
     positions = [position for shard in survey.pending for position in work.plan.positions_of(shard)]
+    ways = list_ways(work)
     table = _describe(work.plan, survey)
     table.add_row("clips pending", f"{len(positions):,} of {work.plan.num_clips:,}")
+    forecast = None
     if positions:
         forecast = forecast_extraction(
             work.views,
@@ -152,22 +168,16 @@ def dry_run(settings: Settings) -> None:
             positions,
             num_decode_workers=chosen.num_decode_workers,
             batch_size=chosen.batch_size,
-            limit_seconds=max(1.0, DRY_RUN_SECONDS - (time.monotonic() - began)),
+            limit_seconds=max(1.0, end - time.monotonic()),
         )
-        seconds = forecast.seconds_per_clip * len(positions)
-        timed = f"{forecast.num_clips} clip{'s' if forecast.num_clips > 1 else ''}"
-        if forecast.num_decoded != forecast.num_clips:
-            timed += f" ({forecast.num_decoded} decoded)"
         workers = str(forecast.num_decode_workers)
         if chosen.num_decode_workers == "auto":
             workers = f"auto, here {workers}"
-        table.add_row(
-            "time",
-            f"about {format_duration(seconds)}, measured on {timed}: decoding "
-            f"{1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = {workers}), "
-            f"backbone {1000 * forecast.forward_seconds:.1f} ms",
-        )
-    Console(highlight=False, markup=False).print(table)
+        table.add_row("time", _describe_time(forecast, len(positions), workers))
+    print_table = Console(highlight=False, markup=False).print
+    print_table(table)
+    wide = Console(highlight=False, markup=False, width=max(_WIDTH, Console().width))
+    wide.print(_describe_ways(ways, survey, forecast, work.plan.num_clips))
     require_space(survey)
 
 
@@ -184,4 +194,116 @@ def _describe(plan: StorePlan, survey: StoreSurvey) -> Table:
     table.add_row("already there", format_bytes(survey.done_bytes))
     table.add_row("to be written", f"{at_most}{format_bytes(survey.pending_bytes)}")
     table.add_row("free", format_bytes(survey.free_bytes))
+    return table
+
+
+def _describe_time(forecast: Forecast, num_pending: int, num_workers: str) -> str:
+    seconds = forecast.seconds_per_clip * num_pending
+    decoding = (
+        f"decoding {1000 * forecast.decode_seconds:.1f} ms a clip (num_decode_workers = "
+        f"{num_workers})"
+    )
+    backbone = f"{1000 * forecast.forward_seconds:.1f} ms"
+    if forecast.is_lower_bound:
+        share = max(forecast.share_passed, 0.001)
+        if_even = format_duration(forecast.forward_seconds / share * num_pending)
+        return (
+            f"more than {format_duration(seconds)}: one clip was not through the backbone after "
+            f"{backbone}, and had come to {forecast.share_passed:.0%} of its weights; {if_even} if "
+            f"the rest goes as fast; {decoding}"
+        )
+    timed = f"{forecast.num_clips} clip{'s' if forecast.num_clips > 1 else ''}"
+    if forecast.num_decoded != forecast.num_clips:
+        timed += f" ({forecast.num_decoded} decoded)"
+    return f"about {format_duration(seconds)}, measured on {timed}: {decoding}, backbone {backbone}"
+
+
+# ---- what the same maps would take, stored smaller ---------------------------------------------
+
+
+class Way(NamedTuple):
+    """One way to store the maps.
+
+    Attributes:
+        name: "as it is", "int8", "pooled 2x2" or "both".
+        to_set: The settings that choose it, as the command line takes them; empty: none.
+        num_bytes: Of the whole store, of all taps' stores; None: the maps can't be pooled so.
+        store_seconds: Of pooling and encoding one clip's maps here, measured.
+        reason: Why there is no such way.
+    """
+
+    name: str
+    to_set: str
+    num_bytes: int | None = None
+    store_seconds: float = 0.0
+    reason: str = ""
+
+
+def list_ways(work: ExtractionWork) -> list[Way]:
+    """As the settings have it, in int8, with two rows and two columns averaged, and both.
+
+    Ways that the settings have already are left out.
+    """
+    plan = work.plan
+    shapes = [each.map_shape for each in work.plans]
+    pooled = [(c, t, h // 2, w // 2) for c, t, h, w in shapes]
+    taps = ",".join(pool_more(tap, (1, 2, 2)) for tap in work.backbone.taps)
+    set_pooled = f"'backbone.taps=[{taps}]'"
+    ways = [_measure_way("as it is", "", work.plans, shapes, plan.dtype)]
+    if plan.dtype != "int8":
+        ways.append(_measure_way("int8", "store.dtype=int8", work.plans, shapes, "int8"))
+    odd = [shape for shape in shapes if shape[2] % 2 or shape[3] % 2]
+    if odd:
+        sides = " x ".join(map(str, odd[0][2:]))
+        return [*ways, Way("pooled 2x2", "", reason=f"no: {sides} positions are no multiple of 2")]
+    ways.append(_measure_way("pooled 2x2", set_pooled, work.plans, pooled, plan.dtype))
+    if plan.dtype != "int8":
+        both = f"store.dtype=int8 {set_pooled}"
+        ways.append(_measure_way("both", both, work.plans, pooled, "int8"))
+    return ways
+
+
+def _measure_way(
+    name: str,
+    to_set: str,
+    plans: Sequence[StorePlan],
+    shapes: Sequence[tuple[int, int, int, int]],
+    dtype: str,
+) -> Way:
+    """Bytes by count, and the time that a map of random numbers takes to be stored so."""
+    num_bytes = 0
+    seconds = 0.0
+    for plan, shape in zip(plans, shapes, strict=True):
+        num_bytes += store_bytes(plan, shape, dtype)
+        values = np.random.default_rng(0).standard_normal(plan.map_shape, np.float32)
+        cell = tuple(old // new for old, new in zip(plan.map_shape[1:], shape[1:], strict=True))
+        started = time.monotonic()
+        encode_map(average_cells(torch.from_numpy(values), cell).numpy(), dtype)
+        seconds += time.monotonic() - started
+    return Way(name, to_set, num_bytes, seconds)
+
+
+def _describe_ways(
+    ways: Sequence[Way], survey: StoreSurvey, forecast: Forecast | None, num_maps: int
+) -> Table:
+    """A row for each way; times are those of the whole store, from nothing."""
+    free = format_bytes(survey.free_bytes)
+    table = Table(title=f"The whole store, {num_maps:,} maps, with {free} free")
+    for column in ("way", "size", "fits", "time", "set, by -S or --set"):
+        table.add_column(column)
+    at_most = "at most " if survey.is_compressed else ""
+    for way in ways:
+        if way.num_bytes is None:
+            table.add_row(way.name, "", "", "", way.reason)
+            continue
+        left = survey.free_bytes + (survey.done_bytes if not way.to_set else 0)
+        fits = "yes" if way.num_bytes <= left else f"{way.num_bytes / max(1, left):.1f} x the free"
+        hours = ""
+        if forecast is not None:
+            how = "more than" if forecast.is_lower_bound else "about"
+            seconds = (forecast.seconds_per_clip + way.store_seconds) * num_maps
+            hours = f"{how} {format_duration(seconds)}"
+        size = f"{at_most}{format_bytes(way.num_bytes)}"
+        table.add_row(way.name, size, fits, hours, way.to_set)
+    table.caption = "time: decoding, backbone, pooling and encoding; without the disk's own"
     return table

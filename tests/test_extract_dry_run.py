@@ -8,8 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from dsts_pipeline.base.settings import RenderSettings
+from dsts_pipeline.base.settings import (
+    BackboneSettings,
+    DatasetSettings,
+    RenderSettings,
+    StoreSettings,
+)
+from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.feature_store.planning import prepare_work
+from dsts_pipeline.feature_store.writer import shard_bytes, store_bytes
 from dsts_pipeline.stick import render_embedded
+from stages.extract import list_ways
 from tests.pipeline import WEIGHTS, run_cli
 
 pytestmark = [
@@ -19,6 +28,7 @@ pytestmark = [
 RENDER = RenderSettings(
     num_train=24, num_test=8, size_px=64, num_frames=16, difficulty=1.0, seed=3, num_workers=1
 )
+WAYS = ("as it is", "int8", "pooled 2x2", "both")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +58,31 @@ def table_of(run) -> dict[str, str]:
     return rows
 
 
+def test_a_stores_size_in_another_form_is_what_its_shards_would_take(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    index = ClipIndex.load(Path("outputs/clips.json"))
+    chosen = BackboneSettings(weights="random", taps=("backbone", "backbone:1x2x2"))
+    (work, *others) = (
+        prepare_work(index, chosen, DatasetSettings(), StoreSettings(dtype=dtype))
+        for dtype in ("float16", "int8", "float32")
+    )
+    for plan in (plan for one in (work, *others) for plan in one.plans):
+        shards = sum(shard_bytes(plan, shard) for shard in range(plan.num_shards))
+        told = store_bytes(work.plan, plan.map_shape, plan.dtype)
+        assert 0 <= shards - told < 1000 * plan.num_shards, "but for the shards' own headers"
+    ways = {way.name: way for way in list_ways(others[0])}
+    assert set(ways) == {"as it is", "pooled 2x2"}, "it is int8 already"
+    assert ways["pooled 2x2"].to_set == "'backbone.taps=[backbone:1x2x2,backbone:1x4x4]'"
+
+
+def test_maps_of_odd_sides_are_not_pooled(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    index = ClipIndex.load(Path("outputs/clips.json"))
+    chosen = BackboneSettings(weights="random", size_px=80)
+    (*_, last) = list_ways(prepare_work(index, chosen, DatasetSettings(), StoreSettings()))
+    assert last.num_bytes is None and last.reason == "no: 5 x 5 positions are no multiple of 2"
+
+
 def test_dry_run_tells_size_space_and_time_and_writes_nothing(folder):
     before = sorted(folder.rglob("*"))
     rows = table_of(extract(folder, "--dry-run"))
@@ -59,6 +94,16 @@ def test_dry_run_tells_size_space_and_time_and_writes_nothing(folder):
     assert rows["to be written"] == "1.0 MB" and rows["free"].endswith("B")
     assert rows["clips pending"] == "32 of 32"
     assert re.match(r"about \d+ s, measured on 32 clips: decoding [\d.]+ ms", rows["time"])
+    ways = {way: [cell.strip() for cell in rows[way].split("│")] for way in WAYS}
+    sizes = [ways[way][0] for way in WAYS]
+    assert sizes == ["1.0 MB", "542.0 kB", "262.8 kB", "148.7 kB"]
+    assert all(re.match(r"about \d+ s", ways[way][2]) for way in WAYS)
+    assert [ways[way][3] for way in WAYS] == [
+        "",
+        "store.dtype=int8",
+        "'backbone.taps=[backbone:1x2x2]'",
+        "store.dtype=int8 'backbone.taps=[backbone:1x2x2]'",
+    ]
 
 
 @pytest.mark.long

@@ -226,6 +226,8 @@ class BackboneSettings(Section):
     """where maps are taken, the first is stored; none: where the preset says"""
     num_frames: Count | None = 16
     """frames of a view; null: the model's own"""
+    frame_interval: Count | None = None
+    """of a transformers model: frames from one to the next; null: spread over the whole clip"""
     size_px: Annotated[int, Field(ge=16)] | None = 64
     """side of the input; null: the model's own"""
     decoder: Literal["auto", "decord", "pyav", "torchcodec", "torchcodec_cuda"] = "auto"
@@ -681,6 +683,8 @@ class AblateSettings(Section):
     """trainings of each variant; seeds count up from the run's"""
     search: tuple[str, ...] = ()
     """such as train.learning_rate=0.001,0.004: trained with each, held-out clips choose"""
+    choose_by: Literal["heldout", "evaluated"] = "heldout"
+    """clips that the search chooses by: held out of train, or those reported on (V-JEPA 2's way)"""
     folds: bool = False
     """train each once for every one of dataset.num_folds"""
     jobs: Count = 1
@@ -772,7 +776,8 @@ def check_together(settings: Settings) -> None:
             "train.heldout_fraction 0: there is nothing to judge an epoch by; set "
             "train.heldout_fraction, such as 0.1, or train.early_stopping_epochs to null"
         )
-    if settings.ablate.search and not train.heldout_fraction:
+    by_heldout = settings.ablate.choose_by == "heldout"
+    if settings.ablate.search and by_heldout and not train.heldout_fraction:
         raise SettingsError(
             "ablate.search is given and train.heldout_fraction 0: there are no clips to choose by; "
             "set train.heldout_fraction, such as 0.1, or leave ablate.search out"

@@ -58,16 +58,19 @@ def sample_centres(
     Args:
         num_frames: Frames of the clip, at least 1.
         clip_len: Frames wanted.
-        num_clips: 1.
+        num_clips: At test, samples shifted against each other: together they are the centres of
+            clip_len * num_clips segments. 1 in training.
         generator: Source of the jitter of training; None: test.
 
     Returns:
-        int64 [1, clip_len].
+        int64 [num_clips, clip_len]; [1, clip_len] in training.
+
+    >>> sample_centres(16, clip_len=4, num_clips=2).tolist()
+    [[1, 5, 9, 13], [3, 7, 11, 15]]
     """
-    _check_counts(num_frames, clip_len=clip_len)
-    _expect_one_clip(num_clips, "segment_centres")
+    _check_counts(num_frames, clip_len=clip_len, num_clips=num_clips)
     if generator is None:
-        return uniform_frames(num_frames, clip_len)[None]
+        return uniform_frames(num_frames, clip_len * num_clips).reshape(clip_len, num_clips).T
     bounds = np.arange(clip_len + 1) * num_frames // clip_len
     lengths = np.maximum(np.diff(bounds), 1)
     return (bounds[:-1] + generator.integers(lengths))[None].astype(np.int64)

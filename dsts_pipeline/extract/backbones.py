@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from dsts_pipeline.base.errors import SettingsError, UserError
 from dsts_pipeline.extract.model_zoo import PIXEL_MEAN, PIXEL_STD
@@ -168,8 +169,13 @@ class Backbone(nn.Module):
         return {rule.name: rule.make(maps) for rule in rules}
 
     def _measure(self) -> dict[str, tuple[int, int, int, int]]:
-        """Shapes of the maps of one clip, by trying."""
+        """Shapes of the maps of one clip, by trying: without numbers where the model allows it."""
         sample = torch.zeros(1, self.num_frames, self.size_px, self.size_px, 3, dtype=torch.uint8)
+        if self.model.runs_without_numbers:
+            try:
+                return self._measure_without_numbers(sample.to("meta"))
+            except (RuntimeError, ValueError, NotImplementedError):
+                pass  # the pass with numbers says what is wrong, or does it
         try:
             with torch.no_grad():  # in inference mode Swin would cache masks that no graph may hold
                 maps = self.extract(sample)
@@ -186,3 +192,24 @@ class Backbone(nn.Module):
                 "its own input: set backbone.num_frames and backbone.size_px to null"
             ) from error
         return {tap: tuple(value.shape[1:]) for tap, value in maps.items()}  # type: ignore[misc]
+
+    def _measure_without_numbers(self, sample: Tensor) -> dict[str, tuple[int, int, int, int]]:
+        """The same on torch's device "meta", where a pass of a large model takes no time."""
+        everything = _AllMaps(self)
+        state = [*everything.named_parameters(), *everything.named_buffers()]
+        empty = {name: tensor.to("meta") for name, tensor in state}
+        with torch.no_grad():
+            maps = functional_call(everything, empty, (sample,))
+        return {tap: tuple(value.shape[1:]) for tap, value in maps.items()}
+
+
+class _AllMaps(nn.Module):
+    """A backbone's `extract` as a forward pass."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+        """Every tap's maps."""
+        return self.backbone.extract(frames)

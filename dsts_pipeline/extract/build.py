@@ -54,6 +54,7 @@ def build_backbone(
     weights: str | Path | None,
     num_frames: int | None = None,
     size_px: int | None = None,
+    frame_interval: int | None = None,
     taps: Sequence[str] = (),
     weights_sha256: str | None = None,
     key_map: KeyMapName = "auto",
@@ -68,6 +69,8 @@ def build_backbone(
             `downloads`), for the transformers library a folder; or the word "random": weights
             drawn from `seed`, which `describe` marks.
         num_frames, size_px: The input T and H = W; the model's own by default.
+        frame_interval: Of the transformers library's models: frames from one to the next; None:
+            centres of equal segments.
         taps: Where maps are taken, see `taps`; by default the preset's own.
         weights_sha256: The digest that the file must have.
         key_map: How the file's keys are renamed, see `weights`.
@@ -87,15 +90,28 @@ def build_backbone(
         )
     choice = WeightsChoice(weights, weights_sha256, key_map, seed)
     taps = tuple(taps)
+    of_library = _is_transformer(name)
+    if frame_interval is not None and not of_library:
+        raise SettingsError(
+            f"backbone.frame_interval is {frame_interval}, and {name} has a rule of its own by "
+            "which frames are chosen; set it to null"
+        )
     if name in IMAGE_PRESETS or name.startswith(TIMM):
         return build_image_model(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
-    is_preset = name in preset_names()
-    is_folder = not is_preset and name not in zoo_names() and (Path(name) / CONFIG).is_file()
-    if name in TRANSFORMERS_PRESETS or is_folder or name.startswith(PREFIX):
-        return build_transformer(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
-    if name in ZOO_PRESETS or (not is_preset and is_config_name(name)):
+    if of_library:
+        sizes: dict[str, Any] = {"num_frames": num_frames, "size_px": size_px}
+        return build_transformer(name, choice, **sizes, frame_interval=frame_interval, taps=taps)
+    if name in ZOO_PRESETS or (name not in preset_names() and is_config_name(name)):
         return _build_from_zoo(name, choice, num_frames, size_px, taps)
     return _build_own(name, choice, num_frames, size_px, taps)
+
+
+def _is_transformer(name: str) -> bool:
+    """Whether it is a preset, a folder or a hub's model of the transformers library."""
+    if name in TRANSFORMERS_PRESETS or name.startswith(PREFIX):
+        return True
+    known = name in preset_names() or name in zoo_names()
+    return not known and (Path(name) / CONFIG).is_file()
 
 
 def choose_backbone(chosen: BackboneSettings) -> Backbone:
@@ -110,6 +126,7 @@ def choose_backbone(chosen: BackboneSettings) -> Backbone:
         weights=chosen.weights,
         num_frames=chosen.num_frames,
         size_px=chosen.size_px,
+        frame_interval=chosen.frame_interval,
         taps=chosen.taps,
         weights_sha256=chosen.weights_sha256,
         key_map=chosen.key_map,

@@ -35,7 +35,7 @@ _INTERPOLATIONS: Mapping[Scaling, str] = MappingProxyType(
         "bicubic": "bicubic, antialiased",
     }
 )
-_MOST_SAMPLES = {"swin_uniform": 1, "segment_centres": 1}
+_MOST_SAMPLES = {"swin_uniform": 1}
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,15 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.settings import BackboneSettings
@@ -406,7 +409,9 @@ class Forecast:
     `decode_seconds` is per clip of all decode processes together, their start left out, on
     `num_decoded` clips; `is_parallel` whether decoding goes on beside the forward passes. Where
     `num_decode_workers` was left open, one was timed, and as many as a run would take are assumed
-    to be as fast beside each other.
+    to be as fast beside each other. Where the time was over before one clip was through the
+    backbone, `num_clips` is 0, `forward_seconds` a lower bound and `share_passed` how much of the
+    backbone's weights that pass had come to.
     """
 
     num_clips: int
@@ -415,6 +420,12 @@ class Forecast:
     is_parallel: bool
     num_decoded: int = 0
     num_decode_workers: int = 0
+    share_passed: float = 1.0
+
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether the work takes longer than is told here."""
+        return self.num_clips == 0
 
     @property
     def seconds_per_clip(self) -> float:
@@ -441,7 +452,8 @@ def forecast_extraction(
 
     Args:
         limit_seconds: Fewer clips, and smaller batches, are timed where all would take longer; at
-            least one is decoded and goes through the backbone twice.
+            least one is decoded and goes into the backbone, whose pass ends between two of its
+            modules where the time is over.
     """
     began = time.monotonic()
     num_clips = min(len(positions), _NUM_BATCHES * batch_size)
@@ -459,13 +471,13 @@ def forecast_extraction(
             if decoded.frames is not None:
                 frames[row] = decoded.frames[0]
             num_decoded += 1
-            if time.monotonic() - began > limit_seconds / 3:
+            if time.monotonic() - began > limit_seconds / 6:
                 break
         decode_seconds = time.monotonic() - started
-    left = limit_seconds - (time.monotonic() - began)
-    num_passed, forward_seconds = _time_forward(backbone, frames, batch_size, left)
+    clock = _PassClock(began + limit_seconds)
+    num_passed, forward_seconds = _time_forward(backbone, frames, batch_size, clock)
     decode_seconds /= num_decoded
-    forward_seconds /= num_passed
+    forward_seconds /= max(1, num_passed)
     num_chosen = num_timed
     if num_decode_workers == "auto":
         threads = count_work_threads(backbone.device)
@@ -478,13 +490,14 @@ def forecast_extraction(
         is_parallel=num_chosen > 0,
         num_decoded=num_decoded,
         num_decode_workers=num_chosen,
+        share_passed=1.0 if num_passed else clock.share_of(backbone),
     )
 
 
 def _time_forward(
-    backbone: MapMaker, frames: np.ndarray, batch_size: int, limit_seconds: float
+    backbone: MapMaker, frames: np.ndarray, batch_size: int, clock: _PassClock
 ) -> tuple[int, float]:
-    """How many clips were passed, and in how many seconds."""
+    """How many clips were passed, and in how many seconds; 0 and a bound where not even one was."""
 
     def run(batch: np.ndarray) -> float:
         started = time.monotonic()
@@ -492,13 +505,18 @@ def _time_forward(
         return time.monotonic() - started
 
     with torch.inference_mode():
-        if limit_seconds < math.inf:
-            began = time.monotonic()
-            run(frames[:1])
+        if clock.seconds_left < math.inf:
+            started = time.monotonic()
+            try:
+                with clock.running():
+                    alone = run(frames[:1])
+            except _TimeOver:
+                return 0, time.monotonic() - started
+            if alone > clock.seconds_left:  # what the first pass sets up is timed, too
+                return 1, alone
             alone = run(frames[:1])
-            limit_seconds -= time.monotonic() - began
             # What a pass sets up is not timed, so each batch goes through once more.
-            fitting = int(limit_seconds / (1 + _NUM_BATCHES) / max(alone, 1e-6))
+            fitting = int(clock.seconds_left / (1 + _NUM_BATCHES) / max(alone, 1e-6))
             if fitting < 1:
                 return 1, alone
             batch_size = min(batch_size, fitting)
@@ -506,3 +524,54 @@ def _time_forward(
         frames = frames[: _NUM_BATCHES * batch_size]
         starts = range(0, len(frames), batch_size)
         return len(frames), sum(run(frames[start : start + batch_size]) for start in starts)
+
+
+class _TimeOver(Exception):
+    """A pass came to a module that would not end within its time."""
+
+
+class _PassClock:
+    """Ends a forward pass between two modules: nothing else can stop one that is on its way.
+
+    Args:
+        end: By `time.monotonic`.
+    """
+
+    def __init__(self, end: float) -> None:
+        self._end = end
+        self._entered = set[nn.Module]()
+        self._longest = 0.0  # seconds between two modules
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the end; below 0 after it."""
+        return self._end - time.monotonic()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within the block a module that, as the slowest, would end late raises _TimeOver."""
+        before = time.monotonic()
+
+        def look(module: nn.Module, _: object) -> None:
+            nonlocal before
+            now = time.monotonic()
+            self._longest = max(self._longest, now - before)
+            before = now
+            if now + self._longest > self._end:
+                raise _TimeOver
+            self._entered.add(module)
+
+        handle = register_module_forward_pre_hook(look)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def share_of(self, backbone: object) -> float:
+        """Of the backbone's weights, those of the modules that passes came to, 0 to 1."""
+        if not isinstance(backbone, nn.Module):
+            return 0.0
+        leaves = [each for each in self._entered if not any(each.children())]
+        seen = {id(p): p.numel() for each in leaves for p in each.parameters(recurse=False)}
+        total = sum(parameter.numel() for parameter in backbone.parameters())
+        return sum(seen.values()) / max(1, total)

@@ -17,6 +17,8 @@ Two names stand for more than a module: `neck_time`, TPN's neck with its time le
 `pathways`, SlowFast's two maps joined along their channels, the fast one averaged over time to the
 slow one's length: its mean over T, H, W is what SlowFast's classifier sees.
 Several taps with a plus between them, `a+b`, are one map: theirs side by side along its channels.
+With a bar, `a|b`, they follow each other along its time, so that a probe sees them as more tokens.
+`module>norm` sends the module's output through another module, such as the model's last norm.
 `:TxHxW` behind a tap or several, such as `backbone:1x2x2`, averages cells of so many positions.
 A class token in front is dropped, of an image model all P tokens that it puts there. Without a
 layout, 5 dimensions are BCTHW (BTHWC in a block of Swin), 4 are NCHW, 3 are THW; an image model
@@ -42,7 +44,9 @@ from dsts_pipeline.base.errors import SettingsError
 
 Layout = Literal["BCTHW", "BTHWC", "NCHW", "NHWC", "THW", "HWT", "HWBT", "NHW"]
 Grid = tuple[int, int, int]
-_TAP = re.compile(r"(?P<module>[\w.]+)(?:\[(?P<index>\d+)\])?(?:@(?P<layout>\w+))?")
+_TAP = re.compile(
+    r"(?P<module>[\w.]+)(?:\[(?P<index>\d+)\])?(?:>(?P<norm>[\w.]+))?(?:@(?P<layout>\w+))?"
+)
 _CHANNELS_LAST = {"BasicLayer", "SwinTransformerBlock3D", "PatchMerging", "PatchEmbed3D"}
 _BY_DIMENSIONS: Mapping[int, Layout] = MappingProxyType({5: "BCTHW", 4: "NCHW", 3: "THW"})
 
@@ -57,6 +61,7 @@ class Tap:
         index: Which of its outputs; None: the last that can be a map.
         layout: How its output is laid out; None: by the number of dimensions.
         joins_pathways: Whether its two maps are joined.
+        norm: Path of a module that its output goes through; None: it is taken as it is.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Tap:
     index: int | None = None
     layout: Layout | None = None
     joins_pathways: bool = False
+    norm: str | None = None
 
 
 KEEP_TIME = "neck_time"
@@ -89,11 +95,11 @@ def parse_tap(text: str) -> Tap:
     if found is None or found["layout"] not in (None, *get_args(Layout)):
         raise SettingsError(
             f"backbone.taps: {text!r} is no tap; expected a module such as backbone.layer4, "
-            f"backbone[0], or module@LAYOUT with one of {', '.join(get_args(Layout))}"
+            f"backbone[0], module>norm, or module@LAYOUT with one of {', '.join(get_args(Layout))}"
         )
     index = None if found["index"] is None else int(found["index"])
     layout: Any = found["layout"]
-    return Tap(text, found["module"], index, layout)
+    return Tap(text, found["module"], index, layout, norm=found["norm"])
 
 
 @dataclass(frozen=True)
@@ -102,13 +108,15 @@ class MapRule:
 
     Attributes:
         name: As the user wrote it; names the map in results and stores.
-        taps: Whose maps lie side by side along the channels.
+        taps: Whose maps are joined.
         cell: T, H, W that are averaged into one position.
+        dim: Of [B, C, T, H, W] that they lie along: 1, channels, or 2, time.
     """
 
     name: str
     taps: tuple[Tap, ...]
     cell: Grid = (1, 1, 1)
+    dim: int = 1
 
     def make(self, maps: Mapping[str, Tensor]) -> Tensor:
         """The map [B, C, T, H, W], of the taps' maps by name.
@@ -124,20 +132,33 @@ class MapRule:
                 f"{' and '.join('x'.join(map(str, shape)) for shape in shapes)} positions; join "
                 "maps of one size"
             )
-        joined = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        if self.cell == (1, 1, 1):
-            return joined
+        joined = torch.cat(parts, dim=self.dim) if len(parts) > 1 else parts[0]
         if any(length % side for length, side in zip(shapes[0], self.cell, strict=True)):
             raise SettingsError(
                 f"backbone.taps: {self.name} averages cells of {'x'.join(map(str, self.cell))}, "
                 f"and the map has {'x'.join(map(str, shapes[0]))} positions; choose sides that "
                 "divide them"
             )
-        return functional.avg_pool3d(joined, self.cell)
+        return average_cells(joined, self.cell)
+
+
+def average_cells(maps: Tensor, cell: tuple[int, ...]) -> Tensor:
+    """Maps [..., C, T, H, W] with cells of so many positions averaged into one."""
+    return maps if cell == (1, 1, 1) else functional.avg_pool3d(maps, cell)
+
+
+def pool_more(text: str, cell: Grid) -> str:
+    """The map `text` with cells larger by the factors of `cell`.
+
+    >>> pool_more("backbone", (1, 2, 2)), pool_more("backbone:2x2x2", (1, 2, 2))
+    ('backbone:1x2x2', 'backbone:2x4x4')
+    """
+    sides = (side * factor for side, factor in zip(parse_map(text).cell, cell, strict=True))
+    return f"{text.partition(':')[0]}:{'x'.join(map(str, sides))}"
 
 
 def parse_map(text: str) -> MapRule:
-    """The map written as `tap`, `tap+tap`, and either with `:TxHxW` behind it.
+    """The map written as `tap`, `tap+tap` or `tap|tap`, and each with `:TxHxW` behind it.
 
     Raises:
         SettingsError: It is not written like that.
@@ -154,7 +175,13 @@ def parse_map(text: str) -> MapRule:
             "rows and columns, such as :1x2x2"
         )
     sides = (int(found[1]), int(found[2]), int(found[3])) if found else (1, 1, 1)
-    return MapRule(text, tuple(parse_tap(tap) for tap in dict.fromkeys(taps.split("+"))), sides)
+    if "+" in taps and "|" in taps:
+        raise SettingsError(
+            f"backbone.taps: {text!r} joins by + and by |; join all along the "
+            "channels, a+b, or all along time, a|b"
+        )
+    parts = dict.fromkeys(re.split(r"[+|]", taps))
+    return MapRule(text, tuple(parse_tap(tap) for tap in parts), sides, 2 if "|" in taps else 1)
 
 
 def find_module(model: nn.Module, tap: Tap) -> nn.Module:
@@ -304,6 +331,13 @@ def _choose(output: Any, tap: Tap) -> tuple[Tensor, Grid | None]:
     return candidates[-1], grids[-1] if grids else None
 
 
+def _normalize(root: nn.Module, tap: Tap, output: Any) -> Any:
+    """A module's output as the tap takes it."""
+    if tap.norm is None:
+        return output
+    return find_module(root, Tap(tap.name, tap.norm))(_choose(output, tap)[0])
+
+
 def _flatten(output: Any) -> Iterator[Tensor | Grid]:
     """The tensors in nested outputs, and each triple of whole numbers, which is a token grid."""
     if isinstance(output, Tensor):
@@ -343,10 +377,13 @@ class FrozenModel(nn.Module):
 
     Attributes:
         layouts, num_prefix_tokens: Of its modules' outputs, see `fold`.
+        runs_without_numbers: Whether a pass on the device "meta" leaves nothing behind in it, so
+            that shapes can be told without its work.
     """
 
     layouts: Mapping[int, Layout] = _BY_DIMENSIONS
     num_prefix_tokens: int = 1
+    runs_without_numbers: bool = False
 
     def tap(self, inputs: Tensor, taps: Sequence[Tap]) -> dict[str, Tensor]:
         """Maps [B, C, T', H', W'] by the names of the taps, from one pass.
@@ -362,7 +399,7 @@ class FrozenModel(nn.Module):
         assert not missing, f"taps {missing} were never reached"
         return {
             tap.name: fold(
-                heard[tap.name],
+                _normalize(root, tap, heard[tap.name]),
                 tap,
                 num_clips=inputs.shape[0],
                 grid=self.grid(inputs),

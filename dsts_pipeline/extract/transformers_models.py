@@ -6,8 +6,8 @@ back to T, H, W; image models see the frames of a clip one by one.
 
 Only safetensors and the config's plain values are read, and no code of a folder runs: entries by
 which the library would load some are refused. What is downloaded: `model_folders`.
-Choice: frames are the centres of equal segments, for the library leaves sampling to its users; an
-image model sees 8, as many as the paper's TPN.
+Choice: frames are the centres of equal segments, or follow each other at `frame_interval`, for the
+library leaves sampling to its users; an image model sees 8, as many as the paper's TPN.
 Deviation: DINOv3's processor scales numbers, all others bytes, as is done here: within a grey level
 of it.
 """
@@ -137,6 +137,8 @@ _KINDS: Mapping[str, _Kind] = {
 class TokenModel(FrozenModel):
     """A model of the transformers library; taps are named below `backbone`."""
 
+    runs_without_numbers = True
+
     def __init__(self, model: Any, kind: _Kind) -> None:
         super().__init__()
         self.parts = nn.ModuleDict({"backbone": model})
@@ -183,6 +185,7 @@ def build_transformer(
     *,
     num_frames: int | None,
     size_px: int | None,
+    frame_interval: int | None,
     taps: tuple[str, ...],
 ) -> Backbone:
     """A backbone of the transformers library.
@@ -192,6 +195,8 @@ def build_transformer(
             with a config.json, or a model of the hub.
         choice: A folder with a model.safetensors, a model of the hub, or random weights.
         num_frames, size_px: The input T and H = W; None: the model's own.
+        frame_interval: Frames from one to the next, the last repeated where a clip is short, as
+            V-JEPA 2's evaluation has it; None: centres of equal segments.
         taps: Where maps are taken; none: at the model's last tokens.
 
     Raises:
@@ -210,6 +215,9 @@ def build_transformer(
     kind = _KINDS[kind_name]
     model, origin, report = _load(library, kind, config, folder, choice)
     pipeline = _read_pipeline(kind, config, folder).resized(num_frames=num_frames, size_px=size_px)
+    if frame_interval is not None:
+        options = {"frame_interval": frame_interval, "out_of_bound": "repeat_last"}
+        pipeline = replace(pipeline, sampler="dense", options={**pipeline.options, **options})
     return Backbone(
         next(preset for preset in TRANSFORMERS_PRESETS if kind_name.startswith(preset)),
         TokenModel(model, kind),

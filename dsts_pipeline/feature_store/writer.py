@@ -19,7 +19,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -57,6 +57,7 @@ from dsts_pipeline.feature_store.shards import (
     little_endian_bytes,
 )
 from dsts_pipeline.feature_store.stored_types import (
+    STORED_DTYPES,
     EncodedMap,
     UnstorableMap,
     encode_map,
@@ -661,6 +662,19 @@ def shard_bytes(plan: StorePlan, shard: int) -> int:
         + CRC_BYTES
         for array, size in sizes.items()
     )
+
+
+def store_bytes(plan: StorePlan, map_shape: Sequence[int], dtype: str) -> int:
+    """Size of a store of the same maps in another shape and type, if no clip fails.
+
+    Without the small files; with zstd an upper bound.
+    """
+    map_bytes = math.prod(map_shape) * STORED_DTYPES[dtype].itemsize
+    if plan.codec == "zstd":
+        map_bytes = largest_frame_bytes(map_bytes)
+    scale_bytes = 4 * map_shape[0] if dtype == "int8" else 0
+    # Of each map a checksum and a place in its shard's index, of the scales as well.
+    return plan.num_clips * (map_bytes + scale_bytes + (CRC_BYTES + 16) * (2 if scale_bytes else 1))
 
 
 def require_space(survey: StoreSurvey) -> None:

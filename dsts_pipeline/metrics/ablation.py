@@ -571,6 +571,21 @@ def p_text(p_value: float | None, dash: str = DASH) -> str:
     return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
+def tell_choice(chosen_by: str, split: str) -> str:
+    """By which clips the searched settings were chosen, in words."""
+    if chosen_by == of_split(split):
+        return (
+            f"Chosen on {split}: each figure is the best of several trainings on the clips that it "
+            "is of, as in V-JEPA 2's protocol, and so too high."
+        )
+    return f"Settings chosen by {chosen_by}."
+
+
+def of_split(split: str) -> str:
+    """How results.json calls a choice by the clips that are reported on."""
+    return f"the {split} split itself"
+
+
 def _caption(results: Mapping[str, Any]) -> str:
     failed = [line for v in results["variants"].values() for line in v["failures"]]
     clips = f"{results['num_clips']:,} clips"
@@ -585,4 +600,6 @@ def _caption(results: Mapping[str, Any]) -> str:
         f"over all rows; intervals over {drawn} are in results.json. The paper's columns: top-1 / "
         "class-wise and its difference, Diving48 with TPN trained end to end: other data and scale."
     )
+    if chosen_by := results.get("chosen_by"):
+        text = f"{tell_choice(chosen_by, results['split'])} {text}"
     return text + (f" Diverged: {'; '.join(failed)}" if failed else "")

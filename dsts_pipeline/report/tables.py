@@ -20,6 +20,7 @@ from dsts_pipeline.metrics.ablation import (
     PAPER_TABLES,
     PaperTable,
     p_text,
+    tell_choice,
 )
 from dsts_pipeline.metrics.accuracy import hardest_pairs, per_class_accuracy
 from dsts_pipeline.report.inputs import PAPERS_DATASETS, ReportInputs
@@ -647,6 +648,8 @@ def _ablation_table(paper: PaperTable, ablation: Mapping[str, Any] | None) -> Ta
         f"Ours: mean over {seeds} seed{'s' if seeds != 1 else ''} {clips} in brackets; the last "
         "column is the paired difference in top-1 to the full model, in percentage points."
     )
+    if chosen_by := ablation.get("chosen_by"):
+        ours += f" {tell_choice(chosen_by, ablation['split'])}"
     if any(found is None for found in measured):
         ours += f" An empty cell: {NOT_RUN}."
     columns = (*(f"ours: {column}" for column in figures), "ours: parameters", "against full")

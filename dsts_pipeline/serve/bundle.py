@@ -42,6 +42,7 @@ class BackboneSource:
     tap: str
     num_frames: int | None = None
     size_px: int | None = None
+    frame_interval: int | None = None
     key_map: KeyMapName = "auto"
 
     def build(self, sha256: str | None = None) -> Backbone:
@@ -233,6 +234,7 @@ def bundle_of_run(
         weights=backbone.weights,
         num_frames=backbone.num_frames,
         size_px=backbone.size_px,
+        frame_interval=backbone.frame_interval,
         tap=taps[0],
         key_map=backbone.key_map,
     )

@@ -409,7 +409,7 @@ def _require_portable(source: BackboneSource) -> None:
     if not isinstance(source.name, str) or not _is_own_name(source.name):
         raise BundleError(f"backbone {source.name!r}: {_NAMED}; export the bundle again")
     texts = source.weights, source.tap, source.key_map
-    sizes = source.num_frames, source.size_px
+    sizes = source.num_frames, source.size_px, source.frame_interval
     if not all(isinstance(text, str) for text in texts) or not all(
         size is None or type(size) is int for size in sizes
     ):

@@ -181,10 +181,11 @@ lengths = st.one_of(st.just(1), st.integers(1, 12), st.integers(1, 5000))
 )
 def test_frames_are_in_range_in_order_and_as_many_as_asked_for(name, num_frames, k, clips, seed):
     own = {"dense": {"frame_interval": 2, "out_of_bound": "repeat_last"}}.get(name, {})
-    one_clip = name in ("segment_centres", "swin_uniform")
+    one_clip = name == "swin_uniform"
     sample = build_sampler(name, clip_len=k, num_clips=1 if one_clip else clips, **own)
     found = sample(num_frames, None if seed is None else np.random.default_rng(seed))
-    rows = 1 if one_clip or (name == "mmaction_uniform" and seed is not None) else clips
+    of_segments = name in ("mmaction_uniform", "segment_centres")
+    rows = 1 if one_clip or (of_segments and seed is not None) else clips
     assert found.shape == (rows, k) and found.dtype == np.int64
     assert found.min() >= 0 and found.max() < num_frames
     assert (np.diff(found, axis=1) >= 0).all()
@@ -236,7 +237,6 @@ def test_centres_in_training_stay_in_their_segments():
         ("dense", {"clip_len": 4, "target_fps": 5, "temporal_jitter": True}, "exclude each other"),
         ("dense", {"clip_len": 4, "target_fps": 0}, "target_fps is 0"),
         ("swin_uniform", {"clip_len": 4, "num_clips": 2}, "num_clips is 2, expected 1"),
-        ("segment_centres", {"clip_len": 4, "num_clips": 2}, "num_clips is 2, expected 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(name, options, message):

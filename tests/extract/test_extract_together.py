@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from dsts_pipeline.base.errors import DataError, StoreError
 from dsts_pipeline.base.settings import BackboneSettings
@@ -161,6 +163,44 @@ def test_a_forecast_ends_within_its_limit_and_says_on_how_many_clips(clips):
     least, _ = forecast(0.001)
     assert (least.num_clips, least.num_decoded) == (1, 1)
     assert forecast(60.0)[0].num_clips == 16
+
+
+class DeepBackbone(nn.Module):
+    """Ten layers of a twentieth of a second, of which hooks see each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(SlowLayer() for _ in range(10)))
+        inner = PoolingBackbone()
+        self.num_frames, self.size_px = inner.num_frames, inner.size_px
+        self.device = torch.device("cpu")
+
+    def forward(self, frames):
+        return self.layers(frames.float())
+
+
+class SlowLayer(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+
+    def forward(self, frames):
+        time.sleep(0.05)
+        return frames
+
+
+def test_a_pass_that_outlasts_the_limit_ends_between_two_modules_and_is_a_lower_bound(clips):
+    began = time.monotonic()
+    backbone: object = DeepBackbone()
+    plan = ViewPlan(index_clips(clips), PoolingBackbone())
+    options = {"num_decode_workers": 0, "batch_size": 2, "limit_seconds": 0.3}
+    found = forecast_extraction(plan, backbone, range(4), **options)  # type: ignore[arg-type]
+    assert time.monotonic() - began < 1.0
+    assert found.is_lower_bound and 0.0 < found.forward_seconds < 0.4
+    assert 0.1 <= found.share_passed <= 0.6
+    options |= {"limit_seconds": 0.75}
+    once = forecast_extraction(plan, backbone, range(4), **options)  # type: ignore[arg-type]
+    assert once.num_clips == 1 and not once.is_lower_bound, "the only pass is what is told"
+    assert 0.5 < once.forward_seconds < 0.75
 
 
 def test_forecast_adds_up_what_does_not_go_on_side_by_side():

@@ -159,6 +159,10 @@ def test_layers_side_by_side_and_averaged_cells_are_those_made_by_hand(frames, t
     torch.testing.assert_close(found[f"{joined}:2x1x2"], by_hand)
     cells = found[single[2]].unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).unflatten(2, (-1, 4))
     torch.testing.assert_close(found["backbone.layer3:4x2x2"], cells.mean(dim=(3, 5, 7)))
+    behind = "backbone.layer2.0|backbone.layer2:1x2x1"
+    (longer,) = build_backbone(config, weights="random", taps=(behind,)).extract(frames).values()
+    in_time = torch.cat([found[single[1]], found[single[0]]], dim=2)
+    torch.testing.assert_close(longer, in_time.unflatten(3, (-1, 2)).mean(dim=4))
     alone = build_backbone(config, weights="random", taps=(f"{joined}:2x1x2",))
     assert alone.describe() == backbone.describe(f"{joined}:2x1x2")
     torch.testing.assert_close(alone(frames), by_hand)
@@ -169,6 +173,8 @@ def test_layers_side_by_side_and_averaged_cells_are_those_made_by_hand(frames, t
     [
         ("backbone.layer2+backbone.layer3", "joins maps of 8x4x4 and 8x2x2 positions"),
         ("backbone.layer2:1x3x3", "cells of 1x3x3, and the map has 8x4x4 positions"),
+        ("backbone+backbone.layer2|backbone", r"joins by \+ and by \|"),
+        ("backbone.layer2>backbone.layer9", "no module 'backbone.layer9'"),
         ("backbone.layer2:2x2", "expected sides of a cell along time"),
         ("backbone.layer2:0x1x1", "expected sides of a cell"),
     ],

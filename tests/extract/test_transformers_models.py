@@ -14,6 +14,7 @@ from dsts_pipeline.base.errors import BundleError, CheckpointError, MissingExtra
 from dsts_pipeline.base.files import sha256_file
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.model_zoo import TRANSFORMERS_PRESETS
+from dsts_pipeline.extract.transformers_models import TokenModel
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
 from dsts_pipeline.serve.bundle_folder import write_record
 from tests.serve.small_bundle import make_bundle, make_head, make_of
@@ -101,6 +102,24 @@ def saved(request, tmp_path_factory):
 def frames():
     generator = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (2, 6, 48, 48, 3), dtype=torch.uint8, generator=generator)
+
+
+def test_shapes_are_told_without_a_pass_and_are_those_of_one(saved, monkeypatch):
+    kind, folder, _ = saved
+    taps = ["backbone", "backbone:1x1x3"]
+    devices = set()
+    run = TokenModel.run
+    monkeypatch.setattr(
+        TokenModel,
+        "run",
+        lambda self, inputs, last: (devices.add(inputs.device.type), run(self, inputs, last)),
+    )
+    backbone = build_backbone(preset_of(kind), weights=str(folder), taps=taps)
+    assert devices == {"meta"}, "a pass with numbers takes a large model a minute"
+    frames = torch.zeros(1, backbone.num_frames, 48, 48, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        maps = backbone.extract(frames)
+    assert {tap: tuple(m.shape[1:]) for tap, m in maps.items()} == backbone.map_shapes
 
 
 @torch.no_grad()
@@ -353,3 +372,42 @@ def test_a_folder_with_random_weights_is_not_exported(saved, tmp_path):
     with pytest.raises(BundleError, match="a bundle names a preset"):
         save_bundle(tmp_path / "b", make_bundle(**parts, made_of=make_of(backbone)))
     assert not (tmp_path / "b").exists()
+
+
+def test_layers_of_vjepa2_follow_each_other_normalised_as_its_evaluation_reads_them(
+    frames, tmp_path
+):
+    """`outs.append(self.norm(x))` of each layer, joined along the tokens (vjepa2's repository)."""
+    layers = ("backbone.encoder.layer.0>backbone.encoder.layernorm", "backbone")
+    make_model("vjepa2").save_pretrained(tmp_path)
+    backbone = build_backbone("vjepa2", weights=str(tmp_path), taps=["|".join(layers)])
+    model = backbone.model.root["backbone"]
+    raw = []
+    handle = model.encoder.layer[0].register_forward_hook(lambda *given: raw.append(given[-1]))
+    with torch.inference_mode():
+        (found,) = backbone.extract(frames).values()
+    handle.remove()
+    first = raw[-1][0] if isinstance(raw[-1], tuple) else raw[-1]
+    with torch.inference_mode():
+        expected = model.encoder.layernorm(first)
+    assert found.shape[2] == 2 * 3, "two layers of three steps of time"
+    torch.testing.assert_close(found[:, :, :3].flatten(2).transpose(1, 2), expected)
+
+
+def test_frames_at_an_interval_are_those_of_a_window_and_short_clips_repeat_the_last(saved):
+    kind, folder, _ = saved
+    name = preset_of(kind)
+    backbone = build_backbone(name, weights=str(folder), num_frames=6, frame_interval=2)
+    assert backbone.pipeline.sample(31).tolist() == [[10, 12, 14, 16, 18, 20]]
+    assert backbone.pipeline.with_views(2).sample(31).tolist() == [
+        [0, 2, 4, 6, 8, 10],
+        [20, 22, 24, 26, 28, 30],
+    ]
+    assert backbone.pipeline.sample(7).tolist() == [[0, 2, 4, 6, 6, 6]]
+    described = backbone.pipeline.describe()["sampling"]
+    assert (described["rule"], described["frame_interval"]) == ("dense", 2)
+
+
+def test_models_with_a_rule_of_their_own_take_no_interval():
+    with pytest.raises(SettingsError, match="frame_interval is 2, and stick_r18 has a rule"):
+        build_backbone("stick_r18", weights="random", frame_interval=2)

@@ -147,6 +147,20 @@ def test_a_search_keeps_what_heldout_clips_prefer(ready):
     assert {Path(path).parent.name for path in chosen} <= answered
 
 
+def test_a_choice_by_the_test_split_takes_the_best_there_and_is_marked(ready):
+    search = "--search", "train.learning_rate=0.001,0.05", "--set", "ablate.choose_by=evaluated"
+    run, found = ablate(ready, "--grid", "head.num_neurons=3", *search, "--seeds", "1")
+    assert found["chosen_by"] == "the test split itself"
+    assert "Chosen on test: each figure is the best of several" in " ".join(run.stdout.split())
+    _, each = ablate(ready, "--grid", "train.learning_rate=0.001,0.05", "--seeds", "1")
+    rates = [f"train.learning_rate={rate}" for rate in (0.001, 0.05)]
+    best = max(rates, key=lambda rate: each["variants"][rate]["runs"][0]["top1"])
+    kept = found["variants"]["full"]["runs"][0]
+    assert kept["predictions"] == each["variants"][best]["runs"][0]["predictions"]
+    _, none = ablate(ready, *search, "--seeds", "1", train__heldout_fraction=0)
+    assert none["variants"]["full"]["runs"][0]["heldout_accuracy"] is None
+
+
 def test_a_variants_own_setting_is_not_searched(ready):
     listed = "[{name: slow, settings: {train.learning_rate: 0.001}}]"
     given = "--set", f"ablate.variants={listed}", "--search", "train.learning_rate=0.002,0.05"
