@@ -301,13 +301,13 @@ def _build_gst(
         Recognizer(recognizer, is_2d=False),
         num_frames=num_frames,
         size_px=pipeline.size_px,
-        taps=taps or ("backbone",),
         pipeline=pipeline,
-        load_report=report,
+        taps=taps or ("backbone",),
         description={
             "name": name,
             "weights": origin,
             "input": pipeline.describe_input(),
             "versions": {"torch": torch.__version__},
         },
+        load_report=report,
     )

@@ -1,7 +1,7 @@
 """GST: spatial and temporal convolutions side by side, with fixed shares of a ResNet-50's channels.
 
 Enters: frames `[B, 3, T, H, W]`. Leaves: a map `[B, 2048, T, H / 32, W / 32]`, time never halved.
-The block alone is also a head on cached maps (`head.gst`). Nothing here needs more than torch.
+The block alone is also a head on cached maps (`head.probes`). Nothing here needs more than torch.
 
 Source: Luo & Yuille 2019, "Grouped Spatial-Temporal Aggregation for Efficient Action Recognition",
 arXiv 1909.13130; names of parts as in its code, https://github.com/chenxuluo/GST-video, so that

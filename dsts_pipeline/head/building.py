@@ -26,8 +26,7 @@ from dsts_pipeline.head.dsts import (
     take_over_classifier,
     takes_over,
 )
-from dsts_pipeline.head.gst import GSTHead
-from dsts_pipeline.head.probes import LinearProbe, OwnHead
+from dsts_pipeline.head.probes import GSTHead, LinearProbe, OwnHead
 from dsts_pipeline.head.published import find_published_probe
 from dsts_pipeline.head.readout import ReadoutHead
 from dsts_pipeline.head.tqn import TQNHead

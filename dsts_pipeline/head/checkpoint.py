@@ -18,8 +18,7 @@ from torch import nn
 from dsts_pipeline.base.errors import CheckpointError, DataError
 from dsts_pipeline.base.files import is_signed, read_json, sign, write_atomic, write_json
 from dsts_pipeline.head.dsts import DSTSHead
-from dsts_pipeline.head.gst import GSTHead
-from dsts_pipeline.head.probes import AttentiveProbe, ConvBlockHead, LinearProbe
+from dsts_pipeline.head.probes import AttentiveProbe, ConvBlockHead, GSTHead, LinearProbe
 from dsts_pipeline.head.tqn import TQNHead
 
 FORMAT = 1

@@ -115,7 +115,7 @@ class TQNHead(ReadoutHead):
         steps = x.mean(dim=(3, 4)).transpose(1, 2)
         if self.project is not None:
             steps = self.project(steps)
-        responses = self.decoder(self.queries.expand(len(steps), -1, -1), steps)
+        responses = self.decoder(self.queries.expand(steps.shape[0], -1, -1), steps)
         if self.training and self.readout_dropout:
             noise = self.draw_noise(len(x)) if noise is None else noise
             responses = responses * noise[-1].factors.to(responses.dtype)
@@ -149,7 +149,8 @@ def _check_attributes(rows: list[list[str]], num_classes: int, class_query: bool
     if not rows or not rows[0]:
         raise ValueError(
             "TQN asks for the attributes of a class, and this data set tells none; use a data set "
-            "with a vocabulary of attributes (Diving48's), or another head.kind"
+            "with a vocabulary of attributes (Diving48's), or another head.kind, or leave the "
+            "variant out (ablate.leave_out)"
         )
     if len(rows) != num_classes or any(len(row) != len(rows[0]) for row in rows):
         raise ValueError(
