@@ -160,6 +160,7 @@ def _make_runs(settings: Settings, store: FeatureStore, provenance: dict[str, An
         settings.train.checkpoint_every_batches,
         settings.ablate.num_together,
         store.division,
+        store.attributes,
     )
 
 
@@ -205,7 +206,8 @@ def _plan_runs(
             train = one.settings.train
             if train.data_seed is None:
                 train = train.model_copy(update={"data_seed": settings.seed})
-            udl = one.settings.udl if one.kind == "dsts" else UdlSettings(enabled=False)
+            is_dsts = one.kind == one.settings.head.kind == "dsts"
+            udl = one.settings.udl if is_dsts else UdlSettings(enabled=False)
             recipe = Recipe(train, udl, one.settings.feed, seed)
             tries = {} if one is variant else one.changes
             name = " ".join([one.name, *(f"{key}={value}" for key, value in tries.items())])

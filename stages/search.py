@@ -16,8 +16,8 @@ from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.head import DSTSHead
-from dsts_pipeline.head.building import build_dsts, own_head_of
+from dsts_pipeline.head import ReadoutHead
+from dsts_pipeline.head.building import build_head, own_head_of
 from dsts_pipeline.head.probes import OwnHead
 from dsts_pipeline.learn import (
     CheckpointOptions,
@@ -44,6 +44,7 @@ from dsts_pipeline.learn.search import (
     read_space,
     write_trials,
 )
+from dsts_pipeline.learn.steps import upstream_of
 from dsts_pipeline.learn.train import require_held_out, warn_of_groups
 from stages import common
 
@@ -115,8 +116,8 @@ def _check_ends(
             tried = with_values(settings, {dimension.key: value})
             paired = False
             if tried.udl.enabled:
-                head = build_dsts(tried.head, sizes, None, tried.seed)
-                paired = bool(head.upstream_parameters())
+                head = build_head(tried.head, sizes, None, tried.seed, store.attributes)
+                paired = bool(upstream_of(head))
             told.append(_fit(tried, store, rows, paired)[1])
     return list(dict.fromkeys(filter(None, told)))
 
@@ -182,7 +183,8 @@ class TrialTrainer:
         sizes = self.feed.map_shape[0], self.feed.num_classes
         try:
             tried = with_values(self.settings, values)
-            head = build_dsts(tried.head, sizes, self.own, tried.seed)
+            attributes = self.feed.store.attributes
+            head = build_head(tried.head, sizes, self.own, tried.seed, attributes)
             train_head(
                 head,
                 self.feed,
@@ -202,12 +204,13 @@ class TrialTrainer:
         """Of a trial with the settings as they are, from its first steps."""
         settings = self.settings
         sizes = self.feed.map_shape[0], self.feed.num_classes
-        build = partial(build_dsts, settings.head, sizes, self.own, settings.seed)
+        attributes = self.feed.store.attributes
+        build = partial(build_head, settings.head, sizes, self.own, settings.seed, attributes)
         recipe = self._fit(settings, build())
         return estimate_seconds(build, self.feed, recipe, self.processes)
 
-    def _fit(self, tried: Settings, head: DSTSHead) -> Recipe:
-        paired = tried.udl.enabled and bool(head.upstream_parameters())
+    def _fit(self, tried: Settings, head: ReadoutHead) -> Recipe:
+        paired = tried.udl.enabled and bool(upstream_of(head))
         return _fit(tried, self.feed.store, self.feed.rows, paired)[0]
 
     def look_at_budget(self) -> None:

@@ -15,7 +15,7 @@ from dsts_pipeline.base.settings import Settings, UdlSettings
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import LinearProbe, save_head
-from dsts_pipeline.head.building import build_dsts, own_head_of, title_of
+from dsts_pipeline.head.building import build_head, own_head_of, title_of, title_of_chosen
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
@@ -29,6 +29,7 @@ from dsts_pipeline.learn import (
     train_head,
 )
 from dsts_pipeline.learn.loggers import log_curves, require_packages
+from dsts_pipeline.learn.steps import upstream_of
 from dsts_pipeline.learn.train import warn_of_groups
 from stages import common
 
@@ -59,9 +60,9 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
     rows = store.rows_of_split("train")
     sizes = store.map_shape[0], len(store.class_names)
     own = own_head_of(settings.backbone.weights, store)
-    head = build_dsts(settings.head, sizes, own, settings.seed)
+    head = build_head(settings.head, sizes, own, settings.seed, store.attributes)
     asked = Recipe(settings.train, settings.udl, settings.feed, settings.seed)
-    paired = settings.udl.enabled and bool(head.upstream_parameters())
+    paired = settings.udl.enabled and bool(upstream_of(head))
     together: dict[str, Any] = {"paired": paired, "world_size": processes.world_size}
     recipe, adapted = fit_recipe(store, rows, asked, **together)
     check_clips(store, rows, recipe, **together)
@@ -118,9 +119,8 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
             reading=settings.feed,
             seed=settings.seed,
             on_epoch=log,
-            title="Training DSTS head",
+            title=f"Training {settings.head.kind.upper()} head",
             processes=processes,
             checkpoints=saved,
         )
-    title = f"DSTS head (N = {settings.head.num_neurons}, L = {settings.head.num_layers})"
-    save("dsts", title, head, history)
+    save("dsts", title_of_chosen(settings.head), head, history)

@@ -29,6 +29,7 @@ from dsts_pipeline.base.settings import (
 from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.feed import EpochSampler, FeatureFeed
 from dsts_pipeline.head import DSTSHead
+from dsts_pipeline.head.dsts import NOT_OF_DSTS
 from dsts_pipeline.learn import meta_gradient
 from tests.imports import closure_of, file_of, imports_of, statements_of
 
@@ -369,7 +370,7 @@ def test_defaults_of_a_signature_are_those_of_its_section(called, section):
 
 def test_arguments_of_the_head_are_the_keys_of_its_section():
     names = set(inspect.signature(DSTSHead).parameters) - {"in_channels", "num_classes"}
-    assert names == HeadSettings.model_fields.keys() - {"take_over_classifier"}
+    assert names == HeadSettings.model_fields.keys() - NOT_OF_DSTS
 
 
 def test_the_papers_head_is_the_group_of_that_name():

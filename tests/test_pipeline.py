@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dsts_pipeline.base.params import load_settings, overrides_of
+from dsts_pipeline.metrics.ablation import paper_figures
 from tests.pipeline import TINY, WEIGHTS, run_cli, tell_plainly
 
 STAGES = "prepare extract train-head evaluate report".split()
@@ -125,3 +127,24 @@ def test_damage_is_found_named_and_repaired(folder):
     assert run_cli(folder, "extract", **SETTINGS).returncode == 0
     assert shard.read_bytes() == sound
     assert run_cli(folder, "verify", **SETTINGS).returncode == 0
+
+
+@pytest.mark.slow
+def test_gst_and_tqn_have_figures_beside_the_papers(folder, repository):
+    """From rendered files in Diving48's layout to the report's Table 2, by the listed variants."""
+    overrides = overrides_of("paper_tables", repository / "configs" / "experiment")
+    listed = load_settings(repository / "params.yaml", overrides).ablate.variants
+    variants = [variant.model_dump() for variant in listed if 2 in variant.table]
+    assert [variant["name"] for variant in variants] == ["full", "gst", "tqn"]
+    chosen = {"ablate__variants": json.dumps(variants), "ablate__num_seeds": 1}
+    for stage in ("ablate", "report"):
+        run = run_cli(folder, stage, **SETTINGS | chosen)
+        assert run.returncode == 0, run.stderr
+    found = read(folder, "ablation/results.json")["variants"]
+    text = (folder / "outputs/report/tables/table_2.md").read_text().replace("*", "")
+    lines = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
+    rows = {cells[1]: cells for cells in lines if len(cells) > 2}
+    for name, method in {"gst": "GST", "tqn": "TQN", "full": "TPN with DSTS"}.items():
+        assert rows[method][2] == str(paper_figures(2, name)["top1"])
+        assert rows[method][4].startswith(f"{100 * found[name]['top1']['mean']:.1f}")
+    assert rows["I3D"][2:6] == ["48.3", "33.2", "", ""]

@@ -220,7 +220,7 @@ class BackboneSettings(Section):
     """a file, address, folder, hub:..., or random; null: imported maps, a name hub:..."""
     weights_sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
     """digest that the weights file must have; null: not compared"""
-    key_map: Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"] = "auto"
+    key_map: Literal["auto", "mmaction2", "video_swin", "bare_backbone", "gst", "dsts"] = "auto"
     """whose names the weights' keys follow; auto: found by trying"""
     taps: tuple[str, ...] = ()
     """where maps are taken, the first is stored; none: where the preset says"""
@@ -342,8 +342,14 @@ class FeedSettings(Section):
 
 
 class HeadSettings(Section):
-    """The DSTS head; the names are those of `DSTSHead`'s arguments."""
+    """The head; the names are those of `DSTSHead`'s arguments.
 
+    `GSTHead` takes num_layers, width, zero_start and the readout, `TQNHead` num_layers, width,
+    class_query, readout_heads and readout_dropout.
+    """
+
+    kind: Literal["dsts", "gst", "tqn"] = "dsts"
+    """dsts, or a system of the paper's Table 2 on the same maps: gst or tqn"""
     num_neurons: Count = 10
     """N: specialized neurons per layer, of which each clip activates one"""
     num_layers: Number = 3
@@ -396,6 +402,8 @@ class HeadSettings(Section):
     """of an attentive readout: its channels, projected from the map's; null: all"""
     readout_dropout: BelowOne = 0.0
     """share of channels dropped before the classifier, in training"""
+    class_query: bool = True
+    """of tqn: a query for the class beside those for its attributes"""
     take_over_classifier: bool = True
     """start from the backbone's classifier, where it fits the classes and the readout averages"""
 
@@ -721,7 +729,7 @@ class Settings(Section):
     feed: FeedSettings = FeedSettings()
     """how stored maps are read"""
     head: HeadSettings = HeadSettings()
-    """the DSTS head"""
+    """the DSTS head, or another kind"""
     udl: UdlSettings = UdlSettings()
     """Upstream-Downstream Learning"""
     train: TrainSettings = TrainSettings()

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.hub import PREFIX, own_weights
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.gst import GSTResNet50
 from dsts_pipeline.extract.image_models import build_image_model
 from dsts_pipeline.extract.mmaction_compat import accepts, build_model
 from dsts_pipeline.extract.model_folders import CONFIG
 from dsts_pipeline.extract.model_zoo import (
+    GST_PRESETS,
     IMAGE_PRESETS,
     LEFT_OUT,
     PIXEL_MEAN,
@@ -36,6 +39,7 @@ from dsts_pipeline.extract.model_zoo import (
     read_zoo_model,
     zoo_names,
 )
+from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.taps import KEEP_TIME, Recognizer, keep_time, parse_map
 from dsts_pipeline.extract.transformers_models import build_transformer
 from dsts_pipeline.extract.weights import CLASSIFIER_WEIGHT, KeyMapName, WeightsChoice
@@ -98,6 +102,8 @@ def build_backbone(
         )
     if name in IMAGE_PRESETS or name.startswith(TIMM):
         return build_image_model(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
+    if name in GST_PRESETS:
+        return _build_gst(name, choice, num_frames, size_px, taps)
     if of_library:
         sizes: dict[str, Any] = {"num_frames": num_frames, "size_px": size_px}
         return build_transformer(name, choice, **sizes, frame_interval=frame_interval, taps=taps)
@@ -281,3 +287,50 @@ def _keep_time_if_tapped(recognizer: Any, taps: tuple[str, ...]) -> None:
             "be the published one's; take them in another extraction"
         )
     keep_time(getattr(recognizer, "neck", None))
+
+
+# ---- GST ----------------------------------------------------------------------------------------
+
+
+def _build_gst(
+    name: str,
+    choice: WeightsChoice,
+    num_frames: int | None,
+    size_px: int | None,
+    taps: tuple[str, ...],
+) -> Backbone:
+    """GST as its authors test it: the centres of 8 or 16 segments, 224 px in the middle of 256.
+
+    Source: https://github.com/chenxuluo/GST-video, `models.py` and `main.py`.
+    """
+    num_frames = num_frames or 8
+    pipeline = Pipeline(
+        sampler="segment_centres",
+        options={"clip_len": num_frames},
+        num_frames=num_frames,
+        resize_px=256,
+        size_px=224,
+        mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375),
+        scaling="bilinear",
+    ).resized(size_px=size_px)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(choice.seed)
+        model = GSTResNet50(beta=1 if name == "gst_large_r50" else 2)
+    recognizer = nn.ModuleDict({"backbone": model})
+    origin, report = choice.fill(recognizer, leave_out=LEFT_OUT)
+    return Backbone(
+        name,
+        Recognizer(recognizer, is_2d=False),
+        num_frames=num_frames,
+        size_px=pipeline.size_px,
+        pipeline=pipeline,
+        taps=taps or ("backbone",),
+        description={
+            "name": name,
+            "weights": origin,
+            "input": pipeline.describe_input(),
+            "versions": {"torch": torch.__version__},
+        },
+        load_report=report,
+    )

@@ -200,6 +200,8 @@ TRANSFORMERS_PRESETS = (
     "vivit",
     "vjepa2",
 )
+# GST's ResNet-50, and its larger form (`gst`).
+GST_PRESETS = ("gst_large_r50", "gst_r50")
 # Image models, applied frame by frame: by name, and those of timm as `timm:NAME`.
 IMAGE_PRESETS = ("efficientnet_lite0",)
 TIMM = "timm:"
@@ -256,7 +258,8 @@ _OWN_PRESETS = MappingProxyType(
 
 def preset_names() -> tuple[str, ...]:
     """Names that `build_backbone` knows besides configs and folders."""
-    return tuple(sorted((*_OWN_PRESETS, *ZOO_PRESETS, *TRANSFORMERS_PRESETS, *IMAGE_PRESETS)))
+    others = (*ZOO_PRESETS, *TRANSFORMERS_PRESETS, *IMAGE_PRESETS, *GST_PRESETS)
+    return tuple(sorted((*_OWN_PRESETS, *others)))
 
 
 def get_preset(name: str) -> Preset:

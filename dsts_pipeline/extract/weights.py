@@ -168,7 +168,7 @@ def _find_state(path: Path, content: Any) -> dict[str, Tensor]:
 # explains is an error. None: a tensor that extraction has no use for.
 
 KeyMap = Callable[[str], str | None]
-KeyMapName = Literal["auto", "mmaction2", "video_swin", "bare_backbone", "dsts"]
+KeyMapName = Literal["auto", "mmaction2", "video_swin", "bare_backbone", "gst", "dsts"]
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.|model\.)+")  # DDP, torch.compile, trainers
 
@@ -190,6 +190,13 @@ def _from_bare_backbone(key: str) -> str:
     return f"backbone.{_WRAPPERS.sub('', key)}"
 
 
+def _from_gst(key: str) -> str:
+    """GST's authors: a `base_model`, and a classifier behind its dropout (or in its place)."""
+    key = _WRAPPERS.sub("", key)
+    key = re.sub(r"^(?:new_fc|base_model\.fc)\.", "cls_head.fc_cls.", key)
+    return re.sub(r"^base_model\.", "backbone.", key)
+
+
 def _from_dsts(key: str) -> str | None:
     """A fine-tuned DSTS model: the backbone (and neck) under their names; the rest is its head."""
     key = _WRAPPERS.sub("", key)
@@ -200,11 +207,12 @@ KEY_MAPS: dict[str, KeyMap] = {
     "mmaction2": _from_mmaction2,
     "video_swin": _from_video_swin,
     "bare_backbone": _from_bare_backbone,
+    "gst": _from_gst,
     "dsts": _from_dsts,
 }
 # `auto` never drops a tensor that no rule of the recognizer leaves out: "dsts" is by name only.
 # Of maps that fit alike the first counts.
-AUTOMATIC = ("mmaction2", "bare_backbone", "video_swin")
+AUTOMATIC = ("mmaction2", "bare_backbone", "video_swin", "gst")
 
 
 def rename_keys(keys: Iterable[str], name: str) -> dict[str, str | None]:
@@ -424,6 +432,7 @@ def find_classifier(
     if path is None or str(path) == RANDOM or place_weights(path).is_dir():
         return None
     state = read_state(locate_weights(path).path)
+    state |= {_from_gst(key): value for key, value in state.items()}
     weight = state.get(CLASSIFIER_WEIGHT)
     bias = state.get(CLASSIFIER_BIAS)
     if weight is None or bias is None or tuple(weight.shape) != (num_classes, num_channels):

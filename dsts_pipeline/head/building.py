@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,9 +19,17 @@ from dsts_pipeline.extract.downloads import (
 )
 from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.head.dsts import DSTSHead, take_over, take_over_classifier, takes_over
-from dsts_pipeline.head.probes import LinearProbe, OwnHead
+from dsts_pipeline.head.dsts import (
+    DSTSHead,
+    readout_options,
+    take_over,
+    take_over_classifier,
+    takes_over,
+)
+from dsts_pipeline.head.probes import GSTHead, LinearProbe, OwnHead
 from dsts_pipeline.head.published import find_published_probe
+from dsts_pipeline.head.readout import ReadoutHead
+from dsts_pipeline.head.tqn import TQNHead
 
 
 def own_head_of(weights: str | Path | None, store: FeatureStore) -> OwnHead | None:
@@ -69,22 +78,55 @@ def title_of(own: OwnHead) -> str:
     return f"published probe (depth {own.config['readout_depth']})"
 
 
-def build_dsts(
-    chosen: HeadSettings, sizes: tuple[int, int], own: OwnHead | None, seed: int
-) -> DSTSHead:
+Attributes = Sequence[Sequence[str]]
+"""The values of each class, a row a class; none where a data set tells none."""
+
+
+def new_head(
+    chosen: HeadSettings, sizes: tuple[int, int], attributes: Attributes = ()
+) -> ReadoutHead:
+    """A head of the settings' kind; draws from torch's global generator.
+
+    Raises:
+        ValueError: Its arguments exclude each other, or do not fit the maps or the data set.
+    """
+    if chosen.kind == "gst":
+        of_gst = chosen.model_dump(include={"num_layers", "width", "zero_start"})
+        return GSTHead(*sizes, **of_gst | readout_options(chosen))
+    if chosen.kind == "tqn":
+        names = {"num_layers", "width", "class_query", "readout_heads", "readout_dropout"}
+        return TQNHead(*sizes, attributes=attributes, **chosen.model_dump(include=names))
+    return DSTSHead.from_settings(*sizes, chosen)
+
+
+def title_of_chosen(chosen: HeadSettings) -> str:
+    """What the head of the settings is called in tables."""
+    if chosen.kind == "dsts":
+        return f"DSTS head (N = {chosen.num_neurons}, L = {chosen.num_layers})"
+    return f"{chosen.kind.upper()} head (L = {chosen.num_layers})"
+
+
+def build_head(
+    chosen: HeadSettings,
+    sizes: tuple[int, int],
+    own: OwnHead | None,
+    seed: int,
+    attributes: Attributes = (),
+) -> ReadoutHead:
     """The untrained head of the settings; its first values depend on them and `seed` alone.
 
     Args:
         sizes: Channels of the maps, number of classes.
         own: The backbone's own head, from which it starts where the settings say so
             (`takes_over`).
+        attributes: Of the store's classes, for heads that ask for them.
 
     Raises:
         SettingsError: Its arguments exclude each other, or do not fit the maps.
     """
     torch.manual_seed(derive_seed(seed, "dsts"))
     try:
-        head = DSTSHead.from_settings(*sizes, chosen)
+        head = new_head(chosen, sizes, attributes)
     except ValueError as error:
         raise SettingsError(f"head: {error}") from None
     if own is not None and takes_over(chosen, own):

@@ -18,11 +18,19 @@ from torch import nn
 from dsts_pipeline.base.errors import CheckpointError, DataError
 from dsts_pipeline.base.files import is_signed, read_json, sign, write_atomic, write_json
 from dsts_pipeline.head.dsts import DSTSHead
-from dsts_pipeline.head.probes import AttentiveProbe, ConvBlockHead, LinearProbe
+from dsts_pipeline.head.probes import AttentiveProbe, ConvBlockHead, GSTHead, LinearProbe
+from dsts_pipeline.head.tqn import TQNHead
 
 FORMAT = 1
 _AGAIN = "run `python cli.py train-head` again, or get a sound copy"
-HEADS: tuple[type[nn.Module], ...] = (DSTSHead, LinearProbe, AttentiveProbe, ConvBlockHead)
+HEADS: tuple[type[nn.Module], ...] = (
+    DSTSHead,
+    LinearProbe,
+    AttentiveProbe,
+    ConvBlockHead,
+    GSTHead,
+    TQNHead,
+)
 
 
 def save_head(directory: str | Path, head: nn.Module, extra: dict[str, Any] | None = None) -> None:

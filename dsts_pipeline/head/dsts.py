@@ -39,6 +39,7 @@ READOUT_NAMES = (
     "readout_width",
     "readout_dropout",
 )
+NOT_OF_DSTS = {"kind", "class_query", "take_over_classifier"}
 UPSTREAM_NAMES = ("scoring_kernel", "gate_logits", "shared_gate_logits")
 # Where the paper's text says otherwise than the defaults; configs/head/paper.yaml has the same.
 PAPER: dict[str, Any] = {
@@ -200,7 +201,7 @@ class DSTSHead(ReadoutHead):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this head again, as plain values."""
-        options = self.options.model_dump(exclude={"take_over_classifier"})
+        options = self.options.model_dump(exclude=NOT_OF_DSTS)
         return {"in_channels": self.in_channels, "num_classes": self.num_classes} | options
 
     def forward(
@@ -444,6 +445,8 @@ def _check_options(in_channels: int, num_classes: int, options: HeadSettings) ->
 
 def takes_over(options: HeadSettings, own: OwnHead) -> bool:
     """Whether a head of these options starts from the backbone's own, whose readout is like its."""
+    if options.kind == "tqn":  # its classifier tells attributes apart
+        return False
     if not options.take_over_classifier or own.pooler is None:
         return options.take_over_classifier and options.readout == "average"
     names = ("readout_depth", "readout_heads", "readout_width")

@@ -265,6 +265,10 @@ class ReadoutHead(nn.Module):
         """All that is random in a training pass over `num_samples` samples."""
         return self.draw_readout_noise(num_samples, generator)
 
+    def loss(self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """What training makes small: cross-entropy of logits `[B, K]`, mean over samples."""
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
     def classify(self, vector: Tensor, noise: Sequence[Any] | None = None) -> Tensor:
         """Logits `[B, K]` of a readout's vector `[B, C or its width]`.
 

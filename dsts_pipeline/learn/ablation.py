@@ -53,6 +53,7 @@ from dsts_pipeline.head import (
     count_parameters,
     save_head,
 )
+from dsts_pipeline.head.building import Attributes, new_head
 from dsts_pipeline.head.dsts import readout_options, take_over, takes_over
 from dsts_pipeline.head.probes import OwnHead
 from dsts_pipeline.learn.estimate import estimate_seconds, tell_seconds
@@ -75,11 +76,12 @@ class RunPlan:
 
     Args:
         name: Of the variant.
-        kind: "dsts", or an opponent on the same maps: "baseline" (the backbone's own classifier as
-            it is), "continued_classifier" (the same, trained on), "linear_probe" (from random
-            values), "attentive_probe", "conv_block" (one 3x3x3 block of as many parameters).
-        head: Of the DSTS head. Opponents have its readout: all but the baseline its dropout, the
-            attentive probe also depth, heads and width, the block everything.
+        kind: "dsts", the head of the settings, or an opponent on the same maps: "baseline" (the
+            backbone's own classifier as it is), "continued_classifier" (the same, trained on),
+            "linear_probe" (from random values), "attentive_probe", "conv_block" (one 3x3x3 block of
+            as many parameters).
+        head: Of the head of the settings. Opponents have its readout: all but the baseline its
+            dropout, the attentive probe also depth, heads and width, the block everything.
         recipe: Of the training; its seed is this run's.
         adapted: How the recipe was fitted to the clips, in words; no part of the key.
     """
@@ -99,6 +101,11 @@ class RunPlan:
     def is_trained(self) -> bool:
         """Whether there is anything to train."""
         return self.kind != "baseline"
+
+    @property
+    def is_dsts(self) -> bool:
+        """Whether a DSTS head is trained."""
+        return self.kind == self.head.kind == "dsts"
 
     def key(self, store: str, own: OwnHead | None) -> str:
         """Twelve digits of all that decides the trained head: equal keys, equal heads.
@@ -132,12 +139,15 @@ class RunPlan:
         seed = f"-seed{self.seed}" if self.is_trained else ""
         return f"{self.kind}{seed}-{self.key(store, own)}"
 
-    def build(self, sizes: tuple[int, int], own: OwnHead | None) -> nn.Module:
+    def build(
+        self, sizes: tuple[int, int], own: OwnHead | None, attributes: Attributes = ()
+    ) -> nn.Module:
         """The untrained head; draws from torch's global generator, which it seeds.
 
         Args:
             sizes: Channels of the maps, number of classes.
             own: The backbone's own head, where there is one.
+            attributes: Of the classes, for heads that ask for them.
 
         Raises:
             SettingsError: The head's arguments exclude each other, or it is the backbone's
@@ -152,16 +162,18 @@ class RunPlan:
                 "or name the backbone.weights that were trained on these classes"
             )
         try:
-            head = self._new_head(sizes, own)
+            head = self._new_head(sizes, own, attributes)
         except ValueError as error:
             raise SettingsError(f"variant {self.name}: {error}") from None
         if start := self._start_of(own):
             take_over(head, start)
         return head
 
-    def _new_head(self, sizes: tuple[int, int], own: OwnHead | None) -> ReadoutHead:
+    def _new_head(
+        self, sizes: tuple[int, int], own: OwnHead | None, attributes: Attributes
+    ) -> ReadoutHead:
         if self.kind == "dsts":
-            return DSTSHead.from_settings(*sizes, self.head)
+            return new_head(self.head, sizes, attributes)
         if self.kind == "attentive_probe":
             return AttentiveProbe(*sizes, **self._readout())
         if self.kind == "conv_block":
@@ -190,7 +202,7 @@ def stream_of(plan: RunPlan) -> tuple[Any, ...]:
     two share them; class-balanced pairs are dealt out otherwise.
     """
     recipe = plan.recipe
-    pairs_count = recipe.reading.class_balanced and recipe.udl.enabled and plan.kind == "dsts"
+    pairs_count = recipe.reading.class_balanced and recipe.udl.enabled and plan.is_dsts
     return *_batches_of(recipe), pairs_count
 
 
@@ -245,6 +257,7 @@ class Runs:
         checkpoints: Folder of the unfinished ones' checkpoints.
         store: Fingerprint of the maps.
         division: Of the store: its maps, and which of them are trained on.
+        attributes: The values of each class, where the data set tells them.
         sizes: Channels of the maps, number of classes.
         own: The backbone's own head, where there is one.
         made_of: What every head's file says of its making.
@@ -261,6 +274,7 @@ class Runs:
     every_batches: int | None = None
     num_together: int = 64
     division: str = ""
+    attributes: Attributes = ()
 
     def folder(self, plan: RunPlan) -> Path:
         """The run's folder, there or not."""
@@ -304,7 +318,7 @@ class Runs:
         paired = set[tuple[str, Kind]]()
         batches_of_pairs = set[tuple[Any, ...]]()
         for plan in {(plan.name, plan.kind): plan for plan in plans}.values():
-            head = plan.build(self.sizes, self.own)
+            head = plan.build(self.sizes, self.own, self.attributes)
             if plan.recipe.udl.enabled and upstream_of(head):
                 paired.add((plan.name, plan.kind))
         for plan in plans:
@@ -340,7 +354,7 @@ class Runs:
         """
         for plan in plans:
             if not plan.is_trained:
-                self.save(plan, plan.build(self.sizes, self.own), [])
+                self.save(plan, plan.build(self.sizes, self.own, self.attributes), [])
         told: dict[Path, str] = {}
         trained = [plan for plan in plans if plan.is_trained]
         for _, alike in groupby(trained, key=lambda plan: repr(stream_of(plan))):
@@ -374,7 +388,7 @@ class Runs:
             is_late = time.monotonic() - began > ESTIMATE_SECONDS
             if not plan.is_trained or plan.name in measured or is_late:
                 continue
-            build = partial(plan.build, self.sizes, self.own)
+            build = partial(plan.build, self.sizes, self.own, self.attributes)
             with suppress(SettingsError):  # it diverges at once: the training will say so
                 processes = Processes(device=device)
                 measured[plan.name] = estimate_seconds(build, feed, plan.recipe, processes)
@@ -392,7 +406,7 @@ class Runs:
     def _member(self, plan: RunPlan, feed: FeatureFeed, device: torch.device) -> Member:
         identity = {"store": self.division or self.store}
         checkpoints = CheckpointOptions(self.checkpoints, identity, self.every_batches)
-        build = partial(plan.build, self.sizes, self.own)
+        build = partial(plan.build, self.sizes, self.own, self.attributes)
         return Member(plan.name, build, feed, plan.recipe, Processes(device=device), checkpoints)
 
 
@@ -423,7 +437,7 @@ def share_out(plans: Sequence[RunPlan], num_jobs: int) -> list[list[RunPlan]]:
 def cost_of(plan: RunPlan) -> float:
     """Rough cost of a training, in layers that run forward once for each clip."""
     num_epochs = plan.recipe.train.num_epochs
-    if plan.kind != "dsts":
+    if not plan.is_dsts:
         return 0.2 * num_epochs
     # Without synapse all neurons run; measured at 3.5 times the time of ten neurons' selected one.
     everyone = 1.0 if plan.head.synapse else 3.5

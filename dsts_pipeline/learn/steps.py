@@ -61,7 +61,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Objective:
-    """Loss of `head`: cross-entropy plus `balance_weight` times the load-balancing loss.
+    """Loss of `head`: its own (cross-entropy) plus `balance_weight` times the load-balancing loss.
 
     `head` may be a model with a backbone in front; a batch's maps are then frames.
 
@@ -72,7 +72,7 @@ class Objective:
     Args:
         how: Label smoothing, weight of the load-balancing loss, precision.
         processes: Those that train together: noise, norms and the load-balancing loss are those
-            of their joined batch, cross-entropy is this one's.
+            of their joined batch, the head's loss is this one's.
     """
 
     head: nn.Module
@@ -144,10 +144,10 @@ class Objective:
             output = self._run(draw, parameters, options)
         logits, records = output if is_dsts else (output, ())
         logits = widen(logits)
-        loss = self._cross_entropy(logits, batch.labels)
+        loss = self._loss(logits, batch.labels)
         if isinstance(batch, MixedBatch):
             rest = 1.0 - batch.share
-            loss = batch.share * loss + rest * self._cross_entropy(logits, batch.partners)
+            loss = batch.share * loss + rest * self._loss(logits, batch.partners)
         if self.how.balance_weight:
             for record in records:
                 if record.choice is not None:
@@ -161,9 +161,10 @@ class Objective:
     ) -> Any:
         return run_at(self.head, parameters, draw.batch.maps, options)
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        smoothing = self.how.label_smoothing
-        return nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        head = head_of(self.head)
+        loss = head.loss if isinstance(head, ReadoutHead) else nn.functional.cross_entropy
+        return loss(logits, labels, label_smoothing=self.how.label_smoothing)
 
 
 def run_at(

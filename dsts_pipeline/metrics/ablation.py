@@ -380,11 +380,12 @@ class PaperTable:
 
 
 _CLASS_WISE = ("top-1", "class-wise")
+METHODS = "methods"  # Tables 1 and 2: other systems, not variants of the paper's own
 
 PAPER_TABLES = (
     PaperTable(
         1,
-        "methods",
+        METHODS,
         "Something-Something V2",
         ("method", "top-1", "top-5"),
         (
@@ -401,7 +402,7 @@ PAPER_TABLES = (
     ),
     PaperTable(
         2,
-        "methods",
+        METHODS,
         "Diving48",
         ("method", *_CLASS_WISE),
         (
@@ -468,6 +469,7 @@ PAPER_TABLES = (
 
 # Which row of which table a variant of configs/experiment/paper_tables.yaml stands beside.
 PAPER_ROWS = {
+    2: {"gst": "GST", "tqn": "TQN", "full": "TPN with DSTS"},
     3: {"without_sts": "without STS", "without_gates": "without gates", "full": "full"},
     4: {"baseline": "baseline TPN", "without_synapse": "without synapse", "full": "full"},
     5: {"without_udl": "without UDL", "full": "with UDL"},
@@ -477,7 +479,7 @@ PAPER_ROWS = {
 
 
 def paper_figures(table: int, variant: str) -> dict[str, float] | None:
-    """Percent, by "top1" and "class_wise", of a variant in Tables 3 to 7; None if not there."""
+    """Percent, by "top1" and "class_wise", of a variant in Tables 2 to 7; None if not there."""
     label = PAPER_ROWS.get(table, {}).get(variant)
     if label is None:
         return None
@@ -492,7 +494,7 @@ DASH = "-"
 
 
 def ablation_table(results: Mapping[str, Any]) -> Table:
-    """Sections are the paper's Tables 3 to 7; what belongs to none of them comes last.
+    """Sections are the paper's Tables 2 to 7; what belongs to none of them comes last.
 
     Args:
         results: what `assemble_ablation` returns.

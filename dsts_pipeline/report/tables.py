@@ -16,6 +16,7 @@ import numpy as np
 
 from dsts_pipeline.metrics.ablation import (
     CITATION,
+    METHODS,
     PAPER_ROWS,
     PAPER_TABLES,
     PaperTable,
@@ -589,9 +590,9 @@ def beside_table(inputs: ReportInputs) -> Table:
 def paper_tables(inputs: ReportInputs) -> dict[str, Table]:
     """All seven, by name ("table_1" ...)."""
     tables = (
-        _ablation_table(paper, inputs.ablation)
-        if paper.number in PAPER_ROWS
-        else _method_table(paper, inputs)
+        _method_table(paper, inputs)
+        if paper.about == METHODS
+        else _ablation_table(paper, inputs.ablation)
         for paper in PAPER_TABLES
     )
     return {table.name: table for table in tables}
@@ -611,8 +612,16 @@ def _paper_table(
 
 
 def _method_table(paper: PaperTable, inputs: ReportInputs) -> Table:
-    """Tables 1 and 2: the paper's methods, then this run's heads."""
-    rows = [row(*texts, emphasised=i in paper.best) for i, texts in enumerate(paper.rows)]
+    """Tables 1 and 2: the paper's methods, each with this run's figure below it where `ablate`
+    has one; then this run's heads."""
+    rows = []
+    for i, (texts, found) in enumerate(
+        zip(paper.rows, _measured(paper, inputs.ablation), strict=True)
+    ):
+        rows.append(row(*texts, emphasised=i in paper.best))
+        if found is not None:
+            figures = (_mean(found.get(KEYS[column]) or {}) for column in paper.columns[1:])
+            rows.append(row(f"this run: {found['title']}", *figures))
     rows += [
         row(
             f"this run: {head['title']}",
@@ -629,12 +638,21 @@ def _method_table(paper: PaperTable, inputs: ReportInputs) -> Table:
     return _paper_table(paper, rows, ours)
 
 
+def _measured(
+    paper: PaperTable, ablation: Mapping[str, Any] | None
+) -> list[Mapping[str, Any] | None]:
+    """What `ablate` found for each row of the paper's table; None where it has not."""
+    names = {label: name for name, label in PAPER_ROWS.get(paper.number, {}).items()}
+    variants = {} if ablation is None else ablation.get("variants", {})
+    return [variants.get(names.get(label, "")) for label, *_ in paper.rows]
+
+
 def _ablation_table(paper: PaperTable, ablation: Mapping[str, Any] | None) -> Table:
-    """Tables 3 to 7: the paper's variants, and the same variants measured here."""
+    """Tables 2 to 7: the paper's variants, and the same variants measured here."""
     if ablation is None:
         rows = [row(*texts, emphasised=i in paper.best) for i, texts in enumerate(paper.rows)]
         return _paper_table(paper, rows, f"Ours: {NOT_RUN}.")
-    measured = [ablation.get("variants", {}).get(name) for name in PAPER_ROWS[paper.number]]
+    measured = _measured(paper, ablation)
     figures = [column for column in paper.columns if column in KEYS]
     rows = [
         row(*printed, *_measured_cells(found, figures), emphasised=i in paper.best)
@@ -650,7 +668,9 @@ def _ablation_table(paper: PaperTable, ablation: Mapping[str, Any] | None) -> Ta
     )
     if chosen_by := ablation.get("chosen_by"):
         ours += f" {tell_choice(chosen_by, ablation['split'])}"
-    if any(found is None for found in measured):
+    if len(PAPER_ROWS[paper.number]) < len(paper.rows):
+        ours += " Rows without figures of ours are no variants of this ablation."
+    elif any(found is None for found in measured):
         ours += f" An empty cell: {NOT_RUN}."
     columns = (*(f"ours: {column}" for column in figures), "ours: parameters", "against full")
     return _paper_table(paper, rows, ours, columns)

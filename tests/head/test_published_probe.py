@@ -12,7 +12,7 @@ from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
 from dsts_pipeline.feature_store.joining import join_views
-from dsts_pipeline.head.building import build_dsts, own_head_of, title_of
+from dsts_pipeline.head.building import build_head, own_head_of, title_of
 
 transformers = pytest.importorskip("transformers", reason="the optional extra is not installed")
 CLASSES = ("Moving [something] up", "Pushing [something]", "Turning [something] over")
@@ -80,11 +80,11 @@ def test_cached_maps_give_the_published_models_logits(published, tmp_path, dtype
     assert torch.equal(found.argmax(1), expected.argmax(1)) and expected.std() > 0.05
 
     alike = HeadSettings(readout="attentive", readout_depth=4, readout_heads=4, width=8)
-    head = build_dsts(alike, (24, 3), probe, seed=0).eval()
+    head = build_head(alike, (24, 3), probe, seed=0).eval()
     with torch.no_grad():
         started = head(torch.from_numpy(store.read(np.arange(NUM_CLIPS))).float())
     torch.testing.assert_close(started, found, rtol=1e-5, atol=1e-5)
-    other = build_dsts(alike.model_copy(update={"readout_depth": 2}), (24, 3), probe, seed=0)
+    other = build_head(alike.model_copy(update={"readout_depth": 2}), (24, 3), probe, seed=0)
     assert not torch.equal(other.classifier.weight, probe.classifier.weight)
 
 

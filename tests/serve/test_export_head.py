@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from dsts_pipeline.base.errors import ExportError, MissingExtraError
-from dsts_pipeline.head import AttentiveProbe, ConvBlockHead, DSTSHead, LinearProbe, compile_head
+from dsts_pipeline.head import (
+    AttentiveProbe,
+    ConvBlockHead,
+    DSTSHead,
+    GSTHead,
+    LinearProbe,
+    TQNHead,
+    compile_head,
+)
 from dsts_pipeline.serve import exported_model as exporting
 from dsts_pipeline.serve.exported_model import (
     compare,
@@ -24,6 +32,7 @@ from dsts_pipeline.serve.head_graph import as_exportable, neighbour_positions
 from tests.reference.variants import CHANNELS, CLASSES, EXTENT, VARIANTS, build, sample_input
 
 SHAPE = (CHANNELS, *EXTENT)
+ATTRIBUTES = [[str(number // 2), str(number % 2)] for number in range(CLASSES)]
 # One of each kind of graph; what differs otherwise decides nothing at test time.
 OTHERS = [
     "no-layer",
@@ -139,6 +148,8 @@ def test_files_of_other_variants_equal_the_head(name, tmp_path):
         LinearProbe(CHANNELS, CLASSES),
         AttentiveProbe(CHANNELS, CLASSES, readout_heads=2, readout_depth=2),
         ConvBlockHead(CHANNELS, CLASSES, num_parameters=500),
+        GSTHead(CHANNELS, CLASSES, num_layers=1, width=4),
+        TQNHead(CHANNELS, CLASSES, attributes=ATTRIBUTES, num_layers=1, readout_heads=2),
     ],
     ids=lambda head: type(head).__name__,
 )
