@@ -123,7 +123,7 @@ def _ablate(settings: Settings) -> None:
         seeds=seeds,
         bootstrap=Bootstrap(how.num_bootstrap, how.confidence, settings.seed),
         provenance=provenance,
-        dealt=_describe_readings(stores) if settings.ablate.folds else None,
+        dealt=_describe_folds(stores) if settings.ablate.folds else None,
     )
     if adapted:
         results["adapted"] = adapted
@@ -164,7 +164,7 @@ def _make_runs(settings: Settings, store: FeatureStore, provenance: dict[str, An
     )
 
 
-def _describe_readings(stores: Sequence[FeatureStore]) -> CrossValidation:
+def _describe_folds(stores: Sequence[FeatureStore]) -> CrossValidation:
     """Which fold and which group each clip is of."""
     first = stores[0]
     assert first.fold is not None and first.group_numbers is not None

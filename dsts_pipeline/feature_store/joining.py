@@ -32,10 +32,14 @@ def join_views(store: FeatureStore) -> FeatureStore:
     """`store` with the segments of every clip joined.
 
     Of imported maps, of which nothing says what their views are, all views of a clip are joined.
+    Folds are dealt afterwards.
 
     Raises:
         DataError: Clips have one segment, different numbers of views, or views of several classes.
+        ValueError: They are joined already, or folds are dealt.
     """
+    if store.num_joined > 1 or store.fold is not None:
+        raise ValueError(f"{store.location}: expected a store as `open_store` gives it")
     places = _find_places(store)
     num_joined = len(places[0].members)
     row_of = np.full(len(store.planned["ids"]), -1, dtype=np.int64)

@@ -25,6 +25,8 @@ from dsts_pipeline.feature_store.importing import (
     survey_source,
     write_import,
 )
+from dsts_pipeline.feature_store.joining import join_views
+from tests.feature_store.segments import open_segments
 from tests.feature_store.small_store import make_plan, read_tree, write_store
 from tests.pipeline import run_cli
 
@@ -442,6 +444,18 @@ def test_our_own_file_comes_back_with_its_backbone_and_classes(tmp_path, dtype):
     assert again.class_names == store.class_names and again.attributes == store.attributes
     assert again.manifest["made_of"]["backbone"] == parts["backbone"]
     assert again.manifest["made_of"]["import"]["store"] == store.fingerprint
+
+
+def test_segments_of_our_own_file_are_joined_as_in_its_store(tmp_path):
+    store = open_segments(tmp_path / "first")
+    path = export_hdf5(store, tmp_path / "maps.h5")
+    columns = zip(store.video_ids, store.labels, store.splits, store.views, strict=True)
+    rows = [",".join(map(str, row)) for row in columns]
+    labels = write_labels(tmp_path / "labels.csv", rows, "id,label,split,view")
+    again = join_views(bring_in(tmp_path / "second", path, labels))
+    expected = join_views(store)
+    assert (again.num_joined, again.views.tolist()) == (2, expected.views.tolist())
+    np.testing.assert_array_equal(again.read(range(24)), expected.read(range(24)))
 
 
 def write_secret(tmp_path):

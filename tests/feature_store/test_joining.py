@@ -148,6 +148,8 @@ def test_folds_are_dealt_of_joined_maps(tmp_path):
     np.testing.assert_array_equal(folded.read([0])[0], np.concatenate(store.read(range(4)), axis=1))
     assert open_features(record, FeedSettings()).num_joined == 1
     assert set(folded.describe_reading()) == {"fold", "joined_views"}
+    with pytest.raises(ValueError, match="as `open_store` gives it"):
+        join_views(folded)
 
 
 def test_an_exported_file_is_joined_like_its_store(tmp_path):

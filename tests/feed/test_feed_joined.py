@@ -62,6 +62,35 @@ def test_test_maps(stores):
     assert_same(*(feed.batch(feed.rows) for feed in feeds))
 
 
+@pytest.mark.parametrize("preload_bytes", [2**30, 0], ids=["memory", "shards"])
+def test_maps_are_sent_and_kept_in_the_storage_type(stores, preload_bytes):
+    """What is done for a GPU, with the CPU in its place."""
+    joined, by_hand = stores
+    rows = np.array([22, 3, 3, 17])
+    expected = torch.from_numpy(by_hand.read(rows)).flatten()
+    feed = FeatureFeed(joined, preload_bytes=preload_bytes)
+    sent = feed._sent_maps(rows, rows)
+    kept = loader.DeviceMaps(
+        feed._read_slots, len(joined), joined.stored_shape, joined.stored_type, sent.device
+    )
+    for maps in (sent, kept.gather(torch.from_numpy(rows))):
+        assert torch.equal(maps.flatten(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("device_preload_bytes", [2**30, 0])
+def test_batches_of_a_gpu_are_those_of_the_cpu(stores, device_preload_bytes):
+    joined, by_hand = stores
+    feed = FeatureFeed(joined, device="cuda", device_preload_bytes=device_preload_bytes)
+    order = epoch_batches(feed.rows, 8, seed=0, epoch=0)
+    for found, expected in zip(
+        feed.batches(order), FeatureFeed(by_hand).batches(order), strict=True
+    ):
+        assert found.maps.is_cuda
+        assert_same(found.to("cpu"), expected)
+
+
 def test_orders_near_shards_know_where_joined_maps_lie(tmp_path):
     joined = join_views(open_segments(tmp_path))
     feed = FeatureFeed.from_settings(joined, joined.rows_of_split("train"), FeedSettings())

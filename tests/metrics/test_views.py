@@ -89,6 +89,16 @@ def test_routes_that_fit_no_clips_are_refused(views):
         Predictions(("a", "b"), LABELS[:2], softmax(LOGITS[:2]), NEURONS[:2], **views)
 
 
+def test_joined_views_are_told_even_where_each_clip_has_one():
+    told = count_views(["a", "b"], [], num_joined=4).describe()
+    assert told == {"per_clip": 1, "averaged": "probabilities", "incomplete": [], "joined": 4}
+    counts = {"evaluated": 2, "failed": 0, "missing": 0}
+    sentence = denominator_sentence(counts | {"views": told})
+    assert sentence.endswith("or unusable. Each map is of 4 views, joined in time.")
+    three = denominator_sentence(counts | {"views": told | {"per_clip": 3}})
+    assert "joined in time. Probabilities are averaged over 3 views a clip" in three
+
+
 def test_metrics_count_clips_and_list_what_lacks_views():
     # Planned are three views a clip; one of "a" failed, and all of "lost".
     failures = [{"id": "a"}, {"id": "lost"}, {"id": "lost"}, {"id": "lost"}]
