@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 
 import numpy as np
 import pytest
@@ -23,9 +22,17 @@ def results(meant=MEANT, seeds=3):
         bits = base64.b64encode(np.packbits(hits).tobytes()).decode()
         return {"right": bits, "epoch_seconds": 8.0 if name == "fly" else 0.5}
 
-    kept = read_json(RESULTS)
-    found = copy.deepcopy(kept) | {"extract_seconds": {"1": 0.1, "2": 0.2, "4": 0.4, "8": 0.8}}
-    found["regime"]["render"] |= {"num_test": 24, "num_train": 10}
+    render_settings = {"num_test": 24, "num_train": 10, "num_frames": 24, "size_px": 96}
+    found = {
+        "regime": {
+            "render": render_settings,
+            "augmentation": {"crop": "multi_scale", "flip": 0.5, "color_jitter": 0.4},
+            "how": {"num_epochs": 40, "learning_rate": 2e-3, "batch_size": 32},
+        },
+        "extract_seconds": {"1": 0.1, "2": 0.2, "4": 0.4, "8": 0.8},
+        "map_bytes": 32768,
+        "num_classes": 24,
+    }
     found["seeds"] = {
         str(seed): {name: run(count, seed, name) for name, count in meant.items()}
         for seed in range(seeds)
@@ -33,6 +40,7 @@ def results(meant=MEANT, seeds=3):
     return found
 
 
+@pytest.mark.skipif(not RESULTS.exists(), reason="not measured to its end yet")
 def test_the_page_is_that_of_the_result_file():
     page = RESULTS.with_suffix(".md").read_text(encoding="utf-8")
     assert page == render(read_json(RESULTS)), "run python -m benchmarks.cached_views"
