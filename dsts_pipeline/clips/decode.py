@@ -440,14 +440,56 @@ def _decode_torchcodec(
     decoder: str,
     tally: Tally,
 ) -> np.ndarray:
-    """Frames by torchcodec's exact seek mode, each compared with the time that it must have.
+    """Frames by torchcodec's exact seek mode, copied to the host.
 
     Choice: it scales nothing itself, so that `size_px` means the same by every decoder.
     """
+    device = "cuda" if decoder == "torchcodec_cuda" else "cpu"
+    images = []
+    for part in _read_by_torchcodec(video, packets, wanted, device, tally):
+        shown = part.cpu().numpy()
+        images.append(_scale_like_pyav(shown, size_px) if scale is None else scale(shown))
+    return np.concatenate(images)
+
+
+def decode_to_device(
+    path: str | Path,
+    indices: np.ndarray,
+    device: str,
+    *,
+    scale: Callable[[Any], Any],
+    tally: Tally,
+) -> list[Any]:
+    """The frames numbered `indices`, by torchcodec, as tensors uint8 [n, h, w, 3] on `device`.
+
+    Args:
+        device: As torch names it; torchcodec decodes there.
+        scale: Is given a few frames at a time, so that only scaled ones are held.
+        tally: Is told how many frames were decoded.
+
+    Raises:
+        VideoError: A frame cannot be had exactly as a player shows it.
+    """
+    with open_video(path) as video:
+        packets = read_packets(video)
+        info = describe(video, packets)
+        if packets.gop != "unknown":
+            _check_reach(path, indices, info.num_frames)
+        refusal = find_refusal(info, "torchcodec")
+        if refusal is not None:
+            raise VideoError(path, refusal)
+        return [scale(part) for part in _read_by_torchcodec(video, packets, indices, device, tally)]
+
+
+def _read_by_torchcodec(
+    video: OpenVideo, packets: Packets, wanted: np.ndarray, device: str, tally: Tally
+) -> Iterator[Any]:
+    """A few frames at a time, on `device`, each compared with the time that it must have."""
     try:
         from torchcodec.decoders import VideoDecoder
     except ModuleNotFoundError as error:
-        raise explain_missing(error, f"backbone.decoder={decoder}") from None
+        name = "torchcodec" if device == "cpu" else "torchcodec_cuda"
+        raise explain_missing(error, f"backbone.decoder={name}") from None
     except (ImportError, OSError, RuntimeError):
         raise UserError(
             "torchcodec cannot be loaded; it needs FFmpeg's shared libraries, and a build for this "
@@ -455,7 +497,6 @@ def _decode_torchcodec(
         ) from None
 
     times = np.array(packets.times) * float(video.stream.time_base)
-    device = "cuda" if decoder == "torchcodec_cuda" else "cpu"
     try:
         reader = VideoDecoder(
             name_for_ffmpeg(video.path),
@@ -468,17 +509,13 @@ def _decode_torchcodec(
         if found != len(times):
             reason = f"torchcodec counts {found} frames, the file holds {len(times)}"
             raise VideoError(video.path, reason)
-        tally.note_reads(
-            wanted, np.searchsorted(packets.times, [pts for pts, _ in packets.entries])
-        )
-        images = []
+        keys = np.searchsorted(packets.times, [shown for shown, _ in packets.entries])
+        tally.note_reads(wanted, keys)
         for part in _few(wanted):
             batch = reader.get_frames_at(part.tolist())
-            if np.abs(batch.pts_seconds.numpy() - times[part]).max() > _SAME_TIME_SECONDS:
+            if np.abs(batch.pts_seconds.cpu().numpy() - times[part]).max() > _SAME_TIME_SECONDS:
                 raise VideoError(video.path, "torchcodec hands over frames of other times")
-            shown = batch.data.cpu().numpy()
-            images.append(_scale_like_pyav(shown, size_px) if scale is None else scale(shown))
-        return np.concatenate(images)
+            yield batch.data
     except VideoError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:

@@ -52,6 +52,7 @@ NUM_ATTEMPTS = 2
 PREFETCH_BYTES = 256 * 2**20
 _NUM_STARTS = 3
 _START_SECONDS = 120.0
+FIRST_LOOK_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def decode_counted(request: FrameRequest) -> Decoded:
         VideoError: See `decode_clip`.
     """
     if request.content is not None:
-        _check_content(request.path, request.content)
+        check_content(request.path, request.content)
     tally = Tally()
     frames = decode_views(request, Stopwatch(), tally)
     return Decoded(frames, num_decoded=tally.num_frames)
@@ -139,7 +140,8 @@ class DecodePool:
         self._closing = False
         self._busy_seconds = 0.0  # of the processes, on `_num_views` views that they decoded
         self._num_views = 0
-        self._num_calls = 0
+        self._started = time.monotonic()
+        self._look_seconds = FIRST_LOOK_SECONDS
 
     def __enter__(self) -> DecodePool:
         return self
@@ -208,7 +210,9 @@ class DecodePool:
     def adapt(self, work_seconds: float | None, *, num_work_threads: int) -> None:
         """After a batch: where the number of processes is left open, start those that it takes.
 
-        What was measured is looked at after 1, 2, 4, 8, ... batches; processes never become fewer.
+        What was measured is looked at `FIRST_LOOK_SECONDS` after the pool's start, since a process
+        more costs a second or two to start, then each time that has doubled. They never become
+        fewer.
 
         Args:
             work_seconds: What a view takes the consumer; None: not known yet.
@@ -217,21 +221,22 @@ class DecodePool:
         decode_seconds = self.decode_seconds
         if not self.is_auto or work_seconds is None or decode_seconds is None:
             return
-        self._num_calls += 1
-        if self._num_calls & (self._num_calls - 1):
+        passed_seconds = time.monotonic() - self._started
+        if passed_seconds < self._look_seconds:
             return
+        is_first = self._look_seconds == FIRST_LOOK_SECONDS
+        self._look_seconds = 2 * passed_seconds
         num_cores = count_cores()
         chosen = choose_num_decoders(decode_seconds, work_seconds, num_cores, num_work_threads)
-        if chosen > self.num_workers or self._num_calls == 1:
+        if chosen > self.num_workers or is_first:
             with self._lock:
                 self.num_workers = max(chosen, self.num_workers)
                 while len(self._threads) < self.num_workers and not self._closing:
                     self._start_thread()  # for what waits already
             console.print(
-                f"{self.num_workers} decode process{'es' if self.num_workers > 1 else ''} of "
-                f"{num_cores} core{'s' if num_cores > 1 else ''} "
-                f"(backbone.num_decode_workers = auto): a view takes {1000 * decode_seconds:.1f} "
-                f"ms to decode, then {1000 * work_seconds:.1f} ms",
+                f"decoding by {self.num_workers} of {num_cores} cores (backbone.num_decode_workers "
+                f"= auto): a view takes {1000 * decode_seconds:.1f} ms to decode, then "
+                f"{1000 * work_seconds:.1f} ms",
                 soft_wrap=True,
             )
 
@@ -288,14 +293,21 @@ class DecodePool:
         return f"{reason}, {num_attempts} times" if num_attempts > 1 else reason
 
     def _ask(self, job: DecodeJob) -> Decoded:
-        worker = self._get_worker()
         started = time.perf_counter()
-        answered = worker.ask(job, self._timeout_seconds * len(job.parts))
+        answered = self._reach(job, self._timeout_seconds * len(job.parts))
         if answered.frames is not None:
             with self._lock:
                 self._busy_seconds += time.perf_counter() - started
                 self._num_views += len(answered.frames)
         return answered
+
+    def _reach(self, job: DecodeJob, limit_seconds: float) -> Decoded:
+        """The answer to `job` by this thread's process.
+
+        Raises:
+            WorkerLost: None came in time.
+        """
+        return self._get_worker().ask(job, limit_seconds)
 
     def _get_worker(self) -> Worker:
         worker: Worker | None = getattr(self._own, "worker", None)
@@ -489,7 +501,12 @@ def _fail_unforeseen(job: DecodeJob, error: Exception) -> Decoded:
     return Decoded(None, f"decoding failed: {told}", tell_trace(error))
 
 
-def _check_content(path: str, expected: Content) -> None:
+def check_content(path: str, expected: Content) -> None:
+    """Compare a file with what it held when it was indexed.
+
+    Raises:
+        VideoError: It holds something else, or cannot be read.
+    """
     try:
         num_bytes = Path(path).stat().st_size
         if num_bytes != expected.size_bytes:

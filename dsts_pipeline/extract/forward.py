@@ -161,8 +161,11 @@ class ForwardPass:
         """What a clip takes the backbone; None before a second batch is done."""
         return self._settled_seconds / self._settled_clips if self._settled_clips else None
 
-    def submit(self, frames: np.ndarray, *outs: np.ndarray) -> None:
+    def submit(self, frames: np.ndarray | Tensor, *outs: np.ndarray) -> None:
         """Start on `frames`; `outs` (float32, as many rows, one per tap) are filled now or later.
+
+        Args:
+            frames: A tensor that is on the device already is not copied.
 
         Raises:
             UserError: Not even one clip fits the device's memory.
@@ -201,17 +204,20 @@ class ForwardPass:
         self._settled_seconds += seconds
         self._settled_clips += num_clips
 
-    def _run(self, frames: np.ndarray, outs: list[np.ndarray]) -> None:
+    def _run(self, frames: np.ndarray | Tensor, outs: list[np.ndarray]) -> None:
         if self._device.type != "cuda":
             with self._autocast():
-                maps = self._backbone(torch.from_numpy(frames).to(self._device))
+                maps = self._backbone(torch.as_tensor(frames).to(self._device))
             for out, value in zip(outs, maps, strict=True):
                 out[:] = value.float().cpu().numpy()
             return
         started = torch.cuda.Event(enable_timing=True)
         ended = torch.cuda.Event(enable_timing=True)
         started.record()
-        sent = torch.from_numpy(frames).pin_memory().to(self._device, non_blocking=True)
+        if isinstance(frames, Tensor):
+            sent = frames.to(self._device)
+        else:
+            sent = torch.from_numpy(frames).pin_memory().to(self._device, non_blocking=True)
         with self._autocast():
             maps = [value.float() for value in self._backbone(sent)]
         pinned = [torch.empty(m.shape, dtype=torch.float32, pin_memory=True) for m in maps]

@@ -270,16 +270,22 @@ def scale_frames(
         squeezes: Both sides become `shorter_px`.
     """
     height, width = frames.shape[1:3]
-    if squeezes:
-        width = height = shorter_px
-    elif scaling == "opencv":
-        width, height = scaled_size(width, height, shorter_px)
-    else:  # the transformers library cuts off what is left of a pixel
-        shorter = min(width, height)
-        width, height = (int(shorter_px * length / shorter) for length in (width, height))
+    width, height = choose_size(width, height, scaling, shorter_px, squeezes=squeezes)
     if scaling == "opencv":
         return resize_frames(frames, width, height)
     return resize_smoothly(frames, width, height, scaling)
+
+
+def choose_size(
+    width: int, height: int, scaling: Scaling, shorter_px: int, *, squeezes: bool = False
+) -> tuple[int, int]:
+    """Width and height of frames that `scale_frames` scaled."""
+    if squeezes:
+        return shorter_px, shorter_px
+    if scaling == "opencv":
+        return scaled_size(width, height, shorter_px)
+    shorter = min(width, height)  # the transformers library cuts off what is left of a pixel
+    return int(shorter_px * width / shorter), int(shorter_px * height / shorter)
 
 
 def resize_frames(frames: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -316,8 +322,8 @@ def resize_by_numpy(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     Rows are weighted across first and lose 4 bits; the two rows lose 16 bits each before they are
     added, and the last 2 bits are rounded.
     """
-    left, right, from_left, from_right = _weigh(frames.shape[2], width)
-    upper, lower, from_upper, from_lower = _weigh(frames.shape[1], height)
+    left, right, from_left, from_right = weigh(frames.shape[2], width)
+    upper, lower, from_upper, from_lower = weigh(frames.shape[1], height)
     resized = np.empty((len(frames), height, width, frames.shape[3]), np.uint8)
     for row, frame in zip(resized, frames.astype(np.int32), strict=True):
         across = frame[:, left] * from_left[:, None] + frame[:, right] * from_right[:, None]
@@ -328,7 +334,7 @@ def resize_by_numpy(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     return resized
 
 
-def _weigh(length: int, wanted: int) -> tuple[np.ndarray, ...]:
+def weigh(length: int, wanted: int) -> tuple[np.ndarray, ...]:
     """For each of `wanted` pixels: its two neighbours among `length`, and their weights."""
     place = ((np.arange(wanted) + 0.5) * (length / wanted) - 0.5).astype(np.float32)
     first = np.floor(place).astype(np.int64)
@@ -359,7 +365,7 @@ def _filter(frame: np.ndarray, wanted: int, axis: int, kind: str) -> np.ndarray:
     length = frame.shape[axis]
     if length == wanted:
         return frame
-    first, weights, bits = _weigh_smoothly(length, wanted, kind)
+    first, weights, bits = weigh_smoothly(length, wanted, kind)
     shape = [1, 1, 1]
     shape[axis] = wanted
     total = np.full((*frame.shape[:axis], wanted, *frame.shape[axis + 1 :]), 1 << (bits - 1), "i4")
@@ -370,7 +376,7 @@ def _filter(frame: np.ndarray, wanted: int, axis: int, kind: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
-def _weigh_smoothly(length: int, wanted: int, kind: str) -> tuple[np.ndarray, np.ndarray, int]:
+def weigh_smoothly(length: int, wanted: int, kind: str) -> tuple[np.ndarray, np.ndarray, int]:
     """For each of `wanted` pixels: its first neighbour, and int32 weights [wanted, taps] of it and
     those behind it, in units of 2 to the power of minus the number that is returned last."""
     scale = length / wanted

@@ -22,12 +22,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract.decode_pool import Decoded, DecodeFunction, DecodePool, decode_counted
+from dsts_pipeline.extract.device_decoding import DevicePool, stays_on_device
 from dsts_pipeline.extract.forward import (
     ForwardPass,
     MapMaker,
@@ -110,13 +111,7 @@ def extract_features(
         plan.warm_up()  # here first, where an error can be told
     with (
         exit_on_sigterm(),
-        DecodePool(
-            settings.num_decode_workers,
-            clip_timeout_seconds=settings.clip_timeout_seconds,
-            prefetch_bytes=settings.prefetch_bytes,
-            decode=decode,
-            warm_up=plan.warm_up,
-        ) as pool,
+        _open_pool(plan, backbone.device, settings, decode) as pool,
         show_progress(f"extract {backbone.name}", num_pending) as progress,
         torch.inference_mode(),
     ):
@@ -156,6 +151,19 @@ def extract_features(
         num_shown=run.num_clips * backbone.num_frames,
         num_decoded=run.num_decoded,
     )
+
+
+def _open_pool(
+    plan: ViewPlan, device: torch.device, settings: BackboneSettings, decode: DecodeFunction
+) -> DecodePool:
+    """Threads that decode on the backbone's device where all can stay there, else processes."""
+    limits: dict[str, Any] = {
+        "clip_timeout_seconds": settings.clip_timeout_seconds,
+        "prefetch_bytes": settings.prefetch_bytes,
+    }
+    if stays_on_device(plan, device):
+        return DevicePool(device, settings.num_decode_workers, **limits)
+    return DecodePool(settings.num_decode_workers, decode=decode, warm_up=plan.warm_up, **limits)
 
 
 def shared_bytes(prefetch_bytes: int, num_decode_workers: int) -> int:
@@ -276,10 +284,13 @@ class ShardRun:
         batch: range,
         views: Iterator[tuple[np.ndarray | None, str]],
         failures: dict[int, str],
-    ) -> np.ndarray:
+    ) -> np.ndarray | Tensor:
         """Frames of a batch uint8 [n, T, H, W, 3]; zeros, and a reason, where there are none."""
         size = self._backbone.size_px
-        frames = np.zeros((len(batch), self._backbone.num_frames, size, size, 3), np.uint8)
+        shape = (len(batch), self._backbone.num_frames, size, size, 3)
+        frames: Any = np.zeros(shape, np.uint8)
+        if isinstance(self._pool, DevicePool):
+            frames = torch.zeros(shape, dtype=torch.uint8, device=self._backbone.device)
         started = time.monotonic()
         for row, position in enumerate(batch):
             if position in self._taken:

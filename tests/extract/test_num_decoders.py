@@ -59,6 +59,7 @@ def rest(job):
 
 def test_a_pool_grows_while_its_consumer_is_faster_and_says_so_once(monkeypatch, capsys):
     monkeypatch.setattr(decode_pool, "count_cores", lambda: 4)
+    monkeypatch.setattr(decode_pool, "FIRST_LOOK_SECONDS", 0.05)
     with DecodePool("auto", decode=rest) as pool:
         assert pool.num_workers == 1
         seen = []
@@ -70,7 +71,15 @@ def test_a_pool_grows_while_its_consumer_is_faster_and_says_so_once(monkeypatch,
     told = capsys.readouterr()
     lines = [line for line in (told.out + told.err).splitlines() if "auto" in line]
     assert len(lines) == 1
-    assert lines[0].startswith("3 decode processes of 4 cores (backbone.num_decode_workers = auto)")
+    assert lines[0].startswith("decoding by 3 of 4 cores (backbone.num_decode_workers = auto)")
+
+
+def test_a_pool_does_not_grow_in_its_first_seconds():
+    with DecodePool("auto", decode=rest) as pool:
+        for _ in pool.run([JOB] * 2):
+            pool.adapt(1e-6, num_work_threads=0)
+            pool.adapt(None, num_work_threads=0)
+        assert pool.num_workers == 1
 
 
 def test_a_pool_of_a_given_size_does_not_grow():
@@ -82,10 +91,11 @@ def test_a_pool_of_a_given_size_does_not_grow():
 
 def test_a_store_of_auto_has_the_bytes_of_any_other(tmp_path, monkeypatch):
     monkeypatch.setattr(decode_pool, "count_cores", lambda: 3)
+    monkeypatch.setattr(decode_pool, "FIRST_LOOK_SECONDS", 0.0)
     write_clips(tmp_path / "clips", 12)
     index = index_clips(tmp_path / "clips")
     alone, _ = extract_store(tmp_path / "a", index, num_decode_workers=0, batch_size=2)
     grown, summary = extract_store(tmp_path / "b", index, batch_size=2)
     assert BackboneSettings().num_decode_workers == "auto"
-    assert summary.num_decode_workers >= 1
+    assert summary.num_decode_workers > 1
     assert read_tree(alone) == read_tree(grown)
