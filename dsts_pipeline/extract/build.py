@@ -27,6 +27,7 @@ from dsts_pipeline.extract.model_zoo import (
     PIXEL_STD,
     TIMM,
     TRANSFORMERS_PRESETS,
+    VJEPA2_1_PRESETS,
     ZOO_PRESETS,
     ZooModel,
     ZooPreset,
@@ -38,6 +39,7 @@ from dsts_pipeline.extract.model_zoo import (
 )
 from dsts_pipeline.extract.taps import KEEP_TIME, Recognizer, keep_time, parse_map
 from dsts_pipeline.extract.transformers_models import build_transformer
+from dsts_pipeline.extract.vjepa2_1 import build_vjepa2_1
 from dsts_pipeline.extract.weights import CLASSIFIER_WEIGHT, KeyMapName, WeightsChoice
 
 # Backbones whose own output is no map: where one is.
@@ -93,6 +95,8 @@ def build_backbone(
     is_folder = not is_preset and name not in zoo_names() and (Path(name) / CONFIG).is_file()
     if name in TRANSFORMERS_PRESETS or is_folder or name.startswith(PREFIX):
         return build_transformer(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
+    if name in VJEPA2_1_PRESETS:
+        return build_vjepa2_1(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
     if name in ZOO_PRESETS or (not is_preset and is_config_name(name)):
         return _build_from_zoo(name, choice, num_frames, size_px, taps)
     return _build_own(name, choice, num_frames, size_px, taps)
