@@ -30,6 +30,7 @@ from dsts_pipeline.extract.model_zoo import (
     PIXEL_STD,
     TIMM,
     TRANSFORMERS_PRESETS,
+    VJEPA2_1_PRESETS,
     ZOO_PRESETS,
     ZooModel,
     ZooPreset,
@@ -42,6 +43,7 @@ from dsts_pipeline.extract.model_zoo import (
 from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.taps import KEEP_TIME, Recognizer, keep_time, parse_map
 from dsts_pipeline.extract.transformers_models import build_transformer
+from dsts_pipeline.extract.vjepa2_1 import build_vjepa2_1
 from dsts_pipeline.extract.weights import CLASSIFIER_WEIGHT, KeyMapName, WeightsChoice
 
 # Backbones whose own output is no map: where one is.
@@ -73,8 +75,8 @@ def build_backbone(
             `downloads`), for the transformers library a folder; or the word "random": weights
             drawn from `seed`, which `describe` marks.
         num_frames, size_px: The input T and H = W; the model's own by default.
-        frame_interval: Of the transformers library's models: frames from one to the next; None:
-            centres of equal segments.
+        frame_interval: Of the transformers library's models and V-JEPA 2.1: frames from one to the
+            next; None: centres of equal segments.
         taps: Where maps are taken, see `taps`; by default the preset's own.
         weights_sha256: The digest that the file must have.
         key_map: How the file's keys are renamed, see `weights`.
@@ -95,7 +97,7 @@ def build_backbone(
     choice = WeightsChoice(weights, weights_sha256, key_map, seed)
     taps = tuple(taps)
     of_library = _is_transformer(name)
-    if frame_interval is not None and not of_library:
+    if frame_interval is not None and not of_library and name not in VJEPA2_1_PRESETS:
         raise SettingsError(
             f"backbone.frame_interval is {frame_interval}, and {name} has a rule of its own by "
             "which frames are chosen; set it to null"
@@ -104,9 +106,12 @@ def build_backbone(
         return build_image_model(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
     if name in GST_PRESETS:
         return _build_gst(name, choice, num_frames, size_px, taps)
+    rule: dict[str, Any] = {"num_frames": num_frames, "size_px": size_px}
+    rule["frame_interval"] = frame_interval
+    if name in VJEPA2_1_PRESETS:
+        return build_vjepa2_1(name, choice, **rule, taps=taps)
     if of_library:
-        sizes: dict[str, Any] = {"num_frames": num_frames, "size_px": size_px}
-        return build_transformer(name, choice, **sizes, frame_interval=frame_interval, taps=taps)
+        return build_transformer(name, choice, **rule, taps=taps)
     if name in ZOO_PRESETS or (name not in preset_names() and is_config_name(name)):
         return _build_from_zoo(name, choice, num_frames, size_px, taps)
     return _build_own(name, choice, num_frames, size_px, taps)

@@ -204,6 +204,10 @@ TRANSFORMERS_PRESETS = (
 GST_PRESETS = ("gst_large_r50", "gst_r50")
 # Image models, applied frame by frame: by name, and those of timm as `timm:NAME`.
 IMAGE_PRESETS = ("efficientnet_lite0",)
+# Of V-JEPA 2.1, by the names that their authors give them.
+VJEPA2_1_PRESETS = tuple(
+    f"vjepa2_1_vit_{size}_384" for size in ("base", "large", "giant", "gigantic")
+)
 TIMM = "timm:"
 
 
@@ -258,8 +262,8 @@ _OWN_PRESETS = MappingProxyType(
 
 def preset_names() -> tuple[str, ...]:
     """Names that `build_backbone` knows besides configs and folders."""
-    others = (*ZOO_PRESETS, *TRANSFORMERS_PRESETS, *IMAGE_PRESETS, *GST_PRESETS)
-    return tuple(sorted((*_OWN_PRESETS, *others)))
+    others = *TRANSFORMERS_PRESETS, *IMAGE_PRESETS, *VJEPA2_1_PRESETS, *GST_PRESETS
+    return tuple(sorted((*_OWN_PRESETS, *ZOO_PRESETS, *others)))
 
 
 def get_preset(name: str) -> Preset:

@@ -90,6 +90,14 @@ class Pipeline:
             changed = replace(changed, num_frames=num_frames, options=options)
         return changed
 
+    def at_interval(self, frame_interval: int | None) -> Pipeline:
+        """The same with frames that follow each other at `frame_interval`, the last one repeated
+        where a clip is short; None: as it is."""
+        if frame_interval is None:
+            return self
+        dense = {"frame_interval": frame_interval, "out_of_bound": "repeat_last"}
+        return replace(self, sampler="dense", options={**self.options, **dense})
+
     def with_views(self, num_clips: int = 1) -> Pipeline:
         """The same with another number of samples of frames.
 

@@ -213,11 +213,11 @@ def build_transformer(
         folder = Path(name)
     kind_name, config = _read_config(library, name, folder)
     kind = _KINDS[kind_name]
-    model, origin, report = _load(library, kind, config, folder, choice)
     pipeline = _read_pipeline(kind, config, folder).resized(num_frames=num_frames, size_px=size_px)
-    if frame_interval is not None:
-        options = {"frame_interval": frame_interval, "out_of_bound": "repeat_last"}
-        pipeline = replace(pipeline, sampler="dense", options={**pipeline.options, **options})
+    pipeline = pipeline.at_interval(frame_interval)
+    if kind is _VJEPA2:  # it has no positions of its own, and finds rows and columns by this
+        config.crop_size = pipeline.size_px
+    model, origin, report = _load(library, kind, config, folder, choice)
     return Backbone(
         next(preset for preset in TRANSFORMERS_PRESETS if kind_name.startswith(preset)),
         TokenModel(model, kind),

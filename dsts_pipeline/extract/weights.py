@@ -39,7 +39,14 @@ from dsts_pipeline.extract.downloads import (
 # Python's code runs. Format: https://github.com/huggingface/safetensors#format
 
 # Where a checkpoint of several parts keeps the weights.
-_STATE_NAMES = ("state_dict", "model_state_dict", "model", "module")
+_STATE_NAMES = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "ema_encoder",
+    "target_encoder",
+)
 _NUM_NUMPY_DTYPES = ("Float64", "Float32", "Float16", "Int64", "Int32", "UInt8", "Bool")
 
 

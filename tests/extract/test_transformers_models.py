@@ -123,7 +123,7 @@ def test_shapes_are_told_without_a_pass_and_are_those_of_one(saved, monkeypatch)
 
 
 @torch.no_grad()
-def tokens_of(kind, model, frames):
+def tokens_of(kind, model, frames, cells=3):
     """The library's own way from pixels to tokens [B, T, H, W, C], without class and registers."""
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     if kind in ("vivit", "siglip"):
@@ -148,7 +148,7 @@ def tokens_of(kind, model, frames):
     if kind == "timesformer":
         return tokens[:, 1:].unflatten(1, (3, 3, time)).permute(0, 3, 1, 2, 4)
     tokens = tokens[:, 1:] if kind == "vivit" else tokens
-    return tokens.unflatten(1, (time, 3, 3))
+    return tokens.unflatten(1, (time, cells, cells))
 
 
 def test_tokens_are_folded_back_to_time_rows_and_columns(saved, frames):
@@ -160,6 +160,20 @@ def test_tokens_are_folded_back_to_time_rows_and_columns(saved, frames):
     found = backbone(frames).permute(0, 2, 3, 4, 1)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert found.std() > 0.1
+
+
+def test_vjepa2_finds_its_rows_and_columns_at_another_size(tmp_path):
+    model = make_model("vjepa2")
+    model.save_pretrained(tmp_path)
+    frames = torch.randint(0, 256, (2, 6, 64, 64, 3), dtype=torch.uint8)
+    model.config.crop_size = 64
+    larger = type(model)(model.config).eval()
+    larger.load_state_dict(model.state_dict())
+    expected = tokens_of("vjepa2", larger, frames, cells=4)
+    backbone = build_backbone("vjepa2", weights=tmp_path, size_px=64)
+    assert backbone.map_shape == (24, 3, 4, 4)
+    found = backbone(frames).permute(0, 2, 3, 4, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_image_models_see_eight_frames_one_by_one(saved):

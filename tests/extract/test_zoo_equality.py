@@ -187,3 +187,21 @@ def test_a_view_is_decoded_alike_by_both_decoders_within_their_rounding(video):
     backbone = build_backbone("tsm_r50", weights="random", size_px=SIZE_PX)
     first, second = (our_views(backbone, video, decoder) for decoder in ("decord", "pyav"))
     assert np.abs(first.astype(int) - second).mean() < 2
+
+
+@pytest.mark.long
+def test_videomae_v2_of_the_zoo_gives_its_last_tokens():
+    name = "vit-small-p16_videomaev2-vit-g-dist-k710-pre_16x4x1_kinetics-400"
+    backbone = build_backbone(name, weights="random", seed=2)
+    assert backbone.map_shape == (384, 8, 14, 14) and backbone.num_frames == 16
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (1, 16, 224, 224, 3), dtype=torch.uint8, generator=generator)
+    model = backbone.model.recognizer.backbone
+    mean, std = (torch.tensor(value) for value in (backbone.pipeline.mean, backbone.pipeline.std))
+    with torch.no_grad():
+        tokens = model.patch_embed(((frames - mean) / std).permute(0, 4, 1, 2, 3))[0]
+        tokens = tokens + model.pos_embed
+        for block in model.blocks:
+            tokens = block(tokens)
+        expected = model.norm(tokens).transpose(1, 2).unflatten(2, (8, 14, 14))
+        torch.testing.assert_close(backbone(frames), expected, rtol=1e-4, atol=1e-4)
