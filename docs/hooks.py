@@ -28,6 +28,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     ),
     "Training": (
         "heads.md",
+        "frozen-evaluation.md",
         "training.md",
         "performance.md",
         "ablations.md",

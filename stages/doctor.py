@@ -294,6 +294,7 @@ def check_weights(chosen: BackboneSettings) -> tuple[str, tuple[int, int, int, i
         num_frames=chosen.num_frames,
         size_px=chosen.size_px,
         frame_interval=chosen.frame_interval,
+        taps=chosen.taps,
     )
     shape = " x ".join(map(str, backbone.map_shape))
     digest = backbone.describe()["weights"].get("sha256")

@@ -18,7 +18,7 @@ Two names stand for more than a module: `neck_time`, TPN's neck with its time le
 slow one's length: its mean over T, H, W is what SlowFast's classifier sees.
 Several taps with a plus between them, `a+b`, are one map: theirs side by side along its channels.
 With a bar, `a|b`, they follow each other along its time, so that a probe sees them as more tokens.
-`module>norm` sends the module's output through another module, such as the model's last norm.
+`module/norm` sends the module's output through another module, such as the model's last norm.
 `:TxHxW` behind a tap or several, such as `backbone:1x2x2`, averages cells of so many positions.
 A class token in front is dropped, of an image model all P tokens that it puts there. Without a
 layout, 5 dimensions are BCTHW (BTHWC in a block of Swin), 4 are NCHW, 3 are THW; an image model
@@ -45,7 +45,7 @@ from dsts_pipeline.base.errors import SettingsError
 Layout = Literal["BCTHW", "BTHWC", "NCHW", "NHWC", "THW", "HWT", "HWBT", "NHW"]
 Grid = tuple[int, int, int]
 _TAP = re.compile(
-    r"(?P<module>[\w.]+)(?:\[(?P<index>\d+)\])?(?:>(?P<norm>[\w.]+))?(?:@(?P<layout>\w+))?"
+    r"(?P<module>[\w.]+)(?:\[(?P<index>\d+)\])?(?:/(?P<norm>[\w.]+))?(?:@(?P<layout>\w+))?"
 )
 _CHANNELS_LAST = {"BasicLayer", "SwinTransformerBlock3D", "PatchMerging", "PatchEmbed3D"}
 _BY_DIMENSIONS: Mapping[int, Layout] = MappingProxyType({5: "BCTHW", 4: "NCHW", 3: "THW"})
@@ -95,7 +95,7 @@ def parse_tap(text: str) -> Tap:
     if found is None or found["layout"] not in (None, *get_args(Layout)):
         raise SettingsError(
             f"backbone.taps: {text!r} is no tap; expected a module such as backbone.layer4, "
-            f"backbone[0], module>norm, or module@LAYOUT with one of {', '.join(get_args(Layout))}"
+            f"backbone[0], module/norm, or module@LAYOUT with one of {', '.join(get_args(Layout))}"
         )
     index = None if found["index"] is None else int(found["index"])
     layout: Any = found["layout"]

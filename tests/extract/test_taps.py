@@ -174,7 +174,7 @@ def test_layers_side_by_side_and_averaged_cells_are_those_made_by_hand(frames, t
         ("backbone.layer2+backbone.layer3", "joins maps of 8x4x4 and 8x2x2 positions"),
         ("backbone.layer2:1x3x3", "cells of 1x3x3, and the map has 8x4x4 positions"),
         ("backbone+backbone.layer2|backbone", r"joins by \+ and by \|"),
-        ("backbone.layer2>backbone.layer9", "no module 'backbone.layer9'"),
+        ("backbone.layer2/backbone.layer9", "no module 'backbone.layer9'"),
         ("backbone.layer2:2x2", "expected sides of a cell along time"),
         ("backbone.layer2:0x1x1", "expected sides of a cell"),
     ],

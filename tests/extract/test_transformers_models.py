@@ -392,7 +392,7 @@ def test_layers_of_vjepa2_follow_each_other_normalised_as_its_evaluation_reads_t
     frames, tmp_path
 ):
     """`outs.append(self.norm(x))` of each layer, joined along the tokens (vjepa2's repository)."""
-    layers = ("backbone.encoder.layer.0>backbone.encoder.layernorm", "backbone")
+    layers = ("backbone.encoder.layer.0/backbone.encoder.layernorm", "backbone")
     make_model("vjepa2").save_pretrained(tmp_path)
     backbone = build_backbone("vjepa2", weights=str(tmp_path), taps=["|".join(layers)])
     model = backbone.model.root["backbone"]

@@ -157,7 +157,9 @@ def test_a_choice_by_the_test_split_takes_the_best_there_and_is_marked(ready):
     best = max(rates, key=lambda rate: each["variants"][rate]["runs"][0]["top1"])
     kept = found["variants"]["full"]["runs"][0]
     assert kept["predictions"] == each["variants"][best]["runs"][0]["predictions"]
-    _, none = ablate(ready, *search, "--seeds", "1", train__heldout_fraction=0)
+    _, none = ablate(
+        ready, "--grid", "head.num_neurons=3", *search, "--seeds", "1", train__heldout_fraction=0
+    )
     assert none["variants"]["full"]["runs"][0]["heldout_accuracy"] is None
 
 
