@@ -227,7 +227,7 @@ class BackboneSettings(Section):
     num_frames: Count | None = 16
     """frames of a view; null: the model's own"""
     frame_interval: Count | None = None
-    """of transformers and V-JEPA 2.1 models: frames from one to the next; null: over the whole clip"""
+    """of transformers and V-JEPA 2.1: frames from one to the next; null: over the whole clip"""
     size_px: Annotated[int, Field(ge=16)] | None = 64
     """side of the input; null: the model's own"""
     decoder: Literal["auto", "decord", "pyav", "torchcodec", "torchcodec_cuda"] = "auto"
