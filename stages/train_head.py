@@ -1,4 +1,4 @@
-"""Train heads on the cached maps: DSTS and a linear probe, beside what the backbone came with."""
+"""Train heads on the cached maps: the chosen one and a linear probe, beside the backbone's own."""
 
 from __future__ import annotations
 

@@ -102,3 +102,13 @@ def test_the_run_stands_below_the_papers_methods():
     assert first.cells[1].text == f"{100 * dsts['top1']:.1f}"
     rows = [each.cells[0].text for each in beside_table(inputs).rows]
     assert rows[-2:] == ["this run, stick_diving"] * 2
+
+
+def test_systems_of_table_2_stand_below_the_papers_rows():
+    ablation = {"split": "test", "seeds": [0], "variants": {"gst": variant(0.65) | {"title": "G"}}}
+    table = paper_tables(replace(make_inputs(**SMALL), ablation=ablation))["table_2"]
+    rows = [texts(table, number) for number in range(len(table.rows))]
+    number = [row[0] for row in rows].index("GST")
+    assert rows[number] == ["GST", "78.9", "69.5"]
+    assert rows[number + 1] == ["this run: G", *["65.0 (63.0 to 67.0)"] * 2]
+    assert rows[number + 2][0] == "TQN" and rows[number + 3][0] == "Swin-B"
