@@ -289,7 +289,11 @@ def check_weights(chosen: BackboneSettings) -> tuple[str, tuple[int, int, int, i
     from dsts_pipeline.extract.build import build_backbone
 
     backbone = build_backbone(
-        chosen.name, weights=chosen.weights, num_frames=chosen.num_frames, size_px=chosen.size_px
+        chosen.name,
+        weights=chosen.weights,
+        num_frames=chosen.num_frames,
+        size_px=chosen.size_px,
+        input=chosen.input,
     )
     shape = " x ".join(map(str, backbone.map_shape))
     digest = backbone.describe()["weights"].get("sha256")

@@ -25,7 +25,13 @@ import torch
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract.decode_pool import Decoded, DecodeFunction, DecodePool, decode_clip
-from dsts_pipeline.extract.forward import ForwardPass, MapMaker, choose_computing, map_shapes
+from dsts_pipeline.extract.forward import (
+    ForwardPass,
+    MapMaker,
+    choose_computing,
+    input_shape,
+    map_shapes,
+)
 from dsts_pipeline.extract.progress import (
     ClipFailure,
     ExtractionProgress,
@@ -209,7 +215,7 @@ class ShardRun:
     def _views(
         self, positions: range, answers: Iterator[Decoded]
     ) -> Iterator[tuple[np.ndarray | None, str]]:
-        """Frames [T, H, W, 3] or None and the reason, for each row; an answer is for one clip."""
+        """Frames [T, H, W, C] or None and the reason, for each row; an answer is for one clip."""
         made = (position for position in positions if position not in self._taken)
         for _, rows in groupby(self._plan.rows[position].clip for position in made):
             decoded = next(answers)
@@ -222,9 +228,8 @@ class ShardRun:
         views: Iterator[tuple[np.ndarray | None, str]],
         failures: dict[int, str],
     ) -> np.ndarray:
-        """Frames of a batch uint8 [n, T, H, W, 3]; zeros, and a reason, where there are none."""
-        size = self._backbone.size_px
-        frames = np.zeros((len(batch), self._backbone.num_frames, size, size, 3), np.uint8)
+        """Frames of a batch uint8 [n, T, H, W, C]; zeros, and a reason, where there are none."""
+        frames = np.zeros((len(batch), *input_shape(self._backbone)), np.uint8)
         started = time.monotonic()
         for row, position in enumerate(batch):
             if position in self._taken:
@@ -392,8 +397,7 @@ def forecast_extraction(
     num_clips = min(len(positions), _NUM_BATCHES * batch_size)
     chosen = [positions[i * len(positions) // num_clips] for i in range(num_clips)]
     jobs = [job for position in chosen for job in plan.jobs([position])]
-    size = backbone.size_px
-    frames = np.zeros((num_clips, backbone.num_frames, size, size, 3), np.uint8)
+    frames = np.zeros((num_clips, *input_shape(backbone)), np.uint8)
     num_decoded = 0
     with DecodePool(num_decode_workers) as pool:
         for _ in pool.run(jobs[:1] * num_decode_workers):

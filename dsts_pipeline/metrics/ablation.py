@@ -381,6 +381,8 @@ class PaperTable:
 
 _CLASS_WISE = ("top-1", "class-wise")
 
+# Heads that are systems of Tables 1 and 2, and the names of their rows.
+PAPER_SYSTEMS = {"two_streams": "TSM, two streams"}
 PAPER_TABLES = (
     PaperTable(
         1,

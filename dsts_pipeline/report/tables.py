@@ -17,6 +17,7 @@ import numpy as np
 from dsts_pipeline.metrics.ablation import (
     CITATION,
     PAPER_ROWS,
+    PAPER_SYSTEMS,
     PAPER_TABLES,
     PaperTable,
     p_text,
@@ -53,6 +54,8 @@ def make_tables(inputs: ReportInputs, num_pairs: int) -> dict[str, Table]:
             for paper in PAPER_TABLES
             if any(name in measured and name != "full" for name in PAPER_ROWS.get(paper.number, ()))
         ]
+    if inputs.dataset not in PAPERS_DATASETS and any(n in PAPER_SYSTEMS for n, _ in inputs.heads):
+        papers += [_method_table(paper, inputs) for paper in PAPER_TABLES[:2]]
     tables = {table.name: table for table in [*own, *papers] if table.rows}
     left_out = {*inputs.left_out, *(("gates",) if "temporal_need" in inputs.left_out else ())}
     return {name: table for name, table in tables.items() if name not in left_out}
@@ -610,18 +613,20 @@ def _paper_table(
 
 
 def _method_table(paper: PaperTable, inputs: ReportInputs) -> Table:
-    """Tables 1 and 2: the paper's methods, then this run's heads."""
-    rows = [row(*texts, emphasised=i in paper.best) for i, texts in enumerate(paper.rows)]
-    rows += [
-        row(
-            f"this run: {head['title']}",
-            *(with_interval(head, KEYS[column]) for column in paper.columns[1:]),
-            emphasised=name == inputs.main_head,
-        )
-        for name, head in inputs.heads
-    ]
+    """Tables 1 and 2: the paper's methods, each with its like of this run, then its other heads."""
+    printed = [texts[0] for texts in paper.rows]
+    own: dict[str, list[Row]] = {}
+    for name, head in inputs.heads:
+        system = PAPER_SYSTEMS.get(name, "")
+        figures = (with_interval(head, KEYS[column]) for column in paper.columns[1:])
+        found = row(f"this run: {head['title']}", *figures, emphasised=name == inputs.main_head)
+        own.setdefault(system if system in printed else "", []).append(found)
+    rows = []
+    for i, texts in enumerate(paper.rows):
+        rows += [row(*texts, emphasised=i in paper.best), *own.get(texts[0], ())]
+    rows += own.get("", [])
     ours = (
-        f"Below them this run, on {inputs.dataset or 'its own data set'} "
+        f"Below their like, or below all, this run, on {inputs.dataset or 'its own data set'} "
         f"({inputs.metrics['split']} split), with intervals in brackets: other data and another "
         "backbone, so compare steps, not levels."
     )

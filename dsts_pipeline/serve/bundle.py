@@ -24,6 +24,7 @@ from dsts_pipeline.base.settings import BackboneSettings, FeedSettings
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.build import build_backbone
+from dsts_pipeline.extract.flow import Modality
 from dsts_pipeline.extract.forward import Computing
 from dsts_pipeline.extract.views import Views
 from dsts_pipeline.extract.weights import KeyMapName
@@ -41,6 +42,7 @@ class BackboneSource:
     num_frames: int | None = None
     size_px: int | None = None
     key_map: KeyMapName = "auto"
+    input: Modality = "rgb"
 
     def build(self, sha256: str | None = None) -> Backbone:
         """The backbone, frozen, its weights' digest compared with `sha256`."""
@@ -223,6 +225,7 @@ def bundle_of_run(
         size_px=backbone.size_px,
         tap=taps[0],
         key_map=backbone.key_map,
+        input=backbone.input,
     )
     return Bundle(
         head=head,

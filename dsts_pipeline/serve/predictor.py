@@ -48,7 +48,7 @@ class Prediction:
         logits: float32 [V, K], a row per view.
         probabilities: float32 [K], the mean of the views'.
         neurons: Chosen neuron per view and layer [V, L]; None for heads that do not route.
-        frames: What the backbone saw, uint8 [V, T, H, W, 3].
+        frames: What the backbone saw, uint8 [V, T, H, W, C].
         pooled: The map's mean over time, space and views, float32 [C].
         seconds: By part, see `PARTS`; of videos that went through in one batch, their share.
         attention: What an attentive readout took of the first view's map, float32 [T, H, W], sums
@@ -154,8 +154,7 @@ class Predictor:
     def warm_up(self) -> None:
         """Let the backbone and the head see one empty clip, so that no video pays for the start."""
         backbone = self._backbone
-        shape = (1, backbone.num_frames, backbone.size_px, backbone.size_px, 3)
-        self._compute([np.zeros(shape, np.uint8)])
+        self._compute([np.zeros((1, *backbone.input_shape), np.uint8)])
 
     def annotate(
         self,
