@@ -109,7 +109,7 @@ def _fused(chosen: EvaluateSettings, heads: Mapping[str, HeadResult]) -> dict[st
     own = heads[fuse.head]
     second = replace(
         other,
-        title=f"{other.title}, {fuse.run}",
+        title=f"{other.title}, second stream",
         predictions=align(own.predictions, other.predictions),
     )
     both = fuse_heads([own, second], [1 - fuse.weight, fuse.weight])

@@ -154,8 +154,10 @@ def _attention_reader(
 ) -> SeenOf | None:
     """A function that yields what the head saw of a clip's first view, and what it attended to.
 
-    None where the head averages positions.
+    None where the head averages positions, or is several that were fused.
     """
+    if not (common.HEADS / head_name).exists():
+        return None
     head, _ = load_head(common.HEADS / head_name)
     if attention_map(head, torch.zeros(1, *store.map_shape)) is None:
         return None

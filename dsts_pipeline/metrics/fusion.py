@@ -58,7 +58,7 @@ def fuse_heads(heads: Sequence[HeadResult], weights: Sequence[float] = ()) -> He
         DataError: They are of different clips, labels or numbers of classes.
     """
     return HeadResult(
-        title=f"{len(heads)} streams, fused late: {' + '.join(head.title for head in heads)}",
+        title=f"{len(heads)} streams, fused late",
         predictions=fuse([head.predictions for head in heads], weights),
         num_parameters=sum(head.num_parameters for head in heads),
     )

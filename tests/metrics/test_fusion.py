@@ -40,7 +40,7 @@ def test_a_head_of_both_has_the_parameters_of_both_and_no_routes():
         answers(0).clip_ids, answers(0).labels, answers(0).probabilities, np.zeros((30, 1))
     )
     both = fuse_heads([HeadResult("a", routed, 3, 2), HeadResult("b", answers(1), 4)])
-    assert (both.num_parameters, both.title) == (7, "2 streams, fused late: a + b")
+    assert (both.num_parameters, both.title) == (7, "2 streams, fused late")
     assert both.predictions.neurons is None and both.num_neurons is None
 
 

@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from dsts_pipeline.base.files import read_signed
+from dsts_pipeline.base.errors import DataError
+from dsts_pipeline.base.files import read_json, read_signed
+from dsts_pipeline.base.settings import EvaluateSettings, FuseSettings, ReportSettings, Settings
+from dsts_pipeline.feature_store import open_store
+from dsts_pipeline.head import LinearProbe, save_head
 from dsts_pipeline.metrics import Predictions
-from tests.pipeline import ROOT, run_cli, tell_plainly
-from tests.stages.ready_store import QUICK, make_ready
-
-TWO_STREAMS = {"evaluate__fuse__run": "../flow/outputs", "evaluate__fuse__weight": 0.25}
+from stages import common, evaluate, report
+from tests.stages.ready_store import make_ready
 
 
-@pytest.mark.slow
-def test_two_streams_are_a_head_of_their_own_in_evaluation_and_report(tmp_path):
-    answers = {}
+def write_stream(folder: Path, seed: int) -> None:
+    """A run's folder with features and a head with weights of its own."""
+    folder.mkdir()
+    store = open_store(make_ready(folder))
+    torch.manual_seed(seed)
+    head = LinearProbe(store.map_shape[0], len(store.class_names))
+    extra = {"store": store.fingerprint, "title": "Linear probe", "provenance": {}}
+    save_head(folder / common.HEADS / "linear_probe", head, extra)
+
+
+def settings(**fuse: object) -> Settings:
+    chosen = FuseSettings(head="linear_probe", **fuse)
+    return Settings(
+        evaluate=EvaluateSettings(num_bootstrap=100, fuse=chosen),
+        report=ReportSettings(write_plots=False),
+    )
+
+
+def test_two_streams_are_a_head_of_their_own_in_evaluation_and_report(tmp_path, monkeypatch):
     for seed, name in enumerate(("flow", "rgb")):
-        folder = tmp_path / name
-        make_ready(folder)
-        values = QUICK | {"seed": seed, "evaluate__num_bootstrap": 100}
-        assert run_cli(folder, "train-head", **values).returncode == 0
-        fused = TWO_STREAMS if name == "rgb" else {}
-        done = run_cli(folder, "evaluate", **values, **fused)
-        assert done.returncode == 0, done.stderr
-        place = folder / "outputs" / "evaluation" / "predictions"
-        answers[name] = Predictions.load(place / "dsts.npz")
-    both = Predictions.load(place / "two_streams.npz")
-    expected = 0.75 * answers["rgb"].probabilities + 0.25 * answers["flow"].probabilities
-    np.testing.assert_allclose(both.probabilities, expected, rtol=1e-5)
-    metrics = read_signed(place.parent / "metrics.json")
-    assert list(json.loads((place.parent / "headline.json").read_text())).count("two_streams") == 1
+        write_stream(tmp_path / name, seed)
+        monkeypatch.chdir(tmp_path / name)
+        evaluate.run(settings(weight=0.25, run=None if name == "flow" else "../flow/outputs"))
+    own, second, both = (
+        Predictions.load(common.PREDICTIONS / f"{name}.npz").probabilities
+        for name in ("linear_probe", "second_stream", "two_streams")
+    )
+    flow = Predictions.load(Path("../flow") / common.PREDICTIONS / "linear_probe.npz")
+    np.testing.assert_array_equal(second, flow.probabilities)
+    assert np.abs(own - second).max() > 0.1
+    np.testing.assert_allclose(both, 0.75 * own + 0.25 * second, rtol=1e-5)
+    metrics = read_signed(common.METRICS)
     pairs = {(c["first_head"], c["second_head"]) for c in metrics["comparisons"]}
-    assert {("two_streams", "dsts"), ("two_streams", "second_stream")} <= pairs
-    values["report__write_plots"] = False
-    done = run_cli(folder, "report", **values)
-    assert done.returncode == 0, done.stderr
-    html = (folder / "outputs" / "report" / "report.html").read_text()
+    assert {("two_streams", "linear_probe"), ("two_streams", "second_stream")} <= pairs
+    assert "two_streams" in read_json(common.HEADLINE)
+    report.run(settings())
+    html = common.REPORT.read_text()
     assert "The paper’s Table 2." in html and "this run: 2 streams, fused late" in html
-    missing = values | {"evaluate__fuse__run": "../flow/outputs", "evaluate__fuse__head": "gst"}
-    assert "expected one of" in tell_plainly(run_cli(folder, "evaluate", **missing))
-    nowhere = values | {"evaluate__fuse__run": "../nowhere"}
-    assert "holds no evaluated run" in tell_plainly(run_cli(folder, "evaluate", **nowhere))
-
-
-def test_the_second_stream_has_a_group_of_settings():
-    text = (Path(ROOT) / "configs" / "backbone" / "tsm_r50_flow.yaml").read_text()
-    assert "input: flow" in text
+    for wrong, told in (("../nowhere", "holds no evaluated run"), (".", "holds no evaluated run")):
+        with pytest.raises(DataError, match=told):
+            evaluate.run(settings(run=wrong))
