@@ -223,7 +223,7 @@ def compare(
         weights: Of the runs' scores, with commas; empty: all are equal.
 
     Raises:
-        DataError: A run is not there, or not evaluated on the clips of the first.
+        DataError: A run is not there, not evaluated on the clips of the first, or fused already.
         SettingsError: Weights are no positive numbers, one a run.
     """
     chosen = settings.evaluate
@@ -263,6 +263,12 @@ def _fuse(
 ) -> Run:
     """Average the runs' main heads; written to `outputs` as an evaluated run."""
     check_runs(runs)
+    for run in runs:
+        if run.inputs.main_head == TWO_STREAMS:
+            raise DataError(
+                f"{run.name}: its main head is fused already; name the runs that it was made of, or "
+                "evaluate it with evaluate.fuse.run=null"
+            )
     streams = {f"stream_{number}": run for number, run in enumerate(runs, start=1)}
     heads = {}
     for name, run in streams.items():

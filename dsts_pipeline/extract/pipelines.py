@@ -208,8 +208,9 @@ def _read_pixels(preprocessor: Mapping[str, Any], source: str) -> dict[str, Any]
     std = preprocessor.get("std") or (1.0, 1.0, 1.0)
     if len(mean) != 3:
         raise SettingsError(
-            f"{source}: it normalises {len(mean)} channels, expected the 3 of RGB frames; for "
-            "optical flow name a config of RGB frames and set backbone.input to flow"
+            f"{source}: it normalises {len(mean)} channels, expected the 3 of RGB frames; its "
+            "optical flow is not extracted: name a config of RGB frames, and set backbone.input to "
+            "flow"
         )
     return {
         "mean": tuple(float(value) for value in mean),
