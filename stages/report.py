@@ -266,8 +266,8 @@ def _fuse(
     for run in runs:
         if run.inputs.main_head == TWO_STREAMS:
             raise DataError(
-                f"{run.name}: its main head is fused already; name the runs that it was made of, or "
-                "evaluate it with evaluate.fuse.run=null"
+                f"{run.name}: its main head is fused already; name the runs that it was made of, "
+                "or evaluate it with evaluate.fuse.run=null"
             )
     streams = {f"stream_{number}": run for number, run in enumerate(runs, start=1)}
     heads = {}

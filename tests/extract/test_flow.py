@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.errors import BundleError, SettingsError
 from dsts_pipeline.base.settings import AugmentationSettings, BackboneSettings, ViewSettings
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.flips import FlipRule
@@ -22,6 +22,8 @@ from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.extract.views import InputRule, ViewPlan, Views, view_at_test
 from dsts_pipeline.feature_store import StorePlan, StoreWriter, open_store
+from dsts_pipeline.serve import BackboneSource
+from dsts_pipeline.serve.bundle_folder import _require_portable as require_portable
 from dsts_pipeline.serve.video_jobs import VideoJob, work
 from tests.clips.videos import write_video
 from tests.extract.small_set import PoolingBackbone, index_clips, write_clips
@@ -204,3 +206,10 @@ def test_an_image_model_of_timm_takes_stacks():
     frames = torch.zeros(1, *backbone.input_shape, dtype=torch.uint8)
     assert backbone.input_shape == (2, 32, 32, 10)
     assert tuple(backbone(frames).shape[1:]) == backbone.map_shape
+
+
+def test_a_bundle_knows_the_input_and_refuses_one_that_there_is_not():
+    source = BackboneSource("tsm_r50", "random", "backbone", input="flow")
+    require_portable(source)
+    with pytest.raises(BundleError, match="input 'depth', expected one of rgb, flow"):
+        require_portable(replace(source, input="depth"))
