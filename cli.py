@@ -647,6 +647,12 @@ def compare(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write.")] = Path(
         "outputs/compare/compare.html"
     ),
+    fuse: Annotated[
+        bool, typer.Option("--fuse", help="Also average the runs' scores, as a run of its own.")
+    ] = False,
+    weights: Annotated[
+        str, typer.Option(metavar="W,W...", help="Of the runs in --fuse; equal by default.")
+    ] = "",
     params: Params = PARAMS_FILE,
     overrides: Overrides = [],
     debug: Debug = False,
@@ -655,11 +661,13 @@ def compare(
 
     A RUN is an outputs folder, a folder that holds one, or a git revision whose results DVC's
     cache has. Differences are to the first one, clip by clip: all must be evaluated on the same
-    clips.
+    clips. With --fuse the scores of their main heads are averaged (late fusion, such as of frames
+    and optical flow) into the folder `fused` beside the page, which is then the first of the runs.
 
     Example: python cli.py compare outputs runs/small/outputs HEAD~1
     """
-    run_stage("report.compare", params, overrides, debug, runs=runs, out=out)
+    how = {"runs": runs, "out": out, "fuse": fuse, "weights": weights}
+    run_stage("report.compare", params, overrides, debug, **how)
 
 
 @app.command(rich_help_panel=AROUND)

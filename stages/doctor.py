@@ -295,6 +295,7 @@ def check_weights(chosen: BackboneSettings) -> tuple[str, tuple[int, int, int, i
         size_px=chosen.size_px,
         frame_interval=chosen.frame_interval,
         taps=chosen.taps,
+        input=chosen.input,
     )
     shape = " x ".join(map(str, backbone.map_shape))
     digest = backbone.describe()["weights"].get("sha256")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.provenance import collect_provenance
-from dsts_pipeline.base.settings import Settings
+from dsts_pipeline.base.settings import EvaluateSettings, Settings
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.metrics import (
     Bootstrap,
     Denominators,
+    HeadResult,
+    align,
     assemble_metrics,
     assemble_routing,
     count_views,
@@ -23,6 +28,7 @@ from dsts_pipeline.metrics import (
     plot_tables,
     print_results,
 )
+from dsts_pipeline.metrics.fusion import SECOND_STREAM, TWO_STREAMS, fuse_heads, read_stream
 from dsts_pipeline.metrics.scoring import load_fitting_head, score_head
 from stages import common
 
@@ -57,6 +63,8 @@ def _evaluate(settings: Settings) -> None:
             heads[name] = score_head(common.HEADS / name, feed, chosen, seed=settings.seed)
             heads[name].predictions.save(common.PREDICTIONS / f"{name}.npz")
             progress.advance(len(rows), name)
+    if chosen.fuse.run is not None:
+        heads |= _fused(chosen, heads)
     failures = [clip for clip in store.manifest["failures"] if clip["split"] == chosen.split]
     views = count_views(feed.groups.tolist(), failures, num_joined=store.num_joined)
     problems = [problem for problem in unusable if problem.split == chosen.split]
@@ -85,6 +93,30 @@ def _evaluate(settings: Settings) -> None:
     answers = {name: head.predictions for name, head in heads.items()}
     _write_plot_tables(plot_tables(metrics, answers, routing))
     print_results(metrics)
+
+
+def _fused(chosen: EvaluateSettings, heads: Mapping[str, HeadResult]) -> dict[str, HeadResult]:
+    """The other run's head, and both together; their answers are written as those of any head.
+
+    Raises:
+        DataError: A run has no such head, or they were evaluated on other clips.
+    """
+    fuse = chosen.fuse
+    if fuse.head not in heads:
+        raise DataError(f"evaluate.fuse.head is {fuse.head!r}, expected one of {list(heads)}")
+    folder = Path(str(fuse.run)) / common.EVALUATION.relative_to(common.OUTPUTS)
+    other, _ = read_stream(folder, fuse.head, chosen.split)
+    own = heads[fuse.head]
+    second = replace(
+        other,
+        title=f"{other.title}, second stream",
+        predictions=align(own.predictions, other.predictions),
+    )
+    both = fuse_heads([own, second], [1 - fuse.weight, fuse.weight])
+    found = {SECOND_STREAM: second, TWO_STREAMS: both}
+    for name, head in found.items():
+        head.predictions.save(common.PREDICTIONS / f"{name}.npz")
+    return found
 
 
 def _write_plot_tables(tables: Mapping[str, str]) -> None:

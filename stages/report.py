@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.files import hold_alone, read_signed
+from dsts_pipeline.base.errors import DataError, SettingsError
+from dsts_pipeline.base.files import hold_alone, read_signed, sign, write_json
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
@@ -32,8 +34,17 @@ from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.joining import follow_head
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.head import attention_map, load_head
-from dsts_pipeline.metrics import Bootstrap, Predictions, print_results
-from dsts_pipeline.report.comparison import Run, render_comparison
+from dsts_pipeline.metrics import (
+    Bootstrap,
+    Denominators,
+    HeadResult,
+    Predictions,
+    align,
+    assemble_metrics,
+    print_results,
+)
+from dsts_pipeline.metrics.fusion import TWO_STREAMS, fuse_heads
+from dsts_pipeline.report.comparison import Run, check_runs, render_comparison
 from dsts_pipeline.report.examples import worst_cell
 from dsts_pipeline.report.inputs import Failure, ReportInputs, name_dataset
 from dsts_pipeline.report.page import render_report, write_report
@@ -60,7 +71,8 @@ def run(settings: Settings, *, screenshots: Path | None = None) -> None:
 
 def _report(settings: Settings, screenshots: Path | None) -> None:
     names = list(read_signed(common.METRICS)["heads"])
-    of_head = read_signed(common.HEADS / names[-1] / "head.json")["extra"]
+    trained = [name for name in names if (common.HEADS / name).exists()]  # fused heads are not
+    of_head = read_signed(common.HEADS / trained[-1] / "head.json")["extra"]
     feed = follow_head(settings.feed, of_head)
     store = open_features(common.FEATURES, feed, settings.dataset)
     features = store.manifest
@@ -144,8 +156,10 @@ def _attention_reader(
 ) -> SeenOf | None:
     """A function that yields what the head saw of a clip's first view, and what it attended to.
 
-    None where the head averages positions.
+    None where the head averages positions, or is several that were fused.
     """
+    if not (common.HEADS / head_name).exists():
+        return None
     head, _ = load_head(common.HEADS / head_name)
     if attention_map(head, torch.zeros(1, *store.map_shape)) is None:
         return None
@@ -197,20 +211,94 @@ def show_results(settings: Settings) -> None:
 
 # ---- compare: one page about several finished runs on the same clips ---------------------------
 
+FUSED = "fused"
 
-def compare(settings: Settings, *, runs: Sequence[str], out: Path) -> None:
+
+def compare(
+    settings: Settings, *, runs: Sequence[str], out: Path, fuse: bool = False, weights: str = ""
+) -> None:
     """Write the page to `out`, its plots and tables beside it.
 
+    Args:
+        fuse: The runs' main heads are fused late, too: into an outputs folder "fused" beside
+            `out`, which comes first on the page.
+        weights: Of the runs' scores, with commas; empty: all are equal.
+
     Raises:
-        DataError: A run is not there, or not evaluated on the clips of the first.
+        DataError: A run is not there, not evaluated on the clips of the first, or fused already.
+        SettingsError: Weights are no positive numbers, one a run.
     """
     chosen = settings.evaluate
+    shares = read_weights(weights, len(runs)) if fuse else []
     with TemporaryDirectory() as scratch:
         found = [_read_named(name, outputs_of(name, Path(scratch))) for name in runs]
     bootstrap = Bootstrap(chosen.num_bootstrap, chosen.confidence, settings.seed)
+    if fuse:
+        found = [_fuse(found, shares, bootstrap, out.parent / FUSED), *found]
     page = render_comparison(found, bootstrap)
     write_report(page, out, write_plots=settings.report.write_plots)
     console.print(f"comparison: {out.resolve()}", soft_wrap=True)
+
+
+def read_weights(text: str, num_runs: int) -> list[float]:
+    """Such as [1.0, 1.5] of "1,1.5"; empty: ones.
+
+    Raises:
+        SettingsError: They are no positive numbers, one a run.
+    """
+    if not text:
+        return [1.0] * num_runs
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != num_runs or not all(0 < weight < math.inf for weight in weights):
+        raise SettingsError(
+            f"--weights {text}: expected {num_runs} positive numbers with commas between them, "
+            "one a run, such as 1,1.5"
+        )
+    return weights
+
+
+def _fuse(
+    runs: Sequence[Run], weights: Sequence[float], bootstrap: Bootstrap, outputs: Path
+) -> Run:
+    """Average the runs' main heads; written to `outputs` as an evaluated run."""
+    check_runs(runs)
+    for run in runs:
+        if run.inputs.main_head == TWO_STREAMS:
+            raise DataError(
+                f"{run.name}: its main head is fused already; name the runs that it was made of, "
+                "or evaluate it with evaluate.fuse.run=null"
+            )
+    streams = {f"stream_{number}": run for number, run in enumerate(runs, start=1)}
+    heads = {}
+    for name, run in streams.items():
+        answers = align(runs[0].inputs.answers, run.inputs.answers)
+        plain = Predictions(answers.clip_ids, answers.labels, answers.probabilities)
+        title = f"{run.inputs.main['title']}, {run.name}"
+        heads[name] = HeadResult(title, plain, run.inputs.main["num_parameters"])
+    heads[TWO_STREAMS] = fuse_heads(list(heads.values()), weights)
+    first = runs[0].inputs
+    metrics = assemble_metrics(
+        heads,
+        bootstrap=bootstrap,
+        attribute_names=first.attribute_names,
+        attributes=first.attributes,
+        class_names=first.class_names,
+        denominators=Denominators(*(first.metrics[k] for k in ("evaluated", "failed", "missing"))),
+        split=first.metrics["split"],
+        store=" + ".join(run.inputs.metrics["store"] for run in runs),
+        provenance=collect_provenance(
+            {"fused": [run.name for run in runs], "weights": list(weights)}
+        ),
+    )
+    for name, head in heads.items():
+        head.predictions.save(_at(outputs, common.PREDICTIONS) / f"{name}.npz")
+    write_json(_at(outputs, common.METRICS), sign(metrics))
+    print_results(metrics)
+    console.print(f"fused: {outputs.resolve()}", soft_wrap=True)
+    return Run(FUSED, replace(read_run(outputs, None, {}), dataset=first.dataset))
 
 
 def outputs_of(run: str, scratch: Path) -> Path:

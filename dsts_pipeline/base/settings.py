@@ -187,6 +187,19 @@ class AugmentationSettings(Section):
     """probability of erasing a rectangle"""
 
 
+def check_flow_augmentation(chosen: AugmentationSettings, name: str) -> None:
+    """Refuse what changes the colours of frames: fields of optical flow have none.
+
+    Raises:
+        ValueError: It changes colours.
+    """
+    if chosen.color_jitter or chosen.rand_augment:
+        raise ValueError(
+            f"{name} has color_jitter {chosen.color_jitter:g} and rand_augment "
+            f"{chosen.rand_augment:g}, and input is flow, which has no colours; set both to 0"
+        )
+
+
 class ViewSettings(Section):
     """How many maps a clip has."""
 
@@ -230,6 +243,8 @@ class BackboneSettings(Section):
     """of transformers and V-JEPA 2.1: frames from one to the next; null: over the whole clip"""
     size_px: Annotated[int, Field(ge=16)] | None = 64
     """side of the input; null: the model's own"""
+    input: Literal["rgb", "flow"] = "rgb"
+    """rgb: frames; flow: for each frame a stack of five optical flow fields from it on"""
     decoder: Literal["auto", "decord", "pyav", "torchcodec", "torchcodec_cuda"] = "auto"
     """auto: decord for what it reads exactly, PyAV for all else"""
     decoder_fallback: Literal["none", "decord", "pyav"] = "none"
@@ -260,6 +275,12 @@ class BackboneSettings(Section):
     def _name_weights(cls, value: str | None, known: Any) -> str | None:
         """A model of the hub has its own weights, which are named once."""
         return own_weights(known.data.get("name", ""), value)
+
+    @model_validator(mode="after")
+    def _check_input(self) -> BackboneSettings:
+        if self.input == "flow":
+            check_flow_augmentation(self.views.augmentation, "views.augmentation")
+        return self
 
 
 class PretrainSettings(Section):
@@ -583,6 +604,17 @@ class FinetuneSettings(RunSettings, LearningSettings):
 # ---- evaluation and report ---------------------------------------------------------------------
 
 
+class FuseSettings(Section):
+    """Late fusion: another run's scores averaged with this run's, as a head of its own."""
+
+    run: str | None = None
+    """outputs folder of the other run, evaluated on the same clips; null: nothing is fused"""
+    head: str = "dsts"
+    """the head of both runs whose scores are averaged"""
+    weight: Inside = 0.5
+    """share of the other run's scores"""
+
+
 class EvaluateSettings(Section):
     """Which split heads are run over, and how sure their figures are."""
 
@@ -600,6 +632,8 @@ class EvaluateSettings(Section):
     """shuffles behind the comparison of routing with chance"""
     temporal_need: Literal["shuffle", "average", "none"] = "shuffle"
     """how maps lose their order in time to see who needs it: shuffle, average, none"""
+    fuse: FuseSettings = FuseSettings()
+    """late fusion with another run's scores, such as those of optical flow"""
 
 
 class ReportSettings(Section):
@@ -794,3 +828,8 @@ def check_together(settings: Settings) -> None:
         raise SettingsError(
             "ablate.folds is true and dataset.num_folds null; set dataset.num_folds, such as 5"
         )
+    if settings.backbone.input == "flow":
+        try:
+            check_flow_augmentation(settings.finetune.augmentation, "finetune.augmentation")
+        except ValueError as error:
+            raise SettingsError(str(error)) from None

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dsts_pipeline.base.errors import LazyExtra
+from dsts_pipeline.extract.flow import NUM_CHANNELS, mirror
 
 if TYPE_CHECKING:
     from PIL import Image, ImageEnhance, ImageOps
@@ -71,7 +72,8 @@ def augment(
     """One augmented view: uint8 [T, size_px, size_px, 3], C order.
 
     Args:
-        frames: uint8 [T, H, W, 3], both sides at least `size_px`.
+        frames: uint8 [T, H, W, 3], or stacks of optical flow [T, H, W, 10], both sides at least
+            `size_px`.
         seed: Of this view; the same seed gives the same bytes.
         is_flipped: Whether it is mirrored; drawn when the store is planned, since a mirrored clip
             may have another label.
@@ -79,7 +81,7 @@ def augment(
     with _seeded(seed):
         images = _crop(list(frames), augmentation.crop, size_px)
         if is_flipped:
-            images = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+            images = [_mirror(image) for image in images]
         if augmentation.color_jitter:
             jitter = augmentation.color_jitter
             images = _apply("ColorJitter", images, **_color_ranges(jitter))
@@ -89,6 +91,12 @@ def augment(
             images = [image.copy() for image in images]
             images = _apply("RandomErasing", images, erase_prob=float(augmentation.erasing))
     return np.stack(images)
+
+
+def _mirror(image: np.ndarray) -> np.ndarray:
+    if image.shape[-1] == NUM_CHANNELS:
+        return mirror(image[None])[0]
+    return np.ascontiguousarray(image[:, ::-1])
 
 
 def _color_ranges(strength: float) -> dict[str, float]:

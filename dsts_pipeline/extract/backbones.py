@@ -1,7 +1,7 @@
 """Frozen backbones: uint8 frames in, float32 feature maps out.
 
-Enters: frames [B, T, H, W, 3], RGB. Leaves: a map [B, C, T', H', W'] for each tap. `build` makes
-them of names.
+Enters: frames [B, T, H, W, 3], RGB, or stacks of optical flow [B, T, H, W, 10]. Leaves: a map
+[B, C, T', H', W'] for each tap. `build` makes them of names.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dsts_pipeline.base.errors import SettingsError, UserError
+from dsts_pipeline.extract.flow import NUM_CHANNELS, Modality
 from dsts_pipeline.extract.model_zoo import PIXEL_MEAN, PIXEL_STD
 from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.taps import FrozenModel, MapRule, parse_map
@@ -29,11 +30,11 @@ def normalize_frames(
     """(x - mean) / std, channels moved to the front; pretraining and extraction share it.
 
     Args:
-        frames: uint8 [B, T, H, W, 3].
+        frames: uint8 [B, T, H, W, C].
         mean, std: Per channel, on the 0..255 scale.
 
     Returns:
-        `dtype` [B, 3, T, H, W]; in memory the channels stay last, which convolutions like.
+        `dtype` [B, C, T, H, W]; in memory the channels stay last, which convolutions like.
     """
     scale = frames.new_tensor([1.0 / value for value in std], dtype=dtype)
     shift = frames.new_tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype)
@@ -49,6 +50,7 @@ class Backbone(nn.Module):
         resize_px: What the shorter side of a video is scaled to before a square is cut.
         pipeline: The model's own test pipeline; None: centres of equal segments, scaled by the
             decoder, the square in the middle.
+        modality, num_channels: What it is fed: frames (3), or stacks of optical flow (10).
         taps: Names of the maps that `extract` gives, the main one first.
         map_shapes: (C, T', H', W') of the map of one clip, by tap.
         map_shape: The main one's.
@@ -76,6 +78,8 @@ class Backbone(nn.Module):
         self.resize_px = size_px if pipeline is None else pipeline.resize_px
         self._mean = PIXEL_MEAN if pipeline is None else pipeline.mean
         self._std = PIXEL_STD if pipeline is None else pipeline.std
+        self.num_channels = len(self._mean)
+        self.modality: Modality = "flow" if self.num_channels == NUM_CHANNELS else "rgb"
         self._description = description
         self._rules: tuple[MapRule, ...] = tuple(parse_map(tap) for tap in dict.fromkeys(taps))
         self.taps = tuple(rule.name for rule in self._rules)
@@ -94,6 +98,11 @@ class Backbone(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C) of one clip."""
+        return self.num_frames, self.size_px, self.size_px, self.num_channels
 
     def forward(self, frames: Tensor) -> Tensor:
         """The main tap's maps float32 [B, C, T', H', W'] of frames uint8 [B, T, H, W, 3].
@@ -154,7 +163,7 @@ class Backbone(nn.Module):
         return tuple(dict.fromkeys(tap.name for rule in self._rules for tap in rule.taps))
 
     def _run(self, frames: Tensor, rules: Sequence[MapRule]) -> dict[str, Tensor]:
-        expected = (self.num_frames, self.size_px, self.size_px, 3)
+        expected = self.input_shape
         if frames.dtype != torch.uint8 or tuple(frames.shape[1:]) != expected:
             raise ValueError(
                 f"frames are {frames.dtype} {tuple(frames.shape)}, expected torch.uint8 "
@@ -170,7 +179,7 @@ class Backbone(nn.Module):
 
     def _measure(self) -> dict[str, tuple[int, int, int, int]]:
         """Shapes of the maps of one clip, by trying: without numbers where the model allows it."""
-        sample = torch.zeros(1, self.num_frames, self.size_px, self.size_px, 3, dtype=torch.uint8)
+        sample = torch.zeros(1, *self.input_shape, dtype=torch.uint8)
         if self.model.runs_without_numbers:
             try:
                 return self._measure_without_numbers(sample.to("meta"))

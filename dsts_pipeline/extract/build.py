@@ -6,6 +6,7 @@ in place, checked key by key, and a description of all that decides its maps.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.hub import PREFIX, own_weights
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.flow import MEAN, NUM_CHANNELS, STD, Modality
 from dsts_pipeline.extract.gst import GSTResNet50
 from dsts_pipeline.extract.image_models import build_image_model
 from dsts_pipeline.extract.mmaction_compat import accepts, build_model
@@ -64,6 +66,7 @@ def build_backbone(
     taps: Sequence[str] = (),
     weights_sha256: str | None = None,
     key_map: KeyMapName = "auto",
+    input: Modality = "rgb",
     seed: int = 0,
 ) -> Backbone:
     """The backbone called `name`, frozen and in evaluation mode.
@@ -80,6 +83,8 @@ def build_backbone(
         taps: Where maps are taken, see `taps`; by default the preset's own.
         weights_sha256: The digest that the file must have.
         key_map: How the file's keys are renamed, see `weights`.
+        input: "flow": the model's first layer takes the ten channels of a stack of optical flow
+            (see `flow`) in place of a frame's three.
 
     Raises:
         SettingsError: There is no such model, or it has no such tap or input.
@@ -103,7 +108,12 @@ def build_backbone(
             "which frames are chosen; set it to null"
         )
     if name in IMAGE_PRESETS or name.startswith(TIMM):
-        return build_image_model(name, choice, num_frames=num_frames, size_px=size_px, taps=taps)
+        return build_image_model(
+            name, choice, num_frames=num_frames, size_px=size_px, taps=taps, modality=input
+        )
+    is_in_zoo = name in ZOO_PRESETS or (name not in preset_names() and is_config_name(name))
+    if input == "flow" and (of_library or not is_in_zoo):
+        raise _no_flow(name)
     if name in GST_PRESETS:
         return _build_gst(name, choice, num_frames, size_px, taps)
     rule: dict[str, Any] = {"num_frames": num_frames, "size_px": size_px}
@@ -112,8 +122,8 @@ def build_backbone(
         return build_vjepa2_1(name, choice, **rule, taps=taps)
     if of_library:
         return build_transformer(name, choice, **rule, taps=taps)
-    if name in ZOO_PRESETS or (name not in preset_names() and is_config_name(name)):
-        return _build_from_zoo(name, choice, num_frames, size_px, taps)
+    if is_in_zoo:
+        return _build_from_zoo(name, choice, num_frames, size_px, taps, input)
     return _build_own(name, choice, num_frames, size_px, taps)
 
 
@@ -141,6 +151,14 @@ def choose_backbone(chosen: BackboneSettings) -> Backbone:
         taps=chosen.taps,
         weights_sha256=chosen.weights_sha256,
         key_map=chosen.key_map,
+        input=chosen.input,
+    )
+
+
+def _no_flow(name: str) -> SettingsError:
+    return SettingsError(
+        f"backbone.input is flow, and {name} takes frames alone; expected a recognizer of "
+        "mmaction2 whose backbone has `in_channels`, such as tsm_r50, or a model of timm"
     )
 
 
@@ -230,11 +248,14 @@ def _build_from_zoo(
     num_frames: int | None,
     size_px: int | None,
     taps: tuple[str, ...],
+    modality: Modality,
 ) -> Backbone:
     preset = ZOO_PRESETS.get(name) or ZooPreset(name)
     model = read_zoo_model(
         preset.config, changes=preset.changes, pipeline_changes=preset.pipeline_changes
     )
+    if modality == "flow":
+        model = _fed_flow(name, model)
     backbone = model.recognizer["backbone"]
     tap = _TAP_OF.get(backbone["type"], preset.tap)
     taps = taps or (tap.format(last=backbone.get("layers", 1) - 1),)
@@ -258,6 +279,19 @@ def _build_from_zoo(
             "input": pipeline.describe_input(),
             "versions": _versions(),
         },
+    )
+
+
+def _fed_flow(name: str, model: ZooModel) -> ZooModel:
+    """The model with a first layer for stacks of flow; frames are chosen and scaled as before."""
+    backbone = model.recognizer["backbone"]
+    if not accepts(backbone["type"], "in_channels"):
+        raise _no_flow(name)
+    backbone = {**backbone, "in_channels": NUM_CHANNELS}
+    pipeline = dataclasses.replace(model.pipeline, mean=MEAN, std=STD, is_bgr=False)
+    # The recognizer's own statistics are not used: frames reach it normalised.
+    return dataclasses.replace(
+        model, recognizer={**model.recognizer, "backbone": backbone}, pipeline=pipeline
     )
 
 

@@ -44,6 +44,7 @@ from dsts_pipeline.base.progress import console
 from dsts_pipeline.clips.decode import Tally, decode_frames
 from dsts_pipeline.clips.probe import VideoError
 from dsts_pipeline.extract.augmentation import augment
+from dsts_pipeline.extract.flow import NUM_CHANNELS, NUM_FRAMES, FlowStacks
 from dsts_pipeline.extract.num_decoders import NumWorkers, choose_num_decoders, count_cores
 from dsts_pipeline.extract.pipelines import cut_square, scale_frames
 from dsts_pipeline.extract.views import Content, DecodeJob, FrameRequest
@@ -596,9 +597,18 @@ def _cut_views(request: FrameRequest, whole: np.ndarray, numbers: np.ndarray) ->
     if size_px is not None:
         height = width = size_px
     length = len(request.views[0].indices)
-    frames = np.empty((len(request.views), length, height, width, 3), np.uint8)
+    num_channels = 3
+    stacks = None
+    if request.modality == "flow":
+        length //= NUM_FRAMES
+        num_channels = NUM_CHANNELS
+        stacks = FlowStacks(whole, numbers)
+    frames = np.empty((len(request.views), length, height, width, num_channels), np.uint8)
     for row, view in zip(frames, request.views, strict=True):
-        shown = whole[np.searchsorted(numbers, view.indices)]
+        indices = np.asarray(view.indices)
+        shown = (
+            whole[np.searchsorted(numbers, indices)] if stacks is None else stacks.stack(indices)
+        )
         if size_px is None:
             row[:] = shown
         elif view.seed is None:

@@ -1,6 +1,6 @@
 """Batches of frames through a frozen backbone, so that its device always has work.
 
-Enters: frames uint8 [n, T, H, W, 3] and the memory that their maps go to. Leaves: maps float32
+Enters: frames uint8 [n, T, H, W, C] and the memory that their maps go to. Leaves: maps float32
 [n, C, T', H', W'] in that memory, at the latest after `finish`.
 
 On a CUDA device frames are sent from pinned memory and maps come back into pinned memory while the
@@ -50,6 +50,12 @@ def map_shapes(backbone: MapMaker) -> list[tuple[int, int, int, int]]:
     """(C, T', H', W') of the maps of one clip, tap by tap."""
     shapes = getattr(backbone, "map_shapes", None)
     return [backbone.map_shape] if shapes is None else list(shapes.values())
+
+
+def input_shape(backbone: MapMaker) -> tuple[int, int, int, int]:
+    """(T, H, W, C) of one clip; frames of three channels unless the backbone says otherwise."""
+    num_channels = getattr(backbone, "num_channels", 3)
+    return backbone.num_frames, backbone.size_px, backbone.size_px, num_channels
 
 
 # ---- how it is run ------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.errors import EXTRA_OF, SettingsError, UserError, explain_missing
 from dsts_pipeline.extract.backbones import Backbone
+from dsts_pipeline.extract.flow import MEAN, NUM_CHANNELS, STD, Modality
 from dsts_pipeline.extract.model_zoo import LEFT_OUT, TIMM, is_timm_name
 from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.extract.taps import Grid, Recognizer, Tap
@@ -94,6 +95,7 @@ def build_image_model(
     num_frames: int | None,
     size_px: int | None,
     taps: tuple[str, ...],
+    modality: Modality = "rgb",
 ) -> Backbone:
     """A backbone that sees frames one by one.
 
@@ -102,6 +104,7 @@ def build_image_model(
         choice: A file with the library's own names of parameters, or random weights.
         num_frames, size_px: The input T and H = W; None: 8 and the model's own.
         taps: Where maps are taken; none: at the model's last features.
+        modality: "flow": stacks of optical flow in place of frames; of timm's models alone.
 
     Raises:
         UserError: The library is not installed.
@@ -110,7 +113,14 @@ def build_image_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
-        found = _make_timm(name, size_px) if name.startswith(TIMM) else _make_lite0(size_px)
+        if name.startswith(TIMM):
+            found = _make_timm(name, size_px, modality)
+        elif modality == "flow":
+            raise SettingsError(
+                f"backbone.input is flow, and {name} takes frames alone; expected a model of timm"
+            )
+        else:
+            found = _make_lite0(size_px)
     model = ImageModel(found.model)
     left_out = tuple(f"backbone.{key}" for key in found.left_out)
     origin, report = choice.fill(model.recognizer, leave_out=(*LEFT_OUT, *left_out))
@@ -121,8 +131,8 @@ def build_image_model(
         num_frames=num_frames,
         resize_px=found.size_px,
         size_px=found.size_px,
-        mean=tuple(255 * value for value in found.mean),
-        std=tuple(255 * value for value in found.std),
+        mean=MEAN if modality == "flow" else tuple(255 * value for value in found.mean),
+        std=STD if modality == "flow" else tuple(255 * value for value in found.std),
     )
     return Backbone(
         name,
@@ -141,7 +151,7 @@ def build_image_model(
     )
 
 
-def _make_timm(name: str, size_px: int | None) -> _Found:
+def _make_timm(name: str, size_px: int | None, modality: Modality) -> _Found:
     library = _import("timm")
     model_name = name.removeprefix(TIMM)
     architecture = model_name.partition(".")[0]
@@ -152,7 +162,8 @@ def _make_timm(name: str, size_px: int | None) -> _Found:
             f"backbone.name: timm {library.__version__} has no model {model_name!r}; {hint}"
         )
     try:
-        model = library.create_model(model_name, pretrained=False)
+        changed = {"in_chans": NUM_CHANNELS} if modality == "flow" else {}
+        model = library.create_model(model_name, pretrained=False, **changed)
     except RuntimeError as error:  # what follows the dot
         known = [n for n in library.list_pretrained() if n.partition(".")[0] == architecture]
         raise SettingsError(

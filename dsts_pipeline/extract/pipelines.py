@@ -216,8 +216,9 @@ def _read_pixels(preprocessor: Mapping[str, Any], source: str) -> dict[str, Any]
     std = preprocessor.get("std") or (1.0, 1.0, 1.0)
     if len(mean) != 3:
         raise SettingsError(
-            f"{source}: it normalises {len(mean)} channels, expected the 3 of RGB frames; optical "
-            "flow is not extracted"
+            f"{source}: it normalises {len(mean)} channels, expected the 3 of RGB frames; its "
+            "optical flow is not extracted: name a config of RGB frames, and set backbone.input to "
+            "flow"
         )
     return {
         "mean": tuple(float(value) for value in mean),
@@ -300,7 +301,7 @@ def resize_frames(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     """Frames uint8 [T, H, W, 3] at `width` x `height`: uint8 [T, height, width, 3]."""
     if frames.shape[1:3] == (height, width):
         return frames
-    opencv = _find_opencv()
+    opencv = find_opencv()
     if opencv is None:
         return resize_by_numpy(frames, width, height)
     resized = [opencv.resize(frame, (width, height), interpolation=1) for frame in frames]
@@ -431,7 +432,7 @@ def load_opencv() -> Any:
 
 
 @functools.cache
-def _find_opencv() -> Any:
+def find_opencv() -> Any:
     """OpenCV, or None where it cannot be loaded."""
     try:
         opencv = load_opencv()

@@ -34,6 +34,7 @@ from dsts_pipeline.extract.forward import (
     MapMaker,
     choose_computing,
     count_work_threads,
+    input_shape,
     map_shapes,
 )
 from dsts_pipeline.extract.num_decoders import NumWorkers, choose_num_decoders, count_cores
@@ -271,7 +272,7 @@ class ShardRun:
     def _views(
         self, positions: range, answers: Iterator[Decoded]
     ) -> Iterator[tuple[np.ndarray | None, str]]:
-        """Frames [T, H, W, 3] or None and the reason, for each row; an answer is for one clip."""
+        """Frames [T, H, W, C] or None and the reason, for each row; an answer is for one clip."""
         made = (position for position in positions if position not in self._taken)
         for _, rows in groupby(self._plan.rows[position].clip for position in made):
             decoded = next(answers)
@@ -285,9 +286,8 @@ class ShardRun:
         views: Iterator[tuple[np.ndarray | None, str]],
         failures: dict[int, str],
     ) -> np.ndarray | Tensor:
-        """Frames of a batch uint8 [n, T, H, W, 3]; zeros, and a reason, where there are none."""
-        size = self._backbone.size_px
-        shape = (len(batch), self._backbone.num_frames, size, size, 3)
+        """Frames of a batch uint8 [n, T, H, W, C]; zeros, and a reason, where there are none."""
+        shape = (len(batch), *input_shape(self._backbone))
         frames: Any = np.zeros(shape, np.uint8)
         if isinstance(self._pool, DevicePool):
             frames = torch.zeros(shape, dtype=torch.uint8, device=self._backbone.device)
@@ -470,8 +470,7 @@ def forecast_extraction(
     num_clips = min(len(positions), _NUM_BATCHES * batch_size)
     chosen = [positions[i * len(positions) // num_clips] for i in range(num_clips)]
     jobs = [job for position in chosen for job in plan.jobs([position])]
-    size = backbone.size_px
-    frames = np.zeros((num_clips, backbone.num_frames, size, size, 3), np.uint8)
+    frames = np.zeros((num_clips, *input_shape(backbone)), np.uint8)
     num_decoded = 0
     with DecodePool(num_decode_workers) as pool:
         num_timed = pool.num_workers

@@ -41,6 +41,14 @@ from dsts_pipeline.clips.index import Clip, ClipIndex
 from dsts_pipeline.clips.probe import VideoInfo
 from dsts_pipeline.clips.sampling import SAMPLERS, jitter_generator, uniform_frames
 from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
+from dsts_pipeline.extract.flow import (
+    NUM_CHANNELS,
+    NUM_FRAMES,
+    Modality,
+    count_starts,
+    describe_flow,
+    stack_frames,
+)
 from dsts_pipeline.extract.pipelines import Pipeline, Scaling
 
 if TYPE_CHECKING:
@@ -64,7 +72,7 @@ class FrameView:
     """One view of a clip.
 
     Attributes:
-        indices: Frame numbers in the file, T of them.
+        indices: Frame numbers in the file, T of them; of optical flow the six of each stack.
         crop: Where the square lies along the longer side: 0 at its start, 1 in the middle, 2 at
             its end. Not looked at where the view is augmented.
         seed: Of the augmentation; None: the view is not augmented.
@@ -109,7 +117,7 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class FrameRequest(DecodeJob):
-    """Some views of one video: uint8 [V, T, H, W, 3] are wanted.
+    """Some views of one video: uint8 [V, T, H, W, C] are wanted, C = 3, of optical flow 10.
 
     Attributes:
         size_px: Side of the square that is cut, H = W; None: whole frames as they are stored.
@@ -120,6 +128,7 @@ class FrameRequest(DecodeJob):
         content: What the file must still hold; None: whatever it holds.
         info: What the file is, where that is known.
         shared_by: Requests of the clips that are read at once; empty: it is one clip's.
+        modality: Whether frames are wanted as they are, or optical flow of them.
     """
 
     views: tuple[FrameView, ...]
@@ -131,12 +140,16 @@ class FrameRequest(DecodeJob):
     content: Content | None = None
     info: VideoInfo | None = None
     shared_by: tuple[FrameRequest, ...] = ()
+    modality: Modality = "rgb"
 
     @property
     def answer_bytes(self) -> int:
         """Size of the frames."""
         assert self.size_px is not None, "a pool bounds its memory by sizes that are known"
-        return sum(len(view.indices) for view in self.views) * self.size_px**2 * 3
+        num_frames = sum(len(view.indices) for view in self.views)
+        if self.modality == "flow":
+            return num_frames // NUM_FRAMES * self.size_px**2 * NUM_CHANNELS
+        return num_frames * self.size_px**2 * 3
 
     @property
     def parts(self) -> Sequence[DecodeJob]:
@@ -183,7 +196,8 @@ def preview_request(
 class ClipInput(Protocol):
     """What a backbone is fed: T frames of size_px x size_px.
 
-    It may have a `pipeline`, its own rule of sampling and scaling, and then a `resize_px`.
+    It may have a `pipeline`, its own rule of sampling and scaling, and then a `resize_px`; and a
+    `modality`, without which it is fed frames.
     """
 
     @property
@@ -197,27 +211,51 @@ class InputRule:
     """How a backbone is fed, as plain values that a decode process can be sent.
 
     Attributes:
-        num_frames, size_px, resize_px, pipeline: As of `Backbone`.
+        num_frames, size_px, resize_px, pipeline, modality: As of `Backbone`.
     """
 
     num_frames: int
     size_px: int
     resize_px: int
     pipeline: Pipeline | None = None
+    modality: Modality = "rgb"
 
     @classmethod
     def of(cls, backbone: ClipInput) -> InputRule:
         """The rule of a backbone."""
         size_px = backbone.size_px
         resize_px = getattr(backbone, "resize_px", size_px)
-        return cls(backbone.num_frames, size_px, resize_px, getattr(backbone, "pipeline", None))
+        return cls(
+            backbone.num_frames,
+            size_px,
+            resize_px,
+            getattr(backbone, "pipeline", None),
+            getattr(backbone, "modality", "rgb"),
+        )
+
+    @property
+    def num_channels(self) -> int:
+        """C of a frame, or of a stack of optical flow."""
+        return NUM_CHANNELS if self.modality == "flow" else 3
 
     @property
     def scaling(self) -> dict[str, Any]:
-        """How frames are scaled, as `FrameRequest` has it."""
+        """How frames are scaled and what is made of them, as `FrameRequest` has it."""
         if self.pipeline is None:
-            return {}
-        return {"scaling": self.pipeline.scaling, "squeezes": self.pipeline.squeezes}
+            return {"modality": self.modality}
+        return {
+            "modality": self.modality,
+            "scaling": self.pipeline.scaling,
+            "squeezes": self.pipeline.squeezes,
+        }
+
+    def count_starts(self, num_frames: int) -> int:
+        """Among how many frames of a clip its T frames, or stacks, begin."""
+        return count_starts(num_frames) if self.modality == "flow" else num_frames
+
+    def frames_from(self, starts: np.ndarray, num_frames: int) -> np.ndarray:
+        """The frames that are decoded for T of them, or for T stacks."""
+        return stack_frames(starts, num_frames) if self.modality == "flow" else starts
 
 
 @dataclass(frozen=True)
@@ -368,7 +406,8 @@ class ViewPlan:
     @cached_property
     def frames(self) -> np.ndarray:
         """Frame numbers int32 [rows, T], in the count of each video file."""
-        numbers = [self.frame_view(row).indices for row in self.rows]
+        step = NUM_FRAMES if self._input.modality == "flow" else 1  # of a stack its first
+        numbers = [self.frame_view(row).indices[::step] for row in self.rows]
         return np.array(numbers, dtype=np.int32).reshape(len(self.rows), -1)
 
     def clip_of(self, position: int) -> Clip:
@@ -430,13 +469,14 @@ class ViewPlan:
         number, segment = divmod(row.view, views.segments)
         first, length = cut_segment(length, views.segments, segment)
         first += clip.start_frame
+        starts = rule.count_starts(length)
         if not views.augmentation.is_on:
-            samples = sample_views(length, rule.num_frames, views.train, rule.pipeline, fps)
-            return FrameView(_in_file(first, samples[number]))
+            samples = sample_views(starts, rule.num_frames, views.train, rule.pipeline, fps)
+            return FrameView(_in_file(first, rule.frames_from(samples[number], length)))
         generator = jitter_generator(views.seed, clip.id, row.view)
-        numbers = jitter_frames(length, rule.num_frames, rule.pipeline, fps, generator)
+        numbers = jitter_frames(starts, rule.num_frames, rule.pipeline, fps, generator)
         return FrameView(
-            _in_file(first, numbers),
+            _in_file(first, rule.frames_from(numbers, length)),
             seed=derive_seed(views.seed, "augmentation", clip.id, number),
             is_flipped=self._is_flipped(clip, row.view),
         )
@@ -451,6 +491,8 @@ class ViewPlan:
             described["decoder_fallback"] = name_decoder(self.fallback)
         if self._input.pipeline is not None:
             described["input_pipeline"] = self._input.pipeline.with_views().describe()
+        if self._input.modality == "flow":
+            described["optical_flow"] = describe_flow()
         return described | self.views.describe()
 
     def _name_decoder(self) -> str:
@@ -523,8 +565,10 @@ def view_at_test(
     number, segment = divmod(number, views.segments)
     sample, crop = divmod(number, views.test_crops)
     first, length = cut_segment(num_frames, views.segments, segment)
-    samples = sample_views(length, rule.num_frames, views.test_clips, rule.pipeline, fps)
-    return FrameView(_in_file(start_frame + first, samples[sample]), _CROPS[views.test_crops][crop])
+    starts = rule.count_starts(length)
+    samples = sample_views(starts, rule.num_frames, views.test_clips, rule.pipeline, fps)
+    numbers = rule.frames_from(samples[sample], length)
+    return FrameView(_in_file(start_frame + first, numbers), _CROPS[views.test_crops][crop])
 
 
 def cut_segment(num_frames: int, num_segments: int, number: int) -> tuple[int, int]:

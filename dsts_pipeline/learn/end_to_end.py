@@ -285,8 +285,7 @@ class EndToEnd(nn.Module):
         backbone = self.backbone
         names = [name for name, _ in self.root.named_parameters()]
         parameters = [self.root.get_parameter(name) for name in names]
-        shape = (1, backbone.num_frames, backbone.size_px, backbone.size_px, 3)
-        frames = torch.zeros(shape, dtype=torch.uint8, device=backbone.device)
+        frames = torch.zeros((1, *backbone.input_shape), dtype=torch.uint8, device=backbone.device)
         try:
             self.root.requires_grad_(True)
             found = torch.autograd.grad(backbone(frames).sum(), parameters, allow_unused=True)

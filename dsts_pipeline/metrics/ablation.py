@@ -382,6 +382,8 @@ class PaperTable:
 _CLASS_WISE = ("top-1", "class-wise")
 METHODS = "methods"  # Tables 1 and 2: other systems, not variants of the paper's own
 
+# Heads that are systems of Tables 1 and 2, and the names of their rows.
+PAPER_SYSTEMS = {"two_streams": "TSM, two streams"}
 PAPER_TABLES = (
     PaperTable(
         1,

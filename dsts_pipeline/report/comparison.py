@@ -45,7 +45,7 @@ def render_comparison(runs: Sequence[Run], bootstrap: Bootstrap) -> Page:
     Raises:
         DataError: Fewer than two runs, one name twice, other classes or other clips.
     """
-    _check(runs)
+    check_runs(runs)
     figures = comparison_figures(runs)
     context: dict[str, Any] = {
         "title": TITLE,
@@ -69,8 +69,12 @@ def _bounded(runs: Sequence[Run]) -> bool:
     return not any("intervals" in run.inputs.left_out for run in runs)
 
 
-def _check(runs: Sequence[Run]) -> None:
-    """Hold runs to what a comparison clip by clip needs."""
+def check_runs(runs: Sequence[Run]) -> None:
+    """Hold runs to what a comparison clip by clip needs.
+
+    Raises:
+        DataError: Fewer than two runs, one name twice, other classes or other clips.
+    """
     if len(runs) < 2:
         raise DataError("one run compares with nothing; name two or more")
     names = [run.name for run in runs]

@@ -18,6 +18,7 @@ from dsts_pipeline.metrics.ablation import (
     CITATION,
     METHODS,
     PAPER_ROWS,
+    PAPER_SYSTEMS,
     PAPER_TABLES,
     PaperTable,
     p_text,
@@ -55,6 +56,8 @@ def make_tables(inputs: ReportInputs, num_pairs: int) -> dict[str, Table]:
             for paper in PAPER_TABLES
             if any(name in measured and name != "full" for name in PAPER_ROWS.get(paper.number, ()))
         ]
+    if inputs.dataset not in PAPERS_DATASETS and any(n in PAPER_SYSTEMS for n, _ in inputs.heads):
+        papers += [_method_table(paper, inputs) for paper in PAPER_TABLES[:2]]
     tables = {table.name: table for table in [*own, *papers] if table.rows}
     left_out = {*inputs.left_out, *(("gates",) if "temporal_need" in inputs.left_out else ())}
     return {name: table for name, table in tables.items() if name not in left_out}
@@ -612,26 +615,26 @@ def _paper_table(
 
 
 def _method_table(paper: PaperTable, inputs: ReportInputs) -> Table:
-    """Tables 1 and 2: the paper's methods, each with this run's figure below it where `ablate`
-    has one; then this run's heads."""
+    """Tables 1 and 2: the paper's methods, each with its like of this run below it, a head or a
+    variant of `ablate`; then this run's other heads."""
+    printed = [texts[0] for texts in paper.rows]
+    own: dict[str, list[Row]] = {}
+    for name, head in inputs.heads:
+        system = PAPER_SYSTEMS.get(name, "")
+        cells = (with_interval(head, KEYS[column]) for column in paper.columns[1:])
+        line = row(f"this run: {head['title']}", *cells, emphasised=name == inputs.main_head)
+        own.setdefault(system if system in printed else "", []).append(line)
     rows = []
     for i, (texts, found) in enumerate(
         zip(paper.rows, _measured(paper, inputs.ablation), strict=True)
     ):
-        rows.append(row(*texts, emphasised=i in paper.best))
+        rows += [row(*texts, emphasised=i in paper.best), *own.get(texts[0], ())]
         if found is not None:
             figures = (_mean(found.get(KEYS[column]) or {}) for column in paper.columns[1:])
             rows.append(row(f"this run: {found['title']}", *figures))
-    rows += [
-        row(
-            f"this run: {head['title']}",
-            *(with_interval(head, KEYS[column]) for column in paper.columns[1:]),
-            emphasised=name == inputs.main_head,
-        )
-        for name, head in inputs.heads
-    ]
+    rows += own.get("", [])
     ours = (
-        f"Below them this run, on {inputs.dataset or 'its own data set'} "
+        f"Below their like, or below all, this run, on {inputs.dataset or 'its own data set'} "
         f"({inputs.metrics['split']} split), with intervals in brackets: other data and another "
         "backbone, so compare steps, not levels."
     )

@@ -30,6 +30,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from dsts_pipeline.base.children import exit_on_sigterm
 from dsts_pipeline.base.files import NO_ROOM
 from dsts_pipeline.base.progress import console
+from dsts_pipeline.extract.flow import as_pictures
 from dsts_pipeline.report.previews import NUM_FRAMES, Seen, strip_uri
 from dsts_pipeline.serve.neighbours import FARTHEST, Neighbour, Neighbours
 from dsts_pipeline.serve.predictor import Prediction, Predictor, Refusal
@@ -245,13 +246,14 @@ def answer_video(path: Path, predictor: Predictor, neighbours: Neighbours | None
         return {"error": f"This file cannot be used: {answer.reason}."}
     names = predictor.bundle.class_names
     info = answer.info
-    seen = None if answer.attention is None else Seen(answer.frames[0], answer.attention)
+    pictures = as_pictures(answer.frames[0])
+    seen = None if answer.attention is None else Seen(pictures, answer.attention)
     found = [] if neighbours is None else neighbours.find(answer.pooled)
     return {
         "top": [{"name": names[number], "probability": p} for number, p in answer.top()],
         "layers": _layers(answer, predictor),
         "num_views": len(answer.logits),
-        "strip": strip_uri(answer.frames[0], STRIP_PX),
+        "strip": strip_uri(pictures, STRIP_PX),
         "strip_frames": NUM_FRAMES,
         "shade": None if seen is None else seen.shade(),
         "shares": None if seen is None else seen.shares,

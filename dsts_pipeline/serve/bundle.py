@@ -24,6 +24,7 @@ from dsts_pipeline.base.settings import BackboneSettings, FeedSettings
 from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.build import build_backbone
+from dsts_pipeline.extract.flow import Modality
 from dsts_pipeline.extract.forward import Computing
 from dsts_pipeline.extract.views import Views
 from dsts_pipeline.extract.weights import KeyMapName
@@ -44,6 +45,7 @@ class BackboneSource:
     size_px: int | None = None
     frame_interval: int | None = None
     key_map: KeyMapName = "auto"
+    input: Modality = "rgb"
 
     def build(self, sha256: str | None = None) -> Backbone:
         """The backbone, frozen, its weights' digest compared with `sha256`."""
@@ -237,6 +239,7 @@ def bundle_of_run(
         frame_interval=backbone.frame_interval,
         tap=taps[0],
         key_map=backbone.key_map,
+        input=backbone.input,
     )
     return Bundle(
         head=head,

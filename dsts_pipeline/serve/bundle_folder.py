@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from dsts_pipeline.base.errors import BundleError, UserError
 from dsts_pipeline.base.files import (
@@ -43,6 +43,7 @@ from dsts_pipeline.extract.downloads import (
     locate_weights,
     place_weights,
 )
+from dsts_pipeline.extract.flow import Modality
 from dsts_pipeline.extract.model_folders import CONFIG, is_read
 from dsts_pipeline.extract.model_zoo import (
     find_config,
@@ -418,6 +419,11 @@ def _require_portable(source: BackboneSource) -> None:
         raise BundleError(
             f"backbone: key map {source.key_map!r}, expected one of {', '.join(KEY_MAPS)}; export "
             "the bundle again"
+        )
+    if source.input not in get_args(Modality):
+        raise BundleError(
+            f"backbone: input {source.input!r}, expected one of {', '.join(get_args(Modality))}; "
+            "export the bundle again"
         )
 
 

@@ -51,7 +51,7 @@ class Prediction:
             below.
         probabilities: float32 [K], the mean of the views'.
         neurons: Chosen neuron per view and layer [V, L]; None for heads that do not route.
-        frames: What the backbone saw, uint8 [V, T, H, W, 3].
+        frames: What the backbone saw, uint8 [V, T, H, W, C].
         pooled: The map's mean over time, space and views, float32 [C].
         seconds: By part, see `PARTS`; of videos that went through in one batch, their share.
         attention: What an attentive readout took of the first view's map, float32 [T, H, W], sums
@@ -160,8 +160,7 @@ class Predictor:
     def warm_up(self) -> None:
         """Let the backbone and the head see one empty clip, so that no video pays for the start."""
         backbone = self._backbone
-        shape = (self.bundle.num_joined, backbone.num_frames, backbone.size_px, backbone.size_px, 3)
-        self._compute([np.zeros(shape, np.uint8)])
+        self._compute([np.zeros((self.bundle.num_joined, *backbone.input_shape), np.uint8)])
 
     def annotate(
         self,

@@ -40,7 +40,9 @@ class VideoJob(DecodeJob):
     @property
     def answer_bytes(self) -> int:
         """Size of the frames."""
-        return self.views.num_test * self.input.num_frames * self.input.size_px**2 * 3
+        rule = self.input
+        pixels = rule.num_frames * rule.size_px**2
+        return self.views.num_test * pixels * rule.num_channels
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_both_ways_give_opencvs_bytes(height_width, wanted):
 def test_without_opencv_numpy_does_it(monkeypatch):
     frames = np.random.default_rng(0).integers(0, 256, (2, 50, 70, 3), dtype=np.uint8)
     expected = resize_frames(frames, 35, 25)
-    monkeypatch.setattr(resize, "_find_opencv", lambda: None)
+    monkeypatch.setattr(resize, "find_opencv", lambda: None)
     assert np.array_equal(resize_frames(frames, 35, 25), expected)
 
 

@@ -112,3 +112,34 @@ def test_systems_of_table_2_stand_below_the_papers_rows():
     assert rows[number] == ["GST", "78.9", "69.5"]
     assert rows[number + 1] == ["this run: G", *["65.0 (63.0 to 67.0)"] * 2]
     assert rows[number + 2][0] == "TQN" and rows[number + 3][0] == "Swin-B"
+
+
+def with_two_streams(dataset):
+    inputs = make_inputs(**SMALL)
+    probe = inputs.metrics["heads"]["linear_probe"]
+    fused = probe | {"title": "2 streams", "top1": 0.25, "position": 9}
+    heads = inputs.metrics["heads"] | {"two_streams": fused}
+    return replace(
+        inputs,
+        dataset=dataset,
+        metrics=inputs.metrics | {"heads": heads},
+        predictions={**inputs.predictions, "two_streams": inputs.predictions["linear_probe"]},
+    )
+
+
+@pytest.mark.parametrize("dataset", ["stick_diving", "diving48"])
+def test_a_system_of_the_papers_tables_stands_below_its_like(dataset):
+    tables = make_tables(with_two_streams(dataset), 3)
+    for number, printed in ((1, "66.6"), (2, "52.5")):
+        names = [line.cells[0].text for line in tables[f"table_{number}"].rows]
+        place = names.index("TSM, two streams")
+        assert names[place + 1] == "this run: 2 streams"
+        assert names.count("this run: 2 streams") == 1
+        assert texts(tables[f"table_{number}"], place)[1] == printed
+        assert texts(tables[f"table_{number}"], place + 1)[1].startswith("25.0")
+        assert names[-1] == "this run: DSTS head (N = 10, L = 3)"
+
+
+def test_other_data_without_such_a_system_have_none_of_the_papers_method_tables():
+    inputs = replace(make_inputs(**SMALL), dataset="stick_diving")
+    assert not {"table_1", "table_2"} & make_tables(inputs, 3).keys()

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dsts_pipeline.base.errors import DataError
-from dsts_pipeline.base.files import write_json
-from stages.report import outputs_of
+from dsts_pipeline.base.errors import DataError, SettingsError
+from dsts_pipeline.base.files import read_signed, write_json
+from dsts_pipeline.metrics import Predictions
+from stages.report import outputs_of, read_weights
 from tests.pipeline import run_cli, tell_plainly
 from tests.report.report_example import make_inputs
 
@@ -80,3 +82,38 @@ def test_a_git_revision_gives_its_results_back(tmp_path, monkeypatch):
     call("rm", "-rf", ".dvc/cache")
     with pytest.raises(DataError, match="HEAD: its results are not at hand"):
         outputs_of("HEAD", tmp_path / "again")
+
+
+def test_weights_of_fused_runs_are_positive_numbers_one_a_run():
+    assert read_weights("", 2) == [1.0, 1.0]
+    assert read_weights("1,1.5", 2) == [1.0, 1.5]
+    for wrong in ("1", "1,x", "1,0", "1,inf", "1,nan"):
+        with pytest.raises(SettingsError, match="2 positive numbers"):
+            read_weights(wrong, 2)
+
+
+@pytest.mark.slow
+def test_runs_are_fused_into_a_run_of_its_own(tmp_path):
+    streams = []
+    for number, name in enumerate(("rgb", "flow")):
+        outputs = write_run(tmp_path / name)
+        place = outputs / "evaluation" / "predictions" / "dsts.npz"
+        answers = Predictions.load(place)
+        turned = np.roll(answers.probabilities, number, axis=1)
+        changed = Predictions(answers.clip_ids, answers.labels, turned, answers.neurons)
+        changed.save(place)
+        streams.append(changed)
+    done = run_cli(tmp_path, "compare", "rgb", "flow", "--fuse", "--weights", "1,3")
+    assert done.returncode == 0, done.stderr
+    assert "fused minus" not in done.stdout and "2 streams" in done.stdout
+    fused = tmp_path / "outputs" / "compare" / "fused" / "evaluation"
+    found = Predictions.load(fused / "predictions" / "two_streams.npz")
+    expected = 0.25 * streams[0].probabilities + 0.75 * streams[1].probabilities
+    np.testing.assert_allclose(found.probabilities, expected, rtol=1e-5)
+    metrics = read_signed(fused / "metrics.json")
+    pairs = [(c["first_head"], c["second_head"]) for c in metrics["comparisons"]]
+    assert ("two_streams", "stream_1") in pairs and ("two_streams", "stream_2") in pairs
+    html = (tmp_path / "outputs" / "compare" / "compare.html").read_text()
+    assert "rgb minus fused" in html and "flow minus fused" in html
+    twice = run_cli(tmp_path, "compare", "outputs/compare/fused", "rgb", "--fuse")
+    assert "is fused already" in tell_plainly(twice)

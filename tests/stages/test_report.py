@@ -88,5 +88,6 @@ def test_what_an_attentive_head_saw_are_the_frames_and_the_square_of_its_map(tmp
     np.testing.assert_array_equal(seen.frames, whole[:, :, :48])
     expected = attention_map(head, torch.from_numpy(store.read([2])).float())[0].numpy()
     np.testing.assert_allclose(seen.attention, expected)
+    assert report._attention_reader("two_streams", store, index, "auto") is None  # has no file
     save_head(common.HEADS / "linear", LinearProbe(3, 2), {"store": store.fingerprint})
     assert report._attention_reader("linear", store, index, "auto") is None
