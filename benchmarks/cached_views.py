@@ -243,7 +243,7 @@ def run(arguments: argparse.Namespace) -> None:
         found["num_classes"] = len(trial.plain.class_names)
         found["seeds"][str(seed)] = run_seed(trial, seed, on_the_fly=not arguments.no_fly)
         write_json(arguments.results, found)
-    if found["seeds"] and found["extract_seconds"] and not arguments.no_fly:
+    if len(found["seeds"]) > 1 and found["extract_seconds"] and not arguments.no_fly:
         write_page(read_json(arguments.results), arguments.results.with_suffix(".md"))
 
 

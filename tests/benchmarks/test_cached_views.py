@@ -59,7 +59,7 @@ def test_figures_are_those_of_the_answers():
 def test_the_page_tells_which_counts_are_behind():
     page = render(results())
     assert "gain 25.0 points on one plain view" in page
-    assert "V = 1, 2 is surely behind them, V = 4, 8 is not" in page
+    assert "V = 1, 2, 4 is surely behind them, V = 8 is not" in page
     assert "takes 16 times as long" in page and "worth 1.1 such epochs" in page
     level = render(results(dict.fromkeys(MEANT, 12)))
     assert "do nothing sure" in level and "No number of cached views is surely behind" in level
