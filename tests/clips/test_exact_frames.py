@@ -148,8 +148,8 @@ def test_long_groups_are_entered_where_they_begin(tmp_path, monkeypatch):
     decoded = []
     original = decode._decode_packets
 
-    def count(video, packets):
-        for frame in original(video, packets):
+    def count(video, packets, tally):
+        for frame in original(video, packets, tally):
             decoded.append(frame.pts)
             yield frame
 

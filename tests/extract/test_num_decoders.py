@@ -10,6 +10,7 @@ import pytest
 
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.extract import decode_pool
+from dsts_pipeline.extract.cluster import _Cluster
 from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.extract.num_decoders import choose_num_decoders, count_cores
 from dsts_pipeline.extract.views import FrameRequest, FrameView
@@ -99,3 +100,13 @@ def test_a_store_of_auto_has_the_bytes_of_any_other(tmp_path, monkeypatch):
     assert BackboneSettings().num_decode_workers == "auto"
     assert summary.num_decode_workers > 1
     assert read_tree(alone) == read_tree(grown)
+
+
+@pytest.mark.parametrize(
+    ("setting", "num_cpus", "num_backbones", "expected"),
+    [("auto", 64, 8, 7), ("auto", 8, 8, 1), ("auto", 256, 4, 16), ("auto", 8, 0, 1), (3, 64, 8, 3)],
+)
+def test_a_cluster_shares_its_cpus_among_the_backbones(setting, num_cpus, num_backbones, expected):
+    settings = BackboneSettings(num_decode_workers=setting)
+    cluster = _Cluster(None, lambda: None, None, range, settings, None)  # type: ignore[arg-type]
+    assert cluster._count_decoders(num_cpus, num_backbones) == expected
