@@ -221,6 +221,7 @@ def run(arguments: argparse.Namespace) -> None:
     backbone = settings.backbone.model_copy(update={"weights": str(weights)})
     settings = settings.model_copy(update={"backbone": backbone})
     how = HOW | {"num_epochs": arguments.epochs, "learning_rate": arguments.learning_rate}
+    assert settings.dataset.render is not None
     regime = {
         "render": settings.dataset.render.model_dump(mode="json", exclude={"num_workers"}),
         "augmentation": AUGMENTATION.model_dump(mode="json"),

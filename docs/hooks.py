@@ -22,6 +22,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "import-features.md",
         "extraction-on-clusters.md",
         "cache.md",
+        "cached-views.md",
         "remote-stores.md",
         "store-format.md",
         "store-benchmark.md",

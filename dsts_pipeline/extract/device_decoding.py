@@ -5,7 +5,7 @@ and cut there by the arithmetic of `pipelines.scale_frames` in whole numbers: bi
 host makes of the same decoded frames, so a store does not depend on where that was done.
 
 Not everything can stay on the device: frames that a decoder's own rule scales (backbones without a
-`pipeline`) and augmented views go by the host, in decode processes, as with any other decoder; and
+`pipeline`), augmented views and optical flow go by the host, in decode processes, as with any other decoder; and
 clips that the fallback decoder reads come from the host.
 
 A thread decodes, not a process, since frames of another process's GPU memory would have to be
@@ -50,7 +50,8 @@ from dsts_pipeline.extract.views import DecodeJob, FrameRequest, ViewPlan
 def stays_on_device(plan: ViewPlan, device: torch.device) -> bool:
     """Whether frames can be decoded, scaled and cut on `device`, the backbone's."""
     has_rule = getattr(plan.input, "pipeline", None) is not None
-    is_plain = has_rule and not plan.views.augmentation.is_on
+    is_rgb = getattr(plan.input, "modality", "rgb") == "rgb"
+    is_plain = has_rule and is_rgb and not plan.views.augmentation.is_on
     return plan.decoder == "torchcodec_cuda" and device.type == "cuda" and is_plain
 
 
