@@ -5,8 +5,8 @@ and cut there by the arithmetic of `pipelines.scale_frames` in whole numbers: bi
 host makes of the same decoded frames, so a store does not depend on where that was done.
 
 Not everything can stay on the device: frames that a decoder's own rule scales (backbones without a
-`pipeline`), augmented views and optical flow go by the host, in decode processes, as with any other decoder; and
-clips that the fallback decoder reads come from the host.
+`pipeline`), augmented views and optical flow go by the host, in decode processes, as with any other
+decoder; and clips that the fallback decoder reads come from the host.
 
 A thread decodes, not a process, since frames of another process's GPU memory would have to be
 copied. A decoder that hangs is given up after its time as everywhere, and its clip is tried again
