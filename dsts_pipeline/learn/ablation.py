@@ -199,11 +199,12 @@ def stream_of(plan: RunPlan) -> tuple[Any, ...]:
     """What decides which batches a training goes through: runs that agree can share them.
 
     UDL's pairs train on the same batches, in the same order, that an ordinary epoch has, so the
-    two share them; class-balanced pairs are dealt out otherwise.
+    two share them; pairs that are class-balanced or of different groups are dealt out otherwise.
     """
     recipe = plan.recipe
-    pairs_count = recipe.reading.class_balanced and recipe.udl.enabled and plan.is_dsts
-    return *_batches_of(recipe), pairs_count
+    takes_pairs = recipe.udl.enabled and plan.is_dsts
+    deals = recipe.reading.class_balanced, recipe.udl.validation_by
+    return *_batches_of(recipe), deals if takes_pairs and deals != (False, "clip") else None
 
 
 def _batches_of(recipe: Recipe) -> tuple[Any, ...]:

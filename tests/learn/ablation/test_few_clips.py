@@ -8,7 +8,7 @@ import pytest
 
 from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.feature_store import open_store
-from dsts_pipeline.learn.ablation import RunPlan, Runs
+from dsts_pipeline.learn.ablation import RunPlan, Runs, stream_of
 from tests.learn.recipes import recipe
 from tests.stages.ready_store import make_ready
 
@@ -57,3 +57,11 @@ def test_what_was_told_is_no_part_of_the_key(tmp_path):
     (fitted,) = fit(tmp_path, plan(batch_size=32, heldout_fraction=0.1))
     as_set = plan(batch_size=6, heldout_fraction=0.0)
     assert fitted.adapted and fitted.key("s", None) == as_set.key("s", None)
+
+
+def test_pairs_of_different_groups_take_a_pass_of_their_own():
+    plain = plan("plain")
+    by_clip = plan("by clip", udl=True)
+    by_group = plan("by group", udl=True, validation_by="group")
+    off = plan("off", udl=False, validation_by="group")
+    assert stream_of(plain) == stream_of(by_clip) == stream_of(off) != stream_of(by_group)
