@@ -32,7 +32,7 @@ from dsts_pipeline.extract.views import (
 )
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.joining import follow_head
-from dsts_pipeline.feature_store.opening import open_features
+from dsts_pipeline.feature_store.opening import open_features, read_features_record
 from dsts_pipeline.head import attention_map, load_head
 from dsts_pipeline.metrics import (
     Bootstrap,
@@ -70,6 +70,7 @@ def run(settings: Settings, *, screenshots: Path | None = None) -> None:
 
 
 def _report(settings: Settings, screenshots: Path | None) -> None:
+    read_features_record(common.FEATURES)  # what is missing is told in the pipeline's order
     names = list(read_signed(common.METRICS)["heads"])
     trained = [name for name in names if (common.HEADS / name).exists()]  # fused heads are not
     of_head = read_signed(common.HEADS / trained[-1] / "head.json")["extra"]

@@ -345,16 +345,21 @@ class FeatureStore:
             IndexError: a row number out of range.
             StoreError: a shard is missing or damaged; the message names it.
         """
+        as_stored = out
         if out is not None and self.num_joined > 1:
             if out.shape[1:] != self.map_shape or not out.flags.c_contiguous:
                 raise ValueError(f"out is {out.shape}, expected contiguous [n, *{self.map_shape}]")
-            out = out.reshape(-1, *self.stored_shape)
+            as_stored = out.reshape(-1, *self.stored_shape)
         if self.dtype == self.stored_dtype:
-            return self.read_stored(indices, out).maps.reshape(-1, *self.map_shape)
-        stored = self.read_stored(indices)
-        if out is None:
-            out = self._buffers.empty(stored.maps.shape, self.dtype)
-        return stored.to_float(out).reshape(-1, *self.map_shape)
+            maps = self.read_stored(indices, as_stored).maps
+        else:
+            stored = self.read_stored(indices)
+            if as_stored is None:
+                as_stored = self._buffers.empty(stored.maps.shape, self.dtype)
+            maps = stored.to_float(as_stored)
+        if out is not None or self.num_joined == 1:
+            return maps if out is None else out
+        return maps.reshape(-1, *self.map_shape)
 
     def read_stored(
         self, indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None

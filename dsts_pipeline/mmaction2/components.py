@@ -30,7 +30,7 @@ from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.extract.taps import keep_time
 from dsts_pipeline.head import DSTSHead as Head
 from dsts_pipeline.head import HeadNoise
-from dsts_pipeline.head.dsts import PAPER
+from dsts_pipeline.head.dsts import NOT_OF_DSTS, PAPER
 from dsts_pipeline.head.neurons import widen
 from dsts_pipeline.head.norms import SumAcross
 from dsts_pipeline.head.recalibration import recalibrate
@@ -182,7 +182,7 @@ class DSTSHead(BaseHead):
             CheckpointError: An option differs; shapes alone would not tell.
         """
         # An option that a checkpoint of an earlier release does not name had the paper's value.
-        found = HeadSettings().model_dump(exclude={"take_over_classifier"}) | PAPER
+        found = HeadSettings().model_dump(exclude=NOT_OF_DSTS) | PAPER
         found |= decode_options(state)
         own = json.loads(json.dumps(self.head.config))
         differing = sorted(k for k in found | own if found.get(k) != own.get(k))

@@ -14,8 +14,10 @@ from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.mmaction_compat import accepts, build_model
 from dsts_pipeline.extract.model_zoo import (
+    GST_PRESETS,
     IMAGE_PRESETS,
     TRANSFORMERS_PRESETS,
+    VJEPA2_1_PRESETS,
     ZOO_PRESETS,
     is_timm_name,
     preset_names,
@@ -42,8 +44,10 @@ def zoo_model(name):
 
 def test_every_preset_has_its_settings_and_every_settings_file_a_preset():
     files = {path.stem for path in (CONFIGS / "backbone").glob("*.yaml")}
-    assert files - {"stick_r18_8f", "timm"} == set(preset_names())
-    assert {*ZOO_PRESETS, *TRANSFORMERS_PRESETS, *IMAGE_PRESETS} < set(preset_names())
+    of_several = {"hub", "stick_r18_8f", "timm", "tsm_r50_flow", "vjepa2_1"}
+    assert files - of_several == set(preset_names()) - set(VJEPA2_1_PRESETS)
+    of_others = {*TRANSFORMERS_PRESETS, *IMAGE_PRESETS, *GST_PRESETS, *VJEPA2_1_PRESETS}
+    assert {*ZOO_PRESETS, *of_others} < set(preset_names())
 
 
 def test_image_presets_need_nothing_but_their_packages(tmp_path):

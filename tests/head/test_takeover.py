@@ -8,10 +8,11 @@ import torch
 from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head import DSTSHead, LinearProbe, take_over_classifier
+from dsts_pipeline.head.dsts import NOT_OF_DSTS
 
 
 def default_head(**changes):
-    arguments = {**HeadSettings().model_dump(exclude={"take_over_classifier"}), **changes}
+    arguments = {**HeadSettings().model_dump(exclude=NOT_OF_DSTS), **changes}
     return DSTSHead.paper(40, 6, **arguments)
 
 
