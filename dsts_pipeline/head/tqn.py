@@ -39,7 +39,7 @@ class TQNHead(ReadoutHead):
         in_channels: C of the feature map.
         num_classes: K.
         attributes: The values of each class, K rows of A.
-        num_layers: Of the decoder.
+        num_layers: Of the decoder, at least 1.
         readout_heads: Of its attention; the width is a multiple.
         width: Channels of queries and steps, which are projected to it; None (TQN): C.
         class_query: One more query for the class itself, as in its code. Choice: `s_k` sums over
@@ -47,8 +47,8 @@ class TQNHead(ReadoutHead):
         readout_dropout: Share of a response's channels that a training pass drops.
 
     Raises:
-        ValueError: There are no attributes, they do not tell two classes apart, or the width is no
-            multiple of the heads.
+        ValueError: There are no attributes or layers, the attributes do not tell two classes apart,
+            or the width is no multiple of the heads.
 
     Examples:
         >>> dives = [["Back", "Pike"], ["Back", "Tuck"], ["Front", "Pike"]]
@@ -71,6 +71,11 @@ class TQNHead(ReadoutHead):
         super().__init__()
         rows = [list(row) for row in attributes]
         _check_attributes(rows, num_classes, class_query)
+        if num_layers < 1:
+            raise ValueError(
+                f"TQN has {num_layers} layers, in which its queries see the map; expected at least "
+                "1 (head.num_layers)"
+            )
         self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "num_classes": num_classes,

@@ -84,6 +84,7 @@ class RunPlan:
             dropout, the attentive probe also depth, heads and width, the block everything.
         recipe: Of the training; its seed is this run's.
         adapted: How the recipe was fitted to the clips, in words; no part of the key.
+        paired: Whether it takes UDL's pairs of batches, as `Runs.fit` finds; no part of the key.
     """
 
     name: str
@@ -91,6 +92,7 @@ class RunPlan:
     head: HeadSettings
     recipe: Recipe
     adapted: str = ""
+    paired: bool = False
 
     @property
     def seed(self) -> int:
@@ -202,9 +204,8 @@ def stream_of(plan: RunPlan) -> tuple[Any, ...]:
     two share them; pairs that are class-balanced or of different groups are dealt out otherwise.
     """
     recipe = plan.recipe
-    takes_pairs = recipe.udl.enabled and plan.is_dsts
-    deals = recipe.reading.class_balanced, recipe.udl.validation_by
-    return *_batches_of(recipe), deals if takes_pairs and deals != (False, "clip") else None
+    by_group = plan.paired and recipe.udl.validation_by == "group"
+    return *_batches_of(recipe), by_group, plan.paired and recipe.reading.class_balanced
 
 
 def _batches_of(recipe: Recipe) -> tuple[Any, ...]:
@@ -229,12 +230,13 @@ def _fit(
         return plan
     rows = store.rows_of_split("train")
     cut_as_pairs = _batches_of(plan.recipe) in batches_of_pairs
+    takes_pairs = (plan.name, plan.kind) in paired
     try:
         recipe, adapted = fit_recipe(store, rows, plan.recipe, paired=cut_as_pairs)
-        check_clips(store, rows, recipe, paired=(plan.name, plan.kind) in paired)
+        check_clips(store, rows, recipe, paired=takes_pairs)
     except SettingsError as error:
         raise SettingsError(f"variant {plan.name}: {error}") from None
-    return dataclasses.replace(plan, recipe=recipe, adapted=adapted)
+    return dataclasses.replace(plan, recipe=recipe, adapted=adapted, paired=takes_pairs)
 
 
 def _plain(head: HeadSettings) -> dict[str, Any]:

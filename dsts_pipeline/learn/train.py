@@ -28,7 +28,7 @@ from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
-from dsts_pipeline.learn.training import Recipe, Training
+from dsts_pipeline.learn.training import Recipe, Training, require_groups
 
 OnEpoch = Callable[[dict[str, Any]], None]
 
@@ -158,8 +158,15 @@ def _clips_and_wishes(
 
 def count_held_out(store: FeatureStore, rows: np.ndarray, recipe: Recipe) -> int:
     """How many of the training rows `rows` the recipe holds out."""
+    return len(_hold_out(store, rows, recipe)[1])
+
+
+def _hold_out(
+    store: FeatureStore, rows: np.ndarray, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the training rows `rows` those that are trained on, and those held out."""
     numbers = store.group_numbers
-    _, held = hold_out(
+    return hold_out(
         rows,
         store.labels[rows],
         np.asarray(store.video_ids)[rows],
@@ -168,7 +175,6 @@ def count_held_out(store: FeatureStore, rows: np.ndarray, recipe: Recipe) -> int
         by=recipe.train.heldout_by,
         origins=None if numbers is None else numbers[rows],
     )
-    return len(held)
 
 
 def require_held_out(store: FeatureStore, rows: np.ndarray, recipe: Recipe) -> None:
@@ -201,7 +207,8 @@ def check_clips(
         world_size: Processes that train together; the batch size is of each.
 
     Raises:
-        SettingsError: They are. With early stopping also where no clip would be held out.
+        SettingsError: They are. With early stopping also where no clip would be held out; with
+            UDL's batches of different groups where there are not two.
     """
     labels = store.labels[rows]
     num_classes = len(store.class_names)
@@ -215,6 +222,10 @@ def check_clips(
     shortage = find_shortage(**_clips_and_wishes(store, rows, recipe, paired, world_size))
     if shortage:
         raise SettingsError(shortage)
+    if paired and recipe.udl.validation_by == "group":
+        numbers = store.group_numbers
+        kept = _hold_out(store, rows, recipe)[0]
+        require_groups(None if numbers is None else numbers[kept])
 
 
 def warn_of_groups(store: FeatureStore, recipe: Recipe) -> None:

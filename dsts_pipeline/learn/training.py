@@ -404,16 +404,30 @@ class Training:
         """Groups that UDL's two batches must not share; None: they share no clip, that is all.
 
         Raises:
-            SettingsError: They are wanted, and the store tells none.
+            SettingsError: They are wanted, and there are not two.
         """
         if not self.udl or self.recipe.udl.validation_by == "clip":
             return None
-        if self.feed.origins is None:
-            raise SettingsError(
-                "udl.validation_by is group, and the clips tell no groups; set it to clip, or give "
-                "the annotations a column of players, subjects or source videos"
-            )
-        return self.feed.origins[kept]
+        return require_groups(None if self.feed.origins is None else self.feed.origins[kept])
+
+
+def require_groups(origins: np.ndarray | None) -> np.ndarray:
+    """The numbers of the training rows' groups, where UDL's two batches can be of different ones.
+
+    Raises:
+        SettingsError: Clips tell no groups, or are all of one.
+    """
+    if origins is None:
+        raise SettingsError(
+            "udl.validation_by is group, and the clips tell no groups; set it to clip, or give "
+            "the annotations a column of players, subjects or source videos"
+        )
+    if len(np.unique(origins)) < 2:
+        raise SettingsError(
+            "udl.validation_by is group, and the clips that are trained on are of one group; set "
+            "it to clip"
+        )
+    return origins
 
 
 def _give_maps(consume: Callable[[Tensor], None], batch: FeatureBatch) -> None:

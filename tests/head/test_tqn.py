@@ -120,3 +120,6 @@ def test_what_has_no_attributes_is_refused():
     many = chosen.model_copy(update={"readout_heads": 3})
     with pytest.raises(SettingsError, match="8 channels are no multiple of 3 attention heads"):
         build_head(many, (8, 4), None, 0, DIVES)
+    bare = chosen.model_copy(update={"num_layers": 0})
+    with pytest.raises(SettingsError, match="TQN has 0 layers, .* expected at least 1"):
+        build_head(bare, (8, 4), None, 0, DIVES)

@@ -1,11 +1,13 @@
-"""Plans fitted to few clips: those that trained before stay what they are, keys included."""
+"""Plans fitted to few clips keep their keys, and go through the batches that they did alone."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.learn.ablation import RunPlan, Runs, stream_of
@@ -19,8 +21,9 @@ def plan(name="full", kind="dsts", **options):
     return RunPlan(name, kind, HEAD, recipe(num_epochs=1, **options))
 
 
-def fit(folder, *plans, num_train=12):
-    store = open_store(make_ready(folder, num_train=num_train, num_test=32 - num_train))
+def fit(folder, *plans, num_train=12, groups=None):
+    sizes = {"num_train": num_train, "num_test": 32 - num_train}
+    store = open_store(make_ready(folder, **sizes, groups=groups))
     sizes = store.map_shape[0], len(store.class_names)
     runs = Runs(folder / "runs", Path("checkpoints"), store.fingerprint, sizes, None, {})
     (fitted,) = runs.fit(plans, [store])
@@ -59,9 +62,39 @@ def test_what_was_told_is_no_part_of_the_key(tmp_path):
     assert fitted.adapted and fitted.key("s", None) == as_set.key("s", None)
 
 
-def test_pairs_of_different_groups_take_a_pass_of_their_own():
-    plain = plan("plain")
-    by_clip = plan("by clip", udl=True)
-    by_group = plan("by group", udl=True, validation_by="group")
-    off = plan("off", udl=False, validation_by="group")
-    assert stream_of(plain) == stream_of(by_clip) == stream_of(off) != stream_of(by_group)
+GROUPS = [f"player {number % 4}" for number in range(32)]
+
+
+@pytest.mark.parametrize(
+    ("options", "own_batches"),
+    [
+        ({"validation_by": "group"}, {"udl"}),
+        ({"class_balanced": True}, {"udl"}),
+        ({}, set()),
+    ],
+)
+def test_only_what_goes_through_other_batches_trains_in_a_pass_of_its_own(
+    tmp_path, options, own_batches
+):
+    few = options | {"batch_size": 4, "heldout_fraction": 0.0}
+    nothing_upstream = HEAD.model_copy(update={"num_layers": 0})
+    plans = [
+        plan("udl", **few),
+        plan("plain", **few, udl=False),
+        plan("probe", "linear_probe", **few, udl=False),
+        dataclasses.replace(plan("no layers", **few), head=nothing_upstream),
+    ]
+    fitted = fit(tmp_path, *plans, num_train=24, groups=GROUPS)
+    common = stream_of(fitted[1])
+    assert {one.name for one in fitted if stream_of(one) != common} == own_batches
+    assert [one.key("s", None) for one in fitted] == [one.key("s", None) for one in plans]
+
+
+@pytest.mark.parametrize(("groups", "told"), [(None, "tell no groups"), (["a"] * 32, "one group")])
+def test_batches_of_different_groups_that_cannot_be_are_told_before_a_training(
+    tmp_path, groups, told
+):
+    options = {"batch_size": 4, "heldout_fraction": 0.0, "validation_by": "group"}
+    with pytest.raises(SettingsError, match=told):
+        fit(tmp_path, plan(**options), num_train=24, groups=groups)
+    fit(tmp_path, plan(**options, udl=False), num_train=24, groups=groups)
