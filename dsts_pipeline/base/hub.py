@@ -13,7 +13,11 @@ from typing import Any
 from dsts_pipeline.base.errors import UserError, import_extra
 
 PREFIX = "hub:"
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# As huggingface_hub has it, whose own error for other names is no UserError.
+_REPOSITORY = re.compile(
+    r"(?=.{3,96}$)(?!.*(?:--|\.\.|\.git$|[-./]/|[-.]$))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*",
+    re.ASCII,
+)
 _NOT_YOURS = "or you may not use it; correct the name, or log in by `hf auth login`"
 
 

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -422,7 +423,9 @@ class ViewPlan:
         """
         rows = [self.rows[position] for position in positions]
         requests = (self.job(tuple(each)) for _, each in groupby(rows, key=lambda row: row.clip))
-        for _, of_file in groupby(requests, key=lambda request: request.path):
+        # What is checked of a file is checked once, so it must be the same of all that share it.
+        file_of = attrgetter("path", "content", "info")
+        for _, of_file in groupby(requests, key=file_of):
             together: list[FrameRequest] = []
             num_bytes = 0
             for request in of_file:

@@ -158,6 +158,15 @@ def test_names_that_are_none_are_told_in_a_line(server, model, told):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "repository", ["lab/a..b", "la--b/a", "lab/a-", "lab/a.git", "lab/" + "a" * 93]
+)
+def test_names_that_the_hub_has_not_are_refused_before_it_is_asked(server, repository):
+    with pytest.raises(UserError, match="expected hub:OWNER/NAME@COMMIT"):
+        build_backbone(f"hub:{repository}@{'0' * 40}", weights=None)
+    assert not server.asked
+
+
 def test_without_a_network_the_line_says_what_to_do(server, monkeypatch):
     model = commit_of(server)
     go_offline(monkeypatch)

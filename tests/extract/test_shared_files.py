@@ -186,6 +186,17 @@ def test_a_clip_that_fails_leaves_its_neighbours_whole(index, tmp_path, workers,
     np.testing.assert_array_equal(a.read(range(len(a))), b.read(range(len(b))))
 
 
+def test_clips_of_a_file_that_was_replaced_between_them_are_told_from_their_neighbours(index):
+    clips = list(index.clips)
+    changed = clips.index(next(clip for clip in clips if clip.start_frame == 8))
+    clips[changed] = replace(clips[changed], sha256="0" * 64)
+    plan = ViewPlan(replace(index, clips=tuple(clips)), PoolingBackbone(), decoder="pyav")
+    with DecodePool(0, decode=decode_counted) as pool:
+        answers = list(pool.run(plan.jobs(range(5), 1 << 30)))
+    told = "its content changed since it was indexed"
+    assert [answer.reason for answer in answers] == ["", "", told, "", ""]
+
+
 def hang_together(job):
     """Never answer clips together; a clip alone is decoded, but for one."""
     if job.shared_by:
