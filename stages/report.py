@@ -23,7 +23,8 @@ from dsts_pipeline.clips.decode import Decoder
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.clips.probe import probe
 from dsts_pipeline.clips.sampling import uniform_frames
-from dsts_pipeline.extract.decode_pool import cut_square, decode_clip
+from dsts_pipeline.extract.decode_pool import decode_clip
+from dsts_pipeline.extract.pipelines import cut_square, resize_frames
 from dsts_pipeline.extract.views import (
     FrameRequest,
     FrameView,
@@ -169,7 +170,7 @@ def _attention_reader(
     clips = {clip.id: clip for clip in index.clips}
     pairs = zip(store.video_ids, store.views.tolist(), strict=True)
     rows = {clip_id: row for row, (clip_id, view) in enumerate(pairs) if view == 0}
-    kept, crop = cut_of_first_view(store.manifest["made_of"])
+    cut = cut_of_first_view(store.manifest["made_of"])
 
     def seen_of(clip_id: str) -> Seen:
         row = rows[clip_id]
@@ -183,11 +184,13 @@ def _attention_reader(
             info=clip.video_info,
         )
         whole = decode_clip(request)[0]
-        side = round(kept * min(whole.shape[1:3]))
+        if cut.squeezes:
+            whole = resize_frames(whole, *[min(whole.shape[1:3])] * 2)
+        side = round(cut.share * min(whole.shape[1:3]))
         maps = torch.from_numpy(store.read([row]).astype(np.float32))
         attention = attention_map(head, maps)
         assert attention is not None
-        return Seen(cut_square(whole, side, crop), attention[0].numpy())
+        return Seen(cut_square(whole, side, cut.crop), attention[0].numpy())
 
     return seen_of
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from dsts_pipeline.base.errors import LazyExtra
 from dsts_pipeline.extract.flow import NUM_CHANNELS, mirror
+from dsts_pipeline.extract.pipelines import Scaling, cut_square
 
 if TYPE_CHECKING:
     from PIL import Image, ImageEnhance, ImageOps
@@ -67,7 +68,13 @@ def import_transforms() -> None:
 
 
 def augment(
-    frames: np.ndarray, augmentation: Augmentation, size_px: int, *, seed: int, is_flipped: bool
+    frames: np.ndarray,
+    augmentation: Augmentation,
+    size_px: int,
+    *,
+    seed: int,
+    is_flipped: bool,
+    scaling: Scaling | None = None,
 ) -> np.ndarray:
     """One augmented view: uint8 [T, size_px, size_px, 3], C order.
 
@@ -77,9 +84,13 @@ def augment(
         seed: Of this view; the same seed gives the same bytes.
         is_flipped: Whether it is mirrored; drawn when the store is planned, since a mirrored clip
             may have another label.
+        scaling: Of the frames, which says where their middle is.
     """
     with _seeded(seed):
-        images = _crop(list(frames), augmentation.crop, size_px)
+        if augmentation.crop == "centre":
+            images = list(cut_square(frames, size_px, 1, scaling))
+        else:
+            images = _crop(list(frames), augmentation.crop, size_px)
         if is_flipped:
             images = [_mirror(image) for image in images]
         if augmentation.color_jitter:
@@ -105,8 +116,6 @@ def _color_ranges(strength: float) -> dict[str, float]:
 
 
 def _crop(images: list[np.ndarray], kind: str, size_px: int) -> list[np.ndarray]:
-    if kind == "centre":
-        return _apply("CenterCrop", images, crop_size=size_px)
     if kind == "multi_scale":
         options = {"scales": _SCALES, "max_wh_scale_gap": 1, "num_fixed_crops": 13}
         images = _apply("MultiScaleCrop", images, input_size=size_px, **options)

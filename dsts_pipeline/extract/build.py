@@ -351,7 +351,7 @@ def _build_gst(
         size_px=224,
         mean=(123.675, 116.28, 103.53),
         std=(58.395, 57.12, 57.375),
-        scaling="bilinear",
+        scaling="pillow_bilinear",
     ).resized(size_px=size_px)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)

@@ -585,7 +585,7 @@ def _decode_views(
 
 
 def _scale(request: FrameRequest, frames: np.ndarray, *, transforming: Stopwatch) -> np.ndarray:
-    shorter_px = request.size_px if request.squeezes else request.resize_px or request.size_px
+    shorter_px = request.resize_px or request.size_px
     assert request.scaling is not None and shorter_px is not None
     with transforming.running():
         return scale_frames(frames, request.scaling, shorter_px, squeezes=request.squeezes)
@@ -612,9 +612,14 @@ def _cut_views(request: FrameRequest, whole: np.ndarray, numbers: np.ndarray) ->
         if size_px is None:
             row[:] = shown
         elif view.seed is None:
-            row[:] = cut_square(shown, size_px, view.crop)
+            row[:] = cut_square(shown, size_px, view.crop, request.scaling)
         else:
             row[:] = augment(
-                shown, request.augmentation, size_px, seed=view.seed, is_flipped=view.is_flipped
+                shown,
+                request.augmentation,
+                size_px,
+                seed=view.seed,
+                is_flipped=view.is_flipped,
+                scaling=request.scaling,
             )
     return frames

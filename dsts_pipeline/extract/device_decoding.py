@@ -126,7 +126,7 @@ def _decode_on_device(request: FrameRequest, device: torch.device) -> Decoded:
     scale = partial(
         scale_on_device,
         scaling=request.scaling,
-        shorter_px=request.size_px if request.squeezes else request.resize_px or request.size_px,
+        shorter_px=request.resize_px or request.size_px,
         squeezes=request.squeezes,
     )
     with torch.inference_mode():
@@ -138,7 +138,8 @@ def _decode_on_device(request: FrameRequest, device: torch.device) -> Decoded:
         views = []
         for view in request.views:
             places = torch.from_numpy(np.searchsorted(numbers, view.indices)).to(whole.device)
-            views.append(cut_square(whole, request.size_px, view.crop)[places])
+            square = cut_square(whole, request.size_px, view.crop, request.scaling)
+            views.append(square[places])
         frames: Any = torch.stack(views)
     return Decoded(frames, num_decoded=tally.num_frames)
 

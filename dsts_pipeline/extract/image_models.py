@@ -6,16 +6,20 @@ of the model's last features [C, H, W], before the pooling, of each of T frames.
 
 Nothing is downloaded: models are built without weights, which come from a file as timm saves them.
 Choice: frames are the centres of equal segments, 8 by default, as many as the paper's TPN sees.
-Deviation: frames are scaled as for mmaction2's models, bilinearly without antialiasing, their
-shorter side to the model's size; timm's own transforms smooth, and most cut off a margin.
+timm's models are fed as `timm.data.create_transform` feeds them at test, bit for bit; its border
+crops, and crops that are larger than the picture, are refused.
+Deviation: frames of EfficientNet-Lite0 are scaled as for mmaction2's models, bilinearly without
+antialiasing, their shorter side to the model's size.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +29,14 @@ from dsts_pipeline.base.errors import EXTRA_OF, SettingsError, UserError, explai
 from dsts_pipeline.extract.backbones import Backbone
 from dsts_pipeline.extract.flow import MEAN, NUM_CHANNELS, STD, Modality
 from dsts_pipeline.extract.model_zoo import LEFT_OUT, TIMM, is_timm_name
-from dsts_pipeline.extract.pipelines import Pipeline
+from dsts_pipeline.extract.pipelines import Pipeline, Scaling
 from dsts_pipeline.extract.taps import Grid, Recognizer, Tap
 from dsts_pipeline.extract.weights import WeightsChoice
 
 _NUM_FRAMES = 8
+_SCALINGS: Mapping[str, Scaling] = MappingProxyType(
+    {"bilinear": "pillow_bilinear", "bicubic": "pillow_bicubic"}
+)
 
 
 class ImageModel(Recognizer):
@@ -78,6 +85,7 @@ class _Found(NamedTuple):
         size_px: H = W.
         mean, std: On the 0..1 scale.
         versions: Of what computes the maps.
+        cut: The pipeline's `resize_px`, `scaling` and `squeezes`, where they are not its own.
     """
 
     model: Any
@@ -86,6 +94,7 @@ class _Found(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     versions: dict[str, str]
+    cut: Mapping[str, Any] = MappingProxyType({})
 
 
 def build_image_model(
@@ -129,8 +138,8 @@ def build_image_model(
         sampler="segment_centres",
         options={"clip_len": num_frames},
         num_frames=num_frames,
-        resize_px=found.size_px,
         size_px=found.size_px,
+        **{"resize_px": found.size_px, **found.cut},
         mean=MEAN if modality == "flow" else tuple(255 * value for value in found.mean),
         std=STD if modality == "flow" else tuple(255 * value for value in found.std),
     )
@@ -171,9 +180,14 @@ def _make_timm(name: str, size_px: int | None, modality: Modality) -> _Found:
             f"({str(error).splitlines()[0]}); expected {architecture}, or one of "
             f"{', '.join(known[:4])}"
         ) from None
-    told = model.pretrained_cfg
+    told = library.data.resolve_model_data_config(model)
     own_px = int(told["input_size"][-1])
-    if told.get("fixed_input_size") and size_px not in (None, own_px):
+    if size_px is None and told["input_size"][-2] != own_px:
+        raise SettingsError(
+            f"backbone.size_px is null, and {model_name} takes {told['input_size'][-2]} x {own_px} "
+            "px, while extraction cuts squares; set their side, or choose another model"
+        )
+    if model.pretrained_cfg.get("fixed_input_size") and size_px not in (None, own_px):
         raise SettingsError(
             f"backbone.size_px is {size_px}, {model_name} takes {own_px} px and no other size; set "
             "it to null, or choose a model of that size"
@@ -187,7 +201,31 @@ def _make_timm(name: str, size_px: int | None, modality: Modality) -> _Found:
         mean=tuple(told["mean"]),
         std=tuple(told["std"]),
         versions={"timm": library.__version__},
+        cut=_read_cut(told, model_name, size_px or own_px),
     )
+
+
+def _read_cut(told: Mapping[str, Any], model_name: str, size_px: int) -> dict[str, Any]:
+    """What timm's test transform does with a picture, by the model's data config.
+
+    "center": the shorter side becomes size / crop_pct, and a square is cut from the middle.
+    "squash": so do both sides.
+
+    Raises:
+        SettingsError: It does something else.
+    """
+    mode, share, filter_ = (told[key] for key in ("crop_mode", "crop_pct", "interpolation"))
+    if mode not in ("center", "squash") or share > 1 or filter_ not in _SCALINGS:
+        raise SettingsError(
+            f"backbone.name: timm feeds {model_name} with crop_mode {mode}, crop_pct {share:g} and "
+            f"{filter_} scaling, which extraction cannot do; expected center or squash, at most 1, "
+            "and bilinear or bicubic: choose another model"
+        )
+    return {
+        "resize_px": math.floor(size_px / share),
+        "scaling": _SCALINGS[filter_],
+        "squeezes": mode == "squash",
+    }
 
 
 def _make_lite0(size_px: int | None) -> _Found:

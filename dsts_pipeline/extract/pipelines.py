@@ -27,12 +27,14 @@ _NOT_PIXELS = {"DecordInit", "DecordDecode", "RawFrameDecode", "PackActionInputs
 _NOT_PIXELS |= {"OpenCVInit", "OpenCVDecode", "PyAVInit", "PyAVDecode", "FormatShape"}
 _SAMPLERS = {"SampleFrames": "dense", "UniformSample": "mmaction_uniform"}
 _POSITIONS = "dense_positions"  # mmaction2's DenseSampleFrames
-Scaling = Literal["opencv", "bilinear", "bicubic"]
+Scaling = Literal["opencv", "bilinear", "bicubic", "pillow_bilinear", "pillow_bicubic"]
 _INTERPOLATIONS: Mapping[Scaling, str] = MappingProxyType(
     {
         "opencv": "bilinear, OpenCV",
         "bilinear": "bilinear, antialiased",
         "bicubic": "bicubic, antialiased",
+        "pillow_bilinear": "bilinear, Pillow",
+        "pillow_bicubic": "bicubic, Pillow",
     }
 )
 _MOST_SAMPLES = {"swin_uniform": 1}
@@ -47,9 +49,10 @@ class Pipeline:
         num_frames: T, frames of one view.
         resize_px: What the shorter side is scaled to.
         size_px: Side of the squares that are cut.
-        scaling: How: "opencv", mmaction2's bilinear rule; or "bilinear" or "bicubic" with
-            antialiasing, the transformers library's.
-        squeezes: Whether the whole frame is scaled to the square, whatever its shape.
+        scaling: How, and where the middle is: "opencv", mmaction2's bilinear rule; "bilinear" or
+            "bicubic" with antialiasing, the transformers library's; the same with "pillow_" before
+            it, torchvision's with pictures of Pillow, by which timm's models are fed.
+        squeezes: Whether both sides are scaled to `resize_px`, whatever the frame's shape.
         mean, std: Per channel of the recognizer's input, on the 0..255 scale.
         is_bgr: Whether the recognizer expects blue first.
     """
@@ -125,7 +128,7 @@ class Pipeline:
         """Which pixels are taken, as plain JSON values; the rest is in `describe_input`."""
         return {
             "sampling": {"rule": self.sampler, **self.options, "num_frames": self.num_frames},
-            "resize_px": [self.size_px] * 2 if self.squeezes else self.resize_px,
+            "resize_px": [self.resize_px] * 2 if self.squeezes else self.resize_px,
             "interpolation": _INTERPOLATIONS[self.scaling],
             "crop_px": self.size_px,
             "crops": "centre",  # `Views` says how many squares; fingerprints have always named this
@@ -293,7 +296,7 @@ def choose_size(
         return shorter_px, shorter_px
     if scaling == "opencv":
         return scaled_size(width, height, shorter_px)
-    shorter = min(width, height)  # the transformers library cuts off what is left of a pixel
+    shorter = min(width, height)  # torchvision cuts off what is left of a pixel, transformers too
     return int(shorter_px * width / shorter), int(shorter_px * height / shorter)
 
 
@@ -308,20 +311,25 @@ def resize_frames(frames: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.stack(resized)
 
 
-def cut_square(frames: np.ndarray, size_px: int, crop: int) -> np.ndarray:
+def cut_square(
+    frames: np.ndarray, size_px: int, crop: int, scaling: Scaling | None = None
+) -> np.ndarray:
     """Square number `crop` of three along the longer side, as mmaction2's ThreeCrop cuts it.
 
     Args:
         frames: [T, H, W, 3], both sides at least `size_px`.
         crop: 0 (left or top), 1 (the middle) or 2.
+        scaling: Of the frames. The middle of an odd margin is rounded down, as mmaction2 and the
+            transformers library do; with "pillow_..." to the even pixel, as torchvision does.
     """
     free_height, free_width = (length - size_px for length in frames.shape[1:3])
-    top = free_height // 2
-    left = free_width // 2
-    if free_width >= free_height:
-        left *= crop
-    else:
-        top *= crop
+    is_torchvisions = scaling is not None and scaling.startswith("pillow")
+    top = round(free_height / 2) if is_torchvisions else free_height // 2
+    left = round(free_width / 2) if is_torchvisions else free_width // 2
+    if crop != 1 and free_width >= free_height:
+        left = free_width // 2 * crop
+    elif crop != 1:
+        top = free_height // 2 * crop
     return frames[:, top : top + size_px, left : left + size_px]
 
 
@@ -354,16 +362,17 @@ def weigh(length: int, wanted: int) -> tuple[np.ndarray, ...]:
     return first.clip(0, last), (first + 1).clip(0, last), weights[0], weights[1]
 
 
-# ---- scaling with antialiasing, bit for bit as torch does it with bytes --------------------------
+# ---- scaling with antialiasing, bit for bit as torch and Pillow do it with bytes -----------------
 #
 # torchvision, and by it the transformers library's processors, scale bytes by torch's `interpolate`
-# with antialias=True. A kernel that is as wide as the scaling needs is made of whole numbers, of as
-# many bits as fit 16; rows come first, then columns, each rounded to bytes.
+# with antialias=True; pictures of Pillow are scaled by Pillow. A kernel that is as wide as the
+# scaling needs is made of whole numbers, of as many bits as fit 16 or, Pillow's, of 22; rows come
+# first, then columns, each rounded to bytes.
+
+_PILLOW_BITS = 22  # its PRECISION_BITS
 
 
-def resize_smoothly(
-    frames: np.ndarray, width: int, height: int, kind: Literal["bilinear", "bicubic"]
-) -> np.ndarray:
+def resize_smoothly(frames: np.ndarray, width: int, height: int, kind: Scaling) -> np.ndarray:
     """Frames uint8 [T, H, W, 3] at `width` x `height`: uint8 [T, height, width, 3]."""
     scaled = [_filter(_filter(frame, width, 1, kind), height, 0, kind) for frame in frames]
     return np.stack(scaled)
@@ -390,7 +399,7 @@ def weigh_smoothly(length: int, wanted: int, kind: str) -> tuple[np.ndarray, np.
     those behind it, in units of 2 to the power of minus the number that is returned last."""
     scale = length / wanted
     shrink = max(scale, 1.0)
-    curve, half = (_cubic, 2.0) if kind == "bicubic" else (_triangle, 1.0)
+    curve, half = (_cubic, 2.0) if kind.endswith("bicubic") else (_triangle, 1.0)
     centres = scale * (np.arange(wanted) + 0.5)
     first = np.maximum((centres - half * shrink + 0.5).astype(np.int64), 0)
     behind = np.minimum((centres + half * shrink + 0.5).astype(np.int64), length)
@@ -398,7 +407,7 @@ def weigh_smoothly(length: int, wanted: int, kind: str) -> tuple[np.ndarray, np.
     weights = curve((places - centres[:, None] + 0.5) / shrink)
     weights = np.where(places < behind[:, None], weights, 0.0)
     weights /= weights.sum(axis=1, keepdims=True)
-    bits = 0
+    bits = _PILLOW_BITS if kind.startswith("pillow") else 0
     while bits < 22 and int(0.5 + weights.max() * (1 << (bits + 1))) < 1 << 15:
         bits += 1
     rounded = np.trunc(weights * (1 << bits) + np.where(weights < 0, -0.5, 0.5))

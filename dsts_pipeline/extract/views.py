@@ -124,7 +124,7 @@ class FrameRequest(DecodeJob):
         size_px: Side of the square that is cut, H = W; None: whole frames as they are stored.
         resize_px: What the shorter side is scaled to before; None: `size_px`.
         scaling: The model's rule; None: the decoder scales.
-        squeezes: Whether the whole frame becomes the square, whatever its shape.
+        squeezes: Whether both sides are scaled to `resize_px`, whatever the frame's shape.
         augmentation: What happens to views that have a seed.
         content: What the file must still hold; None: whatever it holds.
         info: What the file is, where that is known.
@@ -586,16 +586,29 @@ def cut_segment(num_frames: int, num_segments: int, number: int) -> tuple[int, i
     return first, max(1, (number + 1) * num_frames // num_segments - first)
 
 
-def cut_of_first_view(made_of: Mapping[str, Any]) -> tuple[float, int]:
-    """How the first view of a test clip was cut, by what a store's manifest says it is made of.
+class FirstCut(NamedTuple):
+    """How the first view of a test clip was cut.
 
-    Returns:
-        The side of its square as a share of the frame's shorter side, and which of three it is, as
-        in `FrameView`.
+    Attributes:
+        share: The side of its square as a part of the frame's shorter side.
+        crop: Which of three it is, as in `FrameView`.
+        squeezes: Whether the whole frame was made a square before.
     """
+
+    share: float
+    crop: int
+    squeezes: bool = False
+
+
+def cut_of_first_view(made_of: Mapping[str, Any]) -> FirstCut:
+    """How the first view was cut, by what a store's manifest says it is made of."""
+    crop = _CROPS[made_of.get("views", {}).get("test_crops", 1)][0]
     pipeline = made_of.get("input_pipeline")
-    share = 1.0 if pipeline is None else pipeline["crop_px"] / pipeline["resize_px"]
-    return min(1.0, share), _CROPS[made_of.get("views", {}).get("test_crops", 1)][0]
+    if pipeline is None:
+        return FirstCut(1.0, crop)
+    squeezes = isinstance(pipeline["resize_px"], list)
+    resize_px = max(pipeline["resize_px"]) if squeezes else pipeline["resize_px"]
+    return FirstCut(min(1.0, pipeline["crop_px"] / resize_px), crop, squeezes)
 
 
 def sample_views(

@@ -14,12 +14,14 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dsts_pipeline.base.settings import BackboneSettings
 from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.clips.probe import probe
 from dsts_pipeline.extract import runner
 from dsts_pipeline.extract.augmentation import Augmentation
+from dsts_pipeline.extract.decode_pool import Stopwatch, decode_views
 from dsts_pipeline.extract.device_decoding import (
     DevicePool,
     decode_on_device,
@@ -98,7 +100,7 @@ def index(tmp_path_factory):
     return index_clips(root)
 
 
-@pytest.mark.parametrize("scaling", ["opencv", "bilinear", "bicubic"])
+@pytest.mark.parametrize("scaling", ["opencv", "bilinear", "bicubic", "pillow_bicubic"])
 @pytest.mark.parametrize("squeezes", [False, True])
 @pytest.mark.parametrize(("height", "width", "wanted"), [(90, 122, 64), (48, 40, 56), (33, 33, 33)])
 def test_scaling_on_a_device_gives_the_hosts_bytes(scaling, squeezes, height, width, wanted):
@@ -145,6 +147,29 @@ def test_a_store_has_the_bytes_of_the_way_by_the_host(
     assert summary.failures == () and summary.num_decoded > 0
     assert {kind for kind, _ in filled} == {torch.Tensor}
     assert backbone.addresses == [address for _, address in filled], "no copy on the way"
+
+
+@pytest.mark.parametrize(
+    ("squeezes", "scaled", "box"),
+    [(False, (46, 35), (7, 2, 39, 34)), (True, (35, 35), (2, 2, 34, 34))],
+)
+def test_squares_of_timms_models_lie_where_torchvision_cuts_them(
+    torchcodec, index, tmp_path, squeezes, scaled, box
+):
+    """3 px are cut off, 2 of them above: on a device as on the host, with augmented views, too."""
+    (request,) = ViewPlan(index, RuledBackbone(), decoder="torchcodec").jobs([0])
+    rule = {"scaling": "pillow_bicubic", "resize_px": 35, "squeezes": squeezes}
+    video = write_video(tmp_path / "v.mp4", num_frames=24, size=(64, 48))
+    request = replace(request, path=str(video), content=None, info=None, **rule)
+    (view,) = request.views
+    whole = decode_frames(request.path, np.array(view.indices), decoder="pyav")
+    bicubic = Image.Resampling.BICUBIC
+    expected = [[Image.fromarray(frame).resize(scaled, bicubic).crop(box) for frame in whole]]
+    assert np.array_equal(decode_on_device(request, device=CPU).frames, np.array(expected))
+    host = replace(request, decoder="pyav")
+    assert np.array_equal(decode_views(host, Stopwatch()), np.array(expected))
+    augmented = replace(host, views=(replace(view, seed=0),))
+    assert np.array_equal(decode_views(augmented, Stopwatch()), np.array(expected))
 
 
 def test_a_clip_that_fails_is_listed_and_the_fallback_reads_what_torchcodec_refuses(

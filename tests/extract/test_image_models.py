@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 
 from dsts_pipeline.base.errors import CheckpointError, SettingsError, UserError
 from dsts_pipeline.base.files import sha256_file
+from dsts_pipeline.clips.decode import decode_frames
 from dsts_pipeline.extract import build_backbone, image_models
+from dsts_pipeline.extract.backbones import normalize_frames
+from dsts_pipeline.extract.decode_pool import Stopwatch, decode_views
 from dsts_pipeline.extract.downloads import locate_weights
 from dsts_pipeline.extract.forward import Computing, ForwardPass
 from dsts_pipeline.extract.pipelines import cut_square, resize_frames, scaled_size
+from dsts_pipeline.extract.views import FrameRequest, FrameView, InputRule
 from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.head import LinearProbe
 from dsts_pipeline.learn.end_to_end import EndToEnd, save_backbone, stages_of
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
+from tests.clips.videos import write_video
 from tests.serve.small_bundle import make_bundle, make_head, make_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -248,6 +256,83 @@ def test_a_torchvision_of_another_torch_is_told(monkeypatch):
         build_backbone("timm:resnet50", weights="random")
 
 
+# ---- how timm's models are fed -------------------------------------------------------------------
+
+DATA = {  # of resnet50.a1_in1k
+    "input_size": (3, 224, 224),
+    "interpolation": "bicubic",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "crop_pct": 0.95,
+    "crop_mode": "center",
+}
+
+
+class Pooled(torch.nn.Module):
+    """What is asked of a model of timm's."""
+
+    pretrained_cfg = MappingProxyType({})
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 4, 8, 8)
+
+    def forward_features(self, pixels):
+        return self.stem(pixels)
+
+    def reset_classifier(self, num_classes):
+        pass
+
+
+@pytest.fixture
+def build_with(monkeypatch):
+    """Builds a model of a stand-in of timm with changes of its data config."""
+
+    def build(size_px=None, **changes):
+        library = SimpleNamespace(
+            __version__="1",
+            is_model=lambda name: True,
+            create_model=lambda *args, **options: Pooled(),
+            data=SimpleNamespace(resolve_model_data_config=lambda model: DATA | changes),
+        )
+        monkeypatch.setattr(image_models, "_import", lambda package: library)
+        return build_backbone("timm:small", weights="random", num_frames=1, size_px=size_px)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, (235, "bicubic, Pillow", 224)),
+        ({"size_px": 288}, (303, "bicubic, Pillow", 288)),
+        ({"crop_pct": 1.0, "interpolation": "bilinear"}, (224, "bilinear, Pillow", 224)),
+        ({"crop_mode": "squash"}, ([235, 235], "bicubic, Pillow", 224)),
+        ({"input_size": (3, 256, 192), "size_px": 256}, (269, "bicubic, Pillow", 256)),
+    ],
+)
+def test_the_data_config_says_how_timms_models_are_fed(build_with, changes, told):
+    pipeline = build_with(**changes).pipeline
+    described = pipeline.describe()
+    keys = ("resize_px", "interpolation", "crop_px")
+    assert tuple(described[key] for key in keys) == told
+    assert pipeline.mean == pytest.approx((123.675, 116.28, 103.53))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"crop_mode": "border"}, "crop_mode border, .* cannot do; expected center or squash"),
+        ({"crop_pct": 1.15}, r"crop_pct 1\.15 .* at most 1"),
+        ({"interpolation": "lanczos"}, "lanczos scaling, .* bilinear or bicubic"),
+        ({"input_size": (3, 1024, 768)}, "takes 1024 x 768 px, .* squares; set their side"),
+    ],
+)
+def test_ways_that_frames_cannot_be_fed_are_refused(build_with, changes, told):
+    with pytest.raises(SettingsError, match=told):
+        build_with(**changes)
+
+
 # ---- timm ----------------------------------------------------------------------------------------
 
 SMALL = {  # timm's own models for tests: convolutions, tokens with a class token, channels last
@@ -309,6 +394,48 @@ def test_maps_are_timms_own_features(timm, no_network, name, tmp_path):
     assert described["weights"] == {"sha256": sha256_file(tmp_path / "w.safetensors")}
     assert described["versions"].keys() == {"timm", "torch"}
     assert len(backbone.load_report.left_out) >= 2
+
+
+@pytest.mark.parametrize("size", [(130, 98), (98, 130), (200, 272)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"crop_pct": 0.935},
+        {"crop_pct": 1.0, "interpolation": "bilinear"},
+        {"crop_pct": 0.935, "crop_mode": "squash"},
+    ],
+    ids=["center", "whole", "squash"],
+)
+def test_pixels_are_those_of_timms_own_transform(timm, tmp_path, monkeypatch, changes, size):
+    """160 px of floor(160 / 0.935) = 171 leave 11, whose half is rounded."""
+    create = partial(timm.create_model, pretrained_cfg_overlay=changes)
+    monkeypatch.setattr(timm, "create_model", create)
+    backbone = build_backbone("timm:test_resnet", weights="random", num_frames=2)
+    config = timm.data.resolve_model_data_config(create("test_resnet"))
+    assert changes.items() <= config.items()
+    transform = timm.data.create_transform(**config, is_training=False)
+    video = write_video(tmp_path / "clip.mp4", num_frames=4, size=size, seed=1)
+    numbers = (1, 3)
+    pictures = map(Image.fromarray, decode_frames(video, np.array(numbers)))
+    expected = torch.stack([transform(picture) for picture in pictures])
+    rule = InputRule.of(backbone)
+    request = FrameRequest(
+        str(video),
+        "auto",
+        None,
+        views=(FrameView(numbers),),
+        size_px=rule.size_px,
+        resize_px=rule.resize_px,
+        **rule.scaling,
+    )
+    frames = torch.from_numpy(decode_views(request, Stopwatch()))
+    pipeline = backbone.pipeline
+    found = normalize_frames(frames, pipeline.mean, pipeline.std, torch.float32)
+    # Pillow 13 scales columns first where the height shrinks more, which is within a grey level.
+    shrinks_down = changes.get("crop_mode") == "squash" and size == (200, 272)
+    tolerance = 1.01 / 255 / min(config["std"]) if shrinks_down else 1e-5
+    assert expected.std() > 0.1
+    torch.testing.assert_close(found[0].transpose(0, 1), expected, rtol=0, atol=tolerance)
 
 
 def test_windows_of_a_frame_are_not_taken_for_frames(timm):

@@ -22,7 +22,7 @@ from dsts_pipeline.clips.sampling import uniform_frames
 from dsts_pipeline.extract.augmentation import Augmentation, augment, rand_augment
 from dsts_pipeline.extract.decode_pool import decode_clip
 from dsts_pipeline.extract.forward import Computing, choose_computing
-from dsts_pipeline.extract.pipelines import cut_square
+from dsts_pipeline.extract.pipelines import Pipeline, cut_square
 from dsts_pipeline.extract.runner import extract_features
 from dsts_pipeline.extract.views import (
     ViewPlan,
@@ -98,15 +98,18 @@ def test_crops_lie_left_in_the_middle_and_right(index):
 
 
 def test_the_manifest_tells_the_square_of_the_first_view(index):
-    assert cut_of_first_view(_plan(index).describe()) == (1.0, 1)
+    assert cut_of_first_view(_plan(index).describe()) == (1.0, 1, False)
     plan = _plan(index, test_crops=3)
-    share, crop = cut_of_first_view(plan.describe())
+    share, crop, squeezes = cut_of_first_view(plan.describe())
+    assert not squeezes
     row = next(number for number, row in enumerate(plan.rows) if row.clip == 8)
     whole = decode_frames(Path(index.root) / "clip8.mp4", plan.frames[row])
     cut = cut_square(whole, round(share * min(whole.shape[1:3])), crop)
     np.testing.assert_array_equal(cut, whole[:, :, :48])  # whose scaled form is the view's
     pipeline = {"crop_px": 224, "resize_px": 256}
-    assert cut_of_first_view({"input_pipeline": pipeline}) == (0.875, 1)
+    assert cut_of_first_view({"input_pipeline": pipeline}) == (0.875, 1, False)
+    squeezed = Pipeline("dense", {}, 4, resize_px=256, size_px=224, squeezes=True).describe()
+    assert cut_of_first_view({"input_pipeline": squeezed}) == (0.875, 1, True)
 
 
 def test_views_of_one_clip_are_decoded_in_one_job_cut_where_a_shard_ends(index):
