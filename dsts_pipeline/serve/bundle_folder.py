@@ -191,6 +191,7 @@ def load_bundle(path: str | Path, *, weights: str | None = None) -> Bundle:
         head, head_record = load_head(folder)
         source, sha256 = _read_source(folder, record, weights)
         backbone = source.build(sha256)
+        _require_same_frames(record["made_of"], backbone)
         classes = record["classes"]
         return Bundle(
             head=head,
@@ -251,6 +252,21 @@ def _require_safe_reference(weights: str, sha256: str | None) -> None:
             f"backbone: its weights are at {scheme}://..., expected an address of "
             f"{', '.join(_FETCHED)} whose sha256 is stated; get the file yourself and give it by "
             "--weights"
+        )
+
+
+def _require_same_frames(made_of: Mapping[str, Any], backbone: Backbone) -> None:
+    """Refuse a head whose maps were made of frames that are chosen, scaled or cut otherwise now."""
+    before = made_of.get("input_pipeline")
+    if before is None or backbone.pipeline is None:
+        return
+    now = json.loads(json.dumps(backbone.pipeline.with_views().describe()))
+    differing = sorted(key for key in before | now if before.get(key) != now.get(key))
+    if differing:
+        told = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in differing)
+        raise BundleError(
+            f"backbone: this release gives it other frames than the head was trained on ({told}); "
+            "extract, train and export again, or use the release that exported it"
         )
 
 

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,9 +20,14 @@ from dsts_pipeline.base.errors import BundleError, CheckpointError
 from dsts_pipeline.base.files import sign, write_json
 from dsts_pipeline.extract.build import build_backbone
 from dsts_pipeline.extract.model_zoo import zoo_names
+from dsts_pipeline.extract.pipelines import Pipeline
 from dsts_pipeline.head import DSTSHead, save_head
 from dsts_pipeline.serve import BackboneSource, load_bundle, save_bundle
-from dsts_pipeline.serve.bundle_folder import portable_name, write_record
+from dsts_pipeline.serve.bundle_folder import (
+    _require_same_frames,
+    portable_name,
+    write_record,
+)
 from tests.pipeline import ROOT, WEIGHTS
 from tests.serve.small_bundle import CLASSES, SOURCE, backbone, make_bundle, make_head, make_of
 
@@ -207,6 +214,27 @@ def test_other_tap(copy):
 def test_other_input(copy):
     change_record(copy, lambda record: record["backbone"].update(num_frames=8))
     refuse(copy, "backbone stick_r18: its frames", "settings of `backbone`")
+
+
+def test_a_backbone_that_would_be_fed_other_frames_now():
+    pipeline = Pipeline(
+        sampler="segment_centres",
+        options={"clip_len": 4},
+        num_frames=4,
+        resize_px=36,
+        size_px=32,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        scaling="bilinear",
+    )
+    made_of = {"input_pipeline": json.loads(json.dumps(pipeline.with_views().describe()))}
+    _require_same_frames(made_of, SimpleNamespace(pipeline=pipeline))
+    for change, told in (
+        ({"resize_px": 40}, "resize_px was 36, is 40"),
+        ({"scaling": "bicubic"}, ""),
+    ):
+        with pytest.raises(BundleError, match=f"other frames than .*{told}"):
+            _require_same_frames(made_of, SimpleNamespace(pipeline=replace(pipeline, **change)))
 
 
 def test_other_weights(copy, tmp_path):
