@@ -63,6 +63,8 @@ def _evaluate(settings: Settings) -> None:
             heads[name] = score_head(common.HEADS / name, feed, chosen, seed=settings.seed)
             heads[name].predictions.save(common.PREDICTIONS / f"{name}.npz")
             progress.advance(len(rows), name)
+    for name in (SECOND_STREAM, TWO_STREAMS):  # those of an earlier evaluation
+        (common.PREDICTIONS / f"{name}.npz").unlink(missing_ok=True)
     if chosen.fuse.run is not None:
         heads |= _fused(chosen, heads)
     failures = [clip for clip in store.manifest["failures"] if clip["split"] == chosen.split]
@@ -104,6 +106,8 @@ def _fused(chosen: EvaluateSettings, heads: Mapping[str, HeadResult]) -> dict[st
     fuse = chosen.fuse
     if fuse.head not in heads:
         raise DataError(f"evaluate.fuse.head is {fuse.head!r}, expected one of {list(heads)}")
+    if Path(str(fuse.run)).resolve() == common.OUTPUTS.resolve():
+        raise DataError(f"evaluate.fuse.run is {fuse.run}, this run itself; name another's outputs")
     folder = Path(str(fuse.run)) / common.EVALUATION.relative_to(common.OUTPUTS)
     other, _ = read_stream(folder, fuse.head, chosen.split)
     own = heads[fuse.head]

@@ -53,7 +53,7 @@ class GSTBlock(nn.Module):
         if planes < 1 or planes % alpha or planes % beta:
             raise ValueError(
                 f"GST cuts {planes} channels into {alpha} shares and {beta} groups; expected a "
-                "multiple of both"
+                "multiple of both (head.width, or all channels of the map)"
             )
         self.beta = beta
         steps = (1, stride, stride)

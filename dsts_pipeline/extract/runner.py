@@ -6,7 +6,7 @@ shards in the store, and a summary with every clip that could not be decoded.
 The same store comes out whatever the number of decode processes, of extractions that share it, and
 wherever one was stopped: a shard is done wholly or again from its start, its batches are cut at the
 same places, and a clip that fails leaves its place in the batch empty instead of moving its
-neighbours up.
+neighbours up. (But decord may read a clip of a damaged file in one run and fail in the next.)
 """
 
 from __future__ import annotations

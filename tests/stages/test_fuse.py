@@ -59,3 +59,7 @@ def test_two_streams_are_a_head_of_their_own_in_evaluation_and_report(tmp_path, 
     for wrong, told in (("../nowhere", "holds no evaluated run"), (".", "holds no evaluated run")):
         with pytest.raises(DataError, match=told):
             evaluate.run(settings(run=wrong))
+    with pytest.raises(DataError, match="this run itself"):
+        evaluate.run(settings(run="outputs"))
+    evaluate.run(settings(run=None))
+    assert [path.stem for path in common.PREDICTIONS.iterdir()] == ["linear_probe"]
