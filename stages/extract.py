@@ -306,5 +306,5 @@ def _describe_ways(
             hours = f"{how} {format_duration(seconds)}"
         size = f"{at_most}{format_bytes(way.num_bytes)}"
         table.add_row(way.name, size, fits, hours, way.to_set)
-    table.caption = "time: decoding, backbone, pooling and encoding; without the disk's own"
+    table.caption = "time: decoding, backbone, pooling and encoding; not writing to the disk"
     return table

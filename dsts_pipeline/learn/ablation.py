@@ -381,27 +381,30 @@ class Runs:
     ) -> Estimates:
         """Seconds of each training by itself, from its first steps.
 
-        Where there are many variants, those that are not measured within `ESTIMATE_SECONDS` are
-        judged by their rough cost.
+        One of each kind of head is measured, with UDL and without, and others of other work for
+        `ESTIMATE_SECONDS`; what is left is judged by its cost beside those of its kind: rough costs
+        compare a head with its variants, and no probe with a DSTS head.
         """
         began = time.monotonic()
         measured: dict[str, float] = {}
-        cost = 0.0
-        for plan in plans:
+        of_kind: dict[Any, list[tuple[float, float]]] = {}  # seconds and rough cost
+        for plan in (plan for plan in plans if plan.is_trained):
+            work = _work_of(plan)
             is_late = time.monotonic() - began > ESTIMATE_SECONDS
-            if not plan.is_trained or plan.name in measured or is_late:
+            if work in measured or (is_late and _kind_of(plan) in of_kind):
                 continue
             build = partial(plan.build, self.sizes, self.own, self.attributes)
             with suppress(SettingsError):  # it diverges at once: the training will say so
                 processes = Processes(device=device)
-                measured[plan.name] = estimate_seconds(build, feed, plan.recipe, processes)
-                cost += cost_of(plan)
-        per_cost = sum(measured.values()) / cost if cost else 0.0
-        return {
-            (plan.name, plan.seed): measured.get(plan.name, per_cost * cost_of(plan))
-            for plan in plans
-            if plan.is_trained
-        }
+                measured[work] = estimate_seconds(build, feed, plan.recipe, processes)
+                of_kind.setdefault(_kind_of(plan), []).append((measured[work], cost_of(plan)))
+        found: Estimates = {}
+        for plan in (plan for plan in plans if plan.is_trained):
+            known = of_kind.get(_kind_of(plan), [])  # none where all of its kind diverge
+            per_cost = sum(s for s, _ in known) / max(sum(c for _, c in known), 1e-9)
+            rough = per_cost * cost_of(plan)
+            found[plan.name, plan.seed] = measured.get(_work_of(plan), rough)
+        return found
 
     def _keep(self, plans: dict[Member, RunPlan], member: Member) -> None:
         self.save(plans[member], member.training.head, member.training.history)
@@ -414,6 +417,20 @@ class Runs:
 
 
 ESTIMATE_SECONDS = 10.0
+# What changes the way of a training and not its length.
+OF_NO_LENGTH = {"learning_rate", "weight_decay", "data_seed"}
+NUM_TOLD = 4
+
+
+def _kind_of(plan: RunPlan) -> tuple[str, str, bool]:
+    return plan.kind, plan.head.kind, plan.recipe.udl.enabled
+
+
+def _work_of(plan: RunPlan) -> str:
+    """Equal for trainings that take equally long."""
+    recipe = plan.recipe
+    train = recipe.train.model_dump(mode="json", exclude=OF_NO_LENGTH)
+    return repr((plan.kind, plan.head, train, recipe.udl))
 
 
 # ---- several processes ---------------------------------------------------------------------------
@@ -668,13 +685,18 @@ class Display:
         return tell_seconds(left * work / whole) if whole > 0 else "0 s"
 
     def describe_estimates(self) -> str:
-        """Before anything is trained: in all, and per variant."""
+        """Before anything is trained: in all, and of the variants that take longest."""
         total = sum(self._estimates.values()) / self._num_jobs
         parts: dict[str, list[float]] = {}
         for (name, _), seconds in self._estimates.items():
             parts.setdefault(name, []).append(seconds)
-        told = [f"{n} {len(each)} x {tell_seconds(each[0])}" for n, each in parts.items()]
-        return f"about {tell_seconds(total)} of training: {'; '.join(told)}"
+        longest = sorted(parts, key=lambda name: -sum(parts[name]))
+        told = [f"{n} {len(parts[n])} x {tell_seconds(parts[n][0])}" for n in longest[:NUM_TOLD]]
+        if more := longest[NUM_TOLD:]:
+            rest = sum(sum(parts[name]) for name in more)
+            told.append(f"{len(more)} more, {tell_seconds(rest)} together")
+        jobs = f" by {self._num_jobs} processes" if self._num_jobs > 1 else ""
+        return f"about {tell_seconds(total)} of training{jobs}: {'; '.join(told)}"
 
     @property
     def _whole(self) -> float:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dsts_pipeline.base.children import BudgetOver, StopRequest, TrainingStopped
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.feed import FeatureBatch, FeatureFeed
-from dsts_pipeline.learn.passes import Asking, make_passes_together
+from dsts_pipeline.learn.passes import EVALUATION_BATCH, Asking, make_passes_together
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.resume import CheckpointOptions, Keeper
 from dsts_pipeline.learn.training import Recipe, Training
@@ -332,7 +332,8 @@ class Together:
 
     def _make_passes(self, members: Sequence[Member], ask: Callable[[Member], Asking[Any]]) -> None:
         asking = [(member.guard(ask(member)), member.within) for member in members]
-        make_passes_together(asking, self.feed, self.device)
+        size = min((m.training.pass_size for m in members), default=EVALUATION_BATCH)
+        make_passes_together(asking, self.feed, self.device, batch_size=size)
 
     def _leave_if_asked(self) -> None:
         if self.stop is None or not self.stop.requested:

@@ -8,6 +8,7 @@ in `training`, what a step does in `steps`, the second-order gradient in `udl`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -184,10 +185,20 @@ def require_held_out(store: FeatureStore, rows: np.ndarray, recipe: Recipe) -> N
         SettingsError: None of the rows is held out.
     """
     if not count_held_out(store, rows, recipe):
+        _, first = np.unique(np.asarray(store.video_ids)[rows], return_index=True)
+        _, counts = np.unique(store.labels[rows][first], return_counts=True)
+        fewest = int(counts.min())
+        cure = "get at least two clips of each class"
+        if fewest > 1:
+            enough = math.ceil(100 / fewest) / 100
+            cure = (
+                f"set it to {enough:g}, which holds out one of the {fewest} clips that the "
+                "smallest class has, or get more clips"
+            )
         raise SettingsError(
-            f"train.heldout_fraction holds out too few of {len(rows)} training clips to choose "
-            "settings by, which is never done by the test split; set it so high that one clip of "
-            "each class is held out, such as 0.3, or get more clips"
+            f"train.heldout_fraction holds out too few of {len(first)} training clips to choose "
+            "settings by, which is never done by the test split; expected one of each of "
+            f"{len(counts)} classes: {cure}"
         )
 
 

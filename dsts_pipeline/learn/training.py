@@ -35,7 +35,14 @@ from dsts_pipeline.head.inspection import summarize_head, usage_entropy
 from dsts_pipeline.head.recalibration import recalibration_passes
 from dsts_pipeline.learn.graphs import IterationGraphs
 from dsts_pipeline.learn.optimizers import ScheduledOptimizer
-from dsts_pipeline.learn.passes import Asking, Evaluation, MapPass, evaluation_pass, make_passes
+from dsts_pipeline.learn.passes import (
+    EVALUATION_BATCH,
+    Asking,
+    Evaluation,
+    MapPass,
+    evaluation_pass,
+    make_passes,
+)
 from dsts_pipeline.learn.processes import Processes, keep_freed_memory
 from dsts_pipeline.learn.steps import (
     Objective,
@@ -194,7 +201,13 @@ class Training:
 
     def make_passes(self, asking: Asking[T]) -> T:
         """Make the passes that `start`, `end_epoch` or `finish` asks for."""
-        return make_passes(asking, self.feed, self.processes.device)
+        size = self.pass_size
+        return make_passes(asking, self.feed, self.processes.device, batch_size=size)
+
+    @property
+    def pass_size(self) -> int:
+        """Maps at a time in passes: a part, since what does not fit in a step would not here."""
+        return min(self.how.part_size or EVALUATION_BATCH, EVALUATION_BATCH)
 
     @property
     def ends_early(self) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dsts_pipeline.head import DSTSHead, LinearProbe
-from dsts_pipeline.learn import train_head
+from dsts_pipeline.learn import estimate, train_head
 from dsts_pipeline.learn.estimate import estimate_seconds, tell_seconds
 from dsts_pipeline.learn.processes import ALONE
 from dsts_pipeline.learn.training import Training
@@ -62,7 +62,7 @@ def test_the_first_step_is_not_counted_where_an_epoch_is_one_step(monkeypatch):
     monkeypatch.setattr(Training, "step", step)
     options = {"num_epochs": 100, "batch_size": 6, "heldout_fraction": 0.0}
     assert estimate_seconds(build, ordered_feed(12), recipe(**options), ALONE) < 100 * 0.5
-    assert len(made) == 2
+    assert len(made) >= 2
 
 
 def test_a_head_without_layers_has_a_time_too():
@@ -72,3 +72,11 @@ def test_a_head_without_layers_has_a_time_too():
 
 def test_seconds_in_words():
     assert [tell_seconds(s) for s in (4.4, 90, 600, 9000)] == ["4 s", "90 s", "10 min", "2.5 h"]
+
+
+def test_the_first_and_a_busy_moment_are_not_taken_for_the_pace():
+    seconds = iter([9.0, 0.2, 0.1, 0.15, 0.0])
+    assert estimate._fastest(lambda: next(seconds)) == 0.1
+    assert next(seconds) == 0.0  # not asked for: half a second was over
+    slow = iter([9.0, 5.0])
+    assert estimate._fastest(lambda: next(slow)) == 5.0

@@ -110,6 +110,7 @@ def test_a_search_without_heldout_clips_is_told(tmp_path):
     search = "--search", "train.learning_rate=0.1,0.2"
     told = tell_plainly(run_cli(tmp_path, "ablate", "--grid", "head.num_neurons=3", *search, **few))
     assert "holds out too few of 12 training clips to choose settings by" in told
+    assert "expected one of each of 4 classes: set it to 0.34, which holds out one of the 3" in told
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -68,7 +68,8 @@ def test_time_left_is_known_from_the_first_word_on(monkeypatch):
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
     estimates = {("full", 0): 300.0, ("full", 1): 300.0, ("plain", 0): 100.0}
     shown = Display(3, lambda shown: None, estimates, num_jobs=2)
-    assert shown.describe_estimates() == "about 6 min of training: full 2 x 5 min; plain 1 x 2 min"
+    told = "about 6 min of training by 2 processes: full 2 x 5 min; plain 1 x 2 min"
+    assert shown.describe_estimates() == told
     shown.tell([status(done=0.0), status(seed=1, done=0.0), status("plain", done=0.0)])
     assert shown.time_left() == "6 min left"  # 700 s by two processes
     assert (shown.left_of("full"), shown.left_of("plain")) == ("5 min", "50 s")
@@ -120,3 +121,10 @@ def test_work_is_shared_out_evenly_and_once():
     assert max(loads) < 1.3 * min(loads)
     assert cost_of(plan("all", synapse=False)) > cost_of(plan()) > cost_of(plan(udl=False))
     assert len(share_out(plans[:1], 4)) == 1
+
+
+def test_of_many_variants_the_longest_are_named():
+    estimates = {(name, 0): 10.0 * place for place, name in enumerate("abcdef", start=1)}
+    told = Display(6, lambda shown: None, estimates).describe_estimates()
+    named = "f 1 x 60 s; e 1 x 50 s; d 1 x 40 s; c 1 x 30 s"
+    assert told == f"about 4 min of training: {named}; 2 more, 30 s together"
