@@ -200,6 +200,7 @@ def test_experiment_composes_retrains_and_compares(copy):
     assert "outputs/evaluation/headline.json" in json.loads(difference)
 
 
+@pytest.mark.long
 def test_weights_of_any_kind_reach_what_depends_on_them(copy):
     """A file changed in place, weights that were never trained, none, and the embedded ones."""
     kept = (copy / "params.yaml").read_text()

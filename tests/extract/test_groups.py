@@ -39,7 +39,7 @@ def extract(folder: Path):
     return run, open_store(folder / read_json(folder / "outputs" / "features.json")["store"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_groups_that_changed_are_written_anew_and_no_clip_is_decoded(tmp_path):
     (tmp_path / "data").mkdir()
     for number in range(8):
