@@ -286,17 +286,9 @@ def check_weights(chosen: BackboneSettings) -> tuple[str, tuple[int, int, int, i
         SettingsError: No backbone has this name.
         CheckpointError: The file is missing, damaged or belongs to another backbone.
     """
-    from dsts_pipeline.extract.build import build_backbone
+    from dsts_pipeline.extract.build import choose_backbone
 
-    backbone = build_backbone(
-        chosen.name,
-        weights=chosen.weights,
-        num_frames=chosen.num_frames,
-        size_px=chosen.size_px,
-        frame_interval=chosen.frame_interval,
-        taps=chosen.taps,
-        input=chosen.input,
-    )
+    backbone = choose_backbone(chosen)
     shape = " x ".join(map(str, backbone.map_shape))
     digest = backbone.describe()["weights"].get("sha256")
     origin = f"(sha256 {digest[:12]}...) fits" if digest else "weights, never trained, for"

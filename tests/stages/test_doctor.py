@@ -11,6 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from dsts_pipeline.base.errors import CheckpointError
 from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.base.settings import RenderSettings
 from dsts_pipeline.stick import render_embedded
@@ -113,3 +114,9 @@ def test_exit_status_and_lines_of_the_command(settings_of, tmp_path):
     assert ill.returncode == 1
     assert "do  data" in ill.stderr and "test split is empty" in ill.stderr
     assert ill.stderr.splitlines()[-1].startswith("error: 1 of these checks failed")
+
+
+def test_weights_with_another_digest_than_the_settings_are_told(settings_of):
+    chosen = settings_of(f"backbone.weights_sha256={'a' * 64}").backbone
+    with pytest.raises(CheckpointError, match="aaaa"):
+        doctor.check_weights(chosen)
