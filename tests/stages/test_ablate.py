@@ -118,7 +118,9 @@ def test_a_budget_stops_between_epochs_and_the_same_command_goes_on(ready, jobs)
     given = "--grid", "head.num_neurons=3", "--seeds", "1", "--jobs", str(jobs)
     first = run_cli(ready, "ablate", *given, "--minutes", "0.0001", **SETTINGS)
     assert first.returncode == 1 and not (ready / "outputs/ablation/results.json").exists()
-    assert "of training: full 1 x " in first.stderr
+    jobs_told = " by 2 processes" if jobs == 2 else ""
+    (estimate,) = (line for line in first.stderr.splitlines() if line.startswith("about "))
+    assert f"of training{jobs_told}: " in estimate and "full 1 x " in estimate
     assert "no time for another epoch" in first.stderr
     assert "0 of 2 trainings are finished, the others saved, " in first.stderr
     states = list((ready / "outputs/ablation/checkpoints").glob("*/state.json"))
