@@ -70,7 +70,7 @@ def _ablate(settings: Settings) -> None:
     how = settings.evaluate
     seeds = [settings.seed + number for number in range(settings.ablate.num_seeds)]
     plans = {variant.name: _plan_runs(settings, variant, seeds) for variant in variants}
-    everything = [one.plan for tried in plans.values() for of_seed in tried for one in of_seed]
+    everything = _plans_of(plans)
     stores = _open_stores(settings)
     sections = {"head": settings.head, "udl": settings.udl, "train": settings.train}
     sections |= {"feed": settings.feed, "evaluate": how, "ablate": settings.ablate}
@@ -92,13 +92,18 @@ def _ablate(settings: Settings) -> None:
     found: dict[str, list[_Trained]] = {variant.name: [] for variant in variants}
     folders = dict[str, list[Path]]()
     for number, (runs, store) in enumerate(zip(of_folds, stores, strict=True)):
-        failures |= _train_runs(settings, runs, fitted[number], store, budget)
         planned = _put_back(plans, fitted[number])
         feed = FeatureFeed.from_settings(store, store.rows_of_split(how.split), settings.feed)
         answers: dict[Path, HeadResult] = {}
+        if settings.ablate.search and settings.ablate.search_seeds == "first":
+            firsts = {name: tried[:1] for name, tried in planned.items()}
+            failures |= _train_runs(settings, runs, _plans_of(firsts), store, budget)
+            if by_evaluated:
+                answers = _answer_runs(runs, _plans_of(firsts), feed, how)
+            planned = _narrow(runs, planned, answers)
+        failures |= _train_runs(settings, runs, _plans_of(planned), store, budget)
         if by_evaluated:
-            everyone = [one.plan for tried in planned.values() for ones in tried for one in ones]
-            answers = _answer_runs(runs, everyone, feed, how)
+            answers = _answer_runs(runs, _plans_of(planned), feed, how)
         chosen = {name: _choose(runs, tried, answers) for name, tried in planned.items()}
         if not by_evaluated:
             kept = [one.plan for ones in chosen.values() for one in ones]
@@ -185,6 +190,10 @@ class _Candidate(NamedTuple):
     tries: Mapping[str, Any]
 
 
+Planned = Mapping[str, list[list[_Candidate]]]
+"""By variant, per seed, what is tried."""
+
+
 class _Trained(NamedTuple):
     """A training that was kept, the fold that it is of, and its answers."""
 
@@ -217,15 +226,30 @@ def _plan_runs(
     return planned
 
 
-def _put_back(
-    planned: Mapping[str, list[list[_Candidate]]], fitted: Sequence[RunPlan]
-) -> dict[str, list[list[_Candidate]]]:
+def _put_back(planned: Planned, fitted: Sequence[RunPlan]) -> Planned:
     """What is planned, with the plans `fitted` in the place of its own, in their order."""
     plans = iter(fitted)
     return {
         name: [[one._replace(plan=next(plans)) for one in of_seed] for of_seed in tried]
         for name, tried in planned.items()
     }
+
+
+def _plans_of(planned: Planned) -> list[RunPlan]:
+    return [one.plan for tried in planned.values() for of_seed in tried for one in of_seed]
+
+
+def _narrow(runs: Runs, planned: Planned, answers: Mapping[Path, HeadResult]) -> Planned:
+    """What is planned, with what the first seed chose alone for the others; all where all of the
+    first seed's diverged."""
+    narrowed = {}
+    for name, (first, *others) in planned.items():
+        chosen = _choose(runs, [first], answers)
+        if chosen:
+            number = first.index(chosen[0])
+            others = [[of_seed[number]] for of_seed in others]
+        narrowed[name] = [first, *others]
+    return narrowed
 
 
 def _require_held_out(stores: Sequence[FeatureStore], fitted: Sequence[Sequence[RunPlan]]) -> None:

@@ -38,7 +38,7 @@ Decay = Annotated[float, Field(gt=0.0, le=1.0)]
 # Choices that signatures elsewhere name, too.
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
-Specialization = Literal["gated", "fixed", "conv3d"]
+Specialization = Literal["gated", "fixed", "ungated", "conv3d"]
 ImpulseKind = Literal["sum", "mean", "standardized"]
 ImpulseGradient = Literal["map", "kernel"]
 RoutingGradient = Literal["dense", "selected"]
@@ -382,7 +382,9 @@ class HeadSettings(Section):
     synapse: bool = True
     """false: all neurons run and are averaged (Table 4)"""
     specialization: Specialization = "gated"
-    """gated (paper), fixed (halves of the channels) or conv3d (Table 3)"""
+    """gated (paper), fixed (halves of the channels), conv3d (both Table 3) or ungated"""
+    temporal_taps: Literal[1, 3, 5, 7, 9, 11, 13, 15] = 3
+    """time steps that a temporal operator spans; 3 is the paper"""
     impulse: ImpulseKind = "standardized"
     """how a neuron's answer is measured: sum (paper), mean or standardized"""
     impulse_spread: Positive = 20.0
@@ -421,6 +423,8 @@ class HeadSettings(Section):
     """of an attentive readout: its attention heads; V-JEPA 2 has 16"""
     readout_width: Count | None = None
     """of an attentive readout: its channels, projected from the map's; null: all"""
+    readout_positions: bool = False
+    """of an attentive readout: tokens are told where they stand, which V-JEPA's say themselves"""
     readout_dropout: BelowOne = 0.0
     """share of channels dropped before the classifier, in training"""
     class_query: bool = True
@@ -725,6 +729,8 @@ class AblateSettings(Section):
     """trainings of each variant; seeds count up from the run's"""
     search: tuple[str, ...] = ()
     """such as train.learning_rate=0.001,0.004: trained with each, held-out clips choose"""
+    search_seeds: Literal["each", "first"] = "each"
+    """which seeds search: each for itself, or the first, whose choice holds for the others"""
     choose_by: Literal["heldout", "evaluated"] = "heldout"
     """clips that the search chooses by: held out of train, or those reported on (V-JEPA 2's way)"""
     folds: bool = False

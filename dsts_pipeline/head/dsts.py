@@ -29,7 +29,7 @@ from dsts_pipeline.base.settings import (
 from dsts_pipeline.head.layer import DSTSLayer, LayerRecord, Pass
 from dsts_pipeline.head.neurons import takes_fixed_form
 from dsts_pipeline.head.probes import OwnHead
-from dsts_pipeline.head.readout import ReadoutHead, ReadoutNoise, tokens_of
+from dsts_pipeline.head.readout import ReadoutHead, ReadoutNoise, grid_of, tokens_of
 from dsts_pipeline.head.routing import LayerNoise, draw_layer_noise
 
 READOUT_NAMES = (
@@ -37,6 +37,7 @@ READOUT_NAMES = (
     "readout_depth",
     "readout_heads",
     "readout_width",
+    "readout_positions",
     "readout_dropout",
 )
 NOT_OF_DSTS = {"kind", "class_query", "take_over_classifier"}
@@ -74,7 +75,8 @@ class DSTSHead(ReadoutHead):
             has all neurons read and write the same few directions. None for M = C.
         synapse: False runs all neurons and averages their outputs (Table 4).
         specialization: "gated" (paper), "fixed" halves of the channels, or one "conv3d" per
-            neuron (Table 3).
+            neuron (Table 3); or "ungated", both operators over all channels.
+        temporal_taps: Time steps that a temporal operator spans, odd; 3 in the paper.
         impulse: "sum" (paper), "mean" or "standardized"; `impulse_spread` scales the last.
         routing_gradient: "dense" straight-through over all neurons (paper) or "selected" only.
         norm_statistics: Of a neuron's "routed" samples, of the "layer" (all samples, each from its
@@ -93,8 +95,8 @@ class DSTSHead(ReadoutHead):
         temperature: tau of the Gumbel-softmax; `gumbel_scale` and `gate_noise_scale` scale the
             noise of training (paper: 1); `gate_init_std` spreads the first gate logits.
         readout: "average" over positions (paper), or "attentive": `AttentivePooler`, of
-            `readout_depth` blocks and `readout_heads` heads, on `readout_width` channels.
-            Deviation: averages in the paper.
+            `readout_depth` blocks and `readout_heads` heads, on `readout_width` channels, with
+            `readout_positions` told where each token stands. Deviation: averages in the paper.
         readout_dropout: Share of the classifier's inputs that a training pass drops.
 
     Defaults are those of `HeadSettings`; `DSTSHead.paper` has the paper's.
@@ -123,6 +125,7 @@ class DSTSHead(ReadoutHead):
         bottleneck: int | None = None,
         synapse: bool = True,
         specialization: Specialization = "gated",
+        temporal_taps: int = 3,
         impulse: ImpulseKind = "standardized",
         impulse_spread: float = 20.0,
         routing_gradient: RoutingGradient = "selected",
@@ -142,6 +145,7 @@ class DSTSHead(ReadoutHead):
         readout_depth: int = 1,
         readout_heads: int = 8,
         readout_width: int | None = None,
+        readout_positions: bool = False,
         readout_dropout: float = 0.0,
     ) -> None:
         given = {
@@ -299,7 +303,7 @@ class DSTSHead(ReadoutHead):
         tokens = tokens_of(x) if self.project_in is not None else start
         if end is not None:
             tokens = self.leave(tokens, start, end.flatten(1, 3))
-        return self.pooler(tokens, first_order=first_order)
+        return self.pooler(tokens, grid_of(x), first_order=first_order)
 
     @property
     def _counts_from_start(self) -> bool:
@@ -449,7 +453,7 @@ def takes_over(options: HeadSettings, own: OwnHead) -> bool:
         return False
     if not options.take_over_classifier or own.pooler is None:
         return options.take_over_classifier and options.readout == "average"
-    names = ("readout_depth", "readout_heads", "readout_width")
+    names = ("readout_depth", "readout_heads", "readout_width", "readout_positions")
     is_alike = all(own.config[name] == getattr(options, name) for name in names)
     return options.readout == "attentive" and is_alike
 

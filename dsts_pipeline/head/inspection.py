@@ -30,7 +30,7 @@ def usage_entropy(usage: Tensor) -> float:
 @torch.no_grad()
 def temporal_shares(layer: DSTSLayer) -> Tensor | None:
     """Share of channels that each neuron sends to its temporal operator `[N]`, without noise."""
-    if layer.options.specialization == "conv3d":
+    if layer.options.specialization in ("conv3d", "ungated"):
         return None
     if layer.options.specialization == "fixed":
         return layer.fixed_gates.double().mean(dim=1).cpu()

@@ -23,7 +23,6 @@ from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head.neurons import (
     POINT,
     SPATIAL,
-    TEMPORAL,
     VOLUME,
     Branch,
     Extent,
@@ -276,7 +275,7 @@ class DSTSLayer(nn.Module):
     """A layer of N specialized neurons over C channels.
 
     Parameters, where the variant has them, M being C or the bottleneck: `scoring_kernel [N, C, C]`,
-    `spatial_kernel [N, M, C, 3, 3]`, `temporal_kernel [N, M, C, 3]`, `gate_logits [N, C]`,
+    `spatial_kernel [N, M, C, 3, 3]`, `temporal_kernel [N, M, C, taps]`, `gate_logits [N, C]`,
     `fusion_kernel [N, C, M]`, `volume_kernel [N, M, C, 3, 3, 3]` (conv3d, fused only from
     a bottleneck). With `shared_neuron`, each is added to `shared_spatial_kernel [M, C, 3, 3]` and
     so on, after multiplication with `own_scale`. With `common_neuron`, `common` is a layer of one
@@ -298,6 +297,7 @@ class DSTSLayer(nn.Module):
         n = options.num_neurons
         c = channels
         m = options.bottleneck or channels
+        self.temporal_extent: Extent = (options.temporal_taps, 1, 1)
         self.inner_channels = m
         self.has_fusion = options.specialization != "conv3d" or options.bottleneck is not None
         of_layer = options.norm_statistics == "layer"
@@ -314,7 +314,7 @@ class DSTSLayer(nn.Module):
             self.volume_norm = NeuronNorm(n, m, of_layer=of_layer)
         else:
             self._add_kernel("spatial", m, c, 3, 3)
-            self._add_kernel("temporal", m, c, 3)
+            self._add_kernel("temporal", m, c, options.temporal_taps)
         if self.has_fusion:
             self._add_kernel("fusion", c, m)
         if options.common_neuron:  # what is routed starts from nothing
@@ -329,7 +329,7 @@ class DSTSLayer(nn.Module):
             self.gate_logits = nn.Parameter(options.gate_init_std * torch.randn(n, c))
             if options.shared_neuron:
                 self.shared_gate_logits = nn.Parameter(options.gate_init_std * torch.randn(c))
-        else:
+        elif options.specialization == "fixed":
             self.register_buffer("fixed_gates", halve_channels(n, c), persistent=False)
 
     def _add_kernel(self, name: str, *shape: int) -> None:
@@ -396,7 +396,7 @@ class DSTSLayer(nn.Module):
 
     def gates(self, noise: LayerNoise | None) -> Tensor | None:
         """Gates `b [N, C]` of this pass; None where the variant has none."""
-        if self.options.specialization == "conv3d":
+        if self.options.specialization in ("conv3d", "ungated"):
             return None
         if self.options.specialization == "fixed":
             return self.fixed_gates
@@ -410,16 +410,17 @@ class DSTSLayer(nn.Module):
         self, noise: LayerNoise | None, neurons: Tensor | None = None
     ) -> tuple[Branch, ...]:
         """The operators of all neurons, or of `neurons [M]`, gates folded into their kernels."""
-        gates = self.gates(noise)
-        if gates is None:
+        if self.options.specialization == "conv3d":
             volume = gated_kernels(self.kernel("volume", neurons), None)
             return (Branch(VOLUME, volume, self.volume_norm),)
-        gates = _take(gates, neurons)
-        spatial = gated_kernels(self.kernel("spatial", neurons), 1.0 - gates)
+        gates = self.gates(noise)
+        gates = None if gates is None else _take(gates, neurons)
+        of_spatial = None if gates is None else 1.0 - gates
+        spatial = gated_kernels(self.kernel("spatial", neurons), of_spatial)
         temporal = gated_kernels(self.kernel("temporal", neurons), gates)
         return (
             Branch(SPATIAL, spatial, self.spatial_norm),
-            Branch(TEMPORAL, temporal, self.temporal_norm),
+            Branch(self.temporal_extent, temporal, self.temporal_norm),
         )
 
     def fusion(self, neurons: Tensor | None = None) -> Tensor | None:

@@ -34,7 +34,6 @@ Extent = tuple[int, int, int]
 """Kernel size over T, H, W; odd."""
 POINT: Extent = (1, 1, 1)
 SPATIAL: Extent = (1, 3, 3)
-TEMPORAL: Extent = (3, 1, 1)
 VOLUME: Extent = (3, 3, 3)
 
 # ---- the routing ---------------------------------------------------------------------------------
@@ -389,7 +388,7 @@ def _as_images(grid: Sequence[int], extent: Extent) -> tuple[tuple[int, ...], tu
     """
     if extent == SPATIAL:
         return extent[1:], tuple(grid)
-    if extent == TEMPORAL:
+    if extent[1:] == (1, 1):
         return (extent[0], 1), (1, grid[0], grid[1] * grid[2])
     return extent, (1, *grid)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.extract.gst import GSTBlock
-from dsts_pipeline.head.readout import ReadoutHead, tokens_of
+from dsts_pipeline.head.readout import ReadoutHead, grid_of, tokens_of
 
 
 class LinearProbe(ReadoutHead):
@@ -64,7 +64,7 @@ class AttentiveProbe(ReadoutHead):
     def forward(self, x: Tensor, noise: Sequence[Any] | None = None) -> Tensor:
         """Logits `[B, K]` of `x [B, C, T, H, W]`; `noise` as `draw_noise` gives it."""
         assert self.pooler is not None
-        return self.classify(self.pooler(tokens_of(x)), noise)
+        return self.classify(self.pooler(tokens_of(x), grid_of(x)), noise)
 
 
 OwnHead = LinearProbe | AttentiveProbe  # what a backbone is published with
@@ -124,7 +124,7 @@ class ConvBlockHead(ReadoutHead):
         if self.pooler is None:
             vector = x.mean(dim=(2, 3, 4)) + self.project_out(hidden.mean(dim=(2, 3, 4)))
         else:
-            vector = self.pooler(tokens_of(x) + self.project_out(tokens_of(hidden)))
+            vector = self.pooler(tokens_of(x) + self.project_out(tokens_of(hidden)), grid_of(x))
         return self.classify(vector, noise)
 
 
@@ -180,7 +180,9 @@ class GSTHead(ReadoutHead):
     def forward(self, x: Tensor, noise: Sequence[Any] | None = None) -> Tensor:
         """Logits `[B, K]` of `x [B, C, T, H, W]`; `noise` as `draw_noise` gives it."""
         x = self.blocks(x)
-        vector = x.mean(dim=(2, 3, 4)) if self.pooler is None else self.pooler(tokens_of(x))
+        if self.pooler is None:
+            return self.classify(x.mean(dim=(2, 3, 4)), noise)
+        vector = self.pooler(tokens_of(x), grid_of(x))
         return self.classify(vector, noise)
 
 

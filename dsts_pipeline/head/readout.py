@@ -8,6 +8,9 @@ Sources: Bardes et al. 2024, "Revisiting Feature Prediction for Learning Visual 
 Video" (V-JEPA), whose pooler is the query alone (depth 1), and Assran et al. 2025, "V-JEPA 2:
 Self-Supervised Video Models Enable Understanding, Prediction and Planning", with three blocks
 before it (depth 4, 16 heads).
+
+Attention does not know where a token stands. V-JEPA's tokens say it themselves, those of a
+convolutional backbone hardly do, so a pooler may be told (`readout_positions`; not in V-JEPA).
 """
 
 from __future__ import annotations
@@ -21,7 +24,44 @@ from torch import Tensor, nn
 
 from dsts_pipeline.base.settings import Readout
 
+Grid = tuple[int, int, int]
+"""T, H, W of a map."""
+
 # ---- the attentive pooler ------------------------------------------------------------------------
+
+
+class Positions(nn.Module):
+    """A vector `[D]` for every position of a map of any size, learned: `W phi(t, h, w)`.
+
+    phi has NUM_COSINES cosines of each axis, `cos(pi k (i + 1/2) / size)`, k = 1 and up: all
+    functions of an axis of so many positions but the constant, the smooth ones of a longer one.
+
+    Args:
+        channels: D.
+        std: Of a first vector's entries, about.
+    """
+
+    NUM_COSINES = 8
+
+    def __init__(self, channels: int, std: float = 0.3) -> None:
+        super().__init__()
+        num_cosines = 3 * self.NUM_COSINES
+        self.weight = nn.Parameter(torch.randn(channels, num_cosines))
+        with torch.no_grad():
+            self.weight.mul_(std / math.sqrt(num_cosines / 2))
+
+    def forward(self, grid: Grid) -> Tensor:
+        """`[P, D]` for the positions of a map on `grid`, T outermost."""
+        like = self.weight
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        waves = math.pi * torch.arange(1, self.NUM_COSINES + 1, dtype=dtype, device=like.device)
+        parts = []
+        for axis, size in enumerate(grid):
+            places = (torch.arange(size, dtype=dtype, device=like.device) + 0.5) / size
+            shape = [1, 1, 1, self.NUM_COSINES]
+            shape[axis] = size
+            parts.append((places[:, None] * waves).cos().view(shape).expand(*grid, -1))
+        return torch.cat(parts, dim=3).flatten(0, 2).to(like.dtype) @ like.t()
 
 
 class AttentivePooler(nn.Module):
@@ -35,6 +75,8 @@ class AttentivePooler(nn.Module):
             a projection (V-JEPA).
         output_projection: A linear map after the query's heads; V-JEPA has none.
         layer_norm_eps: Of all norms.
+        positions: Tokens are normalised and told where they stand (`Positions`), before all else.
+            Deviation: not in V-JEPA.
 
     Raises:
         ValueError: The width is no multiple of `num_heads`.
@@ -55,8 +97,10 @@ class AttentivePooler(nn.Module):
         width: int | None = None,
         output_projection: bool = False,
         layer_norm_eps: float = 1e-6,
+        positions: bool = False,
     ) -> None:
         super().__init__()
+        self.entry_norm = nn.LayerNorm(channels, layer_norm_eps) if positions else None
         self.project = None if width is None else nn.Linear(channels, width, bias=False)
         channels = channels if width is None else width
         self.out_channels = channels
@@ -66,6 +110,7 @@ class AttentivePooler(nn.Module):
                 "number of heads that divides them (head.readout_heads)"
             )
         self.num_heads = num_heads
+        self.positions = Positions(channels) if positions else None
         self.blocks = nn.ModuleList(
             SelfAttentionBlock(channels, num_heads, layer_norm_eps) for _ in range(depth - 1)
         )
@@ -78,14 +123,18 @@ class AttentivePooler(nn.Module):
         self.mlp_norm = nn.LayerNorm(channels, layer_norm_eps)
         self.mlp = _mlp(channels)
 
-    def forward(self, tokens: Tensor, *, first_order: bool = True) -> Tensor:
+    def forward(
+        self, tokens: Tensor, grid: Grid | None = None, *, first_order: bool = True
+    ) -> Tensor:
         """The attended vector `[B, D]` of `tokens [B, P, C]`.
 
         Args:
+            grid: T, H and W of the map whose positions they are; None will do where tokens are not
+                told where they stand.
             first_order: A promise that gradients are not differentiated again, for which torch's
                 fused attention has no derivative.
         """
-        tokens = self._prepare(tokens, first_order=first_order)
+        tokens = self._prepare(tokens, grid, first_order=first_order)
         attended = self._attend(tokens, self._weigh(tokens))
         if self.mix is not None:
             attended = self.mix(attended)
@@ -93,18 +142,23 @@ class AttentivePooler(nn.Module):
         return pooled + self.mlp(self.mlp_norm(pooled))
 
     @torch.no_grad()
-    def attention(self, tokens: Tensor) -> Tensor:
+    def attention(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         """The share that the query takes of each of `tokens [B, P, C]`: `[B, P]`, sums to 1.
 
         The mean of the query's heads. With blocks before it, what stands at a position is no longer
         of that position alone.
         """
-        return self._weigh(self._prepare(tokens)).mean(dim=2)
+        return self._weigh(self._prepare(tokens, grid)).mean(dim=2)
 
-    def _prepare(self, tokens: Tensor, *, first_order: bool = True) -> Tensor:
+    def _prepare(self, tokens: Tensor, grid: Grid | None, *, first_order: bool = True) -> Tensor:
         """What the query sees of `tokens [B, P, C]`: `[B, P, D]`."""
+        if self.entry_norm is not None:
+            tokens = self.entry_norm(tokens)
         if self.project is not None:
             tokens = self.project(tokens)
+        if self.positions is not None:
+            assert grid is not None
+            tokens = tokens + self.positions(grid)
         for block in self.blocks:
             tokens = block(tokens, first_order=first_order)
         normed: Tensor = self.input_norm(tokens)
@@ -176,6 +230,11 @@ def tokens_of(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
+def grid_of(x: Tensor) -> Grid:
+    """T, H, W of a map `x [B, C, T, H, W]`."""
+    return x.shape[2], x.shape[3], x.shape[4]
+
+
 @torch.no_grad()
 def attention_map(head: nn.Module, x: Tensor) -> Tensor | None:
     """The share that the readout of `head` takes of each position of `x [B, C, T, H, W]`.
@@ -186,13 +245,13 @@ def attention_map(head: nn.Module, x: Tensor) -> Tensor | None:
     pooler = getattr(head, "pooler", None)
     if not isinstance(pooler, AttentivePooler):
         return None
-    seen: list[Tensor] = []
-    hook = pooler.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    seen: list[tuple] = []
+    hook = pooler.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
     try:
         head(x)
     finally:
         hook.remove()
-    return pooler.attention(seen[0]).unflatten(1, x.shape[2:])
+    return pooler.attention(*seen[0]).unflatten(1, x.shape[2:])
 
 
 # ---- what every head ends with -------------------------------------------------------------------
@@ -216,8 +275,9 @@ class ReadoutHead(nn.Module):
     """A head: something that gives a vector of a map, dropout, and `classifier`, a linear layer.
 
     Its options: `readout`, "average" of all positions or "attentive"; `readout_depth`,
-    `readout_heads` and `readout_width` of the attentive pooler, and all others of `AttentivePooler`
-    (`of_pooler`); `readout_dropout`, the share of the vector's channels that a training pass drops.
+    `readout_heads`, `readout_width` and `readout_positions` of the attentive pooler, and all others
+    of `AttentivePooler` (`of_pooler`); `readout_dropout`, the share of the vector's channels that a
+    training pass drops.
 
     Attributes:
         pooler: The attentive pooler; None where positions are averaged.
@@ -230,10 +290,11 @@ class ReadoutHead(nn.Module):
         in_channels: int,
         num_classes: int,
         readout: Readout = "average",
+        readout_dropout: float = 0.0,
         readout_depth: int = 1,
         readout_heads: int = 8,
         readout_width: int | None = None,
-        readout_dropout: float = 0.0,
+        readout_positions: bool = False,
         **of_pooler: Any,
     ) -> dict[str, Any]:
         """Make pooler and classifier; returns the arguments, as plain values."""
@@ -241,8 +302,14 @@ class ReadoutHead(nn.Module):
         self.pooler = None
         num_features = in_channels
         if readout == "attentive":
-            how: dict[str, Any] = {"depth": readout_depth, "num_heads": readout_heads}
-            self.pooler = AttentivePooler(in_channels, **how, width=readout_width, **of_pooler)
+            self.pooler = AttentivePooler(
+                in_channels,
+                depth=readout_depth,
+                num_heads=readout_heads,
+                width=readout_width,
+                positions=readout_positions,
+                **of_pooler,
+            )
             num_features = self.pooler.out_channels
         self.readout_dropout = readout_dropout
         self.classifier = nn.Linear(num_features, num_classes)

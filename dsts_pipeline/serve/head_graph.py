@@ -66,18 +66,18 @@ class ExportableHead(nn.Module):
             if self.frame.layer_residual:
                 output = output + (hidden.mean(dim=2) if pools else hidden)
             hidden = end = output
-        logits = self.frame.classifier(self._read(x, start, end))
+        logits = self.frame.classifier(self._read(x, grid, start, end))
         if "routing" not in self.output_names:
             return (logits,)
         return logits, torch.stack(choices, dim=1)
 
-    def _read(self, x: Tensor, start: Tensor, end: Tensor | None) -> Tensor:
+    def _read(self, x: Tensor, grid: Grid, start: Tensor, end: Tensor | None) -> Tensor:
         """As `DSTSHead.read`, of maps `[B, C, P]`."""
         if self.frame.pooler is None:
             return self.frame.leave(x.mean(dim=2), start.mean(dim=2), end)
         end = None if end is None else end.transpose(1, 2)
         tokens = self.frame.leave(x.transpose(1, 2), start.transpose(1, 2), end)
-        return self.frame.pooler(tokens)
+        return self.frame.pooler(tokens, grid)
 
 
 class ExportableLayer(nn.Module):

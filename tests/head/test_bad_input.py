@@ -17,7 +17,7 @@ from dsts_pipeline.head import DSTSHead
         ({"width": 0}, "width=0; expected greater than or equal to 1"),
         (
             {"specialization": "gate"},
-            "specialization='gate'; expected 'gated', 'fixed' or 'conv3d'",
+            "specialization='gate'; expected 'gated', 'fixed', 'ungated' or 'conv3d'",
         ),
         ({"impulse": "max"}, "impulse='max'"),
         ({"routing_gradient": "top1"}, "routing_gradient='top1'"),

@@ -7,6 +7,9 @@ order by plain autograd.
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -59,8 +62,12 @@ class LiteralHead:
         t, depth = self.tensors, self.config.get("readout_depth", 1)
         rows = []
         for one in z.flatten(2).transpose(1, 2):
+            if "pooler.positions.weight" in t:
+                one = self.normal(one, "pooler.entry_norm")
             if "pooler.project.weight" in t:
                 one = one @ t["pooler.project.weight"].T
+            if "pooler.positions.weight" in t:
+                one = one + self.places(z.shape[2:]) @ t["pooler.positions.weight"].T
             for k in range(depth - 1):
                 at = f"pooler.blocks.{k}"
                 w, b = t[f"{at}.to_query_key_value.weight"], t[f"{at}.to_query_key_value.bias"]
@@ -76,6 +83,14 @@ class LiteralHead:
             pooled = pooled + self.mlp(self.normal(pooled, "pooler.mlp_norm"), "pooler.mlp")
             rows.append(pooled[0])
         return torch.stack(rows)
+
+    def places(self, grid):
+        """Cosines of every position, axis by axis, T outermost: [P, 3 * 8]."""
+        rows = []
+        for t, h, w in itertools.product(*(range(size) for size in grid)):
+            at = zip((t, h, w), grid, strict=True)
+            rows.append([math.cos(math.pi * k * (i + 0.5) / n) for i, n in at for k in range(1, 9)])
+        return torch.tensor(rows, dtype=torch.float64)
 
     def heads(self, query, key, value):
         """Attention of rows of `query` to rows of `key`, in heads side by side."""
@@ -241,12 +256,17 @@ class LiteralHead:
         if self.config.get("specialization", "gated") == "conv3d":
             z = F.conv3d(x, self.kernel(j, i, "volume"), padding=1)
             return [(f"layers.{j}.volume_norm", z)]
-        b = self.gates(j, i, noise)[None, :, None, None, None]
         spatial = self.kernel(j, i, "spatial")[:, :, None]
         temporal = self.kernel(j, i, "temporal")[:, :, :, None, None]
+        if self.config.get("specialization") == "ungated":
+            to_spatial = to_temporal = x
+        else:
+            b = self.gates(j, i, noise)[None, :, None, None, None]
+            to_spatial, to_temporal = (1 - b) * x, b * x
+        around = temporal.shape[2] // 2
         return [
-            (f"layers.{j}.spatial_norm", F.conv3d((1 - b) * x, spatial, padding=(0, 1, 1))),
-            (f"layers.{j}.temporal_norm", F.conv3d(b * x, temporal, padding=(1, 0, 0))),
+            (f"layers.{j}.spatial_norm", F.conv3d(to_spatial, spatial, padding=(0, 1, 1))),
+            (f"layers.{j}.temporal_norm", F.conv3d(to_temporal, temporal, padding=(around, 0, 0))),
         ]
 
     def kernel(self, j, i, name):

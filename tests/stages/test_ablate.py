@@ -150,6 +150,20 @@ def test_a_search_keeps_what_heldout_clips_prefer(ready):
     assert {Path(path).parent.name for path in chosen} <= answered
 
 
+def test_the_first_seeds_choice_holds_for_the_others(ready):
+    search = "--search", "train.learning_rate=0.001,0.05", "--set", "ablate.search_seeds=first"
+    run, found = ablate(ready, "--grid", "head.num_neurons=3", *search, "--seeds", "3")
+    assert "4 trainings, 0 of them finished before" in run.stderr  # two variants, one seed
+    assert "8 trainings, 4 of them finished before" in run.stderr  # and two seeds of each choice
+    trained = [path.parent for path in (ready / "outputs/ablation/runs").glob("*/head.json")]
+    assert len(trained) == 8
+    _, each = ablate(ready, "--grid", "head.num_neurons=3", *search[:2], "--seeds", "3")
+    for name, variant in found["variants"].items():
+        runs = variant["runs"]
+        assert [run["chosen"] for run in runs] == [runs[0]["chosen"]] * 3
+        assert runs[0]["predictions"] == each["variants"][name]["runs"][0]["predictions"]
+
+
 def test_a_choice_by_the_test_split_takes_the_best_there_and_is_marked(ready):
     search = "--search", "train.learning_rate=0.001,0.05", "--set", "ablate.choose_by=evaluated"
     run, found = ablate(ready, "--grid", "head.num_neurons=3", *search, "--seeds", "1")
