@@ -38,7 +38,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "mmaction2.md",
     ),
     "Results and use": ("results-format.md", "report.md", "predict.md", "export.md"),
-    "Findings": ("claims.md", "paper.md"),
+    "Findings": ("claims.md", "paper-claims.md", "paper.md"),
     "Python": ("python-api.md", "dataloader.md", "lightning.md"),
     "Development": ("layout.md", "dev/contributing.md", "dev/log.md"),
 }

@@ -8,10 +8,9 @@ import sys
 from pathlib import Path
 
 from benchmarks.claims import __doc__ as about
-from benchmarks.claims.document import COMMAND, PAGE, compare, measured, write
-from benchmarks.claims.picture import draw_differences
-from benchmarks.claims.real import collect_folds
-from benchmarks.claims.regimes import BY_NAME, ROOT, SEARCH
+from benchmarks.claims.document import COMMAND, PAGE, compare, measured, read_all, write
+from benchmarks.claims.picture import draw_curve, draw_differences
+from benchmarks.claims.regimes import BY_NAME, CONTROLS, CURVE, NEW, REGIMES, ROOT, STUDIES
 from benchmarks.claims.results import RESULTS, collect
 from benchmarks.claims.routes import route_reader
 from benchmarks.claims.search import steps, unchosen
@@ -38,6 +37,9 @@ def main() -> int:
         "--real", type=Path, help="folder of the real data sets (benchmarks/claims/real.py)"
     )
     run.add_argument(
+        "--leave-out", nargs="*", default=[], metavar="VARIANT", help="to be trained another time"
+    )
+    run.add_argument(
         "--chosen",
         action="store_true",
         help="of a rate's regime: five seeds of the variants that chose it in the search",
@@ -54,7 +56,7 @@ def main() -> int:
                     num_seeds=chosen.seeds or (5 if only_chosen else regime.num_seeds),
                     jobs=chosen.jobs,
                     overrides=chosen.overrides,
-                    leave_out=unchosen(regime, chosen.results) if only_chosen else (),
+                    leave_out=unchosen(regime, chosen.results) if only_chosen else chosen.leave_out,
                     real=chosen.real and chosen.real.resolve(),
                 )
             except subprocess.CalledProcessError as error:  # it has said why
@@ -62,20 +64,22 @@ def main() -> int:
             except DataError as error:
                 print(f"{regime.name}: {error}", file=sys.stderr)
                 continue
-            if regime.real is not None:
-                print(collect_folds(regime.name, folder, chosen.results))
-                continue
-            routes = None if regime in SEARCH else route_reader(folder, "test")
+            is_read = regime in (*REGIMES, *STUDIES)
+            routes = route_reader(folder, "test") if is_read else None
             print(collect(regime, folder, chosen.results, routes))
         return 0
     if chosen.command == "document":
         write()
         if found := measured():
             draw_differences(found, RESULTS / "differences.svg")
+        if new := read_all((*NEW, *CONTROLS)):
+            draw_differences(list(new.values()), RESULTS / "heads.svg")
+        if curve := read_all(CURVE):
+            draw_curve(list(curve.values()), RESULTS / "curve.svg")
         print(PAGE)
         return 0
     differences = compare()
-    print("\n".join(differences) or "the page and the README say what the result files say")
+    print("\n".join(differences) or "the pages and the README say what the result files say")
     if differences:
         print(f"`{COMMAND}` writes it anew", file=sys.stderr)
     return int(bool(differences))

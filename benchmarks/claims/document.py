@@ -1,8 +1,8 @@
-"""docs/claims.md: a template filled with the figures of the result files, and nothing else.
+"""docs/claims.md and docs/paper-claims.md: templates filled with the figures of the result files.
 
 The README's short table is made of the same files.
 
-Enters: claims.md.jinja and docs/claims/*.json. Leaves: the page, or what differs from it. The
+Enters: *.md.jinja and docs/claims/*.json. Leaves: the pages, or what differs from them. A
 template holds no figure of its own: each is asked of `Figures`, so that a number on the page can
 neither be mistyped nor outlive the results that it came from.
 """
@@ -10,15 +10,22 @@ neither be mistyped nor outlive the results that it came from.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
+from benchmarks.claims.heads import (
+    best_probe,
+    heads_table,
+    verdict_of_head,
+    verdicts_of_heads,
+    versus_table,
+)
 from benchmarks.claims.readme import README, with_table
-from benchmarks.claims.real import of_folds
-from benchmarks.claims.regimes import BY_NAME, REAL, REGIMES, ROOT, STUDIES, Regime
+from benchmarks.claims.regimes import BY_NAME, CONTROLS, CURVE, NEW, REGIMES, ROOT, STUDIES, Regime
 from benchmarks.claims.results import RESULTS, result_file
 from benchmarks.claims.search import Search, common_rate_table
 from benchmarks.claims.verdicts import (
@@ -32,13 +39,33 @@ from benchmarks.claims.verdicts import (
 from dsts_pipeline.metrics.ablation import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
+PAPER_PAGE = ROOT / "docs" / "paper-claims.md"
 COMMAND = "python -m benchmarks.claims document"
 
 
 def render(results: Path = RESULTS) -> str:
-    """The page as the result files have it; regimes without a file are said to be missing."""
-    everything = (*REGIMES, *STUDIES)
-    found = {r.name: Figures.read(r, results) for r in everything if is_there(r, results)}
+    """docs/claims.md as the result files have it; regimes without a file are said to be missing."""
+    found = read_all((*NEW, *CONTROLS, *CURVE), results)
+    template = _environment().get_template("claims.md.jinja")
+    return template.render(
+        regimes=(*NEW, *CONTROLS),
+        present=[found[one.name] for one in (*NEW, *CONTROLS) if one.name in found],
+        curve=[found[regime.name] for regime in CURVE if regime.name in found],
+        found=found,
+        heads_table=heads_table,
+        versus_table=versus_table,
+        best_probe=best_probe,
+        verdict_of_head=verdict_of_head,
+        verdicts_of_heads=verdicts_of_heads,
+    )
+
+
+def read_all(regimes: Iterable[Regime], results: Path = RESULTS) -> dict[str, Figures]:
+    """The regimes that have a result file, by name."""
+    return {one.name: Figures.read(one, results) for one in regimes if is_there(one, results)}
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -49,26 +76,34 @@ def render(results: Path = RESULTS) -> str:
     environment.filters |= {"points": points, "seeds_interval": seeds_interval, "percent": percent}
     environment.filters |= {"clips_interval": clips_interval, "said": said}
     environment.filters |= {"said_by_clips": said_by_clips, "verdict": verdict}
+    return environment
+
+
+def render_paper(results: Path = RESULTS) -> str:
+    """docs/paper-claims.md, likewise."""
+    found = read_all((*REGIMES, *STUDIES), results)
     searches = [Search(found[r.name], results) for r in REGIMES if Search.exists(r, results)]
     best = found | {one.regime.name: one.figures for one in searches}
     present = [best[regime.name] for regime in REGIMES if regime.name in best]
-    template = environment.get_template("claims.md.jinja")
-    return template.render(
-        regimes=REGIMES,
-        found=found,
-        common=[found[one.regime.name] for one in present],
-        present=present,
-        searches=searches,
-        best=best,
-        hours=training_hours(results),
-        table=regime_table,
-        verdicts_table=verdicts_table,
-        claims_table=claims_table,
-        routes_table=routes_table,
-        order_table=order_table,
-        common_rate_table=common_rate_table,
-        readouts_table=readouts_table,
-        real=[of_folds(regime, results) for regime in REAL if is_there(regime, results)],
+    return (
+        _environment()
+        .get_template("paper_claims.md.jinja")
+        .render(
+            regimes=REGIMES,
+            found=found,
+            common=[found[one.regime.name] for one in present],
+            present=present,
+            searches=searches,
+            best=best,
+            hours=training_hours(results),
+            table=regime_table,
+            verdicts_table=verdicts_table,
+            claims_table=claims_table,
+            routes_table=routes_table,
+            order_table=order_table,
+            common_rate_table=common_rate_table,
+            readouts_table=readouts_table,
+        )
     )
 
 
@@ -82,8 +117,7 @@ def measured(results: Path = RESULTS) -> list[Figures]:
 
 def training_hours(results: Path = RESULTS) -> float:
     """What all trainings of the result files took, one after the other."""
-    of_figures = [one for one in BY_NAME.values() if one.real is None]
-    there = [Figures.read(one, results) for one in of_figures if is_there(one, results)]
+    there = read_all(BY_NAME.values(), results).values()
     runs = [run for one in there for name in one.variants for run in one.runs(name).values()]
     return sum(run["train_seconds"] for run in runs) / 3600
 
@@ -93,18 +127,30 @@ def is_there(regime: Regime, results: Path = RESULTS) -> bool:
     return result_file(regime, results).exists()
 
 
-def write(page: Path = PAGE, readme: Path = README, results: Path = RESULTS) -> None:
-    """Write the page, and the README's table."""
-    page.write_text(render(results))
-    if found := measured(results):
-        readme.write_text(with_table(readme.read_text(), found))
+def _wanted(page: Path, paper: Path, readme: Path, results: Path) -> dict[Path, str]:
+    """What each file should say."""
+    wanted = {page: render(results), paper: render_paper(results)}
+    if found := read_all((*NEW, *CONTROLS), results):
+        wanted[readme] = with_table(readme.read_text(), list(found.values()))
+    return wanted
 
 
-def compare(page: Path = PAGE, readme: Path = README, results: Path = RESULTS) -> list[str]:
-    """Lines in which the page and the README differ from what the result files say."""
-    pairs = [(page, page.read_text() if page.exists() else "", render(results))]
-    if found := measured(results):
-        pairs.append((readme, readme.read_text(), with_table(readme.read_text(), found)))
+def write(
+    page: Path = PAGE, paper: Path = PAPER_PAGE, readme: Path = README, results: Path = RESULTS
+) -> None:
+    """Write the pages, and the README's table."""
+    for path, text in _wanted(page, paper, readme, results).items():
+        path.write_text(text)
+
+
+def compare(
+    page: Path = PAGE, paper: Path = PAPER_PAGE, readme: Path = README, results: Path = RESULTS
+) -> list[str]:
+    """Lines in which the pages and the README differ from what the result files say."""
+    pairs = [
+        (path, path.read_text() if path.exists() else "", text)
+        for path, text in _wanted(page, paper, readme, results).items()
+    ]
     return [
         line
         for path, there, wanted in pairs

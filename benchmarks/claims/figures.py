@@ -1,7 +1,8 @@
 """The figures of a regime, computed from its result file: means, differences, intervals, tests.
 
 Enters: docs/claims/<regime>.json. Leaves: a `Figures` that the page asks for numbers. Accuracies
-and differences are in percent and points. A difference is variant minus reference, paired by seed.
+and differences are in percent and points. A difference is variant minus reference, paired by seed;
+of a cross-validation clip by clip, over folds and over whole groups.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ import numpy as np
 from benchmarks.claims.regimes import Regime
 from benchmarks.claims.results import RESULTS, result_file, right_clips
 from dsts_pipeline.base.files import read_json
-from dsts_pipeline.metrics.intervals import Bootstrap, holm, over_seeds, paired_over_seeds
+from dsts_pipeline.metrics.intervals import (
+    Bootstrap,
+    holm,
+    over_groups,
+    over_seeds,
+    paired_over_folds,
+    paired_over_seeds,
+)
 
 REFERENCE = "full"
 BOOTSTRAP = Bootstrap()
@@ -24,10 +32,11 @@ BOOTSTRAP = Bootstrap()
 
 @dataclass(frozen=True)
 class Difference:
-    """Variant minus reference in points, its 95 % intervals over seeds and over clips.
+    """Variant minus reference in points, its 95 % intervals over seeds and over clips; of a
+    cross-validation over folds (low, high) and over whole groups.
 
-    `p` is of the paired t test over seeds, `p_holm` adjusted for all variants of the regime; None
-    where there are too few seeds.
+    `p` is of the paired t test over seeds or folds, `p_holm` adjusted for all variants of the
+    regime; None where there are too few.
     """
 
     points: float
@@ -123,6 +132,9 @@ class Figures:
         """`name` minus `other`, on the seeds that both have; p is not adjusted."""
         own, base = self.hits[name], self.hits[other]
         seeds = tuple(seed for seed in own if seed in base)
+        if self.clips is not None:
+            gained = [own[seed].astype(np.float64) - base[seed] for seed in seeds]
+            return self._over_folds(np.mean(gained, axis=0), self.clips)
         values, others = ([float(side[seed].mean()) for seed in seeds] for side in (own, base))
         by_seed = paired_over_seeds(values, others)
         draws, count = self._draws(seeds), self.content["num_clips"] * len(seeds)
@@ -138,6 +150,25 @@ class Figures:
             100 * by_clip.low,
             100 * by_clip.high,
             by_seed["p_value"],
+        )
+
+    @property
+    def clips(self) -> dict[str, list[int]] | None:
+        """ "folds" and "groups" of the clips of a cross-validation; else None."""
+        return self.content.get("clips")
+
+    def _over_folds(self, gained: np.ndarray, clips: dict[str, list[int]]) -> Difference:
+        """Of what is gained on each clip."""
+        even = np.full(len(gained), 1.0 / len(gained))
+        by_fold = paired_over_folds(gained, even, np.array(clips["folds"]))
+        by_group = over_groups(gained, np.array(clips["groups"]), BOOTSTRAP)
+        return Difference(
+            100 * by_fold["difference"],
+            100 * by_fold["low"],
+            100 * by_fold["high"],
+            100 * by_group["low"],
+            100 * by_group["high"],
+            by_fold["p_value"],
         )
 
     def _draws(self, seeds: tuple[int, ...]) -> dict[str, np.ndarray]:

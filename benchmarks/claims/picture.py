@@ -33,6 +33,32 @@ def draw_differences(found: list[Figures], path: Path) -> None:
         picture.savefig(path, metadata={"Date": None})
 
 
+def draw_curve(found: list[Figures], path: Path) -> None:
+    """Top-1 of every head over the number of training clips, ± the standard deviation of seeds."""
+    names = list(dict.fromkeys(name for one in found for name in one.variants))
+    titles = {name: v["title"] for one in found for name, v in one.variants.items()}
+    with matplotlib.rc_context({"svg.hashsalt": "claims", "font.size": 8}):
+        picture = Figure(figsize=(5.2, 3.4))
+        axes = picture.subplots()
+        for name in names:
+            having = [one for one in found if name in one.variants]
+            clips = [int(one.regime.more["dataset.render.num_train"]) for one in having]
+            spreads = [one.spread(name) or 0.0 for one in having]
+            top1 = [one.top1(name) for one in having]
+            axes.errorbar(clips, top1, spreads, label=titles[name], marker="o", capsize=2)
+        axes.set_xscale("log")
+        ticks = [int(one.regime.more["dataset.render.num_train"]) for one in found]
+        axes.set_xticks(ticks, [f"{number:,}" for number in ticks], minor=False)
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("training clips")
+        axes.set_ylabel("top-1, percent")
+        axes.grid(linewidth=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+        picture.tight_layout()
+        picture.savefig(path, metadata={"Date": None})
+
+
 def _panel(axes: Axes, figures: Figures, names: list[str]) -> None:
     axes.axvline(0.0, color=_INK, linewidth=0.8)
     for row, name in enumerate(names):

@@ -13,13 +13,12 @@ README = ROOT / "README.md"
 BEGIN = "<!-- python -m benchmarks.claims document: begin -->\n"
 END = "<!-- python -m benchmarks.claims document: end -->\n"
 COLUMNS = {
-    "baseline": "baseline",
-    "linear_probe": "linear probe",
-    "full": "DSTS, plain steps",
-    "with_udl": "DSTS with UDL",
-    "neurons_1": "N = 1",
-    "conv_block": "3-D convolution block",
-    "attentive_probe": "attentive probe",
+    "linear": "linear probe",
+    "attentive": "attentive probe",
+    "attentive_4": "of depth 4",
+    "attentive_positions": "with positions",
+    "full": "DSTS, one neuron",
+    "neurons_10": "ten neurons",
 }
 
 
@@ -48,5 +47,5 @@ def with_table(text: str, found: list[Figures]) -> str:
 def _top1(figures: Figures, name: str) -> str:
     if name not in figures.variants:
         return ""
-    spread = None if name == "baseline" else figures.spread(name)  # it isn't trained
+    spread = figures.spread(name)
     return f"{figures.top1(name):.1f}" + ("" if spread is None else f" ± {spread:.1f}")

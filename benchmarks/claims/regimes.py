@@ -10,7 +10,8 @@ things are. Paths are relative to the regime's own folder, in which all commands
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,7 @@ class Regime:
         size: Of its data set where that is another one than the regimes'; for the folder's name.
         real: Its data set of `real.py`, if it is one; the regime is a cross-validation then.
         learning_rate: Another one than the experiment's, for all heads.
+        more: Other settings than the experiment's.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Regime:
     learning_rate: float | None = None
     size: str = ""
     real: str | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_videos(self) -> bool:
@@ -51,7 +54,7 @@ class Regime:
     @property
     def data(self) -> str:
         """Which embedded data set: "diving" or "something"."""
-        return "diving" if self.name.startswith("diving") else "something"
+        return "diving" if "diving" in self.name else "something"
 
     @property
     def short(self) -> str:
@@ -72,7 +75,7 @@ class Regime:
             "dataset.root": f"../data/stick_{self.data}{self.size}",
             "pretrain.pool": "../pool",
             "store.root": "../stores",
-        }
+        } | dict(self.more)
         if self.learning_rate is None:
             return places
         return places | {"train.learning_rate": str(self.learning_rate)}
@@ -134,25 +137,75 @@ STUDIES = (
         size="_10k",
     ),
 )
-REAL = (
+NEW = (
+    Regime(
+        "heads_something",
+        "Stick something",
+        "claims_heads",
+        size="_heads",
+    ),
+    Regime(
+        "heads_something_groups",
+        "Stick something, ten people and places in train, ten others in test",
+        "claims_heads_groups",
+        size="_groups",
+    ),
     Regime(
         "thetis",
-        "THETIS, tennis strokes of other players, features of Inception-v3",
+        "THETIS, tennis strokes of other players",
         "claims_thetis",
-        num_seeds=1,
         real="thetis",
     ),
     Regime(
         "ut_interaction",
-        "UT-Interaction, other sequences, features of EfficientNet-Lite0",
+        "UT-Interaction, other sequences",
         "claims_ut_interaction",
-        num_seeds=1,
         real="ut_interaction",
     ),
 )
-"""Cross-validations over groups on real data that a person has to fetch."""
+"""Which head for classes that the backbone never saw: every head with the same search. The last two
+are cross-validations over groups on real data that a person has to fetch."""
+CONTROLS = (
+    Regime(
+        "heads_diving",
+        "Stick diving, backbone that was taught poses",
+        "claims_heads_diving",
+        "diving_pose.safetensors",
+        "diving_generic",
+        size="_heads",
+    ),
+    Regime(
+        "heads_diving_known",
+        "Stick diving, backbone trained on the same classes",
+        "claims_heads_diving",
+        size="_heads",
+    ),
+    Regime(
+        "heads_something_known",
+        "Stick something, backbone trained on the same classes",
+        "claims_heads",
+        "something_classes.safetensors",
+        "something_paper",
+        size="_heads",
+    ),
+)
+"""The same where the backbone knows more."""
+CURVE_EPOCHS = {1000: 40, 4000: 20, 16000: 10, 64000: 5}
+"""By training clips: twice the steps for four times the clips."""
+CURVE = tuple(
+    Regime(
+        f"curve_{number}",
+        f"{number:,} clips",
+        "claims_curve",
+        num_seeds=3,
+        size=f"_{number}",
+        more={"dataset.render.num_train": str(number), "train.num_epochs": str(epochs)},
+    )
+    for number, epochs in CURVE_EPOCHS.items()
+)
+"""N = 1, 4, 10 of the same head on more and more rendered clips."""
 OTHER_RATES = (4e-3, 8e-3)
 """What the search tries beside the experiments' own rate, 2e-3. It goes upward because 4e-3 was
 the better for nearly every head."""
 SEARCH = tuple(regime.at(rate) for regime in REGIMES for rate in OTHER_RATES)
-BY_NAME = {regime.name: regime for regime in (*REGIMES, *STUDIES, *REAL, *SEARCH)}
+BY_NAME = {one.name: one for one in (*NEW, *CONTROLS, *CURVE, *REGIMES, *STUDIES, *SEARCH)}

@@ -1,9 +1,10 @@
 """The result file of a regime: a row per variant and seed, with which clips it got right.
 
-Enters: outputs/ablation of a regime's folder. Leaves: docs/claims/<regime>.json. Seeds that were
-trained on another day are kept beside the new ones if everything else is the same: maps, settings
-of the variant, number of clips. Which clips were right is kept as bits, so that every interval can
-be computed again from the file alone.
+Enters: outputs/ablation of a regime's folder. Leaves: docs/claims/<regime>.json; of a
+cross-validation also which fold and which group each clip is of, and nothing else of real data.
+Seeds that were trained on another day are kept beside the new ones if everything else is the same:
+maps, settings of the variant, number of clips. Which clips were right is kept as bits, so that
+every interval can be computed again from the file alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.claims.routes import Describe
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.files import read_json, read_signed, write_json
 from dsts_pipeline.base.settings import HeadSettings, TrainSettings, UdlSettings
+from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.metrics.predictions import Predictions
 
 RESULTS = ROOT / "docs" / "claims"
@@ -50,13 +52,15 @@ def collect(
     """
     found = read_signed(folder / "outputs" / "ablation" / "results.json")
     made_by = found["provenance"]
-    common = {
+    common: dict[str, Any] = {
         "regime": regime.name,
         "store": found["store"],
         "split": found["split"],
         "num_clips": found["num_clips"],
         "settings": _with_defaults(made_by["settings"]),
     }
+    if "folds" in found:
+        common["clips"] = _folds_and_groups(found, folder)
     variants = {
         name: {
             "title": variant["title"],
@@ -84,14 +88,33 @@ def right_clips(run: dict[str, Any], num_clips: int) -> np.ndarray:
 def _row(
     run: dict[str, Any], folder: Path, made_by: dict[str, Any], describe: Describe | None
 ) -> dict[str, Any]:
-    path = folder / "outputs" / "ablation" / run["predictions"]
-    answers = Predictions.load(path)
-    hits = answers.probabilities.argmax(axis=1) == answers.labels
+    parts = run.get("folds", [run])
+    paths = [folder / "outputs" / "ablation" / part["predictions"] for part in parts]
+    hits = np.concatenate([Predictions.load(path).hits() for path in paths])
     row = {key: run[key] for key in KEPT}
+    chosen = [part["chosen"] for part in parts if "chosen" in part]
+    if chosen:
+        row["chosen"] = chosen
     if describe is not None:
-        row["routes"] = describe(path.parent)
+        row["routes"] = describe(paths[0].parent)
     row |= {"commit": made_by["commit"], "torch": made_by.get("versions", {}).get("torch")}
     return row | {"right": base64.b64encode(np.packbits(hits).tobytes()).decode()}
+
+
+def _folds_and_groups(found: dict[str, Any], folder: Path) -> dict[str, list[int]]:
+    """The fold and the group of each clip, in the order of a run's answers: fold after fold."""
+    outputs = folder / "outputs"
+    store = open_store(folder / read_json(outputs / "features.json")["store"])
+    if store.group_numbers is None:
+        raise DataError(f"{store.location}: its clips have no groups")
+    group_of = dict(zip(store.video_ids, store.group_numbers.tolist(), strict=True))
+    run = next(run for variant in found["variants"].values() for run in variant["runs"])
+    clips: dict[str, list[int]] = {"folds": [], "groups": []}
+    for part in run["folds"]:
+        ids = Predictions.load(outputs / "ablation" / part["predictions"]).clip_ids
+        clips["folds"] += [part["fold"]] * len(ids)
+        clips["groups"] += [group_of[clip] for clip in ids]
+    return clips
 
 
 def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:

@@ -422,7 +422,7 @@ class HeadSettings(Section):
     readout_heads: Count = 8
     """of an attentive readout: its attention heads; V-JEPA 2 has 16"""
     readout_width: Count | None = None
-    """of an attentive readout: its channels, projected from the map's; null: all"""
+    """of an attentive readout: its channels at most, projected from more; null: all"""
     readout_positions: bool = False
     """of an attentive readout: tokens are told where they stand, which V-JEPA's say themselves"""
     readout_dropout: BelowOne = 0.0

@@ -370,12 +370,21 @@ class DSTSHead(ReadoutHead):
         return torch.stack([record.choice for record in records], dim=1)
 
     def upstream_parameters(self) -> dict[str, nn.Parameter]:
-        """Parameters that decide: scoring kernels and gate logits, by name (paper 3.3)."""
-        return {name: p for name, p in self.named_parameters() if _is_upstream(name)}
+        """Parameters that decide: scoring kernels and gate logits, by name (paper 3.3).
+
+        The scoring kernel of a lone neuron decides nothing and is none of them: where there are no
+        gates either, UDL has nothing to learn and its steps are ordinary ones.
+        """
+        return {name: p for name, p in self.named_parameters() if self._is_upstream(name)}
 
     def downstream_parameters(self) -> dict[str, nn.Parameter]:
         """All other parameters, by name."""
-        return {name: p for name, p in self.named_parameters() if not _is_upstream(name)}
+        return {name: p for name, p in self.named_parameters() if not self._is_upstream(name)}
+
+    def _is_upstream(self, name: str) -> bool:
+        last = name.rsplit(".", 1)[-1]
+        decides = last != "scoring_kernel" or self.options.num_neurons > 1
+        return last in UPSTREAM_NAMES and decides
 
     def dsts_layers(self) -> Iterator[DSTSLayer]:
         """The layers, typed."""
@@ -465,10 +474,6 @@ def readout_options(options: HeadSettings) -> dict[str, Any]:
 
 def _average(tokens: Tensor) -> Tensor:
     return tokens.mean(dim=(1, 2, 3))
-
-
-def _is_upstream(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] in UPSTREAM_NAMES
 
 
 # ---- the classifier of the backbone --------------------------------------------------------------

@@ -71,8 +71,8 @@ class AttentivePooler(nn.Module):
         channels: C.
         depth: Blocks, the query's among them; >= 1.
         num_heads: Attention heads, of which the width is a multiple.
-        width: D, channels inside, to which tokens are projected first; None for C without
-            a projection (V-JEPA).
+        width: D at most, channels inside, to which tokens of more channels are projected first;
+            None for C without a projection (V-JEPA).
         output_projection: A linear map after the query's heads; V-JEPA has none.
         layer_norm_eps: Of all norms.
         positions: Tokens are normalised and told where they stand (`Positions`), before all else.
@@ -101,8 +101,10 @@ class AttentivePooler(nn.Module):
     ) -> None:
         super().__init__()
         self.entry_norm = nn.LayerNorm(channels, layer_norm_eps) if positions else None
-        self.project = None if width is None else nn.Linear(channels, width, bias=False)
-        channels = channels if width is None else width
+        self.project = None
+        if width is not None and width < channels:
+            self.project = nn.Linear(channels, width, bias=False)
+            channels = width
         self.out_channels = channels
         if num_heads < 1 or channels % num_heads:
             raise ValueError(

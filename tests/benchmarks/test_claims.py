@@ -1,4 +1,4 @@
-"""docs/claims.md says what its result files say; days are joined, other maps never mixed in."""
+"""The pages of claims say what their result files say; days are joined, other maps never mixed in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.claims.document import compare, measured, regime_table, render, said
+from benchmarks.claims.document import compare, measured, regime_table, render_paper, said
 from benchmarks.claims.figures import Figures
 from benchmarks.claims.picture import draw_differences
 from benchmarks.claims.readme import BEGIN, END, README
@@ -123,7 +123,7 @@ def test_the_page_says_what_its_result_files_say():
 
 
 def test_the_page_opens_with_the_verdict_on_every_claim():
-    opening = render().partition("\n## ")[0]
+    opening = render_paper().partition("\n## ")[0]
     table = verdicts_table(measured())
     assert table in opening and len(opening.split()) < 400, "one screen"
     assert table.count("\n") == 9, "a head, its rule and eight claims"
@@ -132,13 +132,13 @@ def test_the_page_opens_with_the_verdict_on_every_claim():
 @pytest.mark.slow
 def test_a_changed_figure_is_seen(tmp_path):
     page = tmp_path / "claims.md"
-    text = render()
+    text = render_paper()
     page.write_text(text)
-    assert not compare(page)
+    assert not compare(paper=page)
     line = next(line for line in text.splitlines() if line.startswith("| N = 1 |"))
     changed = line.replace(".", ".9", 1)
     page.write_text(text.replace(line, changed))
-    found = compare(page)
+    found = compare(paper=page)
     assert f"-{changed}" in found and f"+{line}" in found
 
 

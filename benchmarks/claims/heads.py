@@ -1,0 +1,94 @@
+"""Which head for new classes: ours against every probe, regime by regime, and the curve over clips.
+
+Enters: `Figures` of the regimes that there are; "full" is our head. Leaves: tables for the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from benchmarks.claims.figures import REFERENCE, Difference, Figures
+from benchmarks.claims.verdicts import markdown
+
+PROBES = ("linear", "attentive", "attentive_positions", "attentive_4")
+"""Heads that read a frozen map and compute nothing of their own on it."""
+
+
+def best_probe(figures: Figures, probes: Sequence[str] = PROBES) -> str:
+    """The most accurate of the probes that were trained."""
+    return max((name for name in probes if name in figures.variants), key=figures.top1)
+
+
+def verdict_of_head(figures: Figures, other: str) -> str:
+    """Whether our head is "ahead" of another by both intervals, "behind" it, or "level"."""
+    one = figures.versus(REFERENCE, other)
+    return "ahead" if one.is_above_zero else "behind" if one.is_below_zero else "level"
+
+
+def verdicts_of_heads(found: Sequence[Figures]) -> str:
+    """A row a regime: ours, the best of V-JEPA's probes, the best probe of all, the differences."""
+    columns = ["maps", "ours", "linear probe", "best attentive probe", "ours minus it"]
+    rows = [[*columns, "best with positions", "ours minus it"]]
+    for figures in found:
+        as_published = best_probe(figures, ("attentive", "attentive_4"))
+        cells = [figures.regime.title, f"{figures.top1(REFERENCE):.1f}"]
+        cells += [f"{figures.top1('linear'):.1f}"]
+        for name in (as_published, "attentive_positions"):
+            told = f"{verdict_of_head(figures, name)} {_between(figures.versus(REFERENCE, name))}"
+            cells += [f"{figures.top1(name):.1f}", told]
+        rows.append(cells)
+    return markdown(rows)
+
+
+def heads_table(found: Sequence[Figures]) -> str:
+    """A row a head, a column a regime or a number of clips: top-1 ± its deviation over seeds."""
+    rows = [["head", *(figures.regime.title for figures in found)]]
+    for name, title in _titles(found).items():
+        rows.append([title, *(_top1(figures, name) for figures in found)])
+    return markdown(rows)
+
+
+def versus_table(figures: Figures) -> str:
+    """A row a head: size, accuracy, what was chosen, ours minus it with both intervals."""
+    over = (
+        ("over folds", "over groups") if figures.clips is not None else ("over seeds", "over clips")
+    )
+    rows = [["head", "parameters", "top-1", "chosen", "ours minus it", *over]]
+    for name, variant in figures.variants.items():
+        cells = [variant["title"], f"{variant['num_parameters']:,}", _top1(figures, name)]
+        cells.append(_chosen(figures, name))
+        if name != REFERENCE:
+            one = figures.versus(REFERENCE, name)
+            cells += [f"{one.points:+.1f}", _interval(one.low, one.high)]
+            cells.append(_interval(one.clips_low, one.clips_high))
+        rows.append(cells + [""] * (7 - len(cells)))
+    return markdown(rows)
+
+
+def _titles(found: Sequence[Figures]) -> Mapping[str, str]:
+    return {name: v["title"] for figures in found for name, v in figures.variants.items()}
+
+
+def _top1(figures: Figures, name: str) -> str:
+    if name not in figures.variants:
+        return ""
+    spread = figures.spread(name)
+    return f"{figures.top1(name):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
+
+
+def _chosen(figures: Figures, name: str) -> str:
+    """What the search chose, by how many folds where they differ; such as "0.006, 0.05"."""
+    run = next(iter(figures.runs(name).values()))
+    told = [", ".join(f"{value:g}" for value in one.values()) for one in run.get("chosen", [])]
+    counts = {one: told.count(one) for one in sorted(set(told))}
+    if len(counts) < 2:
+        return "".join(counts)
+    return "; ".join(f"{one} ({number})" for one, number in counts.items())
+
+
+def _between(one: Difference) -> str:
+    return f"{one.points:+.1f} ({_interval(one.low, one.high)})"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:+.1f} to {high:+.1f}"
