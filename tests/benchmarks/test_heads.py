@@ -1,0 +1,95 @@
+"""Which head for new classes: figures of a cross-validation, and the tables made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.claims.figures import BOOTSTRAP, Figures
+from benchmarks.claims.heads import best_probe, heads_table, verdict_of_head, versus_table
+from benchmarks.claims.picture import draw_curve
+from benchmarks.claims.regimes import BY_NAME, CURVE
+from benchmarks.claims.results import collect
+from dsts_pipeline.base.files import sign, write_json
+from dsts_pipeline.metrics.intervals import over_groups, paired_over_folds
+from dsts_pipeline.metrics.predictions import Predictions
+from tests.feature_store.small_store import FAILURES, make_plan, write_store
+
+NUM_CLIPS, NUM_FOLDS, SEEDS = 23, 2, (0, 1)
+KEPT = [position for position in range(NUM_CLIPS) if position not in FAILURES]
+GROUPS = [f"player {position % 4}" for position in range(NUM_CLIPS)]
+WRONG = {"full": 2, "linear": 9, "attentive": 5, "attentive_positions": 3}
+"""Of each fold, how many clips a head gets wrong."""
+
+
+def crossed(folder):
+    """The outputs of a cross-validation whose heads are wrong on the first clips of each fold."""
+    store = write_store(folder, make_plan(num_clips=NUM_CLIPS, groups=GROUPS))
+    write_json(folder / "outputs/features.json", {"store": str(store.relative_to(folder))})
+    variants = {}
+    for position, (name, wrong) in enumerate(WRONG.items()):
+        runs = []
+        for seed in SEEDS:
+            parts = []
+            for fold in range(NUM_FOLDS):
+                rows = [n for n in KEPT if n % 4 % NUM_FOLDS == fold]
+                labels = np.zeros(len(rows), np.int64)
+                answers = (np.arange(len(rows)) < wrong + seed).astype(np.int64)
+                path = f"runs/{name}-{seed}-{fold}.npz"
+                (folder / "outputs/ablation/runs").mkdir(parents=True, exist_ok=True)
+                Predictions(
+                    tuple(f"clip-{n}" for n in rows), labels, np.eye(3, dtype=np.float32)[answers]
+                ).save(folder / "outputs/ablation" / path)
+                parts.append({"fold": fold, "predictions": path})
+                parts[-1]["chosen"] = {"train.learning_rate": 0.001 * (fold + 1)}
+            row = {"seed": seed, "class_wise": 0.5, "epochs": 1, "best_epoch": 1, "layers": []}
+            row |= {"heldout_accuracy": 0.5, "train_seconds": 1.0, "predictions": None}
+            runs.append(row | {"folds": parts})
+        variants[name] = {"title": name, "table": [], "position": position, "settings": {}}
+        variants[name] |= {"num_parameters": 7, "runs": runs}
+    settings = {"head": {}, "udl": {}, "train": {}}
+    content = {"store": "s", "split": "test", "num_clips": len(KEPT), "variants": variants}
+    content["provenance"] = {"commit": "c", "settings": settings, "versions": {"torch": "2.x"}}
+    content["folds"] = {"num_folds": NUM_FOLDS}
+    write_json(folder / "outputs/ablation/results.json", sign(content))
+    return folder
+
+
+@pytest.fixture
+def figures(tmp_path):
+    regime = BY_NAME["thetis"]
+    collect(regime, crossed(tmp_path / "run"), tmp_path)
+    return Figures.read(regime, tmp_path)
+
+
+def test_a_cross_validation_is_compared_clip_by_clip_over_folds_and_groups(figures):
+    assert figures.clips is not None
+    folds, groups = (np.array(figures.clips[key]) for key in ("folds", "groups"))
+    assert folds.tolist() == [0] * 11 + [1] * 10 and set(groups[folds == 0]) == {0, 2}
+    found = figures.versus("full", "linear")
+    places = np.concatenate([np.arange(11), np.arange(10)])
+    gained = np.mean([(places < 9 + s) * 1.0 - (places < 2 + s) for s in SEEDS], axis=0)
+    by_fold = paired_over_folds(gained, np.full(21, 1 / 21), folds)
+    by_group = over_groups(gained, groups, BOOTSTRAP)
+    assert found.points == pytest.approx(100 * 14 / 21)
+    assert (found.low, found.high) == pytest.approx((100 * by_fold["low"], 100 * by_fold["high"]))
+    assert found.clips_low == pytest.approx(100 * by_group["low"])
+    assert figures.top1("full") == pytest.approx(100 * (1 - 5 / 21))
+
+
+def test_the_tables_say_who_is_ahead(figures):
+    assert best_probe(figures) == "attentive_positions"
+    assert best_probe(figures, ("linear", "attentive", "attentive_4")) == "attentive"
+    assert verdict_of_head(figures, "linear") == "ahead"
+    lines = versus_table(figures).splitlines()
+    assert lines[0].endswith("| ours minus it | over folds | over groups |")
+    assert "| 0.001 (1); 0.002 (1) | +66.7 |" in lines[3]
+    assert heads_table([figures]).splitlines()[2].startswith("| full | 76.2 ± ")
+
+
+def test_the_curve_is_the_same_for_the_same_figures(figures, tmp_path):
+    content = {key: value for key, value in figures.content.items() if key != "clips"}
+    found = [Figures(regime, content) for regime in CURVE]
+    for name in ("a.svg", "b.svg"):
+        draw_curve(found, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
