@@ -27,4 +27,4 @@ ABLATION = OUTPUTS / "ablation"
 REPORT = OUTPUTS / "report" / "report.html"
 
 # Heads in the order of the tables.
-HEAD_NAMES = ("baseline", "linear_probe", "dsts")
+HEAD_NAMES = ("baseline", "linear_probe", "attentive_probe", "dsts")

@@ -1,4 +1,4 @@
-"""Train heads on the cached maps: the chosen one and a linear probe, beside the backbone's own."""
+"""Train heads on the cached maps: the chosen one and probes, beside the backbone's own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,15 @@ from dsts_pipeline.base.provenance import collect_provenance, derive_seed
 from dsts_pipeline.base.settings import Settings, UdlSettings
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
-from dsts_pipeline.head import LinearProbe, save_head
-from dsts_pipeline.head.building import build_head, own_head_of, title_of, title_of_chosen
+from dsts_pipeline.head import save_head
+from dsts_pipeline.head.building import (
+    attends,
+    build_head,
+    new_probe,
+    own_head_of,
+    title_of,
+    title_of_chosen,
+)
 from dsts_pipeline.learn import (
     CheckpointOptions,
     Processes,
@@ -93,20 +100,24 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
         shutil.rmtree(common.HEADS / "baseline", ignore_errors=True)  # of another backbone
         console.print(f"no baseline: no classifier of this backbone fits {sizes[1]} classes")
 
-    torch.manual_seed(derive_seed(settings.seed, "linear_probe"))
-    probe = LinearProbe(*sizes, readout_dropout=settings.head.readout_dropout)
-    history = train_head(
-        probe,
-        feed,
-        train,
-        UdlSettings(enabled=False),
-        reading=settings.feed,
-        seed=settings.seed,
-        title="Training linear probe",
-        processes=processes,
-        checkpoints=saved,
-    )
-    save("linear_probe", "linear probe", probe, history)
+    if not attends(settings.head) and processes.is_first:
+        shutil.rmtree(common.HEADS / "attentive_probe", ignore_errors=True)  # of other settings
+    for name in ("linear_probe", *(["attentive_probe"] if attends(settings.head) else [])):
+        torch.manual_seed(derive_seed(settings.seed, "linear_probe"))
+        probe = new_probe(name, settings.head, sizes)
+        title = name.replace("_", " ")
+        history = train_head(
+            probe,
+            feed,
+            train,
+            UdlSettings(enabled=False),
+            reading=settings.feed,
+            seed=settings.seed,
+            title=f"Training {title}",
+            processes=processes,
+            checkpoints=saved,
+        )
+        save(name, title, probe, history)
 
     decided = made_by | {"seed": settings.seed, "store": store.division}
     loggers = train.loggers

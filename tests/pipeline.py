@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
+
+from dvc.utils.hydra import compose_and_dump
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "dsts_pipeline" / "extract" / "pretrained" / "stick_r18.safetensors"
@@ -24,8 +30,22 @@ TINY = {
 }
 
 
+@cache
+def params_of(experiment: str = "stick_diving") -> Path:
+    """A params.yaml of an experiment, composed as `make params` does it.
+
+    Most tests take the paper's regime: a classifier to start from, gates, ten neurons and UDL are
+    more to test than the default's one neuron.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="params-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    configs, chosen = str(ROOT / "configs"), [f"experiment={experiment}"]
+    compose_and_dump(str(folder / "params.yaml"), configs, None, "config", configs, chosen)
+    return folder / "params.yaml"
+
+
 def run_cli(folder: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
-    """Run `python cli.py ARGUMENTS` in `folder` with the repository's params and `settings`.
+    """Run `python cli.py ARGUMENTS` in `folder` with `params_of()` and `settings`.
 
     Settings are keywords with double underscores for dots: `dataset__root="nowhere"`.
     """
@@ -42,7 +62,7 @@ def run_cli(folder: Path, *arguments: str, **settings: object) -> subprocess.Com
 def command_of(*arguments: str, **settings: object) -> list[str]:
     """The command line that `run_cli` runs."""
     overrides = [f"--set={key.replace('__', '.')}={value}" for key, value in settings.items()]
-    params = [] if "--help" in arguments else ["--params", str(ROOT / "params.yaml")]
+    params = [] if "--help" in arguments else ["--params", str(params_of())]
     return [sys.executable, str(ROOT / "cli.py"), *arguments, *params, *overrides]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from dsts_pipeline.base.params import load_settings, overrides_of
 from dsts_pipeline.metrics.ablation import paper_figures
-from tests.pipeline import TINY, WEIGHTS, run_cli, tell_plainly
+from tests.pipeline import TINY, WEIGHTS, params_of, run_cli, tell_plainly
 
 STAGES = "prepare extract train-head evaluate report".split()
 SETTINGS = {key.replace(".", "__"): value for key, value in TINY.items()}
@@ -133,7 +133,7 @@ def test_damage_is_found_named_and_repaired(folder):
 def test_gst_and_tqn_have_figures_beside_the_papers(folder, repository):
     """From rendered files in Diving48's layout to the report's Table 2, by the listed variants."""
     overrides = overrides_of("paper_tables", repository / "configs" / "experiment")
-    listed = load_settings(repository / "params.yaml", overrides).ablate.variants
+    listed = load_settings(params_of(), overrides).ablate.variants
     variants = [variant.model_dump() for variant in listed if 2 in variant.table]
     assert [variant["name"] for variant in variants] == ["full", "gst", "tqn"]
     chosen = {"ablate__variants": json.dumps(variants), "ablate__num_seeds": 1}

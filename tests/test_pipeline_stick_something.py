@@ -1,4 +1,4 @@
-"""All stages on the second embedded data set: another layout, another number of classes.
+"""All stages of the demo: stick something, on a backbone that never saw it, by the default head.
 
 The backbone never saw these classes, so there is no classifier to start from and no baseline.
 """
@@ -30,7 +30,7 @@ def folder(tmp_path_factory) -> Path:
     values = TINY | {"head.take_over_classifier": "true"}
     overrides = [f"{key}={value}" for key, value in values.items()]
     with initialize_config_dir(str(ROOT / "configs"), version_base=None):
-        config = compose("config", overrides=["experiment=stick_something_small", *overrides])
+        config = compose("config", overrides=["experiment=small", *overrides])
     OmegaConf.save(config, folder / "params.yaml")
     stale = folder / "outputs" / "heads" / "baseline"
     stale.mkdir(parents=True)
@@ -65,7 +65,8 @@ def test_heads_are_scored_without_a_baseline(folder):
     told = (folder / "train-head.txt").read_text()
     assert "no baseline" in told and "24 classes" in told
     metrics = read(folder, "evaluation/metrics.json")
-    assert set(metrics["heads"]) == {"linear_probe", "dsts"}
+    assert list(metrics["heads"]) == ["linear_probe", "attentive_probe", "dsts"]
+    assert metrics["heads"]["dsts"]["title"] == "DSTS head (N = 1, L = 1)"
     assert metrics["evaluated"] == 24
 
 

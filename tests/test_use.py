@@ -141,7 +141,7 @@ def test_without_a_choice_they_are_shown(project):
         ("head.width=ten", 'head.width: found "ten" (text), expected a valid integer'),
         ("udl=x", 'udl: found "x" (text), expected a section of settings'),
         ("head.num_layers=0", "udl.enabled is true and head.num_layers 0"),
-        ("dataset.format=folder", "dataset.render renders stick_diving, which is diving48"),
+        ("dataset.format=folder", "dataset.render renders stick_something, which is ssv2"),
     ],
 )
 def test_an_unsound_choice_is_refused_and_nothing_is_written(project, text, expected):

@@ -27,7 +27,7 @@ from dsts_pipeline.feature_store.planning import prepare_work
 from stages import extract, prepare, stores
 from tests.clips.encodings import Encoding, write_encoding
 from tests.feature_store.small_store import read_tree
-from tests.pipeline import ROOT, TINY, WEIGHTS, run_cli
+from tests.pipeline import TINY, WEIGHTS, params_of, run_cli
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,7 +56,7 @@ class WronglyNormalised:
 def settings_with(**changes):
     values = TINY | {"dataset.render.num_train": 96, "dataset.render.num_test": 48}
     values |= {key.replace("__", "."): value for key, value in changes.items()}
-    return load_settings(ROOT / "params.yaml", [f"{k}={v}" for k, v in values.items()])
+    return load_settings(params_of(), [f"{k}={v}" for k, v in values.items()])
 
 
 @pytest.fixture(scope="module")

@@ -42,18 +42,19 @@ def run_regime(
         subprocess.CalledProcessError: A command failed; it has said why.
     """
     if regime.maker is not None and not (home / "weights" / str(regime.weights)).exists():
-        _run(["pretrain"], _settle(BY_NAME[regime.maker], home, overrides))
-    folder = _settle(regime, home, overrides)
+        maker = BY_NAME[regime.maker]
+        run_command(["pretrain"], settle(maker, home / maker.name, overrides))
+    folder = settle(regime, home / regime.name, overrides)
     if regime.real is None:
-        _run(["prepare"], folder)
-        _run(["extract"], folder)
+        run_command(["prepare"], folder)
+        run_command(["extract"], folder)
     else:
         _take_in(regime, require_source(regime.real, real), folder)
     known = load_settings(folder / "params.yaml").ablate.leave_out
     wanted = f"ablate.leave_out=[{','.join([*known, *leave_out])}]"
     how = [] if regime.real is None else ["--folds"]
     how += ["--jobs", str(jobs), "--seeds", str(num_seeds), "--set", wanted]
-    _run(["ablate", *how], folder)
+    run_command(["ablate", *how], folder)
     return folder
 
 
@@ -61,17 +62,16 @@ def _take_in(regime: Regime, source: Path, folder: Path) -> None:
     """A real data set into a store."""
     if regime.has_videos:
         lay_out_ut_interaction(source, folder / "data")
-        _run(["prepare"], folder)
-        _run(["extract"], folder)
+        run_command(["prepare"], folder)
+        run_command(["extract"], folder)
         return
     lay_out_thetis(source, folder / "data")
     labels = ["--labels", "data/labels.csv", "--name", regime.name]
-    _run(["import-features", "data/features.h5", *labels], folder)
+    run_command(["import-features", "data/features.h5", *labels], folder)
 
 
-def _settle(regime: Regime, home: Path, overrides: list[str]) -> Path:
-    """The regime's folder, with its params.yaml."""
-    folder = home / regime.name
+def settle(regime: Regime, folder: Path, overrides: Sequence[str]) -> Path:
+    """`folder` with the regime's params.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [f"experiment={regime.experiment}"]
     chosen += [f"{key}={value}" for key, value in regime.settings.items()]
@@ -80,6 +80,11 @@ def _settle(regime: Regime, home: Path, overrides: list[str]) -> Path:
     return folder
 
 
-def _run(command: list[str], folder: Path) -> None:
+def run_command(command: list[str], folder: Path) -> None:
+    """Run `python cli.py COMMAND` in `folder`.
+
+    Raises:
+        subprocess.CalledProcessError: It failed, and has said why.
+    """
     console.print(f"{folder.name}: {' '.join(command)}")
     subprocess.run([sys.executable, str(ROOT / "cli.py"), *command], cwd=folder, check=True)

@@ -26,7 +26,7 @@ from dsts_pipeline.head.dsts import (
     take_over_classifier,
     takes_over,
 )
-from dsts_pipeline.head.probes import GSTHead, LinearProbe, OwnHead
+from dsts_pipeline.head.probes import AttentiveProbe, GSTHead, LinearProbe, OwnHead
 from dsts_pipeline.head.published import find_published_probe
 from dsts_pipeline.head.readout import ReadoutHead
 from dsts_pipeline.head.tqn import TQNHead
@@ -97,6 +97,23 @@ def new_head(
         names = {"num_layers", "width", "class_query", "readout_heads", "readout_dropout"}
         return TQNHead(*sizes, attributes=attributes, **chosen.model_dump(include=names))
     return DSTSHead.from_settings(*sizes, chosen)
+
+
+def attends(chosen: HeadSettings) -> bool:
+    """Whether the head of the settings reads by attention, so that an attentive probe is its
+    readout alone."""
+    return chosen.kind in ("dsts", "gst") and chosen.readout == "attentive"
+
+
+def new_probe(kind: str, chosen: HeadSettings, sizes: tuple[int, int]) -> ReadoutHead:
+    """A "linear_probe" or an "attentive_probe" with what concerns it of a head's settings.
+
+    Raises:
+        ValueError: They do not fit the maps.
+    """
+    if kind == "linear_probe":
+        return LinearProbe(*sizes, readout_dropout=chosen.readout_dropout)
+    return AttentiveProbe(*sizes, **readout_options(chosen, with_kind=False))
 
 
 def title_of_chosen(chosen: HeadSettings) -> str:

@@ -467,9 +467,10 @@ def takes_over(options: HeadSettings, own: OwnHead) -> bool:
     return options.readout == "attentive" and is_alike
 
 
-def readout_options(options: HeadSettings) -> dict[str, Any]:
-    """The arguments of a `ReadoutHead`, of a section of settings."""
-    return options.model_dump(include=set(READOUT_NAMES))
+def readout_options(options: HeadSettings, *, with_kind: bool = True) -> dict[str, Any]:
+    """The arguments of a `ReadoutHead`, of a section of settings; `readout` where `with_kind`."""
+    names = set(READOUT_NAMES) if with_kind else set(READOUT_NAMES) - {"readout"}
+    return options.model_dump(include=names)
 
 
 def _average(tokens: Tensor) -> Tensor:

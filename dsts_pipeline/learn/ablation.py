@@ -45,15 +45,13 @@ from dsts_pipeline.base.settings import HeadSettings, Kind
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import (
-    AttentiveProbe,
     ConvBlockHead,
     DSTSHead,
-    LinearProbe,
     ReadoutHead,
     count_parameters,
     save_head,
 )
-from dsts_pipeline.head.building import Attributes, new_head
+from dsts_pipeline.head.building import Attributes, new_head, new_probe
 from dsts_pipeline.head.dsts import readout_options, take_over, takes_over
 from dsts_pipeline.head.probes import OwnHead
 from dsts_pipeline.learn.estimate import estimate_seconds, tell_seconds
@@ -176,15 +174,15 @@ class RunPlan:
     ) -> ReadoutHead:
         if self.kind == "dsts":
             return new_head(self.head, sizes, attributes)
-        if self.kind == "attentive_probe":
-            return AttentiveProbe(*sizes, **self._readout())
+        if self.kind in ("linear_probe", "attentive_probe"):
+            return new_probe(self.kind, self.head, sizes)
         if self.kind == "conv_block":
             module = DSTSHead.from_settings(*sizes, self.head)
             same = count_parameters(module, with_pooler=False)
             return ConvBlockHead(*sizes, num_parameters=same, **readout_options(self.head))
-        if start := self._start_of(own):
-            return type(start)(**start.config | self._readout())
-        return LinearProbe(*sizes, **self._readout())
+        start = self._start_of(own)
+        assert start is not None
+        return type(start)(**start.config | self._readout())
 
     def _readout(self) -> dict[str, Any]:
         """Arguments of an opponent that is a readout alone; none for the baseline."""

@@ -8,10 +8,11 @@ import pytest
 
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.params import list_variants, load_settings, overrides_of, read_grid
+from tests.pipeline import params_of
 
 
 def settings_of(repository, *overrides):
-    return load_settings(repository / "params.yaml", overrides)
+    return load_settings(params_of(), overrides)
 
 
 def with_grid(repository, *grid):

@@ -1,4 +1,4 @@
-"""The pages of claims say what their result files say; days are joined, other maps never mixed in."""
+"""The pages of claims say what their result files say; other maps are never mixed in."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import pytest
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.clips.flips import FlipRule
+from tests.pipeline import params_of
 
 NAMES = ("Moving left", "Moving right", "Holding", "Dropping")
 
@@ -46,4 +47,4 @@ def test_pairs_that_do_not_fit_are_named(pairs, message):
 )
 def test_pairs_and_kind_must_agree(repository, overrides):
     with pytest.raises(SettingsError, match="expected pairs with label_mapped, and none otherwise"):
-        load_settings(repository / "params.yaml", overrides)
+        load_settings(params_of(), overrides)

@@ -23,6 +23,7 @@ from dsts_pipeline.metrics.ablation import (
     results_csv,
 )
 from dsts_pipeline.metrics.intervals import Bootstrap
+from tests.pipeline import params_of
 
 LABELS = np.arange(40) % 4
 HISTORY = (
@@ -140,7 +141,7 @@ def test_table_prints_beside_the_papers(results):
 
 def test_every_variant_of_the_papers_tables_has_its_row(repository):
     overrides = overrides_of("paper_tables", repository / "configs" / "experiment")
-    settings = load_settings(repository / "params.yaml", overrides)
+    settings = load_settings(params_of(), overrides)
     listed = {variant.name: variant.table for variant in settings.ablate.variants}
     for number, rows in PAPER_ROWS.items():
         for name in rows:

@@ -16,7 +16,7 @@ from dsts_pipeline.base.files import sign
 from dsts_pipeline.serve import hub, load_bundle, save_bundle
 from dsts_pipeline.serve.hub import copy_files, from_hub, list_files
 from tests.clips.videos import write_video
-from tests.pipeline import ROOT
+from tests.pipeline import ROOT, params_of
 from tests.serve.fake_hub import TOKEN, running_hub
 from tests.serve.small_bundle import CLASSES, make_bundle
 
@@ -41,7 +41,7 @@ def run(server, home, *arguments, **environment):
     known = {"HF_ENDPOINT": server.address, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
     left = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     command = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
-    command += ["--params", str(ROOT / "params.yaml")]
+    command += ["--params", str(params_of())]
     run = subprocess.run(
         command,
         env=left | {"NO_PROXY": "*"} | known | environment,

@@ -16,7 +16,7 @@ from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.base.settings import RenderSettings
 from dsts_pipeline.stick import render_embedded
 from stages import doctor, prepare
-from tests.pipeline import WEIGHTS, run_cli
+from tests.pipeline import WEIGHTS, params_of, run_cli
 
 pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="the embedded weights are not here")
 SIZES = {"num_train": 6, "num_test": 4, "size_px": 64, "num_frames": 6, "difficulty": 1.0}
@@ -31,7 +31,7 @@ def settings_of(repository, tmp_path, monkeypatch):
     def load(*overrides: str):
         own = ["dataset.root=data", "dataset.render=null", f"backbone.weights={WEIGHTS}"]
         own += ["backbone.num_decode_workers=0", "dataset.num_probe_workers=1"]
-        return load_settings(repository / "params.yaml", [*own, *overrides])
+        return load_settings(params_of(), [*own, *overrides])
 
     return load
 

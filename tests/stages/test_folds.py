@@ -22,7 +22,7 @@ from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.metrics import Predictions
 from stages import ablate as ablation
 from stages import search, train_head
-from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
+from tests.pipeline import ROOT, command_of, params_of, run_cli, tell_plainly
 from tests.stages.ready_store import QUICK, damage_clips, make_ready
 
 NUM_CLIPS = 96  # 64 of train, 32 of test
@@ -188,7 +188,7 @@ def test_nothing_is_said_where_no_group_is_shared(tmp_path):
 
 def settings_of(*overrides: str, **settings: object):
     given = [f"{key.replace('__', '.')}={value}" for key, value in (QUICK | settings).items()]
-    return load_settings(ROOT / "params.yaml", [*given, *overrides])
+    return load_settings(params_of(), [*given, *overrides])
 
 
 def test_the_part_that_trials_are_judged_by_is_no_dimension(tmp_path, monkeypatch):

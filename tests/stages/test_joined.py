@@ -17,7 +17,7 @@ from dsts_pipeline.feature_store.opening import record_store
 from dsts_pipeline.metrics import Predictions
 from dsts_pipeline.metrics.summary import denominator_sentence
 from stages import ablate, evaluate, export, finetune, search, train_head
-from tests.pipeline import ROOT
+from tests.pipeline import params_of
 from tests.stages.ready_store import QUICK, make_ready
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ SMALL |= {"ablate__grid": '["head.num_neurons=3"]'}
 def settings_of(**changes):
     given = SMALL | changes
     return load_settings(
-        ROOT / "params.yaml", [f"{key.replace('__', '.')}={value}" for key, value in given.items()]
+        params_of(), [f"{key.replace('__', '.')}={value}" for key, value in given.items()]
     )
 
 

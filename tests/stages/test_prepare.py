@@ -9,6 +9,7 @@ import pytest
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.params import load_settings
 from stages import prepare
+from tests.pipeline import params_of
 
 SOMETHING = [
     "dataset.name=stick_something",
@@ -27,7 +28,7 @@ SOMETHING = [
 def test_stick_something_is_rendered_and_indexed(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = load_settings(
-        repository / "params.yaml", [*SOMETHING, "dataset.flip_pairs=[[11,12],[13,14],[21,22]]"]
+        params_of(), [*SOMETHING, "dataset.flip_pairs=[[11,12],[13,14],[21,22]]"]
     )
     prepare.run(settings)
     index = json.loads((tmp_path / "outputs/clips.json").read_text())
@@ -38,9 +39,7 @@ def test_stick_something_is_rendered_and_indexed(repository, tmp_path, monkeypat
 
 def test_flip_pairs_of_another_data_set_are_refused(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = load_settings(
-        repository / "params.yaml", [*SOMETHING, "dataset.flip_pairs=[[86,87]]"]
-    )
+    settings = load_settings(params_of(), [*SOMETHING, "dataset.flip_pairs=[[86,87]]"])
     with pytest.raises(SettingsError, match="no class 86; expected 0 to 23"):
         prepare.run(settings)
     assert not (tmp_path / "outputs/clips.json").exists()

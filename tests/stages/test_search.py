@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.params import load_settings
 from stages import search
-from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
+from tests.pipeline import ROOT, command_of, params_of, run_cli, tell_plainly
 from tests.stages.ready_store import QUICK, damage_clips, make_ready
 
 SPACE = ["--space=train.learning_rate=0.001:0.1:log", "--space=head.width=2,4"]
@@ -50,7 +50,7 @@ def test_what_cannot_be_searched_is_told_at_once(folder, space, settings, told, 
     given = TRIALS | settings | {"search__space": json.dumps(space or ["train.momentum=0.5:0.6"])}
     overrides = [f"{key.replace('__', '.')}={value}" for key, value in given.items()]
     with pytest.raises(SettingsError) as error:
-        search.run(load_settings(ROOT / "params.yaml", overrides))
+        search.run(load_settings(params_of(), overrides))
     assert told in str(error.value)
     assert not (folder / "outputs" / "search").exists()
 

@@ -15,10 +15,10 @@ from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
 from dsts_pipeline.learn import check_clips, train_head
 from tests.learn.recipes import how, recipe
 from tests.learn.small_feed import ordered_feed
-from tests.pipeline import ROOT, run_cli, tell_plainly
+from tests.pipeline import params_of, run_cli, tell_plainly
 from tests.stages.ready_store import QUICK, damage_clips, make_ready
 
-PARAMS = ROOT / "params.yaml"
+PARAMS = params_of()
 
 
 @pytest.fixture(scope="module")
