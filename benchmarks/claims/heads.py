@@ -14,9 +14,10 @@ PROBES = ("linear", "attentive", "attentive_positions", "attentive_4")
 """Heads that read a frozen map and compute nothing of their own on it."""
 
 
-def best_probe(figures: Figures, probes: Sequence[str] = PROBES) -> str:
-    """The most accurate of the probes that were trained."""
-    return max((name for name in probes if name in figures.variants), key=figures.top1)
+def best_probe(figures: Figures, probes: Sequence[str] = PROBES) -> str | None:
+    """The most accurate of the probes that were trained; None where none was."""
+    there = (name for name in probes if name in figures.variants)
+    return max(there, key=figures.top1, default=None)
 
 
 def verdict_of_head(figures: Figures, other: str) -> str:
@@ -28,12 +29,15 @@ def verdict_of_head(figures: Figures, other: str) -> str:
 def verdicts_of_heads(found: Sequence[Figures]) -> str:
     """A row a regime: ours, the best of V-JEPA's probes, the best probe of all, the differences."""
     columns = ["maps", "ours", "linear probe", "best attentive probe", "ours minus it"]
-    rows = [[*columns, "best with positions", "ours minus it"]]
+    rows = [[*columns, "with positions", "ours minus it"]]
     for figures in found:
         as_published = best_probe(figures, ("attentive", "attentive_4"))
         cells = [figures.regime.title, f"{figures.top1(REFERENCE):.1f}"]
-        cells += [f"{figures.top1('linear'):.1f}"]
-        for name in (as_published, "attentive_positions"):
+        cells.append(f"{figures.top1('linear'):.1f}" if "linear" in figures.variants else "")
+        for name in (as_published, best_probe(figures, ("attentive_positions",))):
+            if name is None:
+                cells += ["", ""]
+                continue
             told = f"{verdict_of_head(figures, name)} {_between(figures.versus(REFERENCE, name))}"
             cells += [f"{figures.top1(name):.1f}", told]
         rows.append(cells)

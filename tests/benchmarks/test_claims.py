@@ -11,7 +11,7 @@ import torch
 from benchmarks.claims.document import compare, measured, regime_table, render_paper, said
 from benchmarks.claims.figures import Figures
 from benchmarks.claims.picture import draw_differences
-from benchmarks.claims.readme import BEGIN, END, README
+from benchmarks.claims.readme import END, README, with_table
 from benchmarks.claims.regimes import BY_NAME, SEARCH
 from benchmarks.claims.results import collect, result_file, right_clips
 from benchmarks.claims.routes import describe_routes
@@ -143,15 +143,18 @@ def test_a_changed_figure_is_seen(tmp_path):
 
 
 def test_a_changed_figure_of_the_readme_is_seen(tmp_path):
+    new = BY_NAME["heads_something"]
+    made = ablation(tmp_path / "run", [0, 1], other="linear")
+    collect(new, made, tmp_path)
     readme = tmp_path / "README.md"
-    text = README.read_text()
-    table = text.partition(BEGIN)[2].partition(END)[0]
-    assert table.count("\n| ") >= 4, "a head, its rule and the regimes"
-    readme.write_text(text.replace(table, table.replace(".", ".9", 1)))
-    assert any(line.startswith("+") and ".9" not in line for line in compare(readme=readme))
+    text = with_table(README.read_text(), [Figures.read(new, tmp_path)])
+    assert "| Stick something | 82.5 ± 0.0 |  |  |  | 75.0 ± 0.0 |  | 2 |" in text
+    readme.write_text(text.replace("82.5", "82.6"))
+    found = compare(readme=readme, results=tmp_path)
+    assert [one[0] for one in found if one[1:].startswith("| Stick") and "±" in one] == ["-", "+"]
     readme.write_text(text.replace(END, ""))
     with pytest.raises(ValueError, match="with its end"):
-        compare(readme=readme)
+        compare(readme=readme, results=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,9 @@ def test_a_checkpoint_of_before_an_option_had_its_default():
     state = head.state_dict()
     (key,) = [name for name in state if name.endswith("_extra_state")]
     options = decode_options(state[key])
-    later = [name for name in options if name.startswith(("readout", "bottle", "common"))]
-    assert len(later) == 7
+    parts = "readout", "bottle", "common", "temporal"
+    later = [name for name in options if name.startswith(parts)]
+    assert len(later) == 9
     state[key] = encode_options({k: v for k, v in options.items() if k not in later})
     head_of().load_state_dict(state)
 
