@@ -203,6 +203,13 @@ class DSTSHead(ReadoutHead):
         self._add_readout(in_channels, num_classes, **readout_options(options))
 
     @property
+    def routes(self) -> bool:
+        """Whether a sample's neurons are chosen: there are layers, each with several neurons, of
+        which not all run."""
+        options = self.options
+        return options.num_layers > 0 and options.synapse and options.num_neurons > 1
+
+    @property
     def config(self) -> dict[str, Any]:
         """The arguments that build this head again, as plain values."""
         options = self.options.model_dump(exclude=NOT_OF_DSTS)

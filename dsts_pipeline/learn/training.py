@@ -464,12 +464,11 @@ class Tally:
 
     def __init__(self, head: torch.nn.Module, processes: Processes) -> None:
         dsts = dsts_of(head)
-        layers = [] if dsts is None else list(dsts.dsts_layers())
-        routed = bool(layers) and layers[0].options.synapse
+        options = None if dsts is None or not dsts.routes else dsts.options
         self.processes = processes
         self.seconds = 0.0
-        self._num_neurons = layers[0].num_neurons if routed else 0
-        self._num_layers = len(layers) if routed else 0
+        self._num_neurons = 0 if options is None else options.num_neurons
+        self._num_layers = 0 if options is None else options.num_layers
         num = 3 + self._num_layers * self._num_neurons
         self._sums = torch.zeros(num, dtype=torch.float64, device=processes.device)
         self.read()

@@ -74,7 +74,7 @@ def score_head(
     """
     head, extra = load_fitting_head(folder, feed.store)
     layers = list(head.dsts_layers()) if isinstance(head, DSTSHead) else []
-    routed = bool(layers) and all(layer.options.synapse for layer in layers)
+    routed = isinstance(head, DSTSHead) and head.routes
     found = _run(head, routed, feed, how, seed)
     average = partial(average_views, feed.groups.tolist(), feed.labels)
     without = found.get("without_time")

@@ -105,7 +105,7 @@ class Predictor:
         self._device = device or torch.device("cpu")
         self._backbone = bundle.backbone.to(self._device)
         self._head = bundle.head.to(self._device).eval()
-        self._routes = _routes(self._head)
+        self._routes = isinstance(self._head, DSTSHead) and self._head.routes
         self._answering = self._head
         if isinstance(self._head, DSTSHead):
             self._answering = compile_head(self._head)  # the same logits in less time
@@ -283,10 +283,3 @@ class _Computed(NamedTuple):
     pooled: np.ndarray
     seconds: dict[str, float]
     attention: np.ndarray | None
-
-
-def _routes(head: torch.nn.Module) -> bool:
-    if not isinstance(head, DSTSHead):
-        return False
-    layers = list(head.dsts_layers())
-    return bool(layers) and all(layer.options.synapse for layer in layers)
