@@ -204,10 +204,8 @@ class DSTSHead(ReadoutHead):
 
     @property
     def routes(self) -> bool:
-        """Whether a sample's neurons are chosen: there are layers, each with several neurons, of
-        which not all run."""
-        options = self.options
-        return options.num_layers > 0 and options.synapse and options.num_neurons > 1
+        """Whether a sample's neurons are chosen: there are layers, of which not all neurons run."""
+        return self.options.num_layers > 0 and self.options.synapse
 
     @property
     def config(self) -> dict[str, Any]:
