@@ -17,13 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
-from benchmarks.claims.heads import (
-    best_probe,
-    heads_table,
-    verdict_of_head,
-    verdicts_of_heads,
-    versus_table,
-)
+from benchmarks.claims.heads import heads_table, verdicts_of_heads, versus_table
 from benchmarks.claims.readme import README, with_table
 from benchmarks.claims.regimes import BY_NAME, CONTROLS, CURVE, NEW, REGIMES, ROOT, STUDIES, Regime
 from benchmarks.claims.results import RESULTS, result_file
@@ -54,8 +48,6 @@ def render(results: Path = RESULTS) -> str:
         found=found,
         heads_table=heads_table,
         versus_table=versus_table,
-        best_probe=best_probe,
-        verdict_of_head=verdict_of_head,
         verdicts_of_heads=verdicts_of_heads,
     )
 
