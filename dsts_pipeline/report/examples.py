@@ -56,7 +56,7 @@ def pick_examples(inputs: ReportInputs, previews: Previews, num_clips: int) -> l
             truth=inputs.class_names[answers.labels[row]],
             answer=inputs.class_names[answers.predicted[row]],
             probability=float(answers.probabilities[row].max()),
-            route=route_of(answers, row),
+            route=route_of(inputs, row),
         )
         for row in picked
     ]
@@ -73,9 +73,10 @@ def _surest_by_class(answers: Predictions, rows: np.ndarray) -> list[int]:
     return [int(row) for row in order[np.argsort(turns, kind="stable")]]
 
 
-def route_of(answers: Predictions, row: int) -> tuple[int, ...]:
-    """The neurons of a clip's first view, from 1, a layer each; empty where the head has none."""
-    return () if answers.neurons is None else tuple(int(n) + 1 for n in answers.neurons[row])
+def route_of(inputs: ReportInputs, row: int) -> tuple[int, ...]:
+    """The main head's neurons for a clip's first view, from 1; empty where there is no choice."""
+    neurons = inputs.answers.neurons if inputs.num_neurons else None
+    return () if neurons is None else tuple(int(n) + 1 for n in neurons[row])
 
 
 # ---- neuron gallery: previews of the clips that each neuron was chosen for ----------------------
@@ -220,7 +221,7 @@ def find_mistakes(inputs: ReportInputs, previews: Previews, limit: int) -> list[
                     for k in said[:TOP]
                 ),
                 route=() if shares is None else _route(inputs, row, shares),
-                neurons=route_of(answers, row),
+                neurons=route_of(inputs, row),
                 nearest=tuple(
                     (names[k], int(counts[truth, k]))
                     for k in nearest[:NUM_NEAREST]
@@ -254,7 +255,7 @@ def _route(inputs: ReportInputs, row: int, shares: np.ndarray) -> tuple[Step, ..
 
 def explorer_data(inputs: ReportInputs, previews: Previews) -> dict[str, Any]:
     """Plain lists for the page's script; `strips` has the number of a preview by clip."""
-    heads = [_answers(inputs.predictions[name]) for name, _ in inputs.heads]
+    heads = [_answers(inputs, name) for name, _ in inputs.heads]
     if all(head["clips"] == heads[0]["clips"] for head in heads):
         for head in heads[1:]:  # the usual case: say the clips once
             head["clips"] = None
@@ -266,14 +267,16 @@ def explorer_data(inputs: ReportInputs, previews: Previews) -> dict[str, Any]:
     }
 
 
-def _answers(answers: Predictions) -> dict[str, Any]:
+def _answers(inputs: ReportInputs, name: str) -> dict[str, Any]:
+    answers = inputs.predictions[name]
+    neurons = answers.neurons if inputs.chooses(name) else None
     sureness = answers.probabilities.max(axis=1)
     return {
         "clips": list(answers.clip_ids),
         "labels": answers.labels.tolist(),
         "predicted": answers.predicted.tolist(),
         "sureness": [round(float(value), 3) for value in sureness],
-        "neurons": None if answers.neurons is None else (answers.neurons + 1).tolist(),
+        "neurons": None if neurons is None else (neurons + 1).tolist(),
     }
 
 

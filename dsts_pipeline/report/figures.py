@@ -193,10 +193,19 @@ def _reliability(inputs: ReportInputs) -> Figure:
 
 
 def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
-    """Figures of the main head, if it routes."""
+    """Figures of the main head: of its classes, its gates and, where it has several, its neurons."""
+    if not inputs.main.get("routing"):
+        return {}
+    epochs = inputs.histories.get(inputs.main_head) or ()
+    found = {
+        "class_need": _class_need(inputs),
+        "routing_curves": _routing_curves(
+            epochs, inputs.num_neurons, with_gates=inputs.has_gates
+        ),
+    }
     counts = inputs.neuron_counts()
     if counts is None:
-        return {}
+        return found
     routing = inputs.main["routing"]
     panels = tuple(
         neuron_chart(
@@ -205,15 +214,10 @@ def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
         for position, layer in enumerate(routing["layers"])
     )
     rules = group_starts(inputs.attributes)
-    epochs = inputs.histories.get(inputs.main_head) or ()
-    return {
+    return found | {
         "neurons": Figure(panels),
         "class_by_neuron": Figure((class_by_neuron_chart(counts, inputs.class_names, rules),)),
         "need": _need(inputs),
-        "class_need": _class_need(inputs),
-        "routing_curves": _routing_curves(
-            epochs, int(routing["num_neurons"]), with_gates=inputs.has_gates
-        ),
     }
 
 
@@ -273,31 +277,27 @@ def _routing_curves(epochs: Epochs, num_neurons: int, *, with_gates: bool) -> Fi
     rows = [row for row in epochs if row.get("layers")]
     if not rows:
         return Figure(())
-    even = float(np.log(num_neurons))
-    panels = (
-        curve_chart(
-            "entropy of use, nats",
-            _layer_series(rows, "entropy"),
-            low=0.0,
-            high=even * 1.12 or None,
-            reference=(even, f"even use, ln {num_neurons}"),
-        ),
-        curve_chart(
-            "dead neurons",
-            _layer_series(rows, "dead"),
-            low=0.0,
-            high=float(num_neurons),
-            counts=True,
-        ),
-        *(
+    panels = []
+    if num_neurons:
+        even = float(np.log(num_neurons))
+        series = _layer_series(rows, "entropy")
+        about = (even, f"even use, ln {num_neurons}")
+        panels += [
+            curve_chart("entropy of use, nats", series, low=0.0, high=1.12 * even, reference=about),
+            curve_chart(
+                "dead neurons",
+                _layer_series(rows, "dead"),
+                low=0.0,
+                high=float(num_neurons),
+                counts=True,
+            ),
+        ]
+    if with_gates:
+        gates = {"temporal_share": "temporal channels, %", "saturated_share": "saturated gates, %"}
+        panels += [
             curve_chart(title, _layer_series(rows, key, scale=100.0), low=0.0, high=100.0)
-            for key, title in (
-                ("temporal_share", "temporal channels, %"),
-                ("saturated_share", "saturated gates, %"),
-            )
-            if with_gates
-        ),
-    )
+            for key, title in gates.items()
+        ]
     return Figure(tuple(panel for panel in panels if panel is not None), columns=2)
 
 

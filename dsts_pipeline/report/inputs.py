@@ -114,6 +114,15 @@ class ReportInputs:
         """The main head's answers."""
         return self.predictions[self.main_head]
 
+    def chooses(self, name: str) -> bool:
+        """Whether a head sends clips to one of several neurons; a lone neuron serves all."""
+        return int((self.metrics["heads"][name].get("routing") or {}).get("num_neurons", 0)) > 1
+
+    @property
+    def num_neurons(self) -> int:
+        """Neurons per layer that the main head chooses among; 0 where there is no choice."""
+        return self.main["routing"]["num_neurons"] if self.chooses(self.main_head) else 0
+
     @property
     def routing_of_main(self) -> Mapping[str, Any] | None:
         """What routing.json says of the main head."""
@@ -174,12 +183,11 @@ class ReportInputs:
         return confusion_matrix(answers.labels, answers.predicted, answers.num_classes)
 
     def neuron_counts(self) -> np.ndarray | None:
-        """The main head's views by layer, class and neuron, `[L, K, N]`; None without routes."""
-        routing = self.main.get("routing")
-        if not routing or self.answers.neurons is None:
+        """The main head's views by layer, class and neuron, `[L, K, N]`; None without a choice."""
+        if not self.num_neurons or self.answers.neurons is None:
             return None
         num_classes = self.answers.num_classes
-        return class_by_neuron(*self.answers.routes(), num_classes, routing["num_neurons"])
+        return class_by_neuron(*self.answers.routes(), num_classes, self.num_neurons)
 
 
 def without_intervals(value: Any) -> Any:

@@ -90,9 +90,8 @@ def render_report(
     mistakes = find_mistakes(inputs, previews, settings.num_mistakes)
     gallery = None
     if frames_of is not None and settings.num_gallery_clips and "neurons" in figures:
-        num_neurons = inputs.main["routing"]["num_neurons"]
         num_clips = settings.num_gallery_clips
-        gallery = build_gallery(answers, num_neurons, previews, num_clips=num_clips)
+        gallery = build_gallery(answers, inputs.num_neurons, previews, num_clips=num_clips)
     preview_cells(answers, previews, settings.num_cell_clips)
     provenance = inputs.metrics.get("provenance", {})
     context = {
@@ -122,7 +121,11 @@ def render_report(
             ("curves", "Curves", "curves" in figures),
             ("confusion", "Confusion", True),
             ("mistakes", "Mistakes", bool(mistakes)),
-            ("routing", "Routing", "neurons" in figures),
+            (
+                "routing",
+                "Routing" if inputs.num_neurons else "Time and pairs",
+                "neurons" in figures or inputs.routing_of_main is not None,
+            ),
             ("gallery", "Gallery", gallery is not None),
             ("reliability", "Reliability", True),
             ("paper", "Paper’s tables", any(table.title for table in tables.values())),
@@ -247,12 +250,11 @@ def _against(versus: Mapping[str, Any], base: Mapping[str, Any]) -> str:
 
 
 def use_of_neurons(inputs: ReportInputs) -> str:
-    """How many neurons do the work, for the routing's part; empty without routing."""
-    routing = inputs.main.get("routing")
-    if not routing:
+    """How many neurons do the work, for the routing's part; empty without a choice."""
+    if not inputs.num_neurons:
         return ""
-    layers = routing["layers"]
-    num_neurons = routing["num_neurons"]
+    layers = inputs.main["routing"]["layers"]
+    num_neurons = inputs.num_neurons
     busy = " / ".join(f"{np.exp(layer['entropy']):.1f}" for layer in layers)
     dead = sum(layer["dead"] for layer in layers)
     total = len(layers) * num_neurons

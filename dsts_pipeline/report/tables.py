@@ -396,12 +396,14 @@ def _routing_tables(inputs: ReportInputs, num_pairs: int) -> list[Table]:
     if head is None:
         return []
     layers = list(enumerate(head["layers"], start=1))
-    tables = [
-        _information(layers),
-        _similarity(layers, tested="information" not in inputs.left_out),
-        *([_gates(layers)] if inputs.has_gates else []),
-        _view_changes(layers),
-    ]
+    tables = []
+    if inputs.num_neurons:
+        tables = [
+            _information(layers),
+            _similarity(layers, tested="information" not in inputs.left_out),
+            *([_gates(layers)] if inputs.has_gates else []),
+            _view_changes(layers),
+        ]
     pairs = head.get("hard_pairs")
     if pairs:
         tables += [_hard_pairs(inputs, pairs, kind, num_pairs) for kind in ("separated", "merged")]

@@ -50,7 +50,7 @@ class Prediction:
         logits: float32 [V, K], a row per view; the views of a joined map count as one, here and
             below.
         probabilities: float32 [K], the mean of the views'.
-        neurons: Chosen neuron per view and layer [V, L]; None for heads that do not route.
+        neurons: Chosen neuron per view and layer [V, L]; None where there is no choice of several.
         frames: What the backbone saw, uint8 [V, T, H, W, C].
         pooled: The map's mean over time, space and views, float32 [C].
         seconds: By part, see `PARTS`; of videos that went through in one batch, their share.
@@ -105,7 +105,9 @@ class Predictor:
         self._device = device or torch.device("cpu")
         self._backbone = bundle.backbone.to(self._device)
         self._head = bundle.head.to(self._device).eval()
-        self._routes = isinstance(self._head, DSTSHead) and self._head.routes
+        # A lone neuron serves every sample: there is nothing to tell.
+        chooses = isinstance(self._head, DSTSHead) and self._head.options.num_neurons > 1
+        self._routes = chooses and self._head.routes
         self._answering = self._head
         if isinstance(self._head, DSTSHead):
             self._answering = compile_head(self._head)  # the same logits in less time

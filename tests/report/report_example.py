@@ -63,8 +63,8 @@ def make_predictions(
     if name == "dsts":
         layers = []
         for layer in range(num_layers):
-            centre = np.random.default_rng(layer).integers(num_neurons - 1, size=num_classes)
-            moved = generator.integers(num_neurons - 1, size=num_clips)
+            centre = np.random.default_rng(layer).integers(max(num_neurons - 1, 1), size=num_classes)
+            moved = generator.integers(max(num_neurons - 1, 1), size=num_clips)
             layers.append(np.where(generator.random(num_clips) < 0.7, centre[labels], moved))
         neurons = np.stack(layers, axis=1)
     ids = tuple(f"stick_{i:05d}" for i in range(num_clips))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.base.settings import ReportSettings
-from dsts_pipeline.report.examples import find_mistakes, pick_examples
+from dsts_pipeline.report.examples import explorer_data, find_mistakes, pick_examples
 from dsts_pipeline.report.inputs import Failure, ReportInputs, name_dataset
 from dsts_pipeline.report.page import headline_numbers, render_report, write_report
 from dsts_pipeline.report.previews import Previews
@@ -169,6 +169,19 @@ def test_tabs_name_the_parts_that_the_run_has(page):
     tabs = [a["href"][1:] for tag, a in found.tags if tag == "a" and a.get("id", "")[:4] == "tab-"]
     sections = [a["id"] for tag, a in found.tags if tag == "section"]
     assert tabs == sections and len(tabs) == 8
+
+
+def test_a_lone_neuron_is_no_choice_and_nothing_is_told_of_it():
+    inputs = make_inputs(**SMALL | {"num_neurons": 1})
+    page = render_report(inputs, frames_of=make_frames)
+    sections = [a["id"] for tag, a in outline(page.html).tags if tag == "section"]
+    assert "routing" in sections and "gallery" not in sections
+    assert "Time and pairs" in page.html and "Need of time" in page.html
+    assert 'class="route' not in page.html and "effectively in use" not in page.html
+    assert not {"neurons", "class_by_neuron", "need"} & set(page.figures)
+    assert not {"information", "similarity", "view_changes"} & set(page.tables)
+    told = explorer_data(inputs, Previews(inputs.answers.clip_ids, make_frames))
+    assert all(head["neurons"] is None for head in told["heads"])
 
 
 def test_the_policy_allows_the_two_scripts_of_the_page_and_no_other(page):
