@@ -52,7 +52,7 @@ from dsts_pipeline.learn.finetune import Finetuned, answer_clips, finetune
 from dsts_pipeline.learn.resume import digest_sources
 from dsts_pipeline.learn.train import warn_of_held_out
 from dsts_pipeline.learn.videos import VideoFeed
-from dsts_pipeline.metrics import average_views, softmax
+from dsts_pipeline.metrics import Predictions, average_views, softmax
 from dsts_pipeline.metrics.accuracy import plain_figures
 from dsts_pipeline.metrics.scoring import load_fitting_head
 from stages import common
@@ -99,7 +99,8 @@ def run(settings: Settings) -> None:
             "seed": settings.seed,
         }
         _save_all(work, folder, title, model, done, made_by)
-        figures = _compare(work, store, model, done.heldout) | {"failures": feed.failures}
+        figures = _compare(work, store, model, done.heldout, folder / "predictions")
+        figures["failures"] = feed.failures
         figures["seconds_per_epoch"] = {
             "cached": _seconds_per_epoch(start / "history.json"),
             "finetuned": _seconds_per_epoch(folder / "history.json"),
@@ -132,9 +133,10 @@ def _check_maps(store: FeatureStore, backbone: Backbone) -> None:
 
 
 def _compare(
-    work: FinetuneInputs, store: FeatureStore, model: EndToEnd, heldout: np.ndarray
+    work: FinetuneInputs, store: FeatureStore, model: EndToEnd, heldout: np.ndarray, folder: Path
 ) -> dict[str, Any]:
-    """Figures of the cached head and of the fine-tuned one, on the same clips."""
+    """Figures of the cached head and of the fine-tuned one, on the same clips; their answers go
+    into `folder`."""
     found = dict[str, Any](heldout=None, test=None)
     splits = {"heldout": heldout}
     if work.settings.finetune.evaluate_test:
@@ -142,25 +144,28 @@ def _compare(
     for split, clips in splits.items():
         if len(clips):
             ids = [work.clips.clips[number].id for number in clips]
-            cached = _cached_figures(store, Path(work.settings.finetune.head), ids)
-            tuned = _joint_figures(work, model, clips, f"Scoring {split}")
-            found[split] = {"cached": cached, "finetuned": tuned}
+            cached = _cached_answers(store, Path(work.settings.finetune.head), ids)
+            tuned, failures = _joint_answers(work, model, clips, f"Scoring {split}")
+            found[split] = {
+                "cached": None if cached is None else _figures(cached),
+                "finetuned": _figures(tuned) | {"failures": failures},
+            }
+            for kind, answers in (("cached", cached), ("finetuned", tuned)):
+                if answers is not None:
+                    answers.save(folder / f"{split}_{kind}.npz")
     return found
 
 
 @torch.inference_mode()
-def _cached_figures(
-    store: FeatureStore, folder: Path, clip_ids: list[str]
-) -> dict[str, Any] | None:
-    """Figures of the head in `folder` on the stored maps of some clips; None for no clips."""
+def _cached_answers(store: FeatureStore, folder: Path, clip_ids: list[str]) -> Predictions | None:
+    """Answers of the head in `folder` on the stored maps of some clips; None for no clips."""
     rows = np.flatnonzero(np.isin(np.asarray(store.video_ids), clip_ids))
     if not len(rows):
         return None
     head, _ = load_head(folder)
     feed = FeatureFeed(store, rows)
     parts = [head(batch.maps).numpy() for batch in feed.batches(split_batches(rows, 64))]
-    found = average_views(feed.groups.tolist(), feed.labels, softmax(np.concatenate(parts)))
-    return plain_figures(found.probabilities, found.labels)
+    return average_views(feed.groups.tolist(), feed.labels, softmax(np.concatenate(parts)))
 
 
 def _seconds_per_epoch(history: Path) -> float | None:
@@ -195,7 +200,10 @@ def pretrain_backbone(settings: Settings) -> None:
         made_by |= {"finetune": settings.finetune, "train": settings.train}
         made_by |= {"store": settings.store, "seed": settings.seed}
         _save_all(work, folder, "linear head, end to end", model, done, made_by)
-        figures = {"heldout": _joint_figures(work, model, done.heldout, "Scoring heldout")}
+        figures: dict[str, Any] = {"heldout": None}
+        if len(done.heldout):
+            answers, failures = _joint_answers(work, model, done.heldout, "Scoring heldout")
+            figures["heldout"] = _figures(answers) | {"failures": failures}
         write_json(folder / "metrics.json", figures | {"failures": feed.failures})
     if figures["heldout"] is not None:
         console.print(f"top-1, heldout: {figures['heldout']['top1']:.1%}")
@@ -337,12 +345,10 @@ def _save_all(
     remove_checkpoints(work.saved)
 
 
-def _joint_figures(
+def _joint_answers(
     work: FinetuneInputs, model: EndToEnd, clips: np.ndarray, title: str
-) -> dict[str, Any] | None:
-    """Figures of `model` on clips by number, in the views of their split; None for no clips."""
-    if not len(clips):
-        return None
+) -> tuple[Predictions, dict[str, str]]:
+    """Answers of `model` on clips by number, in the views of their split, and what failed."""
     views = choose_views(work.settings.backbone, work.settings.dataset)
     plan = work.plan(replace(views, train=1, augmentation=Augmentation()))
     how = work.settings.finetune
@@ -350,8 +356,11 @@ def _joint_figures(
     numbers = [int(number) for number in clips]
     found = answer_clips(model, plan, numbers, work.pool, batch_size=size, title=title)
     answers = average_views(found.clip_ids, np.array(found.labels), found.probabilities)
-    counted = plain_figures(answers.probabilities, answers.labels)
-    return counted | {"failures": found.failures}
+    return answers, found.failures
+
+
+def _figures(answers: Predictions) -> dict[str, Any]:
+    return plain_figures(answers.probabilities, answers.labels)
 
 
 def _store_of_weights(settings: Settings, weights: Path) -> str:

@@ -16,6 +16,7 @@ from dsts_pipeline.feature_store import open_store
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import load_head
 from dsts_pipeline.learn.passes import evaluate_rows
+from dsts_pipeline.metrics import Predictions
 from tests.pipeline import ROOT, TINY, WEIGHTS, command_of, run_cli, tell_plainly
 
 pytestmark = [
@@ -67,6 +68,13 @@ def test_finetune_compares_with_the_cached_head_on_the_same_clips(tuned):
     for split in ("heldout", "test"):
         assert 20 < found[split]["cached"]["clips"] == found[split]["finetuned"]["clips"] < 48
         assert found[split]["finetuned"]["failures"] == {}
+        answers = {
+            kind: Predictions.load(folder / f"outputs/finetuned/predictions/{split}_{kind}.npz")
+            for kind in ("cached", "finetuned")
+        }
+        assert sorted(answers["cached"].clip_ids) == sorted(answers["finetuned"].clip_ids)
+        for kind, of_kind in answers.items():
+            assert of_kind.hits().mean() == pytest.approx(found[split][kind]["top1"])
     assert found["seconds_per_epoch"]["finetuned"] > found["seconds_per_epoch"]["cached"] > 0
     assert "top-1, heldout: " in told and f"python cli.py extract --set {NEW}" in told
     assert len(read(folder, "finetuned/history.json")["epochs"]) == 1

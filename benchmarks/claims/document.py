@@ -17,9 +17,19 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
-from benchmarks.claims.heads import heads_table, verdicts_of_heads, versus_table
+from benchmarks.claims.heads import end_to_end_table, heads_table, verdicts_of_heads, versus_table
 from benchmarks.claims.readme import README, with_table
-from benchmarks.claims.regimes import BY_NAME, CONTROLS, CURVE, NEW, REGIMES, ROOT, STUDIES, Regime
+from benchmarks.claims.regimes import (
+    BY_NAME,
+    CONTROLS,
+    CURVE,
+    END_TO_END,
+    NEW,
+    REGIMES,
+    ROOT,
+    STUDIES,
+    Regime,
+)
 from benchmarks.claims.results import RESULTS, result_file
 from benchmarks.claims.search import Search, common_rate_table
 from benchmarks.claims.verdicts import (
@@ -30,6 +40,7 @@ from benchmarks.claims.verdicts import (
     verdict,
     verdicts_table,
 )
+from dsts_pipeline.base.files import read_json
 from dsts_pipeline.metrics.ablation import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
@@ -46,7 +57,11 @@ def render(results: Path = RESULTS) -> str:
         present=[found[one.name] for one in (*NEW, *CONTROLS) if one.name in found],
         curve=[found[regime.name] for regime in CURVE if regime.name in found],
         found=found,
+        end_to_end=read_json(result_file(END_TO_END, results))
+        if is_there(END_TO_END, results)
+        else None,
         heads_table=heads_table,
+        end_to_end_table=end_to_end_table,
         versus_table=versus_table,
         verdicts_of_heads=verdicts_of_heads,
     )

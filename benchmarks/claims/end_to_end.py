@@ -19,13 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.regimes import ROOT, Regime
-from benchmarks.claims.results import RESULTS
+from benchmarks.claims.regimes import END_TO_END, ROOT
+from benchmarks.claims.results import RESULTS, as_bits, result_file
 from benchmarks.claims.trainings import run_command, settle
 from dsts_pipeline.base.files import read_json, write_json
+from dsts_pipeline.metrics import Predictions, align
 
-REGIME = Regime("end_to_end", "Stick something, end to end", "claims_end_to_end", num_seeds=3)
-FILE = "end_to_end.json"
 RATES = (3e-4, 1e-3)
 ALONE = {"head.num_layers": 0, "udl.enabled": False}
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -37,46 +36,53 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "paper": ("paper's layers, N = 10, UDL", {"head": "dsts"}),
 }
 """Name, title, what differs from the experiment; "head" is a file of configs/head."""
+KINDS = ("cached", "finetuned")
 
 
 def train_one(home: Path, name: str, rate: float, seed: int, more: Sequence[str]) -> dict[str, Any]:
     """Top-1 of one head on held-out and on test clips, cached and end to end."""
-    folder = home / REGIME.name / f"{name}-{rate:g}-seed{seed}"
+    folder = home / END_TO_END.name / f"{name}-{rate:g}-seed{seed}"
     metrics = folder / "outputs" / "finetuned" / "metrics.json"
     if not metrics.exists():
         own = {"finetune.learning_rate": rate, "seed": seed, "train.data_seed": 0}
         chosen = [f"{key}={value}" for key, value in {**VARIANTS[name][1], **own}.items()]
-        settle(REGIME, folder, [*chosen, *more])
+        settle(END_TO_END, folder, [*chosen, *more])
         for part in ("clips.json", "clip_check.json", "features.json"):
             (folder / "outputs").mkdir(exist_ok=True)
-            shutil.copy(home / REGIME.name / "maps" / "outputs" / part, folder / "outputs")
+            shutil.copy(home / END_TO_END.name / "maps" / "outputs" / part, folder / "outputs")
         for command in ("train-head", "finetune"):
             run_command([command], folder)
     found = read_json(metrics)
-    kinds = ("cached", "finetuned")
+    answers = [Predictions.load(metrics.parent / "predictions" / f"test_{k}.npz") for k in KINDS]
+    cached, finetuned = (align(answers[0], one).hits() for one in answers)
     return {
         "seed": seed,
         "learning_rate": rate,
-        **{f"{kind}_heldout": found["heldout"][kind]["top1"] for kind in kinds},
-        **{f"{kind}_test": found["test"][kind]["top1"] for kind in kinds},
+        **{f"{kind}_heldout": found["heldout"][kind]["top1"] for kind in KINDS},
+        "num_clips": len(cached),
         "seconds_per_epoch": found["seconds_per_epoch"],
+        "cached_right": as_bits(cached),
+        "right": as_bits(finetuned),
     }
 
 
 def run(home: Path, results: Path, num_seeds: int, more: Sequence[str]) -> Path:
     """All trainings; the result file, written after each head."""
-    maps = home / REGIME.name / "maps"
-    settle(REGIME, maps, list(more))
+    maps = home / END_TO_END.name / "maps"
+    settle(END_TO_END, maps, list(more))
     for command in ("prepare", "extract"):
         run_command([command], maps)
-    path = results / FILE
-    content: dict[str, Any] = {"regime": REGIME.name, "rates": list(RATES), "variants": {}}
-    for name, (title, _) in VARIANTS.items():
+    path = result_file(END_TO_END, results)
+    content: dict[str, Any] = {"regime": END_TO_END.name, "rates": list(RATES), "variants": {}}
+    for position, (name, (title, _)) in enumerate(VARIANTS.items()):
         tried = [train_one(home, name, rate, 0, more) for rate in RATES]
         best = max(tried, key=lambda one: one["finetuned_heldout"])
         rate = best["learning_rate"]
         others = [train_one(home, name, rate, seed, more) for seed in range(1, num_seeds)]
-        content["variants"][name] = {"title": title, "tried": tried, "runs": [best, *others]}
+        runs = [best, *others]
+        content["num_clips"] = best["num_clips"]
+        content["variants"][name] = {"title": title, "position": position, "tried": tried}
+        content["variants"][name]["runs"] = runs
         write_json(path, content)
     return path
 
@@ -86,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.claims.end_to_end", description=__doc__)
     parser.add_argument("--home", type=Path, default=ROOT / "runs" / "claims")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--seeds", type=int, default=REGIME.num_seeds)
+    parser.add_argument("--seeds", type=int, default=END_TO_END.num_seeds)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="overrides")
     chosen = parser.parse_args()
     print(run(chosen.home.resolve(), chosen.results, chosen.seeds, chosen.overrides))

@@ -6,8 +6,10 @@ Enters: `Figures` of the regimes that there are; "full" is our head. Leaves: tab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
+from benchmarks.claims.regimes import END_TO_END
 from benchmarks.claims.verdicts import markdown
 
 PROBES = ("linear", "attentive", "attentive_positions", "attentive_4")
@@ -67,6 +69,33 @@ def versus_table(figures: Figures) -> str:
             cells.append(_interval(one.clips_low, one.clips_high))
         rows.append(cells + [""] * (7 - len(cells)))
     return markdown(rows)
+
+
+def end_to_end_table(content: Mapping[str, Any]) -> str:
+    """A row a head: accuracy on cached maps and end to end, ours minus it end to end, and seconds.
+
+    Args:
+        content: Of docs/claims/end_to_end.json.
+    """
+    tuned, cached = (_kind(content, key) for key in ("right", "cached_right"))
+    rows = [["head", "cached maps", "end to end", "ours minus it", "over seeds", "over clips"]]
+    for name, variant in tuned.variants.items():
+        cells = [variant["title"], _top1(cached, name), _top1(tuned, name)]
+        if name != REFERENCE:
+            one = tuned.versus(REFERENCE, name)
+            cells += [f"{one.points:+.1f}", _interval(one.low, one.high)]
+            cells.append(_interval(one.clips_low, one.clips_high))
+        rows.append(cells + [""] * (6 - len(cells)))
+    return markdown(rows)
+
+
+def _kind(content: Mapping[str, Any], key: str) -> Figures:
+    """The figures of `key`, one of an end-to-end run's two lists of right clips."""
+    variants = {
+        name: {**variant, "runs": [{**run, "right": run[key]} for run in variant["runs"]]}
+        for name, variant in content["variants"].items()
+    }
+    return Figures(END_TO_END, {**content, "variants": variants})
 
 
 def _titles(found: Sequence[Figures]) -> Mapping[str, str]:

@@ -204,6 +204,8 @@ CURVE = tuple(
     for number, epochs in CURVE_EPOCHS.items()
 )
 """N = 1, 4, 10 of the same head on more and more rendered clips."""
+END_TO_END = Regime("end_to_end", "Stick something, end to end", "claims_end_to_end", num_seeds=3)
+"""Backbone and head together (benchmarks/claims/end_to_end.py)."""
 OTHER_RATES = (4e-3, 8e-3)
 """What the search tries beside the experiments' own rate, 2e-3. It goes upward because 4e-3 was
 the better for nearly every head."""

@@ -98,7 +98,12 @@ def _row(
     if describe is not None:
         row["routes"] = describe(paths[0].parent)
     row |= {"commit": made_by["commit"], "torch": made_by.get("versions", {}).get("torch")}
-    return row | {"right": base64.b64encode(np.packbits(hits).tobytes()).decode()}
+    return row | {"right": as_bits(hits)}
+
+
+def as_bits(hits: np.ndarray) -> str:
+    """bool `[n]` as `right_clips` reads it."""
+    return base64.b64encode(np.packbits(hits).tobytes()).decode()
 
 
 def _folds_and_groups(found: dict[str, Any], folder: Path) -> dict[str, list[int]]:

@@ -193,15 +193,13 @@ def _reliability(inputs: ReportInputs) -> Figure:
 
 
 def routing_figures(inputs: ReportInputs) -> dict[str, Figure]:
-    """Figures of the main head: of its classes, its gates and, where it has several, its neurons."""
+    """Figures of the main head: its classes, gates and, where it has several, its neurons."""
     if not inputs.main.get("routing"):
         return {}
     epochs = inputs.histories.get(inputs.main_head) or ()
     found = {
         "class_need": _class_need(inputs),
-        "routing_curves": _routing_curves(
-            epochs, inputs.num_neurons, with_gates=inputs.has_gates
-        ),
+        "routing_curves": _routing_curves(epochs, inputs.num_neurons, with_gates=inputs.has_gates),
     }
     counts = inputs.neuron_counts()
     if counts is None:

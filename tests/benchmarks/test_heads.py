@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 from benchmarks.claims.figures import BOOTSTRAP, Figures
-from benchmarks.claims.heads import best_probe, heads_table, verdict_of_head, versus_table
+from benchmarks.claims.heads import (
+    best_probe,
+    end_to_end_table,
+    heads_table,
+    verdict_of_head,
+    versus_table,
+)
 from benchmarks.claims.picture import draw_curve
 from benchmarks.claims.regimes import BY_NAME, CURVE
-from benchmarks.claims.results import collect
+from benchmarks.claims.results import as_bits, collect
 from dsts_pipeline.base.files import sign, write_json
 from dsts_pipeline.metrics.intervals import over_groups, paired_over_folds
 from dsts_pipeline.metrics.predictions import Predictions
@@ -93,3 +99,25 @@ def test_the_curve_is_the_same_for_the_same_figures(figures, tmp_path):
     for name in ("a.svg", "b.svg"):
         draw_curve(found, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_end_to_end_is_told_beside_cached_maps():
+    right = {"full": [1, 1, 1, 0], "linear": [1, 0, 0, 0]}
+    variants = {
+        name: {
+            "title": name,
+            "position": position,
+            "runs": [
+                {
+                    "seed": seed,
+                    "right": as_bits(np.array(right[name], bool)),
+                    "cached_right": as_bits(np.array([1, 0, 0, 0], bool)),
+                }
+                for seed in (0, 1)
+            ],
+        }
+        for position, name in enumerate(("linear", "full"))
+    }
+    lines = end_to_end_table({"num_clips": 4, "variants": variants}).splitlines()
+    assert lines[2].startswith("| linear | 25.0 ± 0.0 | 25.0 ± 0.0 | +50.0 | +50.0 to +50.0 |")
+    assert lines[3].startswith("| full | 25.0 ± 0.0 | 75.0 ± 0.0 |")

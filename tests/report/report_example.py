@@ -63,7 +63,9 @@ def make_predictions(
     if name == "dsts":
         layers = []
         for layer in range(num_layers):
-            centre = np.random.default_rng(layer).integers(max(num_neurons - 1, 1), size=num_classes)
+            centre = np.random.default_rng(layer).integers(
+                max(num_neurons - 1, 1), size=num_classes
+            )
             moved = generator.integers(max(num_neurons - 1, 1), size=num_clips)
             layers.append(np.where(generator.random(num_clips) < 0.7, centre[labels], moved))
         neurons = np.stack(layers, axis=1)
