@@ -113,7 +113,7 @@ def _report(settings: Settings, screenshots: Path | None) -> None:
     write_report(page, common.REPORT, write_plots=settings.report.write_plots)
     console.print(f"report: {common.REPORT.resolve()}", soft_wrap=True)
     if screenshots is not None:
-        shots = report_shots(worst_cell(inputs))
+        shots = report_shots(worst_cell(inputs), with_neurons=inputs.num_neurons > 0)
         for path in take_screenshots(common.REPORT, screenshots, shots):
             console.print(f"picture: {path}", soft_wrap=True)
 

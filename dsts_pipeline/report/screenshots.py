@@ -44,20 +44,25 @@ class Shot:
     height_px: int = 900
 
 
-def report_shots(cell: tuple[int, int]) -> list[Shot]:
+def report_shots(cell: tuple[int, int], *, with_neurons: bool) -> list[Shot]:
     """The pictures that README and docs show.
 
     Args:
         cell: row and column of the confusion matrix (from 0) whose clips are listed.
+        with_neurons: whether the page tells of a choice of neurons.
     """
     row, column = cell[0] + 1, cell[1] + 1
-    return [
+    shots = [
         Shot("report.png", "?tab=summary", height_px=1000),
         Shot("report-confusion.png", f"?tab=confusion&cell={row}-{column}", height_px=2160),
-        Shot("report-routing.png", "?theme=dark&tab=routing", height_px=1500),
-        Shot("report-gallery.png", "?tab=gallery", height_px=1100),
         Shot("report-mistakes.png", "?theme=dark&tab=mistakes", height_px=1250),
     ]
+    if with_neurons:
+        shots += [
+            Shot("report-routing.png", "?theme=dark&tab=routing", height_px=1500),
+            Shot("report-gallery.png", "?tab=gallery", height_px=1100),
+        ]
+    return shots
 
 
 def find_browser() -> str | None:
