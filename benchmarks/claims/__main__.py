@@ -71,9 +71,9 @@ def main() -> int:
     if chosen.command == "document":
         write()
         if found := measured():
-            draw_differences(found, RESULTS / "differences.svg")
+            draw_differences(found, RESULTS / "differences.svg", "full (N = 10)")
         if new := read_all((*NEW, *CONTROLS)):
-            draw_differences(list(new.values()), RESULTS / "heads.svg")
+            draw_differences(list(new.values()), RESULTS / "heads.svg", "ours")
         if curve := read_all(CURVE):
             draw_curve(list(curve.values()), RESULTS / "curve.svg")
         print(PAGE)

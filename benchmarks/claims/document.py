@@ -17,7 +17,13 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
-from benchmarks.claims.heads import end_to_end_table, heads_table, verdicts_of_heads, versus_table
+from benchmarks.claims.heads import (
+    differences_table,
+    end_to_end_table,
+    heads_table,
+    verdicts_of_heads,
+    versus_table,
+)
 from benchmarks.claims.readme import README, with_table
 from benchmarks.claims.regimes import (
     BY_NAME,
@@ -61,6 +67,7 @@ def render(results: Path = RESULTS) -> str:
         if is_there(END_TO_END, results)
         else None,
         heads_table=heads_table,
+        differences_table=differences_table,
         end_to_end_table=end_to_end_table,
         versus_table=versus_table,
         verdicts_of_heads=verdicts_of_heads,

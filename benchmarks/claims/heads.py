@@ -54,6 +54,22 @@ def heads_table(found: Sequence[Figures]) -> str:
     return markdown(rows)
 
 
+def differences_table(found: Sequence[Figures]) -> str:
+    """A row a head, a column a regime: ours minus it, bold where both intervals lie beside zero."""
+    rows = [["ours minus", *(figures.regime.short for figures in found)]]
+    for name, title in _titles(found).items():
+        if name != REFERENCE:
+            rows.append([title, *(_marked(figures, name) for figures in found)])
+    return markdown(rows)
+
+
+def _marked(figures: Figures, name: str) -> str:
+    if name not in figures.variants:
+        return ""
+    points = f"{figures.versus(REFERENCE, name).points:+.1f}"
+    return points if verdict_of_head(figures, name) == "level" else f"**{points}**"
+
+
 def versus_table(figures: Figures) -> str:
     """A row a head: size, accuracy, what was chosen, ours minus it with both intervals."""
     over = (
@@ -99,7 +115,9 @@ def _kind(content: Mapping[str, Any], key: str) -> Figures:
 
 
 def _titles(found: Sequence[Figures]) -> Mapping[str, str]:
-    return {name: v["title"] for figures in found for name, v in figures.variants.items()}
+    known = {name: v for figures in found[::-1] for name, v in figures.variants.items()}
+    in_order = sorted(known, key=lambda name: known[name]["position"])
+    return {name: known[name]["title"] for name in in_order}
 
 
 def _top1(figures: Figures, name: str) -> str:

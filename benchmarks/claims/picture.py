@@ -17,10 +17,17 @@ from benchmarks.claims.figures import Figures
 _INK, _BETTER, _WORSE, _LEVEL = "#333333", "#1b7837", "#b2182b", "#777777"
 
 
-def draw_differences(found: list[Figures], path: Path) -> None:
-    """Variant minus full, in points: thick over seeds, thin over clips, 95 % each."""
-    names = list(dict.fromkeys(name for one in found for name in one.differences))
-    titles = {name: one.variants[name]["title"] for one in found for name in one.differences}
+def draw_differences(found: list[Figures], path: Path, reference: str) -> None:
+    """Variant minus full, in points: thick over seeds, thin over clips, 95 % each.
+
+    Args:
+        reference: What full is, for the axis.
+    """
+    places = {
+        name: one.variants[name]["position"] for one in found[::-1] for name in one.differences
+    }
+    names = sorted(places, key=lambda name: places[name])
+    titles = {name: one.variants[name]["title"] for one in found[::-1] for name in one.differences}
     with matplotlib.rc_context({"svg.hashsalt": "claims", "font.size": 8}):
         picture = Figure(figsize=(2.6 + 2.3 * len(found), 1.2 + 0.22 * len(names)))
         panels = picture.subplots(1, len(found), sharey=True, squeeze=False)[0]
@@ -28,7 +35,7 @@ def draw_differences(found: list[Figures], path: Path) -> None:
             _panel(axes, figures, names)
         panels[0].set_yticks(range(len(names)), [titles[name] for name in names])
         panels[0].invert_yaxis()
-        picture.supxlabel("minus full (N = 10), points of top-1")
+        picture.supxlabel(f"minus {reference}, points of top-1")
         picture.tight_layout()
         picture.savefig(path, metadata={"Date": None})
 

@@ -33,6 +33,7 @@ class Regime:
         real: Its data set of `real.py`, if it is one; the regime is a cross-validation then.
         learning_rate: Another one than the experiment's, for all heads.
         more: Other settings than the experiment's.
+        brief: `short`, where it is not made of the name.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Regime:
     size: str = ""
     real: str | None = None
     more: Mapping[str, str] = field(default_factory=dict)
+    brief: str = ""
 
     @property
     def has_videos(self) -> bool:
@@ -59,6 +61,8 @@ class Regime:
     @property
     def short(self) -> str:
         """Its title for a narrow column, such as "dives, known"."""
+        if self.brief:
+            return self.brief
         data = "dives" if self.data == "diving" else "something"
         return f"{data}, {'new' if 'generic' in self.name else 'known'}"
 
@@ -143,24 +147,28 @@ NEW = (
         "Stick something",
         "claims_heads",
         size="_heads",
+        brief="something",
     ),
     Regime(
         "heads_something_groups",
         "Stick something, ten people and places in train, ten others in test",
         "claims_heads_groups",
         size="_groups",
+        brief="something, groups",
     ),
     Regime(
         "thetis",
         "THETIS, tennis strokes of other players",
         "claims_thetis",
         real="thetis",
+        brief="THETIS",
     ),
     Regime(
         "ut_interaction",
         "UT-Interaction, other sequences",
         "claims_ut_interaction",
         real="ut_interaction",
+        brief="UT-Interaction",
     ),
 )
 """Which head for classes that the backbone never saw: every head with the same search. The last two
@@ -173,12 +181,14 @@ CONTROLS = (
         "diving_pose.safetensors",
         "diving_generic",
         size="_heads",
+        brief="dives, poses",
     ),
     Regime(
         "heads_diving_known",
         "Stick diving, backbone trained on the same classes",
         "claims_heads_diving",
         size="_heads",
+        brief="dives, known",
     ),
     Regime(
         "heads_something_known",
@@ -187,6 +197,7 @@ CONTROLS = (
         "something_classes.safetensors",
         "something_paper",
         size="_heads",
+        brief="something, known",
     ),
 )
 """The same where the backbone knows more."""

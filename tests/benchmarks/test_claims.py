@@ -274,5 +274,5 @@ def test_the_picture_of_the_same_figures_is_the_same(tmp_path):
     collect(REGIME, ablation(tmp_path / "run", [0, 1]), tmp_path)
     pictures = [tmp_path / "a.svg", tmp_path / "b.svg"]
     for path in pictures:
-        draw_differences([Figures.read(REGIME, tmp_path)], path)
+        draw_differences([Figures.read(REGIME, tmp_path)], path, "full")
     assert pictures[0].read_bytes() == pictures[1].read_bytes()
