@@ -377,7 +377,8 @@ class Keeper:
             "best": None,
         }
         if training.best is not None:
-            values["best"] = {"loss": training.best.loss, "epoch": training.best.epoch}
+            best = training.best
+            values["best"] = {"accuracy": best.accuracy, "loss": best.loss, "epoch": best.epoch}
         return values, tensors
 
     def _restore(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:

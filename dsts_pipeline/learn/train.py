@@ -47,7 +47,8 @@ def train_head(
     processes: Processes = ALONE,
     checkpoints: CheckpointOptions | None = None,
 ) -> list[dict[str, Any]]:
-    """Train `head` on the clips of `feed`; with a held-out part, keep the best epoch's values.
+    """Train `head` on the clips of `feed`; with a held-out part, keep the best epoch's values:
+    the most accurate on it, of equals those of the lower loss.
 
     The untrained head takes part in that choice, so a head that starts at its baseline does not
     end below it on the held-out clips.

@@ -135,8 +135,13 @@ class Made(NamedTuple):
 
 @dataclasses.dataclass
 class Best:
-    """The best values on the held-out clips so far; `epoch` -1 is the untrained head."""
+    """The best values on the held-out clips so far; `epoch` -1 is the untrained head.
 
+    Choice: the most accurate, of equals the one of the lower loss. A head that overfits grows sure
+    of its wrong answers, so its loss rises long before its accuracy falls.
+    """
+
+    accuracy: float
     loss: float
     epoch: int
     values: dict[str, Tensor]
@@ -364,10 +369,14 @@ class Training:
 
     def _consider(self, evaluation: Evaluation, epoch: int) -> bool:
         """Keep the head's values if they are the best so far."""
-        if self.best is not None and not evaluation.loss < self.best.loss:
+        best = self.best
+        if best is not None and (evaluation.accuracy, -evaluation.loss) <= (
+            best.accuracy,
+            -best.loss,
+        ):
             return False
         values = {name: value.clone() for name, value in self.head.state_dict().items()}
-        self.best = Best(evaluation.loss, epoch, values)
+        self.best = Best(evaluation.accuracy, evaluation.loss, epoch, values)
         return True
 
     def _recalibrate(self, rows: np.ndarray) -> Asking[None]:

@@ -12,7 +12,8 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.training_clips import hold_out
 from dsts_pipeline.head import DSTSHead, LinearProbe
 from dsts_pipeline.learn import train_head
-from dsts_pipeline.learn.passes import evaluate_rows
+from dsts_pipeline.learn.passes import Evaluation, evaluate_rows
+from dsts_pipeline.learn.training import Training
 from tests.learn.recipes import how
 from tests.learn.small_feed import ordered_feed
 
@@ -80,6 +81,29 @@ def test_a_training_that_only_harms_keeps_the_start():
     assert not history[0]["best"]
     for name, value in head.named_parameters():
         assert torch.equal(value, start[name]), name
+
+
+def test_the_most_accurate_epoch_is_kept_and_of_equals_that_of_the_lower_loss(monkeypatch):
+    """Of the start and four epochs: the loss alone would keep the start."""
+    found = iter([(0.4, 1.0), (0.6, 1.5), (0.5, 1.1), (0.6, 1.4), (0.6, 1.6)])
+
+    def evaluate(self):
+        accuracy, loss = next(found)
+        yield from ()
+        return Evaluation(loss, accuracy, None)
+
+    monkeypatch.setattr(Training, "_evaluate", evaluate)
+    head = new_head()
+    kept = {}
+
+    def note(entry):
+        kept[entry["epoch"]] = head.classifier.weight.detach().clone()
+
+    options = OPTIONS | {"num_epochs": 4, "heldout_fraction": 0.25}
+    history = train_head(head, ordered_feed(), on_epoch=note, **how(**options))
+    assert [entry["best"] for entry in history] == [True, False, True, False]
+    same = [torch.equal(head.classifier.weight, weight) for weight in kept.values()]
+    assert same == [False, False, True, False]
 
 
 def test_divergence_is_an_error():
