@@ -58,9 +58,11 @@ def render(results: Path = RESULTS) -> str:
     """docs/claims.md as the result files have it; regimes without a file are said to be missing."""
     found = read_all((*NEW, *CONTROLS, *CURVE), results)
     template = _environment().get_template("claims.md.jinja")
+    present = [found[one.name] for one in (*NEW, *CONTROLS) if one.name in found]
     return template.render(
         regimes=(*NEW, *CONTROLS),
-        present=[found[one.name] for one in (*NEW, *CONTROLS) if one.name in found],
+        present=present,
+        former=[one.regime.title for one in present if not _from_zero(one)],
         curve=[found[regime.name] for regime in CURVE if regime.name in found],
         found=found,
         end_to_end=read_json(result_file(END_TO_END, results))
@@ -72,6 +74,11 @@ def render(results: Path = RESULTS) -> str:
         versus_table=versus_table,
         verdicts_of_heads=verdicts_of_heads,
     )
+
+
+def _from_zero(figures: Figures) -> bool:
+    """Whether our head is the default of now: one whose operators start from zero."""
+    return bool(figures.content["settings"]["head"]["zero_start"])
 
 
 def read_all(regimes: Iterable[Regime], results: Path = RESULTS) -> dict[str, Figures]:
