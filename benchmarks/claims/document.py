@@ -151,7 +151,7 @@ def is_there(regime: Regime, results: Path = RESULTS) -> bool:
 def _wanted(page: Path, paper: Path, readme: Path, results: Path) -> dict[Path, str]:
     """What each file should say."""
     wanted = {page: render(results), paper: render_paper(results)}
-    if found := read_all((*NEW, *CONTROLS), results):
+    if found := read_all(NEW, results):
         wanted[readme] = with_table(readme.read_text(), list(found.values()))
     return wanted
 

@@ -23,10 +23,12 @@ COLUMNS = {
 
 
 def summary_table(found: list[Figures]) -> str:
-    """A row a regime: top-1 in percent, ± the standard deviation over seeds."""
-    rows = [["frozen maps", *COLUMNS.values(), "seeds"]]
+    """A row a regime: top-1 in percent, ± the standard deviation over seeds; a column a head that
+    any of them has."""
+    names = [name for name in COLUMNS if any(name in figures.variants for figures in found)]
+    rows = [["frozen maps", *(COLUMNS[name] for name in names), "seeds"]]
     for figures in found:
-        cells = [_top1(figures, name) for name in COLUMNS]
+        cells = [_top1(figures, name) for name in names]
         rows.append([figures.regime.title, *cells, str(figures.num_seeds("full"))])
     return markdown(rows)
 
