@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -104,7 +105,9 @@ def _ablate(settings: Settings) -> None:
         failures |= _train_runs(settings, runs, _plans_of(planned), store, budget)
         if by_evaluated:
             answers = _answer_runs(runs, _plans_of(planned), feed, how)
-        chosen = {name: _choose(runs, tried, answers) for name, tried in planned.items()}
+        together = settings.ablate.search_seeds == "together"
+        choose = _choose_together if together else _choose
+        chosen = {name: choose(runs, tried, answers) for name, tried in planned.items()}
         if not by_evaluated:
             kept = [one.plan for ones in chosen.values() for one in ones]
             answers = _answer_runs(runs, kept, feed, how)
@@ -206,7 +209,8 @@ class _Trained(NamedTuple):
 def _plan_runs(
     settings: Settings, variant: Variant, seeds: Sequence[int]
 ) -> list[list[_Candidate]]:
-    """Per seed what is tried, all of it through the batches of one seed of the data."""
+    """Per seed what is tried, all of it through the batches of one seed of the data; of seeds that
+    search together each has its own, and so its own held-out clips."""
     candidates = list_candidates(settings, variant) if variant.kind != "baseline" else [variant]
     planned = []
     for seed in seeds:
@@ -214,7 +218,9 @@ def _plan_runs(
         for one in candidates:
             train = one.settings.train
             if train.data_seed is None:
-                train = train.model_copy(update={"data_seed": settings.seed})
+                together = settings.ablate.search_seeds == "together"
+                data_seed = seed if together else settings.seed
+                train = train.model_copy(update={"data_seed": data_seed})
             is_dsts = one.kind == one.settings.head.kind == "dsts"
             udl = one.settings.udl if is_dsts else UdlSettings(enabled=False)
             recipe = Recipe(train, udl, one.settings.feed, seed)
@@ -284,19 +290,33 @@ def _choose(
     Args:
         answers: On the clips that are reported on, to choose by these instead; none: held-out ones.
     """
-
-    def rate(one: _Candidate) -> float:
-        if answers:
-            return float(answers[runs.folder(one.plan)].predictions.hits().mean())
-        return runs.heldout_accuracy(one.plan)
-
     chosen = []
     for of_seed in planned:
         finished = [one for one in of_seed if runs.is_finished(one.plan)]
         if finished:
-            rated = [rate(one) for one in finished]
+            rated = [_rate(runs, one, answers) for one in finished]
             chosen.append(finished[rated.index(max(rated))])
     return chosen
+
+
+def _choose_together(
+    runs: Runs, planned: Sequence[Sequence[_Candidate]], answers: Mapping[Path, HeadResult]
+) -> list[_Candidate]:
+    """As `_choose`, the same for all seeds: what is best on average over them. What one of them
+    did not finish is left out, unless that leaves nothing."""
+    of_tries = list(zip(*planned, strict=True))
+    finished = [ones for ones in of_tries if all(runs.is_finished(one.plan) for one in ones)]
+    if not finished:
+        return _choose(runs, planned, answers)
+    rated = [fmean(_rate(runs, one, answers) for one in ones) for ones in finished]
+    return list(finished[rated.index(max(rated))])
+
+
+def _rate(runs: Runs, one: _Candidate, answers: Mapping[Path, HeadResult]) -> float:
+    """A finished training's accuracy on the clips to choose by."""
+    if answers:
+        return float(answers[runs.folder(one.plan)].predictions.hits().mean())
+    return runs.heldout_accuracy(one.plan)
 
 
 def _check_training(settings: Settings) -> None:

@@ -729,8 +729,8 @@ class AblateSettings(Section):
     """trainings of each variant; seeds count up from the run's"""
     search: tuple[str, ...] = ()
     """such as train.learning_rate=0.001,0.004: trained with each, held-out clips choose"""
-    search_seeds: Literal["each", "first"] = "each"
-    """which seeds search: each for itself, or the first, whose choice holds for the others"""
+    search_seeds: Literal["each", "first", "together"] = "each"
+    """which seeds search: each for itself, the first for all, or all together, by their mean"""
     choose_by: Literal["heldout", "evaluated"] = "heldout"
     """clips that the search chooses by: held out of train, or those reported on (V-JEPA 2's way)"""
     folds: bool = False
