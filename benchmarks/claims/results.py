@@ -58,6 +58,7 @@ def collect(
         "split": found["split"],
         "num_clips": found["num_clips"],
         "settings": _with_defaults(made_by["settings"]),
+        "search_seeds": made_by["settings"].get("ablate", {}).get("search_seeds"),
     }
     if "folds" in found:
         common["clips"] = _folds_and_groups(found, folder)
@@ -136,7 +137,8 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 def _merge(
     before: dict[str, Any], common: dict[str, Any], variants: dict[str, Any], path: Path
 ) -> dict[str, Any]:
-    before = before | {"settings": _with_defaults(before.get("settings", {}))}
+    before = {"search_seeds": common["search_seeds"]} | before  # older files don't say
+    before |= {"settings": _with_defaults(before.get("settings", {}))}
     other = sorted(key for key, value in common.items() if before.get(key) != value)
     if other:
         raise DataError(
