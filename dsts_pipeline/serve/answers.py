@@ -86,12 +86,15 @@ def printable(text: str) -> str:
 
 
 def answers_table(rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    """The table of `predict`, a row per video as `table_row` makes it."""
+    """The table of `predict`, a row per video as `table_row` makes it; columns that say nothing of
+    any video are left out."""
     table = Table(show_lines=True)
-    for title in ("video", "top-5", "neurons", "temporal channels"):
-        table.add_column(title, overflow="fold")
+    titles = ("video", "top-5", "neurons", "temporal channels")
+    shown = [n for n in range(len(titles)) if n < 2 or any(row[n] not in ("", "-") for row in rows)]
+    for number in shown:
+        table.add_column(titles[number], overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(row[number]) for number in shown))
     return table
 
 
