@@ -79,16 +79,12 @@ def versus_table(figures: Figures) -> str:
     for name, variant in figures.variants.items():
         cells = [variant["title"], f"{variant['num_parameters']:,}", _top1(figures, name)]
         cells.append(_chosen(figures, name))
-        if name != REFERENCE:
-            one = figures.versus(REFERENCE, name)
-            cells += [f"{one.points:+.1f}", _interval(one.low, one.high)]
-            cells.append(_interval(one.clips_low, one.clips_high))
-        rows.append(cells + [""] * (7 - len(cells)))
+        rows.append(cells + _minus(figures, name))
     return markdown(rows)
 
 
 def end_to_end_table(content: Mapping[str, Any]) -> str:
-    """A row a head: accuracy on cached maps and end to end, ours minus it end to end, and seconds.
+    """A row a head: accuracy on cached maps and end to end, ours minus it end to end.
 
     Args:
         content: Of docs/claims/end_to_end.json.
@@ -97,12 +93,17 @@ def end_to_end_table(content: Mapping[str, Any]) -> str:
     rows = [["head", "cached maps", "end to end", "ours minus it", "over seeds", "over clips"]]
     for name, variant in tuned.variants.items():
         cells = [variant["title"], _top1(cached, name), _top1(tuned, name)]
-        if name != REFERENCE:
-            one = tuned.versus(REFERENCE, name)
-            cells += [f"{one.points:+.1f}", _interval(one.low, one.high)]
-            cells.append(_interval(one.clips_low, one.clips_high))
-        rows.append(cells + [""] * (6 - len(cells)))
+        rows.append(cells + _minus(tuned, name))
     return markdown(rows)
+
+
+def _minus(figures: Figures, name: str) -> list[str]:
+    """Ours minus a head and both intervals; empty for ours."""
+    if name == REFERENCE:
+        return [""] * 3
+    one = figures.versus(REFERENCE, name)
+    intervals = _interval(one.low, one.high), _interval(one.clips_low, one.clips_high)
+    return [f"{one.points:+.1f}", *intervals]
 
 
 def _kind(content: Mapping[str, Any], key: str) -> Figures:
