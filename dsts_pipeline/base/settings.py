@@ -376,7 +376,7 @@ class HeadSettings(Section):
     num_layers: Number = 3
     """L: layers; 0 is a linear classifier on the pooled map"""
     width: Count | None = 32
-    """channels inside the module, projected from the map's and back; null (paper): all"""
+    """channels inside the module at most, projected from more and back; null (paper): all"""
     bottleneck: Count | None = None
     """channels between a neuron's own operators and its fusion (needs width null); null: all"""
     synapse: bool = True

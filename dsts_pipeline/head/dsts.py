@@ -68,8 +68,9 @@ class DSTSHead(ReadoutHead):
         num_classes: K >= 1.
         num_neurons: N >= 1 neurons per layer.
         num_layers: L >= 0; with 0 the head is a linear classifier on the pooled map.
-        width: Channels inside the module, projected from C and back; None (paper) for all C.
-            Deviation: the paper's model size needs it (or a bottleneck), its text names neither.
+        width: Channels inside the module at most, projected from C and back, where C is not below
+            it; None (paper) for all C. Deviation: the paper's model size needs it (or a
+            bottleneck), its text names neither.
         bottleneck: M channels between each neuron's own operators `[M, C]` and its fusion `[C, M]`,
             with gates over all C channels; the paper's N_out is M then. It excludes `width`, which
             has all neurons read and write the same few directions. None for M = C.
@@ -189,10 +190,10 @@ class DSTSHead(ReadoutHead):
         self.options = options
         self.layer_residual = options.layer_residual
         self.skip = options.skip
-        width = options.width
-        channels = in_channels if width is None else width
+        channels = in_channels if options.width is None else min(options.width, in_channels)
         self.layers = nn.ModuleList(DSTSLayer(channels, options) for _ in range(options.num_layers))
-        projects = width is not None and options.num_layers > 0
+        projects = options.width is not None and options.width <= in_channels
+        projects = projects and options.num_layers > 0
         self.project_in = nn.Linear(in_channels, channels, bias=False) if projects else None
         self.project_out = nn.Linear(channels, in_channels, bias=False) if projects else None
         self.register_parameter("output_gain", None)
@@ -432,11 +433,6 @@ def _check_options(in_channels: int, num_classes: int, options: HeadSettings) ->
     for name, value in (("in_channels", in_channels), ("num_classes", num_classes)):
         if value < 1:
             raise ValueError(f"{name}={value}; expected at least 1")
-    if options.width is not None and options.width > in_channels:
-        raise ValueError(
-            f"width={options.width} is above in_channels={in_channels}; use a smaller width, "
-            "or width=None for no projection"
-        )
     if options.bottleneck is not None and options.width is not None:
         raise ValueError(
             f"bottleneck={options.bottleneck} and width={options.width} are two readings of the "

@@ -45,8 +45,8 @@ class TrialRecord:
     Args:
         number: From 0, in the order of their start.
         values: Of the settings searched, by key.
-        loss: Lowest held-out loss of its epochs; None where it was refused.
-        accuracy: Held-out accuracy of that epoch.
+        accuracy: Highest held-out accuracy of its epochs; None where it was refused.
+        loss: Held-out loss of that epoch, of equally accurate ones the lowest.
         state: "complete", "pruned" or "refused".
         num_epochs: How many it ran.
         reason: Why it was refused.
@@ -54,8 +54,8 @@ class TrialRecord:
 
     number: int
     values: dict[str, Any]
-    loss: float | None
     accuracy: float | None
+    loss: float | None
     state: str
     num_epochs: int
     seconds: float
@@ -68,20 +68,24 @@ class TrialRecord:
     @property
     def told(self) -> str:
         """A line about it."""
-        if self.loss is None:
+        if self.accuracy is None:
             return f"trial {self.number}: refused ({self.reason})"
-        accuracy = "" if self.accuracy is None else f", accuracy {100 * self.accuracy:.1f} %"
         epochs = f"{self.num_epochs} epoch{'' if self.num_epochs == 1 else 's'}"
         return (
-            f"trial {self.number}: held-out loss {self.loss:.4f}{accuracy}, {epochs}, "
-            f"{self.seconds:.0f} s, {self.state}"
+            f"trial {self.number}: held-out accuracy {100 * self.accuracy:.1f} %, "
+            f"loss {self.loss:.4f}, {epochs}, {self.seconds:.0f} s, {self.state}"
         )
 
 
+def ranked(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials, the most accurate first, of equals that of the lower loss."""
+    complete = [trial for trial in trials if trial.state == "complete"]
+    return sorted(complete, key=lambda trial: (-(trial.accuracy or 0.0), trial.loss or 0.0))
+
+
 def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
-    """The complete trial of the lowest loss; None where there is none."""
-    complete = [trial for trial in trials if trial.state == "complete" and trial.loss is not None]
-    return min(complete, key=lambda trial: trial.loss or 0.0, default=None)
+    """The first of `ranked`; None where no trial is complete."""
+    return next(iter(ranked(trials)), None)
 
 
 # ---- the space -----------------------------------------------------------------------------------
@@ -297,7 +301,7 @@ class Study:
         self._study = self._optuna.create_study(
             storage=f"sqlite:///{folder.resolve() / 'study.db'}",
             study_name=name,
-            direction="minimize",
+            direction="maximize",
             load_if_exists=True,
             pruner=self._pruner(),
         )
@@ -325,7 +329,7 @@ class Study:
 
         def on_epoch(entry: dict[str, Any]) -> None:
             entries.append(entry)
-            trial.report(entry["heldout_loss"], entry["epoch"])
+            trial.report(_value_of(entry), entry["epoch"])
             if trial.should_prune():
                 raise self._optuna.TrialPruned
 
@@ -338,7 +342,7 @@ class Study:
         except TrialRefused as error:
             state = "refused"
             trial.set_user_attr("reason", str(error))
-        best = min(entries, key=lambda entry: entry["heldout_loss"], default=None)
+        best = max(entries, key=_value_of, default=None)
         if best is not None and state != "refused":
             trial.set_user_attr("accuracy", best["heldout_accuracy"])
             trial.set_user_attr("loss", best["heldout_loss"])
@@ -346,7 +350,7 @@ class Study:
         trial.set_user_attr("num_epochs", len(entries))
         trial.set_user_attr("seconds", time.monotonic() - began)
         if state == "complete" and best is not None:
-            self._study.tell(trial, best["heldout_loss"])
+            self._study.tell(trial, _value_of(best))
         else:
             self._study.tell(trial, state=states.PRUNED)
         return self._record(self._study.trials[trial.number])
@@ -356,8 +360,8 @@ class Study:
         return TrialRecord(
             trial.number,
             {d.key: trial.params[d.key] for d in self.dimensions},
-            said.get("loss"),
             said.get("accuracy"),
+            said.get("loss"),
             said["state"],
             said["num_epochs"],
             said["seconds"],
@@ -383,6 +387,11 @@ class Study:
         if self.how.pruner == "successive_halving":
             return pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
         return pruners.MedianPruner(self.how.startup_trials, self.how.warmup_epochs)
+
+
+def _value_of(entry: Mapping[str, Any]) -> float:
+    """What an epoch is worth to a study: its accuracy; of equals the lower loss is worth more."""
+    return float(entry["heldout_accuracy"] - 1e-6 * entry["heldout_loss"])
 
 
 # ---- results -------------------------------------------------------------------------------------
@@ -423,20 +432,18 @@ def print_trials(folder: Path, trials: list[TrialRecord], present: dict[str, Any
         folder: Where `write_trials` put the best one's settings.
         present: The values that the settings have now; a trial that had them is named.
     """
-    complete = [trial for trial in trials if trial.state == "complete"]
+    complete = ranked(trials)
     console = Console(highlight=False, markup=False, width=max(Console().width, 100))
-    table = Table(title="Trials by held-out loss", title_justify="left")
-    for column in ("trial", "loss", "accuracy", "epochs"):
+    table = Table(title="Trials by held-out accuracy", title_justify="left")
+    for column in ("trial", "accuracy", "loss", "epochs"):
         table.add_column(column, justify="right")
     keys = list(trials[0].values) if trials else []
     for key in keys:
         table.add_column(key.partition(".")[2].replace("_learning_rate_factor", "_factor"))
-    for trial in sorted(complete, key=lambda trial: trial.loss or 0.0)[:NUM_SHOWN]:
-        accuracy = "" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %"
+    for trial in complete[:NUM_SHOWN]:
+        figures = f"{100 * (trial.accuracy or 0.0):.1f} %", f"{trial.loss:.4f}"
         values = [_shown(trial.values[key]) for key in keys]
-        table.add_row(
-            str(trial.number), f"{trial.loss:.4f}", accuracy, str(trial.num_epochs), *values
-        )
+        table.add_row(str(trial.number), *figures, str(trial.num_epochs), *values)
     console.print(table)
     counts = {state: sum(t.state == state for t in trials) for state in ("pruned", "refused")}
     same = [

@@ -13,7 +13,7 @@ from dsts_pipeline.head import DSTSHead
     [
         ({"num_neurons": 0}, "num_neurons=0; expected greater than or equal to 1"),
         ({"num_layers": -1}, "num_layers=-1; expected greater than or equal to 0"),
-        ({"width": 9}, "width=9 is above in_channels=8"),
+        ({"width": None, "bottleneck": 9}, "bottleneck=9 is above in_channels=8"),
         ({"width": 0}, "width=0; expected greater than or equal to 1"),
         (
             {"specialization": "gate"},

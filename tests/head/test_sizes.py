@@ -31,6 +31,14 @@ def test_bottleneck_15_adds_what_the_paper_adds():
     assert added == 30 * of_neuron
 
 
+def test_maps_of_no_more_channels_than_the_width_are_not_projected_to_more():
+    heads = {c: DSTSHead(c, 5, num_neurons=1, num_layers=1, width=12) for c in (8, 12, 16)}
+    assert [heads[c].layers[0].channels for c in (8, 12, 16)] == [8, 12, 12]
+    assert [heads[c].project_in is not None for c in (8, 12, 16)] == [False, True, True]
+    assert heads[8].output_gain.shape == (8,)
+    assert heads[8](torch.randn(4, 8, 2, 3, 3)).shape == (4, 5)
+
+
 @pytest.mark.parametrize("target", [5_000, 449_000, 12_000_000])
 def test_the_convolution_block_meets_its_number_of_parameters(target):
     head = ConvBlockHead(128, 48, num_parameters=target)

@@ -296,7 +296,11 @@ def test_processes_of_a_killed_ablation_leave(ready):
         ((), {}, "python cli.py ablate --experiment paper_tables"),
         (("--grid", "head.num_neuron=4"), {}, "did you mean head.num_neurons?"),
         (("--grid", "head.num_layers=0,1"), {}, "variant head.num_layers=0: udl.enabled is true"),
-        (("--grid", "head.width=4,7"), {}, "variant head.width=7: width=7 is above in_channels=6"),
+        (
+            ("--grid", "head.bottleneck=4,7"),
+            {"head__width": "null"},
+            "variant head.bottleneck=7: bottleneck=7 is above in_channels=6",
+        ),
         (
             ("--grid", "head.width=4"),
             {"evaluate__split": "val"},

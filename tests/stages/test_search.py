@@ -17,6 +17,7 @@ from tests.stages.ready_store import QUICK, damage_clips, make_ready
 
 SPACE = ["--space=train.learning_rate=0.001:0.1:log", "--space=head.width=2,4"]
 TRIALS = QUICK | {"search__num_trials": 4, "search__startup_trials": 1}
+WIDE = {"head__width": "null"}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
         (["head=1,2"], {}, "head can't be searched"),
         (["train.lerning_rate=1:2"], {}, "did you mean train.learning_rate?"),
         (["train.momentum=0.5:1.5"], {}, "train.momentum: found 1.5"),
-        (["head.width=4,8"], {}, "width=8 is above in_channels=6"),
+        (["head.bottleneck=4,8"], WIDE, "bottleneck=8 is above in_channels=6"),
         (["train.batch_size=8,32"], {"train__heldout_fraction": 0.01}, "holds out too few of 64"),
         (["head.num_layers=0:2"], {}, "udl.enabled is true and head.num_layers 0"),
         (["train.momentum=0.5:0.6"] * 2, {}, "expected each key once"),
@@ -56,8 +57,9 @@ def test_what_cannot_be_searched_is_told_at_once(folder, space, settings, told, 
 
 
 def test_faults_end_with_status_2(folder):
-    told = tell_plainly(run_cli(folder, "search", "--space=head.width=4,8", **TRIALS))
-    assert "width=8 is above in_channels=6" in told
+    given = TRIALS | WIDE
+    told = tell_plainly(run_cli(folder, "search", "--space=head.bottleneck=4,8", **given))
+    assert "bottleneck=8 is above in_channels=6" in told
 
 
 def test_few_clips_are_trained_on_where_they_can_be_judged_by(tmp_path):
@@ -82,11 +84,12 @@ def finished(folder):
 def test_a_killed_search_goes_on_to_the_same_best_settings(folder, tmp_path_factory):
     run = run_cli(folder, "search", *SPACE, **TRIALS)
     assert run.returncode == 0, run.stderr
-    assert "Trials by held-out loss" in run.stdout
+    assert "Trials by held-out accuracy" in run.stdout
     assert "trial 0 has the settings as they are" in run.stdout
     trials = finished(folder)
     assert len(trials) == 4
-    best = min((t for t in trials if t["state"] == "complete"), key=lambda t: t["loss"])
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    best = min(complete, key=lambda trial: (-trial["accuracy"], trial["loss"]))
     params = YAML(typ="safe").load((folder / "outputs/search/best_params.yaml").read_text())
     assert params["train"]["learning_rate"] == best["values"]["train.learning_rate"]
     assert params["head"]["width"] == best["values"]["head.width"]
@@ -116,7 +119,7 @@ def test_a_killed_search_goes_on_to_the_same_best_settings(folder, tmp_path_fact
     )
     assert alone.returncode == 0, alone.stderr
     history = json.loads((other / "outputs/heads/dsts/history.json").read_text())["epochs"]
-    assert min(entry["heldout_loss"] for entry in history) == best["loss"]
+    assert max(entry["heldout_accuracy"] for entry in history) == best["accuracy"]
 
 
 @pytest.mark.slow

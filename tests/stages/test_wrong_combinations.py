@@ -50,7 +50,6 @@ def test_a_sound_combination_meets_the_damage(damaged):
             {"head__num_layers": 0},
             "udl.enabled is true and head.num_layers 0: a head without layers",
         ),
-        ({"head__width": 7}, "head: width=7 is above in_channels=6"),
         (
             {"head__bottleneck": 2},
             "head: bottleneck=2 and width=4 are two readings of the paper's size; set one of them "

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,22 @@ def study_in(folder, *, present=3.0, name="s", dimensions=(X,), **early):
 
 
 def parabola(number, values, on_epoch):
-    """A loss that falls to its end over three epochs; -3 can't be trained."""
+    """An accuracy that rises to its end over three epochs; -3 can't be trained."""
     if values["x"] < -3:
         raise TrialRefused("x is too small")
     for epoch in range(3):
-        loss = (values["x"] - 1) ** 2 + 1 / (epoch + 1)
-        on_epoch({"epoch": epoch, "heldout_loss": loss, "heldout_accuracy": 0.5})
+        missing = (values["x"] - 1) ** 2 + 1 / (epoch + 1)
+        on_epoch({"epoch": epoch, "heldout_loss": 0.5, "heldout_accuracy": 1 - missing / 20})
+
+
+def missing(trial):
+    return 20 * (1 - trial.accuracy)
+
+
+def sure_and_wrong(number, values, on_epoch):
+    """Grows more accurate while its loss rises, then equally accurate and less sure."""
+    for epoch, (accuracy, loss) in enumerate([(0.4, 1.0), (0.6, 2.0), (0.6, 1.8)]):
+        on_epoch({"epoch": epoch, "heldout_loss": loss, "heldout_accuracy": accuracy})
 
 
 def run(study, num_trials):
@@ -47,12 +58,21 @@ def run(study, num_trials):
 
 def test_begins_with_the_present_values_and_gets_better(tmp_path):
     trials = run(study_in(tmp_path), 20)
-    assert trials[0].values == {"x": 3.0} and trials[0].loss == pytest.approx(4 + 1 / 3)
+    assert trials[0].values == {"x": 3.0} and missing(trials[0]) == pytest.approx(4 + 1 / 3)
     best = best_of(trials)
-    assert best.loss < 1 / 3 + 0.1 and abs(best.values["x"] - 1) < 0.32
+    assert missing(best) < 1 / 3 + 0.1 and abs(best.values["x"] - 1) < 0.32
     refused = [trial for trial in trials if trial.values["x"] < -3]
-    assert all((t.state, t.loss, t.reason) == ("refused", None, "x is too small") for t in refused)
+    told = [(trial.state, trial.accuracy, trial.reason) for trial in refused]
+    assert told == [("refused", None, "x is too small")] * len(refused)
     assert all(trial.state == "complete" for trial in trials if trial not in refused)
+
+
+def test_a_trial_is_judged_as_training_judges_its_epochs(tmp_path):
+    trial = study_in(tmp_path).run_trial(sure_and_wrong)
+    assert (trial.accuracy, trial.loss) == (0.6, 1.8)
+    assert "held-out accuracy 60.0 %, loss 1.8000" in trial.told
+    likelier = replace(trial, number=1, loss=1.7)
+    assert best_of([trial, likelier, replace(trial, number=2, accuracy=0.5, loss=0.1)]) == likelier
 
 
 def test_present_values_outside_of_the_space_are_not_tried(tmp_path):
@@ -66,8 +86,7 @@ def test_the_median_pruner_ends_what_is_worse(tmp_path):
     pruned = [trial for trial in trials if trial.state == "pruned"]
     assert pruned and all(trial.num_epochs == 2 for trial in pruned)
     assert {trial.number for trial in pruned}.isdisjoint({0, 1})
-    complete = [trial.loss for trial in trials if trial.state == "complete"]
-    assert min(trial.loss for trial in pruned) > min(complete)
+    assert max(trial.accuracy for trial in pruned) < best_of(trials).accuracy
 
 
 def test_successive_halving_ends_trials_too(tmp_path):
