@@ -13,6 +13,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -20,6 +21,7 @@ from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.heads import (
     differences_table,
     end_to_end_table,
+    goal_of_heads,
     heads_table,
     verdicts_of_heads,
     versus_table,
@@ -38,6 +40,7 @@ from benchmarks.claims.regimes import (
 )
 from benchmarks.claims.results import RESULTS, result_file
 from benchmarks.claims.search import Search, common_rate_table
+from benchmarks.claims.trainings import settle
 from benchmarks.claims.verdicts import (
     claims_table,
     markdown,
@@ -47,6 +50,7 @@ from benchmarks.claims.verdicts import (
     verdicts_table,
 )
 from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.metrics.ablation import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
@@ -62,6 +66,8 @@ def render(results: Path = RESULTS) -> str:
     return template.render(
         regimes=(*NEW, *CONTROLS),
         present=present,
+        new=[found[one.name] for one in NEW if one.name in found],
+        goal_of_heads=goal_of_heads,
         former=[one.regime.title for one in present if not _is_of_now(one)],
         curve=[found[regime.name] for regime in CURVE if regime.name in found],
         found=found,
@@ -77,11 +83,12 @@ def render(results: Path = RESULTS) -> str:
 
 
 def _is_of_now(figures: Figures) -> bool:
-    """Whether its head and search are those of now: operators from zero, seeds that search together
-    where few groups are held out."""
-    together = figures.content.get("search_seeds") == "together"
-    from_zero = figures.content["settings"]["head"]["zero_start"]
-    return bool(from_zero) and (together or figures.regime.name != "heads_something_groups")
+    """Whether its experiment still has the head, and the seeds that search, of its file."""
+    with TemporaryDirectory() as folder:
+        now = load_settings(settle(figures.regime, Path(folder), []) / "params.yaml")
+    head = figures.content["settings"]["head"]
+    by_seeds = figures.content.get("search_seeds")
+    return bool(now.head.model_dump(mode="json") == head and now.ablate.search_seeds == by_seeds)
 
 
 def read_all(regimes: Iterable[Regime], results: Path = RESULTS) -> dict[str, Figures]:

@@ -28,6 +28,37 @@ def verdict_of_head(figures: Figures, other: str) -> str:
     return "ahead" if one.is_above_zero else "behind" if one.is_below_zero else "level"
 
 
+def goal_of_heads(found: Sequence[Figures]) -> str:
+    """Where ours is ahead of every probe, by 2 points at least, and where a probe is ahead of it.
+
+    Choice: the goal, written down before any table: 2 points by both intervals in three of the four
+    regimes of new classes, and no probe more than 1 ahead.
+    """
+    compared = {
+        figures.regime.brief: [
+            figures.versus(REFERENCE, name) for name in PROBES if name in figures.variants
+        ]
+        for figures in found
+    }
+    won = [
+        name
+        for name, all_of in compared.items()
+        if all_of and all(one.is_above_zero and one.points >= 2 for one in all_of)
+    ]
+    lost = [
+        f"{name} ({-min(one.points for one in all_of):.1f})"
+        for name, all_of in compared.items()
+        if any(one.points < -1 for one in all_of)
+    ]
+    ahead = f"by both intervals in {len(won)} of {len(compared)}"
+    ahead += f": {', '.join(won)}" if won else ""
+    behind = "nowhere" if not lost else f"on {', '.join(lost)}"
+    return (
+        f"DSTS is at least 2 points ahead of **every** probe {ahead}; a probe is more than 1 point "
+        f"ahead of it {behind}."
+    )
+
+
 def verdicts_of_heads(found: Sequence[Figures]) -> str:
     """A row a regime: ours, the best of V-JEPA's probes, the best probe of all, the differences."""
     columns = ["maps", "ours", "linear probe", "best attentive probe", "ours minus it"]

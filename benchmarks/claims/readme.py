@@ -6,6 +6,7 @@ Enters: `Figures` of the regimes that there are, the README's text. Leaves: the 
 from __future__ import annotations
 
 from benchmarks.claims.figures import Figures
+from benchmarks.claims.heads import goal_of_heads
 from benchmarks.claims.regimes import ROOT
 from benchmarks.claims.verdicts import markdown
 
@@ -34,7 +35,7 @@ def summary_table(found: list[Figures]) -> str:
 
 
 def with_table(text: str, found: list[Figures]) -> str:
-    """`text` with the table between its marks.
+    """`text` with the table and its verdict between its marks.
 
     Raises:
         ValueError: A mark is missing.
@@ -43,7 +44,7 @@ def with_table(text: str, found: list[Figures]) -> str:
     _, mark, after = rest.partition(END)
     if not mark:
         raise ValueError(f"the README has no {BEGIN.strip()} with its end")
-    return f"{before}{BEGIN}\n{summary_table(found)}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n{summary_table(found)}\n\n{goal_of_heads(found)}\n\n{END}{after}"
 
 
 def _top1(figures: Figures, name: str) -> str:

@@ -9,6 +9,7 @@ from benchmarks.claims.figures import BOOTSTRAP, Figures
 from benchmarks.claims.heads import (
     best_probe,
     end_to_end_table,
+    goal_of_heads,
     heads_table,
     verdict_of_head,
     versus_table,
@@ -121,3 +122,16 @@ def test_end_to_end_is_told_beside_cached_maps():
     lines = end_to_end_table({"num_clips": 4, "variants": variants}).splitlines()
     assert lines[2].startswith("| linear | 25.0 ± 0.0 | 25.0 ± 0.0 | +50.0 | +50.0 to +50.0 |")
     assert lines[3].startswith("| full | 25.0 ± 0.0 | 75.0 ± 0.0 |")
+
+
+def test_the_goal_counts_regimes_where_every_probe_is_behind_and_names_those_where_one_is_ahead(
+    figures,
+):
+    assert figures.top1("full") - figures.top1("attentive_positions") == pytest.approx(100 * 2 / 21)
+    told = goal_of_heads([figures])
+    assert "in 1 of 1: THETIS;" in told and told.endswith("ahead of it nowhere.")
+    swapped = {"full": "attentive_positions", "attentive_positions": "full"}
+    variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
+    worse = Figures(figures.regime, {**figures.content, "variants": variants})
+    told = goal_of_heads([worse])
+    assert "in 0 of 1;" in told and told.endswith("ahead of it on THETIS (9.5).")
