@@ -23,6 +23,7 @@ from benchmarks.claims.heads import (
     end_to_end_table,
     goal_of_heads,
     heads_table,
+    pilots_table,
     verdicts_of_heads,
     versus_table,
 )
@@ -55,6 +56,7 @@ from dsts_pipeline.metrics.ablation import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
 PAPER_PAGE = ROOT / "docs" / "paper-claims.md"
+PILOTS = "pilots.json"
 COMMAND = "python -m benchmarks.claims document"
 
 
@@ -74,6 +76,8 @@ def render(results: Path = RESULTS) -> str:
         end_to_end=read_json(result_file(END_TO_END, results))
         if is_there(END_TO_END, results)
         else None,
+        pilots=read_json(results / PILOTS) if (results / PILOTS).exists() else None,
+        pilots_table=pilots_table,
         heads_table=heads_table,
         differences_table=differences_table,
         end_to_end_table=end_to_end_table,

@@ -6,6 +6,7 @@ Enters: `Figures` of the regimes that there are; "full" is our head. Leaves: tab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
@@ -125,6 +126,23 @@ def end_to_end_table(content: Mapping[str, Any]) -> str:
     for name, variant in tuned.variants.items():
         cells = [variant["title"], _top1(cached, name), _top1(tuned, name)]
         rows.append(cells + _minus(tuned, name))
+    return markdown(rows)
+
+
+def pilots_table(content: Mapping[str, Any]) -> str:
+    """A row an idea: held-out accuracy with it, without it, the difference; the best first.
+
+    Args:
+        content: Of docs/claims/pilots.json.
+    """
+    gains = {id(one): fmean(one["found"]) - fmean(one["reference"]) for one in content["trials"]}
+    rows = [["maps", "idea", "held out", "against", "held out", "gain", "trainings"]]
+    for maps, title in content["maps"].items():
+        of_maps = [one for one in content["trials"] if one["maps"] == maps]
+        for one in sorted(of_maps, key=lambda one: -gains[id(one)]):
+            cells = [title, one["idea"], f"{fmean(one['found']):.1f}", one["against"]]
+            cells += [f"{fmean(one['reference']):.1f}", f"{gains[id(one)]:+.1f}"]
+            rows.append([*cells, str(len(one["found"]))])
     return markdown(rows)
 
 
