@@ -70,7 +70,7 @@ def render(results: Path = RESULTS) -> str:
         present=present,
         new=[found[one.name] for one in NEW if one.name in found],
         goal_of_heads=goal_of_heads,
-        former=[one.regime.title for one in present if not _is_of_now(one)],
+        former_heads=_former_heads(present),
         curve=[found[regime.name] for regime in CURVE if regime.name in found],
         found=found,
         end_to_end=read_json(result_file(END_TO_END, results))
@@ -84,6 +84,13 @@ def render(results: Path = RESULTS) -> str:
         versus_table=versus_table,
         verdicts_of_heads=verdicts_of_heads,
     )
+
+
+def _former_heads(found: Iterable[Figures]) -> str:
+    """Which figures are of a former default; empty where none is."""
+    former = [one.regime.brief for one in found if not _is_of_now(one)]
+    told = "Figures of another default head or search than those of now, to be made again"
+    return f"{told}: {'; '.join(former)}." if former else ""
 
 
 def _is_of_now(figures: Figures) -> bool:
@@ -166,7 +173,8 @@ def _wanted(page: Path, paper: Path, readme: Path, results: Path) -> dict[Path, 
     """What each file should say."""
     wanted = {page: render(results), paper: render_paper(results)}
     if found := read_all(NEW, results):
-        wanted[readme] = with_table(readme.read_text(), list(found.values()))
+        figures = list(found.values())
+        wanted[readme] = with_table(readme.read_text(), figures, _former_heads(figures))
     return wanted
 
 

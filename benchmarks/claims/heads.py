@@ -52,10 +52,10 @@ def goal_of_heads(found: Sequence[Figures]) -> str:
         if any(one.points < -1 for one in all_of)
     ]
     ahead = f"by both intervals in {len(won)} of {len(compared)}"
-    ahead += f": {', '.join(won)}" if won else ""
-    behind = "nowhere" if not lost else f"on {', '.join(lost)}"
+    ahead += f": {'; '.join(won)}" if won else ""
+    behind = "nowhere" if not lost else f"on {'; '.join(lost)}"
     return (
-        f"DSTS is at least 2 points ahead of **every** probe {ahead}; a probe is more than 1 point "
+        f"DSTS is at least 2 points ahead of **every** probe {ahead}. A probe is more than 1 point "
         f"ahead of it {behind}."
     )
 
@@ -135,13 +135,16 @@ def pilots_table(content: Mapping[str, Any]) -> str:
     Args:
         content: Of docs/claims/pilots.json.
     """
-    gains = {id(one): fmean(one["found"]) - fmean(one["reference"]) for one in content["trials"]}
+
+    def gain(one: Mapping[str, Any]) -> float:
+        return fmean(one["found"]) - fmean(one["reference"])
+
     rows = [["maps", "idea", "held out", "against", "held out", "gain", "trainings"]]
     for maps, title in content["maps"].items():
         of_maps = [one for one in content["trials"] if one["maps"] == maps]
-        for one in sorted(of_maps, key=lambda one: -gains[id(one)]):
+        for one in sorted(of_maps, key=gain, reverse=True):
             cells = [title, one["idea"], f"{fmean(one['found']):.1f}", one["against"]]
-            cells += [f"{fmean(one['reference']):.1f}", f"{gains[id(one)]:+.1f}"]
+            cells += [f"{fmean(one['reference']):.1f}", f"{gain(one):+.1f}"]
             rows.append([*cells, str(len(one["found"]))])
     return markdown(rows)
 

@@ -34,8 +34,8 @@ def summary_table(found: list[Figures]) -> str:
     return markdown(rows)
 
 
-def with_table(text: str, found: list[Figures]) -> str:
-    """`text` with the table and its verdict between its marks.
+def with_table(text: str, found: list[Figures], former_heads: str = "") -> str:
+    """`text` with the table, its verdict and what is to be made again between its marks.
 
     Raises:
         ValueError: A mark is missing.
@@ -44,7 +44,9 @@ def with_table(text: str, found: list[Figures]) -> str:
     _, mark, after = rest.partition(END)
     if not mark:
         raise ValueError(f"the README has no {BEGIN.strip()} with its end")
-    return f"{before}{BEGIN}\n{summary_table(found)}\n\n{goal_of_heads(found)}\n\n{END}{after}"
+    parts = "", summary_table(found), goal_of_heads(found), former_heads
+    told = "\n".join(f"{part}\n" for part in parts if part)
+    return f"{before}{BEGIN}\n{told}\n{END}{after}"
 
 
 def _top1(figures: Figures, name: str) -> str:

@@ -154,7 +154,7 @@ NEW = (
         "Stick something, ten people and places in train, ten others in test",
         "claims_heads_groups",
         size="_groups",
-        brief="something, groups",
+        brief="something by groups",
     ),
     Regime(
         "thetis",

@@ -192,8 +192,8 @@ class DSTSHead(ReadoutHead):
         self.skip = options.skip
         channels = in_channels if options.width is None else min(options.width, in_channels)
         self.layers = nn.ModuleList(DSTSLayer(channels, options) for _ in range(options.num_layers))
-        projects = options.width is not None and options.width <= in_channels
-        projects = projects and options.num_layers > 0
+        fits = options.width is not None and options.width <= in_channels
+        projects = fits and options.num_layers > 0
         self.project_in = nn.Linear(in_channels, channels, bias=False) if projects else None
         self.project_out = nn.Linear(channels, in_channels, bias=False) if projects else None
         self.register_parameter("output_gain", None)

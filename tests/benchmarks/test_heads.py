@@ -11,6 +11,7 @@ from benchmarks.claims.heads import (
     end_to_end_table,
     goal_of_heads,
     heads_table,
+    pilots_table,
     verdict_of_head,
     versus_table,
 )
@@ -129,9 +130,19 @@ def test_the_goal_counts_regimes_where_every_probe_is_behind_and_names_those_whe
 ):
     assert figures.top1("full") - figures.top1("attentive_positions") == pytest.approx(100 * 2 / 21)
     told = goal_of_heads([figures])
-    assert "in 1 of 1: THETIS;" in told and told.endswith("ahead of it nowhere.")
+    assert "in 1 of 1: THETIS." in told and told.endswith("ahead of it nowhere.")
     swapped = {"full": "attentive_positions", "attentive_positions": "full"}
     variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
     worse = Figures(figures.regime, {**figures.content, "variants": variants})
     told = goal_of_heads([worse])
-    assert "in 0 of 1;" in told and told.endswith("ahead of it on THETIS (9.5).")
+    assert "in 0 of 1." in told and told.endswith("ahead of it on THETIS (9.5).")
+
+
+def test_ideas_stand_by_their_gain_within_their_maps():
+    known = {"maps": "a", "against": "ours", "reference": [60.0, 62.0]}
+    trials = [known | {"idea": "worse", "found": [58.0, 61.0]}]
+    trials += [known | {"idea": "better", "found": [63.0, 64.0]}]
+    trials += [known | {"idea": "elsewhere", "maps": "b", "found": [99.0]}]
+    lines = pilots_table({"maps": {"a": "maps A", "b": "maps B"}, "trials": trials}).splitlines()
+    assert lines[2] == "| maps A | better | 63.5 | ours | 61.0 | +2.5 | 2 |"
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["better", "worse", "elsewhere"]
