@@ -112,8 +112,9 @@ def test_second_extraction_changes_no_byte(folder):
 
 
 def test_options_that_exclude_each_other_are_told(folder):
-    message = tell_plainly(run_cli(folder, "train-head", **SETTINGS | {"head__width": 4096}))
-    assert message.startswith("error: head: width=4096")
+    excluding = {"head__width": 16, "head__bottleneck": 8}
+    message = tell_plainly(run_cli(folder, "train-head", **SETTINGS | excluding))
+    assert message.startswith("error: head: bottleneck=8 and width=16 are two readings")
 
 
 @pytest.mark.slow
