@@ -664,7 +664,7 @@ def compare(
     clips. With --fuse the scores of their main heads are averaged (late fusion, such as of frames
     and optical flow) into the folder `fused` beside the page, which is then the first of the runs.
 
-    Example: python cli.py compare outputs runs/small/outputs HEAD~1
+    Example: python cli.py compare outputs ../other/outputs HEAD~1
     """
     how = {"runs": runs, "out": out, "fuse": fuse, "weights": weights}
     run_stage("report.compare", params, overrides, debug, **how)

@@ -44,7 +44,7 @@ def main() -> int:
         action="store_true",
         help="of a rate's regime: five seeds of the variants that chose it in the search",
     )
-    commands.add_parser("document", help="write docs/claims.md and the README's table")
+    commands.add_parser("document", help="write both pages and the README's table")
     commands.add_parser("check", help="compare both with the result files")
     chosen = parser.parse_args()
     if chosen.command == "run":

@@ -10,8 +10,9 @@ neither be mistyped nor outlive the results that it came from.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -52,6 +53,7 @@ from benchmarks.claims.verdicts import (
 )
 from dsts_pipeline.base.files import read_json
 from dsts_pipeline.base.params import load_settings
+from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.metrics.ablation import PAPER_ROWS, paper_figures
 
 PAGE = ROOT / "docs" / "claims.md"
@@ -73,6 +75,7 @@ def render(results: Path = RESULTS) -> str:
         former_heads=_former_heads(present),
         curve=[found[regime.name] for regime in CURVE if regime.name in found],
         found=found,
+        not_trained=not_trained,
         end_to_end=read_json(result_file(END_TO_END, results))
         if is_there(END_TO_END, results)
         else None,
@@ -95,11 +98,25 @@ def _former_heads(found: Iterable[Figures]) -> str:
 
 def _is_of_now(figures: Figures) -> bool:
     """Whether its experiment still has the head, and the seeds that search, of its file."""
-    with TemporaryDirectory() as folder:
-        now = load_settings(settle(figures.regime, Path(folder), []) / "params.yaml")
+    now = _settings_of_now(figures.regime.name)
     head = figures.content["settings"]["head"]
     by_seeds = figures.content.get("search_seeds")
     return bool(now.head.model_dump(mode="json") == head and now.ablate.search_seeds == by_seeds)
+
+
+@cache
+def _settings_of_now(name: str) -> Settings:
+    with TemporaryDirectory() as folder:
+        return load_settings(settle(BY_NAME[name], Path(folder), []) / "params.yaml")
+
+
+def not_trained(regime: Regime, found: Mapping[str, Figures]) -> str:
+    """The names of variants that the regime's experiment lists and its file lacks."""
+    if regime.name not in found:
+        return "all"
+    listed = _settings_of_now(regime.name).ablate
+    wanted = (one.name for one in listed.variants if one.name not in listed.leave_out)
+    return ", ".join(name for name in wanted if name not in found[regime.name].variants)
 
 
 def read_all(regimes: Iterable[Regime], results: Path = RESULTS) -> dict[str, Figures]:
@@ -267,7 +284,7 @@ def said(difference: Difference, how: str) -> str:
     if found != how:
         raise ValueError(
             f"a sentence says {how}, but the intervals say {found}: {difference}; write it anew in "
-            "benchmarks/claims/claims.md.jinja"
+            "benchmarks/claims/paper_claims.md.jinja"
         )
     return points(difference)
 

@@ -32,8 +32,8 @@ def verdict_of_head(figures: Figures, other: str) -> str:
 def goal_of_heads(found: Sequence[Figures]) -> str:
     """Where ours is ahead of every probe, by 2 points at least, and where a probe is ahead of it.
 
-    Choice: the goal, written down before any table: 2 points by both intervals in three of the four
-    regimes of new classes, and no probe more than 1 ahead.
+    Choice: the goal, written down before any table: 2 points with both intervals above zero in
+    three of the four regimes of new classes, and no probe more than 1 point ahead.
     """
     compared = {
         figures.regime.brief: [
@@ -51,18 +51,18 @@ def goal_of_heads(found: Sequence[Figures]) -> str:
         for name, all_of in compared.items()
         if any(one.points < -1 for one in all_of)
     ]
-    ahead = f"by both intervals in {len(won)} of {len(compared)}"
+    ahead = f"in {len(won)} of {len(compared)}"
     ahead += f": {'; '.join(won)}" if won else ""
     behind = "nowhere" if not lost else f"on {'; '.join(lost)}"
     return (
-        f"DSTS is at least 2 points ahead of **every** probe {ahead}. A probe is more than 1 point "
-        f"ahead of it {behind}."
+        "DSTS is ahead of **every** probe that was trained, by at least 2 points with both "
+        f"intervals above zero, {ahead}. A probe's mean is more than 1 point above its {behind}."
     )
 
 
 def verdicts_of_heads(found: Sequence[Figures]) -> str:
-    """A row a regime: ours, the best of V-JEPA's probes, the best probe of all, the differences."""
-    columns = ["maps", "ours", "linear probe", "best attentive probe", "ours minus it"]
+    """A row a regime: ours, the best of V-JEPA's probes, the one with positions, differences."""
+    columns = ["maps", "ours", "linear probe", "V-JEPA's probe", "ours minus it"]
     rows = [[*columns, "with positions", "ours minus it"]]
     for figures in found:
         as_published = best_probe(figures, ("attentive", "attentive_4"))

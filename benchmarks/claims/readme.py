@@ -15,9 +15,10 @@ BEGIN = "<!-- python -m benchmarks.claims document: begin -->\n"
 END = "<!-- python -m benchmarks.claims document: end -->\n"
 COLUMNS = {
     "linear": "linear probe",
-    "attentive": "attentive probe",
+    "attentive": "V-JEPA's probe",
     "attentive_4": "of depth 4",
     "attentive_positions": "with positions",
+    "block": "convolution block",
     "full": "DSTS, one neuron",
     "neurons_10": "ten neurons",
 }
@@ -30,7 +31,7 @@ def summary_table(found: list[Figures]) -> str:
     rows = [["frozen maps", *(COLUMNS[name] for name in names), "seeds"]]
     for figures in found:
         cells = [_top1(figures, name) for name in names]
-        rows.append([figures.regime.title, *cells, str(figures.num_seeds("full"))])
+        rows.append([figures.regime.brief, *cells, str(figures.num_seeds("full"))])
     return markdown(rows)
 
 

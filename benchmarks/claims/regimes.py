@@ -34,6 +34,7 @@ class Regime:
         learning_rate: Another one than the experiment's, for all heads.
         more: Other settings than the experiment's.
         brief: `short`, where it is not made of the name.
+        maps: Its classes, clips and features, for people.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Regime:
     real: str | None = None
     more: Mapping[str, str] = field(default_factory=dict)
     brief: str = ""
+    maps: str = ""
 
     @property
     def has_videos(self) -> bool:
@@ -147,14 +149,18 @@ NEW = (
         "Stick something",
         "claims_heads",
         size="_heads",
-        brief="something",
+        brief="stick something",
+        maps="24 classes, 5,000 clips to train (1,000 held out), 2,000 to test; 128x8x4x4 of the "
+        "embedded recognizer of dives",
     ),
     Regime(
         "heads_something_groups",
         "Stick something, ten people and places in train, ten others in test",
         "claims_heads_groups",
         size="_groups",
-        brief="something by groups",
+        brief="stick something by groups",
+        maps="24 classes, 3,000 clips to train (two people of ten held out), 2,000 to test; the "
+        "same backbone",
     ),
     Regime(
         "thetis",
@@ -162,6 +168,8 @@ NEW = (
         "claims_thetis",
         real="thetis",
         brief="THETIS",
+        maps="12 classes, 1,980 clips of 55 players, five folds; 2048x16x1x1, vectors of "
+        "Inception-v3 averaged over space",
     ),
     Regime(
         "ut_interaction",
@@ -169,6 +177,8 @@ NEW = (
         "claims_ut_interaction",
         real="ut_interaction",
         brief="UT-Interaction",
+        maps="6 classes, 120 clips of 20 sequences, ten folds; 320x8x7x7 of EfficientNet-Lite0, "
+        "which was trained on pictures",
     ),
 )
 """Which head for classes that the backbone never saw: every head with the same search. The last two

@@ -148,10 +148,10 @@ def test_a_changed_figure_of_the_readme_is_seen(tmp_path):
     collect(new, made, tmp_path)
     readme = tmp_path / "README.md"
     text = with_table(README.read_text(), [Figures.read(new, tmp_path)])
-    assert "| Stick something | 82.5 ± 0.0 | 75.0 ± 0.0 | 2 |" in text
+    assert "| stick something | 82.5 ± 0.0 | 75.0 ± 0.0 | 2 |" in text
     readme.write_text(text.replace("82.5", "82.6"))
     found = compare(readme=readme, results=tmp_path)
-    assert [one[0] for one in found if one[1:].startswith("| Stick") and "±" in one] == ["-", "+"]
+    assert [one[0] for one in found if one[1:].startswith("| stick") and "±" in one] == ["-", "+"]
     readme.write_text(text.replace(END, ""))
     with pytest.raises(ValueError, match="with its end"):
         compare(readme=readme, results=tmp_path)

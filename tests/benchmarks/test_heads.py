@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.claims.document import not_trained
 from benchmarks.claims.figures import BOOTSTRAP, Figures
 from benchmarks.claims.heads import (
     best_probe,
@@ -130,12 +131,19 @@ def test_the_goal_counts_regimes_where_every_probe_is_behind_and_names_those_whe
 ):
     assert figures.top1("full") - figures.top1("attentive_positions") == pytest.approx(100 * 2 / 21)
     told = goal_of_heads([figures])
-    assert "in 1 of 1: THETIS." in told and told.endswith("ahead of it nowhere.")
+    assert "in 1 of 1: THETIS." in told and told.endswith("above its nowhere.")
     swapped = {"full": "attentive_positions", "attentive_positions": "full"}
     variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
     worse = Figures(figures.regime, {**figures.content, "variants": variants})
     told = goal_of_heads([worse])
-    assert "in 0 of 1." in told and told.endswith("ahead of it on THETIS (9.5).")
+    assert "in 0 of 1." in told and told.endswith("above its on THETIS (9.5).")
+
+
+def test_the_page_tells_which_rows_of_an_experiment_were_not_trained(figures):
+    assert not_trained(figures.regime, {}) == "all"
+    missing = not_trained(figures.regime, {"thetis": figures}).split(", ")
+    assert {"attentive_4", "block", "gated_10_udl_group"} <= set(missing)
+    assert not {*WRONG, "layers_3", "averaged"} & set(missing)
 
 
 def test_ideas_stand_by_their_gain_within_their_maps():
