@@ -687,10 +687,11 @@ def pretrain(
 ) -> None:
     """Train the embedded backbone on freshly rendered clips (a quarter of an hour on 2 cores).
 
-    The trained weights are in the repository: only a change of the renderer or of the backbone
-    calls for this. The model card lies beside the weights.
+    It learns the data set that the settings render. The weights of the embedded one, which learned
+    dives, are in the repository; a file that is there is never replaced. The model card lies beside
+    the weights.
 
-    Example: python cli.py pretrain
+    Example: python cli.py pretrain --set backbone.weights=weights/mine.safetensors
     """
     run_stage("pretrain", params, overrides, debug)
 

@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
     """Write backbone.weights and, beside it, a model card with the figures of every epoch.
 
     Raises:
-        SettingsError: The data set is not the embedded one.
+        SettingsError: The data set is not the embedded one; there are weights already.
     """
     chosen = settings.pretrain
     backbone = settings.backbone
@@ -37,6 +37,12 @@ def run(settings: Settings) -> None:
         )
     if backbone.weights is None:
         raise SettingsError("backbone.weights is null; give the file that is to be written")
+    if Path(backbone.weights).exists():
+        raise SettingsError(
+            f"backbone.weights {backbone.weights} is there already, and pretrain replaces nothing; "
+            "name another file, such as --set backbone.weights=weights/mine.safetensors, or move "
+            "that one away"
+        )
     preset = get_preset(backbone.name)
     heldout_recipe = PoolRecipe(
         renderer=render.renderer,

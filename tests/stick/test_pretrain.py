@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dsts_pipeline.base.errors import SettingsError
+from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.base.settings import PretrainSettings
 from dsts_pipeline.extract import build_backbone
 from dsts_pipeline.extract.weights import find_classifier, save_weights
@@ -20,6 +22,8 @@ from dsts_pipeline.stick.pretrain import (
     write_card,
 )
 from dsts_pipeline.stick.something_motion import flip_label
+from stages.pretrain import run
+from tests.pipeline import params_of
 
 RECIPE = PoolRecipe(
     renderer="stick_diving",
@@ -147,3 +151,13 @@ def test_a_backbone_without_classes_has_no_classifier(pool, tmp_path):
     write_card(tmp_path / "card.md", "stick_r18", recognizer, RECIPE, RECIPE, recipe, history)
     card = (tmp_path / "card.md").read_text()
     assert "never been told a class" in card and "with its classifier" not in card
+
+
+def test_weights_that_are_there_are_not_replaced(tmp_path):
+    weights = tmp_path / "mine.safetensors"
+    weights.write_bytes(b"kept")
+    pool = tmp_path / "pool"
+    settings = load_settings(params_of(), [f"backbone.weights={weights}", f"pretrain.pool={pool}"])
+    with pytest.raises(SettingsError, match="is there already, and pretrain replaces nothing"):
+        run(settings)
+    assert weights.read_bytes() == b"kept" and not pool.exists()
