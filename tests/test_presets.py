@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from ruamel.yaml import YAML
 
-from dsts_pipeline.base.params import load_settings
+from dsts_pipeline.base.params import list_variants, load_settings
 from dsts_pipeline.base.settings import Settings
 from dsts_pipeline.extract.model_zoo import preset_names
 from dsts_pipeline.stick.something_motion import CLASS_NAMES, FLIP_PAIRS
@@ -30,6 +30,9 @@ def settings_of(folder: Path, *overrides: str) -> Settings:
 def test_every_experiment_is_valid_and_names_a_backbone_that_exists(name, tmp_path):
     settings = settings_of(tmp_path, f"experiment={name}")
     assert settings.backbone.name in preset_names()
+    if settings.ablate.variants:
+        listed = {one.name for one in settings.ablate.variants} - set(settings.ablate.leave_out)
+        assert listed <= {variant.name for variant in list_variants(settings)}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
