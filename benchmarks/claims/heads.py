@@ -53,10 +53,12 @@ def goal_of_heads(found: Sequence[Figures]) -> str:
     ]
     ahead = f"in {len(won)} of {len(compared)}"
     ahead += f": {'; '.join(won)}" if won else ""
-    behind = "nowhere" if not lost else f"on {'; '.join(lost)}"
+    behind = f"A probe's mean is more than 1 point above its on {'; '.join(lost)}."
+    if not lost:
+        behind = "Nowhere is a probe's mean more than 1 point above its."
     return (
         "DSTS is ahead of **every** probe that was trained, by at least 2 points with both "
-        f"intervals above zero, {ahead}. A probe's mean is more than 1 point above its {behind}."
+        f"intervals above zero, {ahead}. {behind}"
     )
 
 
