@@ -131,7 +131,7 @@ def test_the_goal_counts_regimes_where_every_probe_is_behind_and_names_those_whe
 ):
     assert figures.top1("full") - figures.top1("attentive_positions") == pytest.approx(100 * 2 / 21)
     told = goal_of_heads([figures])
-    assert "in 1 of 1: THETIS." in told and told.endswith("Nowhere is a probe's mean more than 1 point above its.")
+    assert "in 1 of 1: THETIS. Nowhere is a probe's mean" in told
     swapped = {"full": "attentive_positions", "attentive_positions": "full"}
     variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
     worse = Figures(figures.regime, {**figures.content, "variants": variants})
