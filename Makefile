@@ -101,7 +101,7 @@ format: $(STAMP)  ## Repair style and formatting
 docs: $(STAMP)  ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict
 
-bench: $(STAMP)  ## Run the benchmarks (the store's leaves its table in docs/)
+bench: $(STAMP)  ## Run the benchmarks (two write their pages in docs/: store, cached views)
 	@$(INSTALL) -c constraints.txt -e ".[bench]"
 	@set -e; for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$file"; python -m benchmarks.$$(basename $$file .py); done

@@ -189,7 +189,7 @@ def train_head(
     overrides: Overrides = [],
     debug: Debug = False,
 ) -> None:
-    """Train the DSTS head and the two baselines on the cached maps, into outputs/heads/.
+    """Train the DSTS head and its opponents on the cached maps, into outputs/heads/.
 
     Goes on from its checkpoints in outputs/checkpoints when it was stopped. SIGTERM saves and
     exits with train.requeue_status (99), on which a scheduler may start it again.
@@ -263,7 +263,7 @@ def predict(
     overrides: Overrides = [],
     debug: Debug = False,
 ) -> None:
-    """Say what videos show: top-5, the neurons that were chosen, their gates, time by part.
+    """Say what videos show: top-5, the neurons that were chosen where there are several, times.
 
     Input, views and decoder are those that the head's features were made with. Broken files are
     listed with their reason, the others answered: exit status 0 if all were, 1 if not, 2 for wrong

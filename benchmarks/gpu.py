@@ -225,6 +225,9 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a size for a dry run")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("no CUDA device: nothing was measured (--device cpu --small for a dry run)")
+        return
     start = time.perf_counter()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}; {EXPECTED_MS}", flush=True)

@@ -123,7 +123,7 @@ def _find_shortage(settings: Settings, index: ClipIndex) -> str:
     ids = np.array([clip.id for clip in train], dtype=np.str_)
     how: dict[str, Any] = {
         "seed": settings.seed if options.data_seed is None else options.data_seed,
-        "paired": settings.udl.enabled,
+        "paired": settings.udl.enabled and settings.head.has_upstream,
         "world_size": options.devices,
         "early_stopping_epochs": options.early_stopping_epochs,
         "heldout_by": options.heldout_by,

@@ -1,4 +1,5 @@
-# DSTS on the embedded data set, trained and tested by mmaction2's own tools; see docs/mmaction2.md.
+# DSTS on stick diving, trained and tested by mmaction2's own tools; see docs/mmaction2.md.
+#   python cli.py use experiment=stick_diving
 #   python cli.py prepare && python cli.py export-annotations outputs/mmaction2
 #   python -m dsts_pipeline.mmaction2 train configs/mmaction2/dsts_stick_r18_stick-diving.py
 # Start from the embedded backbone (else from random weights, which two epochs don't train):

@@ -430,7 +430,14 @@ class HeadSettings(Section):
     class_query: bool = True
     """of tqn: a query for the class beside those for its attributes"""
     take_over_classifier: bool = True
-    """start from the backbone's classifier, where it fits the classes and the readout averages"""
+    """start from the backbone's classifier, where it fits the classes and the readout"""
+
+    @property
+    def has_upstream(self) -> bool:
+        """Whether it routes or gates; else Upstream-Downstream Learning has nothing to update."""
+        routes = self.synapse and self.num_neurons > 1
+        decides = routes or self.specialization == "gated"
+        return self.kind == "dsts" and self.num_layers > 0 and decides
 
 
 class UdlSettings(Section):

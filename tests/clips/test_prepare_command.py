@@ -90,6 +90,8 @@ def test_what_a_training_does_with_too_few_clips_is_told_before_the_extraction(r
     check = json.loads((tmp_path / "outputs" / "clip_check.json").read_text())
     assert check["notes"] == []  # a training's settings decide nothing that the stage leaves
     assert "batches of" not in prepare(tmp_path, root, train__batch_size=2).stderr
+    lone = {"head__num_neurons": 1, "head__specialization": "ungated"}  # UDL has no part in it
+    assert "batches of" not in prepare(tmp_path, root, train__batch_size=4, **lone).stderr
     refused = prepare(tmp_path, root, train__early_stopping_epochs=2, train__heldout_fraction=0.001)
     assert "warning: train-head will refuse these clips" in refused.stderr
 

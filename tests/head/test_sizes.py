@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
+from dsts_pipeline.base.settings import HeadSettings
 from dsts_pipeline.head import AttentiveProbe, ConvBlockHead, DSTSHead, count_parameters
 
 
@@ -54,3 +57,18 @@ def test_attentive_probe(depth):
     probe = AttentiveProbe(16, 5, readout_depth=depth)
     assert count_parameters(probe) == of_query + (depth - 1) * of_block
     assert count_parameters(probe, with_pooler=False) == 0
+
+
+def test_the_settings_know_whether_a_head_has_anything_upstream():
+    sizes = itertools.product((1, 3), (0, 2), (True, False), ("gated", "fixed", "conv3d"))
+    for num_neurons, num_layers, synapse, specialization in sizes:
+        options = HeadSettings(
+            num_neurons=num_neurons,
+            num_layers=num_layers,
+            synapse=synapse,
+            specialization=specialization,
+            width=4,
+        )
+        head = DSTSHead.from_settings(4, 2, options)
+        assert options.has_upstream == bool(head.upstream_parameters()), options
+    assert not HeadSettings(kind="gst").has_upstream
