@@ -280,7 +280,7 @@ def test_stage_lists_the_code_that_it_uses(name):
 
 
 # Sections that decide a warning on the terminal and nothing that the stage leaves behind.
-WARNED_OF = {"prepare": {"seed", "train", "udl"}}
+WARNED_OF = {"prepare": {"seed", "head", "train", "udl"}}
 
 
 @pytest.mark.parametrize("name", STAGES)
