@@ -95,9 +95,9 @@ def new(
 
 
 def choose_in(folder: Path, choices: list[str]) -> None:
-    """`dsts use` in another folder."""
+    """`dsts use` in another folder; without choices the defaults."""
     with chdir(folder):
-        import_module("stages.use").run(choices, PARAMS_FILE, reset=False)
+        import_module("stages.use").run(choices, PARAMS_FILE, reset=not choices)
 
 
 @app.command(rich_help_panel=START)

@@ -13,7 +13,8 @@ from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.provenance import collect_provenance
 from dsts_pipeline.base.settings import EvaluateSettings, Settings
-from dsts_pipeline.clips.index import ClipIndex
+from dsts_pipeline.clips.index import ClipIndex, Problem
+from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.metrics import (
@@ -51,7 +52,7 @@ def _evaluate(settings: Settings) -> None:
     # a clip without a file nobody knows which fold it would be in.
     imported = "import" in store.manifest["made_of"]
     left_out = imported or store.fold is not None
-    unusable = () if left_out else ClipIndex.load(common.CLIP_INDEX).problems
+    unusable = () if left_out else _read_problems(store)
     rows = store.rows_of_split(chosen.split)
     names = [name for name in common.HEAD_NAMES if (common.HEADS / name).exists()]
     for name in names:
@@ -95,6 +96,22 @@ def _evaluate(settings: Settings) -> None:
     answers = {name: head.predictions for name, head in heads.items()}
     _write_plot_tables(plot_tables(metrics, answers, routing))
     print_results(metrics)
+
+
+def _read_problems(store: FeatureStore) -> tuple[Problem, ...]:
+    """Clips that the index left out.
+
+    Raises:
+        DataError: The index is of other classes: features and heads are of an earlier data set.
+    """
+    index = ClipIndex.load(common.CLIP_INDEX)
+    if tuple(index.class_names) != tuple(store.class_names):
+        raise DataError(
+            f"{common.CLIP_INDEX} names {len(index.class_names)} classes of {index.dataset}, and "
+            f"{common.FEATURES} has maps of {len(store.class_names)} others; run `dvc repro`, or "
+            "`python cli.py extract` and `train-head` first"
+        )
+    return index.problems
 
 
 def _fused(chosen: EvaluateSettings, heads: Mapping[str, HeadResult]) -> dict[str, HeadResult]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dsts_pipeline.base.errors import CheckpointError, SettingsError
+from dsts_pipeline.base.errors import CheckpointError, DataError, SettingsError
 from dsts_pipeline.base.files import read_signed, sign, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
@@ -34,7 +34,7 @@ from dsts_pipeline.extract.views import (
 )
 from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.feature_store.opening import open_features
+from dsts_pipeline.feature_store.opening import open_features, read_features_record
 from dsts_pipeline.feature_store.planning import prepare_work
 from dsts_pipeline.feed import FeatureFeed, split_batches
 from dsts_pipeline.head import LinearProbe, load_head, save_head, take_over_classifier
@@ -250,6 +250,11 @@ def _open_inputs(settings: Settings, folder: Path, name: str) -> Iterator[Finetu
             f"dataset.fold is {settings.dataset.fold}, and {name} takes the splits of the clip "
             "index; set dataset.fold to null"
         )
+    if not common.CLIP_INDEX.exists() and _is_imported():
+        raise DataError(
+            f"the features were imported, and {name} needs videos: in a folder of its own, run "
+            "`python cli.py prepare` and `extract` on them"
+        )
     index = ClipIndex.load(common.CLIP_INDEX)
     backbone = choose_backbone(decoding)
     check_can_be_saved(backbone)
@@ -269,6 +274,11 @@ def _open_inputs(settings: Settings, folder: Path, name: str) -> Iterator[Finetu
         every = chosen.checkpoint_every_batches
         saved = CheckpointOptions(common.CHECKPOINTS, every_batches=every, stop=stop)
         yield FinetuneInputs(settings, processes, saved, index, backbone, pool)
+
+
+def _is_imported() -> bool:
+    exists = common.FEATURES.exists()
+    return exists and "import" in read_features_record(common.FEATURES)["made_of"]
 
 
 def _train_jointly(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from dsts_pipeline.base.choices import CHOICES
 from dsts_pipeline.base.errors import UserError
 from dsts_pipeline.base.files import unfinished_folder
 from dsts_pipeline.base.progress import console
@@ -51,7 +52,7 @@ def run(
         git: Whether to begin a git repository there, which `dvc exp` needs; also in a project that
             is there already.
         choose: Writes choices such as "dataset=folder" into the settings of the project in a
-            folder; `stages.use`.
+            folder, or makes them the defaults where there are none; `stages.use`.
 
     Raises:
         UserError: The folder is in use, or git is missing.
@@ -76,6 +77,9 @@ def run(
         in_git = git or _is_in_git(folder.parent)
         if not in_git:
             (unfinished / _LOCAL).write_text(f"[core]\n    {_NO_GIT} = true\n")
+        if (unfinished / CHOICES).exists():
+            console.print(f"{CHOICES} of {find_template()} is left out:", markup=False)
+            choose(unfinished, [])
         if layout:
             choose(unfinished, _choices(layout, backbone))
         elif backbone:
@@ -188,7 +192,7 @@ def _tell(folder: Path, layout: Layout | None, backbone: str | None, in_git: boo
     if not in_git:
         lines.append(f"`dvc exp run` needs a git repository: `dsts new {folder} --git` begins one.")
     if not layout:
-        lines.append("It is about rendered dives, the embedded data, until `dsts use` names other.")
+        lines.append("It is about rendered videos, the embedded set, until `dsts use` names other.")
     next_commands = ["dsts doctor   # can this machine run it?", "dvc repro"]
     lines += ["Next:", f"  cd {folder}", *(f"  {command}" for command in next_commands)]
     for line in lines:

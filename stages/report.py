@@ -206,7 +206,17 @@ def show_results(settings: Settings) -> None:
     """
     if not common.METRICS.exists():
         raise DataError(f"{common.METRICS}: no results yet; run `dvc repro`")
-    console = print_results(read_signed(common.METRICS))
+    metrics = read_signed(common.METRICS)
+    console = print_results(metrics)
+    if common.FEATURES.exists():
+        now = read_features_record(common.FEATURES)["fingerprint"]
+        if now != metrics["store"]:
+            console.print(
+                f"{common.FEATURES} names other maps by now ({now}) than these results are of "
+                f"({metrics['store']}): run `dvc repro`, or `train-head` and `evaluate`",
+                soft_wrap=True,
+                highlight=False,
+            )
     if common.REPORT.exists():
         console.print(f"report: {common.REPORT.resolve()}", soft_wrap=True, highlight=False)
     else:

@@ -90,6 +90,8 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
 
     def save(name: str, title: str, head: nn.Module, history: list[dict[str, Any]]) -> None:
         if processes.is_first:
+            if untrained := _tell_untrained(title, history):
+                console.print(untrained, soft_wrap=True, markup=False, highlight=False)
             of_run = {"epochs": history} | ({"adapted": adapted} if adapted else {})
             write_json(common.HEADS / name / "history.json", sign(of_run))
             save_head(common.HEADS / name, head, made_of | {"title": title})
@@ -135,3 +137,15 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
             checkpoints=saved,
         )
     save("dsts", title_of_chosen(settings.head), head, history)
+
+
+def _tell_untrained(title: str, history: list[dict[str, Any]]) -> str:
+    """That no epoch was better on held-out clips than the head as it began, where it is so."""
+    judged = [epoch for epoch in history if "heldout_accuracy" in epoch]
+    if not judged or any(epoch.get("best") for epoch in judged):
+        return ""
+    return (
+        f"warning: {title}: of {len(judged)} epochs none was more accurate on the held-out clips "
+        "than the untrained head, so that one is kept; train for longer, or at another "
+        "train.learning_rate"
+    )

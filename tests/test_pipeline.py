@@ -6,11 +6,14 @@ One run serves all tests of this file; the tests then look at it and go on from 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dsts_pipeline.base.files import sign, write_json
 from dsts_pipeline.base.params import load_settings, overrides_of
+from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.metrics.ablation import paper_figures
 from tests.pipeline import TINY, WEIGHTS, params_of, run_cli, tell_plainly
 
@@ -109,6 +112,30 @@ def test_second_extraction_changes_no_byte(folder):
     run = run_cli(folder, "extract", **SETTINGS)
     assert run.returncode == 0 and "0 maps in 0 shards" in run.stderr
     assert (record.read_bytes(), {p: p.stat().st_mtime_ns for p in store.rglob("*.*")}) == before
+
+
+def test_maps_of_an_earlier_data_set_are_not_scored_as_those_of_another(folder):
+    path = folder / "outputs" / "clips.json"
+    kept = path.read_bytes()
+    index = ClipIndex.load(path)
+    try:
+        replace(index, class_names=("of another set", *index.class_names[1:])).save(path)
+        message = tell_plainly(run_cli(folder, "evaluate", **SETTINGS))
+        assert "outputs/clips.json names" in message and "others; run `dvc repro`" in message
+    finally:
+        path.write_bytes(kept)
+
+
+def test_results_of_other_maps_than_the_latest_are_told(folder):
+    path = folder / "outputs" / "evaluation" / "metrics.json"
+    kept = path.read_bytes()
+    try:
+        write_json(path, sign(json.loads(kept) | {"store": "f00"}))
+        run = run_cli(folder, "results", **SETTINGS)
+        assert "names other maps by now" in run.stdout and "are of (f00)" in run.stdout
+    finally:
+        path.write_bytes(kept)
+    assert "other maps" not in run_cli(folder, "results", **SETTINGS).stdout
 
 
 def test_options_that_exclude_each_other_are_told(folder):

@@ -89,6 +89,13 @@ def test_an_experiment_may_be_a_choice(project):
     assert not load_settings(PARAMS).udl.enabled
 
 
+def test_videos_that_are_there_are_not_rendered_whatever_the_experiment_renders(project):
+    assert choose("experiment=small").dataset.render.num_train == 240
+    settings = choose("dataset=folder", "dataset.root=/data/mine", "backbone=swin_t")
+    assert settings.dataset.render is None and settings.train.num_epochs == 2
+    assert settings == composed()
+
+
 def test_another_option_of_a_group_begins_its_section_anew(project, capsys):
     choose(*OWN)
     assert choose("dataset=csv").dataset.root == "data/csv"

@@ -121,7 +121,13 @@ class Choices:
         else:
             end = self._bases.index(_SELF) if _SELF in self._bases else len(self._bases)
             self._bases.insert(end, {name: option})
-        return [f"{group}.{text}" for text in _told(self._content.pop(group, {}))]
+        dropped = [f"{group}.{text}" for text in _told(self._content.pop(group, {}))]
+        if group == "dataset" and self._has_experiment() and _renders_nothing(option):
+            self._content[group] = {"render": None}  # over what the experiment renders
+        return dropped
+
+    def _has_experiment(self) -> bool:
+        return any(isinstance(base, str) and base != _SELF for base in self._bases)
 
     def texts(self) -> list[str]:
         """All choices as `add` takes them, groups first."""
@@ -183,3 +189,9 @@ def tell_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
+
+
+def _renders_nothing(option: str) -> bool:
+    """Whether a data set's file says that its videos are there."""
+    content = YAML(typ="safe").load((CONFIGS / "dataset" / f"{option}.yaml").read_text("utf-8"))
+    return "render" in content and content["render"] is None

@@ -124,6 +124,10 @@ def doubt_held_out(
     )
 
 
+MIN_HELD_OUT = 8
+"""Fewer held-out clips choose no epoch, unless there is one of each class."""
+
+
 class Fitted(NamedTuple):
     """What a training takes instead of what is set, and what there is to say of it, or ""."""
 
@@ -145,8 +149,11 @@ def fit_to_clips(
     heldout_by: HeldoutBy = "clip",
     origins: np.ndarray | None = None,
 ) -> Fitted:
-    """A smaller batch where clips do not fill the one that is set, and none held out there where
-    that would be fewer than one of each class; all else as it is set.
+    """A smaller batch where clips do not fill the one that is set, and none held out where so few
+    can't choose an epoch; all else as it is set.
+
+    Choice: eight clips, or one of each class, where those are fewer. One held-out clip is right or
+    wrong, and keeps the untrained head as readily as the best one.
 
     Arguments are those of `find_shortage`, which refuses what can't be helped.
     """
@@ -165,16 +172,16 @@ def fit_to_clips(
             f"train.heldout_fraction {heldout_fraction:g} holds out none of {num_kept} training "
             "clips: the last epoch counts, none is chosen"
         )
-    if num_kept >= _count_needed(batch_size, paired, world_size):
-        return as_set._replace(told=told)
     num_classes = len(np.unique(labels))
-    if 0 < num_held < num_classes and early_stopping_epochs is None:
+    if 0 < num_held < min(num_classes, MIN_HELD_OUT) and early_stopping_epochs is None:
         told = (
             f"{num_held} held-out clip{'s' if num_held > 1 else ''} of {num_classes} classes "
             "can't choose an epoch: none is held out, the last epoch counts"
         )
         fraction = 0.0
         num_kept += num_held
+    if num_kept >= batch_size * world_size * (2 if paired else 1):
+        return Fitted(batch_size, fraction, told)
     largest = num_kept // (2 if paired else 1) // world_size
     if not largest:
         return as_set

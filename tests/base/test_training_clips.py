@@ -49,20 +49,30 @@ def test_a_batch_is_cut_to_the_largest_that_clips_fill(paired, world_size, heldo
         size, fraction, told = fit_to_clips(LABELS, IDS, seed=0, **set_so, **how)
         fitted = {"batch_size": size, "heldout_fraction": fraction}
         assert shortage(**fitted, **how) == ""
-        if shortage(**set_so, **how) == "":
+        num_kept = 15 if heldout_fraction else 20
+        if num_kept >= asked * world_size * (2 if paired else 1):
             assert fitted == set_so and told == ""
         else:
             assert f"batches of {size} are taken" in told and fraction == heldout_fraction
-            assert shortage(**fitted | {"batch_size": size + 1}, **how)
+            assert (size + 1) * world_size * (2 if paired else 1) > num_kept
 
 
-def test_fewer_held_out_clips_than_classes_choose_no_epoch_where_batches_are_cut():
+def test_fewer_held_out_clips_than_classes_choose_no_epoch():
     few = {"heldout_fraction": 0.1, "seed": 0, "paired": True}
     fitted = fit_to_clips(LABELS, IDS, batch_size=32, **few)
     assert fitted[:2] == (10, 0.0) and "can't choose an epoch: none is held out" in fitted.told
-    assert fit_to_clips(LABELS, IDS, batch_size=8, **few) == (8, 0.1, ""), "as it is set"
+    alone = fit_to_clips(LABELS, IDS, batch_size=8, **few | {"paired": False})
+    assert alone[:2] == (8, 0.0)
+    assert alone.told.startswith("3 held-out clips of 4 classes can't choose an epoch")
     stopping = fit_to_clips(LABELS, IDS, batch_size=32, early_stopping_epochs=2, **few)
     assert stopping.heldout_fraction == 0.1
+
+
+def test_eight_held_out_clips_choose_an_epoch_of_any_number_of_classes():
+    labels, ids = np.arange(80) % 40, np.array([f"clip {n}" for n in range(80)])
+    how = {"batch_size": 8, "seed": 0, "paired": False}
+    assert fit_to_clips(labels, ids, heldout_fraction=0.1, **how) == (8, 0.1, "")
+    assert fit_to_clips(labels, ids, heldout_fraction=0.08, **how).heldout_fraction == 0.0
 
 
 def test_where_nothing_is_held_out_it_is_said():

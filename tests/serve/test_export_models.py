@@ -129,6 +129,8 @@ def test_command_exports_the_head_of_a_run(tmp_path):
     assert "exists already" in tell_plainly(run_cli(tmp_path, "export", "out/head.onnx", **QUICK))
     whole = run_cli(tmp_path, "export", "whole.onnx", "--whole", **QUICK)
     assert "features were imported" in tell_plainly(whole)
+    tuning = tell_plainly(run_cli(tmp_path, "finetune"))
+    assert "features were imported, and finetune needs videos" in tuning
     pair = "export", "head.bin", "--format", "program"
     assert "ends in .pt2" in tell_plainly(run_cli(tmp_path, *pair))
 

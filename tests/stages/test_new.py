@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from cli import choose_in
 from dsts_pipeline.base.errors import DataError, SettingsError, UserError
 from dsts_pipeline.base.params import load_settings
 from dsts_pipeline.base.project import PROJECT_FILES, installed_version, require_release
@@ -39,6 +41,21 @@ def test_a_project_holds_the_repositorys_own_files(tmp_path):
     named = f"dsts-pipeline[pipeline,mmaction2]=={installed_version()}\n"
     assert (project / "requirements.txt").read_text() == named
     assert not list(tmp_path.rglob("__pycache__")) and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_choices_of_the_checkout_are_left_behind(tmp_path, monkeypatch):
+    checkout = tmp_path / "checkout"
+    for name in PROJECT_FILES:
+        source, target = ROOT / name, checkout / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    choose_in(checkout, ["train.num_epochs=3"])
+    monkeypatch.setattr(new, "find_template", lambda: checkout)
+    for name, videos in (("plain", None), ("mine", class_folders(tmp_path / "videos", 6))):
+        given = {"videos": videos, "backbone": None, "git": False}
+        new.run(tmp_path / name, choose=choose_in, **given)
+        defaults = load_settings(ROOT / "params.yaml").train
+        assert load_settings(tmp_path / name / "params.yaml").train == defaults
 
 
 @pytest.mark.parametrize("name", ["dvc.yaml", "extra/dvc.yaml"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dsts_pipeline.base.files import read_json
+from stages import train_head
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 from tests.stages.ready_store import QUICK, make_ready
 
@@ -124,3 +125,11 @@ def test_a_changed_result_is_told_by_whoever_reads_it(ready):
     for command in (("results",), ("compare", "outputs", "outputs")):
         told = tell_plainly(run_cli(ready, *command))
         assert "metrics.json: changed after it was written" in told
+
+
+def test_an_untrained_head_that_is_kept_is_told():
+    worse = {"epoch": 0, "heldout_accuracy": 0.1, "best": False}
+    told = train_head._tell_untrained("linear probe", [worse, worse])
+    assert told.startswith("warning: linear probe: of 2 epochs none was more accurate")
+    assert train_head._tell_untrained("linear probe", [worse, worse | {"best": True}]) == ""
+    assert train_head._tell_untrained("linear probe", [{"epoch": 0}]) == "", "nothing is held out"
