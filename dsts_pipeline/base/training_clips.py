@@ -180,7 +180,7 @@ def fit_to_clips(
         )
         fraction = 0.0
         num_kept += num_held
-    if num_kept >= batch_size * world_size * (2 if paired else 1):
+    if num_kept >= _count_needed(batch_size, paired, world_size):
         return Fitted(batch_size, fraction, told)
     largest = num_kept // (2 if paired else 1) // world_size
     if not largest:

@@ -49,12 +49,11 @@ def test_a_batch_is_cut_to_the_largest_that_clips_fill(paired, world_size, heldo
         size, fraction, told = fit_to_clips(LABELS, IDS, seed=0, **set_so, **how)
         fitted = {"batch_size": size, "heldout_fraction": fraction}
         assert shortage(**fitted, **how) == ""
-        num_kept = 15 if heldout_fraction else 20
-        if num_kept >= asked * world_size * (2 if paired else 1):
+        if shortage(**set_so, **how) == "":
             assert fitted == set_so and told == ""
         else:
             assert f"batches of {size} are taken" in told and fraction == heldout_fraction
-            assert (size + 1) * world_size * (2 if paired else 1) > num_kept
+            assert shortage(**fitted | {"batch_size": size + 1}, **how)
 
 
 def test_fewer_held_out_clips_than_classes_choose_no_epoch():
