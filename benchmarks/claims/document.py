@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.heads import (
+    answer_of_curve,
     differences_table,
     end_to_end_table,
     goal_of_heads,
@@ -82,6 +83,7 @@ def render(results: Path = RESULTS) -> str:
         pilots=read_json(results / PILOTS) if (results / PILOTS).exists() else None,
         pilots_table=pilots_table,
         heads_table=heads_table,
+        answer_of_curve=answer_of_curve,
         differences_table=differences_table,
         end_to_end_table=end_to_end_table,
         versus_table=versus_table,

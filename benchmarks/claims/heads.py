@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
-from benchmarks.claims.regimes import END_TO_END
+from benchmarks.claims.regimes import CURVE, END_TO_END
 from benchmarks.claims.verdicts import markdown
 
 PROBES = ("linear", "attentive", "attentive_positions", "attentive_4")
@@ -102,6 +102,19 @@ def _marked(figures: Figures, name: str) -> str:
         return ""
     points = f"{figures.versus(REFERENCE, name).points:+.1f}"
     return points if verdict_of_head(figures, name) == "level" else f"**{points}**"
+
+
+def answer_of_curve(found: Sequence[Figures]) -> str:
+    """One neuron minus ten at each number of clips, and which numbers were not trained."""
+    told = [
+        f"{figures.regime.title}: {verdict_of_head(figures, 'neurons_10')} "
+        f"{_between(figures.versus(REFERENCE, 'neurons_10'))}"
+        for figures in found
+    ]
+    there = {figures.regime.name for figures in found}
+    missing = [regime.title for regime in CURVE if regime.name not in there]
+    answer = f"One neuron against ten, in points with 95 % over seeds: {'; '.join(told)}."
+    return answer + (f" Not trained yet: {', '.join(missing)}." if missing else "")
 
 
 def versus_table(figures: Figures) -> str:

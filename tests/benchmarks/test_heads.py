@@ -8,6 +8,7 @@ import pytest
 from benchmarks.claims.document import not_trained
 from benchmarks.claims.figures import BOOTSTRAP, Figures
 from benchmarks.claims.heads import (
+    answer_of_curve,
     best_probe,
     end_to_end_table,
     goal_of_heads,
@@ -102,6 +103,15 @@ def test_the_curve_is_the_same_for_the_same_figures(figures, tmp_path):
     for name in ("a.svg", "b.svg"):
         draw_curve(found, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_the_curve_is_answered_at_every_number_of_clips(figures):
+    swapped = {"attentive_positions": "neurons_10"}
+    variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
+    content = {key: value for key, value in figures.content.items() if key != "clips"}
+    told = answer_of_curve([Figures(CURVE[0], content | {"variants": variants})])
+    assert "1,000 clips: ahead +9.5 (" in told
+    assert told.endswith("Not trained yet: 4,000 clips, 16,000 clips, 64,000 clips.")
 
 
 def test_end_to_end_is_told_beside_cached_maps():
