@@ -34,7 +34,7 @@ from dsts_pipeline.extract.views import (
 )
 from dsts_pipeline.extract.weights import find_classifier
 from dsts_pipeline.feature_store import FeatureStore
-from dsts_pipeline.feature_store.opening import open_features, read_features_record
+from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feature_store.planning import prepare_work
 from dsts_pipeline.feed import FeatureFeed, split_batches
 from dsts_pipeline.head import LinearProbe, load_head, save_head, take_over_classifier
@@ -250,7 +250,7 @@ def _open_inputs(settings: Settings, folder: Path, name: str) -> Iterator[Finetu
             f"dataset.fold is {settings.dataset.fold}, and {name} takes the splits of the clip "
             "index; set dataset.fold to null"
         )
-    if not common.CLIP_INDEX.exists() and _is_imported():
+    if not common.CLIP_INDEX.exists() and _is_imported(settings):
         raise DataError(
             f"the features were imported, and {name} needs videos: in a folder of its own, run "
             "`python cli.py prepare` and `extract` on them"
@@ -276,9 +276,10 @@ def _open_inputs(settings: Settings, folder: Path, name: str) -> Iterator[Finetu
         yield FinetuneInputs(settings, processes, saved, index, backbone, pool)
 
 
-def _is_imported() -> bool:
-    exists = common.FEATURES.exists()
-    return exists and "import" in read_features_record(common.FEATURES)["made_of"]
+def _is_imported(settings: Settings) -> bool:
+    if not common.FEATURES.exists():
+        return False
+    return "import" in open_features(common.FEATURES, settings.feed).manifest["made_of"]
 
 
 def _train_jointly(

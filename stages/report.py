@@ -209,8 +209,8 @@ def show_results(settings: Settings) -> None:
     metrics = read_signed(common.METRICS)
     console = print_results(metrics)
     if common.FEATURES.exists():
-        now = read_features_record(common.FEATURES)["fingerprint"]
-        if now != metrics["store"]:
+        now = read_features_record(common.FEATURES).get("fingerprint")
+        if now not in (None, metrics["store"]):  # a record by hand names a store and no more
             console.print(
                 f"{common.FEATURES} names other maps by now ({now}) than these results are of "
                 f"({metrics['store']}): run `dvc repro`, or `train-head` and `evaluate`",
