@@ -17,7 +17,7 @@ from dsts_pipeline.base.errors import CheckpointError, DataError, SettingsError
 from dsts_pipeline.base.files import read_signed, sign, write_json
 from dsts_pipeline.base.progress import console
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
-from dsts_pipeline.base.settings import Settings, UdlSettings
+from dsts_pipeline.base.settings import FeedSettings, Settings, UdlSettings
 from dsts_pipeline.clips.flips import FlipRule
 from dsts_pipeline.clips.index import ClipIndex
 from dsts_pipeline.extract.augmentation import Augmentation, import_transforms
@@ -250,7 +250,7 @@ def _open_inputs(settings: Settings, folder: Path, name: str) -> Iterator[Finetu
             f"dataset.fold is {settings.dataset.fold}, and {name} takes the splits of the clip "
             "index; set dataset.fold to null"
         )
-    if not common.CLIP_INDEX.exists() and _is_imported(settings):
+    if not common.CLIP_INDEX.exists() and _is_imported():
         raise DataError(
             f"the features were imported, and {name} needs videos: in a folder of its own, run "
             "`python cli.py prepare` and `extract` on them"
@@ -276,10 +276,10 @@ def _open_inputs(settings: Settings, folder: Path, name: str) -> Iterator[Finetu
         yield FinetuneInputs(settings, processes, saved, index, backbone, pool)
 
 
-def _is_imported(settings: Settings) -> bool:
+def _is_imported() -> bool:
     if not common.FEATURES.exists():
         return False
-    return "import" in open_features(common.FEATURES, settings.feed).manifest["made_of"]
+    return "import" in open_features(common.FEATURES, FeedSettings()).manifest["made_of"]
 
 
 def _train_jointly(
