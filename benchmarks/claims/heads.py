@@ -84,7 +84,7 @@ def heads_table(found: Sequence[Figures]) -> str:
     """A row a head, a column a regime or a number of clips: top-1 ± its deviation over seeds."""
     rows = [["head", *(figures.regime.title for figures in found)]]
     for name, title in _titles(found).items():
-        rows.append([title, *(_top1(figures, name) for figures in found)])
+        rows.append([title, *(top1_cell(figures, name) for figures in found)])
     return markdown(rows)
 
 
@@ -124,7 +124,7 @@ def versus_table(figures: Figures) -> str:
     )
     rows = [["head", "parameters", "top-1", "chosen", "ours minus it", *over]]
     for name, variant in figures.variants.items():
-        cells = [variant["title"], f"{variant['num_parameters']:,}", _top1(figures, name)]
+        cells = [variant["title"], f"{variant['num_parameters']:,}", top1_cell(figures, name)]
         cells.append(_chosen(figures, name))
         rows.append(cells + _minus(figures, name))
     return markdown(rows)
@@ -139,7 +139,7 @@ def end_to_end_table(content: Mapping[str, Any]) -> str:
     tuned, cached = (_kind(content, key) for key in ("right", "cached_right"))
     rows = [["head", "cached maps", "end to end", "ours minus it", "over seeds", "over clips"]]
     for name, variant in tuned.variants.items():
-        cells = [variant["title"], _top1(cached, name), _top1(tuned, name)]
+        cells = [variant["title"], top1_cell(cached, name), top1_cell(tuned, name)]
         rows.append(cells + _minus(tuned, name))
     return markdown(rows)
 
@@ -188,7 +188,8 @@ def _titles(found: Sequence[Figures]) -> Mapping[str, str]:
     return {name: known[name]["title"] for name in in_order}
 
 
-def _top1(figures: Figures, name: str) -> str:
+def top1_cell(figures: Figures, name: str) -> str:
+    """Top-1 ± its deviation over seeds, such as "70.8 ± 1.4"; empty where it was not trained."""
     if name not in figures.variants:
         return ""
     spread = figures.spread(name)

@@ -6,7 +6,7 @@ Enters: `Figures` of the regimes that there are, the README's text. Leaves: the 
 from __future__ import annotations
 
 from benchmarks.claims.figures import Figures
-from benchmarks.claims.heads import goal_of_heads
+from benchmarks.claims.heads import goal_of_heads, top1_cell
 from benchmarks.claims.regimes import ROOT
 from benchmarks.claims.verdicts import markdown
 
@@ -30,7 +30,7 @@ def summary_table(found: list[Figures]) -> str:
     names = [name for name in COLUMNS if any(name in figures.variants for figures in found)]
     rows = [["frozen maps", *(COLUMNS[name] for name in names), "seeds"]]
     for figures in found:
-        cells = [_top1(figures, name) for name in names]
+        cells = [top1_cell(figures, name) for name in names]
         rows.append([figures.regime.brief, *cells, str(figures.num_seeds("full"))])
     return markdown(rows)
 
@@ -48,10 +48,3 @@ def with_table(text: str, found: list[Figures], former_heads: str = "") -> str:
     parts = "", summary_table(found), goal_of_heads(found), former_heads
     told = "\n".join(f"{part}\n" for part in parts if part)
     return f"{before}{BEGIN}\n{told}\n{END}{after}"
-
-
-def _top1(figures: Figures, name: str) -> str:
-    if name not in figures.variants:
-        return ""
-    spread = figures.spread(name)
-    return f"{figures.top1(name):.1f}" + ("" if spread is None else f" ± {spread:.1f}")
