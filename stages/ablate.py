@@ -114,9 +114,11 @@ def _ablate(settings: Settings) -> None:
         for name, tried in planned.items():
             of_variant = [runs.folder(one.plan) for of_seed in tried for one in of_seed]
             folders.setdefault(name, []).extend(of_variant)
+            of_seeds = {of_seed[0].plan.seed: of_seed for of_seed in tried}
             for one in chosen[name]:
+                rated = _tell_tried(runs, of_seeds[one.plan.seed], answers)
                 answer = answers[runs.folder(one.plan)]
-                found[name].append(_Trained(one, number, runs, answer))
+                found[name].append(_Trained(one, rated, number, runs, answer))
     described = {
         variant.name: _describe_variant(
             variant, folders[variant.name], found[variant.name], len(stores), failures, how.split
@@ -198,9 +200,10 @@ Planned = Mapping[str, list[list[_Candidate]]]
 
 
 class _Trained(NamedTuple):
-    """A training that was kept, the fold that it is of, and its answers."""
+    """A training that was kept, what it was chosen from, the fold that it is of, its answers."""
 
     candidate: _Candidate
+    tried: list[dict[str, Any]]
     fold: int
     runs: Runs
     answer: HeadResult
@@ -310,6 +313,18 @@ def _choose_together(
         return _choose(runs, planned, answers)
     rated = [fmean(_rate(runs, one, answers) for one in ones) for ones in finished]
     return list(finished[rated.index(max(rated))])
+
+
+def _tell_tried(
+    runs: Runs, of_seed: Sequence[_Candidate], answers: Mapping[Path, HeadResult]
+) -> list[dict[str, Any]]:
+    """For results.json: what was tried with a seed and finished; empty where nothing was chosen."""
+    finished = [one for one in of_seed if one.tries and runs.is_finished(one.plan)]
+    if len(of_seed) < 2:
+        return []
+    return [
+        {"settings": dict(one.tries), "accuracy": _rate(runs, one, answers)} for one in finished
+    ]
 
 
 def _rate(runs: Runs, one: _Candidate, answers: Mapping[Path, HeadResult]) -> float:
@@ -446,10 +461,15 @@ def _describe_variant(
     answer of a head that did not learn from it.
     """
     by_seed: dict[int, dict[int, AblationRun]] = {}
-    for (plan, tries), fold, runs, answer in trained:
+    for (plan, tries), tried, fold, runs, answer in trained:
         answers = _predictions_of(runs.folder(plan), split).relative_to(runs.root.parent)
         run = AblationRun(
-            plan.seed, answer, runs.history(plan), answers.as_posix(), chosen=dict(tries)
+            plan.seed,
+            answer,
+            runs.history(plan),
+            answers.as_posix(),
+            chosen=dict(tries),
+            tried=tried,
         )
         by_seed.setdefault(plan.seed, {})[fold] = run
     done = [

@@ -25,7 +25,10 @@ from benchmarks.claims.heads import (
     end_to_end_table,
     goal_of_heads,
     heads_table,
+    num_comparisons,
+    others_above,
     pilots_table,
+    trained_deep,
     verdicts_of_heads,
     versus_table,
 )
@@ -77,6 +80,10 @@ def render(results: Path = RESULTS) -> str:
         curve=[found[regime.name] for regime in CURVE if regime.name in found],
         found=found,
         not_trained=not_trained,
+        searched=searched,
+        num_comparisons=num_comparisons,
+        others_above=others_above,
+        trained_deep=trained_deep,
         end_to_end=read_json(result_file(END_TO_END, results))
         if is_there(END_TO_END, results)
         else None,
@@ -94,22 +101,32 @@ def render(results: Path = RESULTS) -> str:
 def _former_heads(found: Iterable[Figures]) -> str:
     """Which figures are of a former default; empty where none is."""
     former = [one.regime.brief for one in found if not _is_of_now(one)]
-    told = "Figures of another default head or search than those of now, to be made again"
+    told = "Figures of another head, training or search than those of now, to be made again"
     return f"{told}: {'; '.join(former)}." if former else ""
 
 
 def _is_of_now(figures: Figures) -> bool:
-    """Whether its experiment still has the head, and the seeds that search, of its file."""
+    """Whether its experiment still has the head, the training and the search of its file."""
     now = _settings_of_now(figures.regime.name)
-    head = figures.content["settings"]["head"]
-    by_seeds = figures.content.get("search_seeds")
-    return bool(now.head.model_dump(mode="json") == head and now.ablate.search_seeds == by_seeds)
+    of_file = figures.content
+    sections = (now.head, of_file["settings"]["head"]), (now.train, of_file["settings"]["train"])
+    searched_as = now.ablate.search_seeds, list(now.ablate.search)
+    return searched_as == (of_file.get("search_seeds"), of_file.get("search")) and all(
+        section.model_dump(mode="json") == kept for section, kept in sections
+    )
 
 
 @cache
 def _settings_of_now(name: str) -> Settings:
     with TemporaryDirectory() as folder:
         return load_settings(settle(BY_NAME[name], Path(folder), []) / "params.yaml")
+
+
+def searched(regime: Regime) -> str:
+    """What its experiment tries, such as "learning rate 0.001, 0.002; mixup alpha 0.0, 0.4"."""
+    asked = (one.partition("=") for one in _settings_of_now(regime.name).ablate.search)
+    told = (f"{key.split('.')[-1]} {values.replace(',', ', ')}" for key, _, values in asked)
+    return "; ".join(told).replace("_", " ")
 
 
 def not_trained(regime: Regime, found: Mapping[str, Figures]) -> str:

@@ -1,8 +1,8 @@
 """The figures of a regime, computed from its result file: means, differences, intervals, tests.
 
 Enters: docs/claims/<regime>.json. Leaves: a `Figures` that the page asks for numbers. Accuracies
-and differences are in percent and points. A difference is variant minus reference, paired by seed;
-of a cross-validation clip by clip, over folds and over whole groups.
+and differences are in percent and points. A difference is variant minus reference, paired by seed
+and clip by clip; where clips have groups over whole groups, of a cross-validation over folds.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ BOOTSTRAP = Bootstrap()
 
 @dataclass(frozen=True)
 class Difference:
-    """Variant minus reference in points, its 95 % intervals over seeds and over clips; of a
-    cross-validation over folds (low, high) and over whole groups.
+    """Variant minus reference in points, its 95 % intervals over seeds and over clips (whole groups
+    of them where there are groups); of a cross-validation over folds in the place of seeds.
 
     `p` is of the paired t test over seeds or folds, `p_holm` adjusted for all variants of the
     regime; None where there are too few.
@@ -132,44 +132,34 @@ class Figures:
         """`name` minus `other`, on the seeds that both have; p is not adjusted."""
         own, base = self.hits[name], self.hits[other]
         seeds = tuple(seed for seed in own if seed in base)
-        if self.clips is not None:
-            gained = [own[seed].astype(np.float64) - base[seed] for seed in seeds]
-            return self._over_folds(np.mean(gained, axis=0), self.clips)
         values, others = ([float(side[seed].mean()) for seed in seeds] for side in (own, base))
-        by_seed = paired_over_seeds(values, others)
-        draws, count = self._draws(seeds), self.content["num_clips"] * len(seeds)
-        resampled = (draws[name] - draws[other]) / count
-        by_clip = BOOTSTRAP.interval_of_draws(by_seed["difference"], resampled)
-        low, high = (
-            None if by_seed[side] is None else 100 * by_seed[side] for side in ("low", "high")
-        )
-        return Difference(
-            100 * by_seed["difference"],
-            low,
-            high,
-            100 * by_clip.low,
-            100 * by_clip.high,
-            by_seed["p_value"],
-        )
+        found = paired_over_seeds(values, others)
+        if self.has_groups:
+            gained = np.mean([own[seed].astype(np.float64) - base[seed] for seed in seeds], axis=0)
+            groups = np.array(self.content["clips"]["groups"])
+            by_group = over_groups(gained, groups, BOOTSTRAP)
+            clips_low, clips_high = by_group["low"], by_group["high"]
+            if self.is_cross_validation:
+                even = np.full(len(gained), 1.0 / len(gained))
+                found = paired_over_folds(gained, even, np.array(self.content["clips"]["folds"]))
+        else:
+            draws, count = self._draws(seeds), self.content["num_clips"] * len(seeds)
+            resampled = (draws[name] - draws[other]) / count
+            by_clip = BOOTSTRAP.interval_of_draws(found["difference"], resampled)
+            clips_low, clips_high = by_clip.low, by_clip.high
+        low, high = (None if found[side] is None else 100 * found[side] for side in ("low", "high"))
+        points = 100 * found["difference"]
+        return Difference(points, low, high, 100 * clips_low, 100 * clips_high, found["p_value"])
 
     @property
-    def clips(self) -> dict[str, list[int]] | None:
-        """ "folds" and "groups" of the clips of a cross-validation; else None."""
-        return self.content.get("clips")
+    def has_groups(self) -> bool:
+        """Whether its test clips come in groups."""
+        return "clips" in self.content
 
-    def _over_folds(self, gained: np.ndarray, clips: dict[str, list[int]]) -> Difference:
-        """Of what is gained on each clip."""
-        even = np.full(len(gained), 1.0 / len(gained))
-        by_fold = paired_over_folds(gained, even, np.array(clips["folds"]))
-        by_group = over_groups(gained, np.array(clips["groups"]), BOOTSTRAP)
-        return Difference(
-            100 * by_fold["difference"],
-            100 * by_fold["low"],
-            100 * by_fold["high"],
-            100 * by_group["low"],
-            100 * by_group["high"],
-            by_fold["p_value"],
-        )
+    @property
+    def is_cross_validation(self) -> bool:
+        """Whether every clip was held out by one fold."""
+        return self.has_groups and "folds" in self.content["clips"]
 
     def _draws(self, seeds: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Right answers of all `seeds` on each draw of clips, of every variant that has them."""

@@ -148,7 +148,7 @@ NEW = (
         "heads_something",
         "Stick something",
         "claims_heads",
-        size="_heads",
+        size="_heads_1",
         brief="stick something",
         maps="24 classes, 5,000 clips to train (1,000 held out), 2,000 to test; 128x8x4x4 of the "
         "embedded recognizer of dives",
@@ -157,7 +157,7 @@ NEW = (
         "heads_something_groups",
         "Stick something, ten people and places in train, ten others in test",
         "claims_heads_groups",
-        size="_groups",
+        size="_groups_1",
         brief="stick something by groups",
         maps="24 classes, 3,000 clips to train (two people of ten held out), 2,000 to test; the "
         "same backbone",
@@ -166,6 +166,7 @@ NEW = (
         "thetis",
         "THETIS, tennis strokes of other players",
         "claims_thetis",
+        num_seeds=3,
         real="thetis",
         brief="THETIS",
         maps="12 classes, 1,980 clips of 55 players, five folds; 2048x16x1x1, vectors of "
@@ -175,6 +176,7 @@ NEW = (
         "ut_interaction",
         "UT-Interaction, other sequences",
         "claims_ut_interaction",
+        num_seeds=3,
         real="ut_interaction",
         brief="UT-Interaction",
         maps="6 classes, 120 clips of 20 sequences, ten folds; 320x8x7x7 of EfficientNet-Lite0, "
@@ -190,14 +192,14 @@ CONTROLS = (
         "claims_heads_diving",
         "diving_pose.safetensors",
         "diving_generic",
-        size="_heads",
+        size="_heads_1",
         brief="dives, poses",
     ),
     Regime(
         "heads_diving_known",
         "Stick diving, backbone trained on the same classes",
         "claims_heads_diving",
-        size="_heads",
+        size="_heads_1",
         brief="dives, known",
     ),
     Regime(
@@ -206,12 +208,12 @@ CONTROLS = (
         "claims_heads",
         "something_classes.safetensors",
         "something_paper",
-        size="_heads",
+        size="_heads_1",
         brief="something, known",
     ),
 )
 """The same where the backbone knows more."""
-CURVE_EPOCHS = {1000: 40, 4000: 20, 16000: 10, 64000: 5}
+CURVE_EPOCHS = {1000: 160, 4000: 80, 16000: 40, 64000: 20}
 """By training clips: twice the steps for four times the clips."""
 CURVE = tuple(
     Regime(
@@ -219,16 +221,25 @@ CURVE = tuple(
         f"{number:,} clips",
         "claims_curve",
         num_seeds=3,
-        size=f"_{number}",
+        size=f"_{number}_1",
         more={"dataset.render.num_train": str(number), "train.num_epochs": str(epochs)},
     )
     for number, epochs in CURVE_EPOCHS.items()
 )
 """N = 1, 4, 10 of the same head on more and more rendered clips."""
+UDL = Regime(
+    "thetis_udl",
+    "THETIS, what UDL adds",
+    "claims_thetis_udl",
+    num_seeds=3,
+    real="thetis",
+    brief="THETIS, UDL",
+)
+"""Ten gated neurons by plain steps, by UDL, and by UDL whose two batches share no player."""
 END_TO_END = Regime("end_to_end", "Stick something, end to end", "claims_end_to_end", num_seeds=3)
 """Backbone and head together (benchmarks/claims/end_to_end.py)."""
 OTHER_RATES = (4e-3, 8e-3)
 """What the search tries beside the experiments' own rate, 2e-3. It goes upward because 4e-3 was
 the better for nearly every head."""
 SEARCH = tuple(regime.at(rate) for regime in REGIMES for rate in OTHER_RATES)
-BY_NAME = {one.name: one for one in (*NEW, *CONTROLS, *CURVE, *REGIMES, *STUDIES, *SEARCH)}
+BY_NAME = {one.name: one for one in (*NEW, *CONTROLS, *CURVE, UDL, *REGIMES, *STUDIES, *SEARCH)}

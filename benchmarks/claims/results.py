@@ -1,7 +1,7 @@
 """The result file of a regime: a row per variant and seed, with which clips it got right.
 
-Enters: outputs/ablation of a regime's folder. Leaves: docs/claims/<regime>.json; of a
-cross-validation also which fold and which group each clip is of, and nothing else of real data.
+Enters: outputs/ablation of a regime's folder. Leaves: docs/claims/<regime>.json; of clips in groups
+also which group each is of, of a cross-validation which fold, and nothing else of real data.
 Seeds that were trained on another day are kept beside the new ones if everything else is the same:
 maps, settings of the variant, number of clips. Which clips were right is kept as bits, so that
 every interval can be computed again from the file alone.
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +61,10 @@ def collect(
         "num_clips": found["num_clips"],
         "settings": _with_defaults(made_by["settings"]),
         "search_seeds": made_by["settings"].get("ablate", {}).get("search_seeds"),
+        "search": made_by["settings"].get("ablate", {}).get("search"),
     }
-    if "folds" in found:
-        common["clips"] = _folds_and_groups(found, folder)
+    if clips := _folds_and_groups(found, folder):
+        common["clips"] = clips
     variants = {
         name: {
             "title": variant["title"],
@@ -93,12 +96,12 @@ def _row(
     paths = [folder / "outputs" / "ablation" / part["predictions"] for part in parts]
     hits = np.concatenate([Predictions.load(path).hits() for path in paths])
     row = {key: run[key] for key in KEPT}
-    chosen = [part["chosen"] for part in parts if "chosen" in part]
-    if chosen:
-        row["chosen"] = chosen
+    for key in ("chosen", "tried"):
+        if told := [part[key] for part in parts if key in part]:
+            row[key] = told
     if describe is not None:
         row["routes"] = describe(paths[0].parent)
-    row |= {"commit": made_by["commit"], "torch": made_by.get("versions", {}).get("torch")}
+    row |= {"commit": _commit(), "torch": made_by.get("versions", {}).get("torch")}
     return row | {"right": as_bits(hits)}
 
 
@@ -107,19 +110,28 @@ def as_bits(hits: np.ndarray) -> str:
     return base64.b64encode(np.packbits(hits).tobytes()).decode()
 
 
+@cache
+def _commit() -> str:
+    """The checkout's, from which this runs; the folders of regimes are in none."""
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def _folds_and_groups(found: dict[str, Any], folder: Path) -> dict[str, list[int]]:
-    """The fold and the group of each clip, in the order of a run's answers: fold after fold."""
+    """The group of each clip, and its fold in a cross-validation, in the order of a run's answers:
+    fold after fold. Empty where clips have no groups."""
     outputs = folder / "outputs"
     store = open_store(folder / read_json(outputs / "features.json")["store"])
     if store.group_numbers is None:
-        raise DataError(f"{store.location}: its clips have no groups")
+        return {}
     group_of = dict(zip(store.video_ids, store.group_numbers.tolist(), strict=True))
     run = next(run for variant in found["variants"].values() for run in variant["runs"])
-    clips: dict[str, list[int]] = {"folds": [], "groups": []}
-    for part in run["folds"]:
+    clips: dict[str, list[int]] = {"groups": []}
+    for part in run.get("folds", [run]):
         ids = Predictions.load(outputs / "ablation" / part["predictions"]).clip_ids
-        clips["folds"] += [part["fold"]] * len(ids)
         clips["groups"] += [group_of[clip] for clip in ids]
+        if "fold" in part:
+            clips.setdefault("folds", []).extend([part["fold"]] * len(ids))
     return clips
 
 
@@ -137,7 +149,8 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 def _merge(
     before: dict[str, Any], common: dict[str, Any], variants: dict[str, Any], path: Path
 ) -> dict[str, Any]:
-    before = {"search_seeds": common["search_seeds"]} | before  # older files don't say
+    of_search = {key: common[key] for key in ("search", "search_seeds")}
+    before = of_search | before  # older files don't say
     before |= {"settings": _with_defaults(before.get("settings", {}))}
     other = sorted(key for key, value in common.items() if before.get(key) != value)
     if other:

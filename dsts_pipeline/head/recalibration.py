@@ -6,7 +6,8 @@ recalibrated ones before it.
 
 Deviation: not in the paper. Training draws another gate pattern in every pass while test time
 uses one, which the running statistics of training never described. Where a head's gates have not
-hardened this decides whether it works at all.
+hardened this decides whether it works at all. Heads with PyTorch's own norms get the same care, for
+the moving averages of a training describe mixed maps where it mixes, and lag behind the weights.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dsts_pipeline.head.dsts import DSTSHead
 from dsts_pipeline.head.layer import DSTSLayer
@@ -50,21 +52,30 @@ class _Moments:
         var.copy_(torch.where(enough, unbiased.clamp(min=0.0).to(var), var))
 
 
-def recalibrate(head: DSTSHead, passes: MapPasses) -> None:
+def recalibrate(head: nn.Module, passes: MapPasses) -> None:
     """Recompute every running statistic of `head` without noise.
 
-    A neuron to which nothing is routed keeps the statistics that it has.
+    A neuron to which nothing is routed keeps the statistics that it has. A head without norms is
+    left as it is.
 
     Args:
-        passes: Called up to 2 L times; each call gives batches of maps `[B, C, T, H, W]`, always
-            the same clips.
+        head: A DSTS head, or another one, whose norms are PyTorch's.
+        passes: Called up to `num_recalibration_passes` times; each call gives batches of maps
+            `[B, C, T, H, W]`, always the same clips.
     """
     for consume in recalibration_passes(head):
         for maps in passes():
             consume(maps)
 
 
-def recalibration_passes(head: DSTSHead) -> Iterator[Consumer]:
+def num_recalibration_passes(head: nn.Module) -> int:
+    """How often `recalibrate` goes through the maps, at most."""
+    if isinstance(head, DSTSHead):
+        return 2 * len(list(head.dsts_layers()))
+    return int(bool(_norms_of(head)))
+
+
+def recalibration_passes(head: nn.Module) -> Iterator[Consumer]:
     """What `recalibrate` does, pass by pass: each function given wants the maps of one pass.
 
     The statistics of a pass are in place when the next one is asked for.
@@ -72,19 +83,52 @@ def recalibration_passes(head: DSTSHead) -> Iterator[Consumer]:
     was_training = head.training
     head.eval()
     try:
-        for position, layer in enumerate(head.dsts_layers()):
-            if layer.options.synapse and layer.options.impulse == "standardized":
-                impulses = layer.impulses
-                assert isinstance(impulses, Impulses)
-                moments = _Moments(impulses.running_mean)
-                yield partial(_add_impulses, moments, head, position, layer)
-                moments.write(impulses.running_mean, impulses.running_var)
-            collected: dict[NeuronNorm, _Moments] = {}
-            yield partial(_add_outputs, collected, head, position, layer)
-            for norm, moments in collected.items():
-                moments.write(norm.running_mean, norm.running_var)
+        if isinstance(head, DSTSHead):
+            yield from _passes_of_layers(head)
+        elif norms := _norms_of(head):
+            yield from _pass_of_norms(head, norms)
     finally:
         head.train(was_training)
+
+
+def _passes_of_layers(head: DSTSHead) -> Iterator[Consumer]:
+    for position, layer in enumerate(head.dsts_layers()):
+        if layer.options.synapse and layer.options.impulse == "standardized":
+            impulses = layer.impulses
+            assert isinstance(impulses, Impulses)
+            moments = _Moments(impulses.running_mean)
+            yield partial(_add_impulses, moments, head, position, layer)
+            moments.write(impulses.running_mean, impulses.running_var)
+        collected: dict[NeuronNorm, _Moments] = {}
+        yield partial(_add_outputs, collected, head, position, layer)
+        for norm, moments in collected.items():
+            moments.write(norm.running_mean, norm.running_var)
+
+
+def _norms_of(head: nn.Module) -> list[_BatchNorm]:
+    return [one for one in head.modules() if isinstance(one, _BatchNorm)]
+
+
+def _pass_of_norms(head: nn.Module, norms: list[_BatchNorm]) -> Iterator[Consumer]:
+    """One pass in which each norm averages the statistics of the batches, all with equal weight:
+    what `torch.optim.swa_utils.update_bn` does with a loader of its own."""
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        yield partial(_run, head)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+
+
+@torch.no_grad()
+def _run(head: nn.Module, maps: Tensor) -> None:
+    if maps[:, 0].numel() > 1:  # one value has no variance
+        head(maps)
 
 
 @torch.no_grad()

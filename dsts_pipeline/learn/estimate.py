@@ -15,14 +15,13 @@ import torch
 from torch import nn
 
 from dsts_pipeline.feed import FeatureFeed, split_batches
+from dsts_pipeline.head.recalibration import num_recalibration_passes
 from dsts_pipeline.learn.processes import Processes
 from dsts_pipeline.learn.together import OwnRandomness
 from dsts_pipeline.learn.training import Recipe, Training
 
 # Steps and passes are repeated for so long, and the fastest counts: another program's are slower.
 REPEAT_SECONDS = 0.5
-# Statistics of norms are taken twice in each layer, of all layers' first half on the average.
-PASSES_OF_STATISTICS = 2
 
 
 def estimate_seconds(
@@ -47,11 +46,12 @@ def estimate_seconds(
     num_epochs = training.how.num_epochs
     num_steps = num_epochs * training.cursor.num_batches
     num_maps = len(training.heldout) * (num_epochs + 1)
-    if training.how.recompute_statistics and training.dsts is not None:
+    if training.how.recompute_statistics:
         ends = len(training.rows[: train.recompute_clips_at_end])
         of_epoch = len(training.rows[: training.how.recompute_clips])
-        num_layers = len(list(training.dsts.dsts_layers()))
-        num_passes = PASSES_OF_STATISTICS * (num_layers + 1) / 2
+        num_passes: float = num_recalibration_passes(training.head)
+        if training.dsts is not None:  # of all layers, half are run through on the average
+            num_passes = (num_passes + 2) / 2
         num_maps += round(num_passes * (num_epochs * of_epoch + ends))
     return num_steps * step_seconds + num_maps * map_seconds
 

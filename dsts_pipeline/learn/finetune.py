@@ -29,13 +29,13 @@ from dsts_pipeline.base.settings import (
 from dsts_pipeline.extract.decode_pool import DecodePool
 from dsts_pipeline.extract.views import ViewPlan, ViewRow
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.head.recalibration import recalibrate
+from dsts_pipeline.head.recalibration import num_recalibration_passes, recalibrate
 from dsts_pipeline.learn.end_to_end import EndToEnd, stage_number
 from dsts_pipeline.learn.optimizers import forward_context
 from dsts_pipeline.learn.passes import Asking, MapPass, make_passes
 from dsts_pipeline.learn.processes import ALONE, Processes
 from dsts_pipeline.learn.resume import CheckpointOptions
-from dsts_pipeline.learn.steps import Draw, Objective, run_at
+from dsts_pipeline.learn.steps import Draw, Objective, head_of, run_at
 from dsts_pipeline.learn.train import OnEpoch, run_training
 from dsts_pipeline.learn.training import Recipe, Training
 from dsts_pipeline.learn.videos import VideoFeed
@@ -149,7 +149,8 @@ class JointTraining(Training):
     def _recalibrate(self, rows: np.ndarray) -> Asking[None]:
         """Choice: maps of the first `recompute_clips` clips are computed once and held in memory
         for the passes; on maps from a store all clips serve at the end."""
-        if not self.how.recompute_statistics or self.dsts is None:
+        head = head_of(self.head)
+        if not self.how.recompute_statistics or not num_recalibration_passes(head):
             return
         maps: list[Tensor] = []
 
@@ -162,7 +163,7 @@ class JointTraining(Training):
         yield MapPass(rows[: self.how.recompute_clips], collect)
         self.head.train(was_training)
         device = self.processes.device
-        recalibrate(self.dsts, lambda: (part.to(device) for part in maps))
+        recalibrate(head, lambda: (part.to(device) for part in maps))
 
 
 def peak_rate(model: EndToEnd, name: str, how: FinetuneSettings) -> float:

@@ -381,8 +381,8 @@ class Training:
 
     def _recalibrate(self, rows: np.ndarray) -> Asking[None]:
         """Choice: every process goes through all of `rows` itself."""
-        if self.how.recompute_statistics and self.dsts is not None:
-            for consume in recalibration_passes(self.dsts):
+        if self.how.recompute_statistics:
+            for consume in recalibration_passes(self.head):
                 yield MapPass(rows, partial(_give_maps, consume))
 
     def _objective(self) -> Objective:

@@ -51,6 +51,8 @@ class AblationRun:
         predictions_file: Where the answers are kept, as text.
         folds: Of a cross-validation the trainings whose answers `result` joins, by fold.
         chosen: What the search chose by held-out clips, by setting.
+        tried: All that it had tried with this seed, as `settings` and `accuracy` on the clips that
+            it chose by.
     """
 
     seed: int
@@ -59,6 +61,7 @@ class AblationRun:
     predictions_file: str = ""
     folds: Mapping[int, AblationRun] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
+    tried: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -261,6 +264,8 @@ def _describe_run(run: AblationRun) -> dict[str, Any]:
     }
     if run.chosen:
         described["chosen"] = dict(run.chosen)
+    if run.tried:
+        described["tried"] = list(run.tried)
     return described | _join_folds(run.folds) if run.folds else described
 
 

@@ -13,7 +13,10 @@ from benchmarks.claims.heads import (
     end_to_end_table,
     goal_of_heads,
     heads_table,
+    num_comparisons,
+    others_above,
     pilots_table,
+    trained_deep,
     verdict_of_head,
     versus_table,
 )
@@ -25,9 +28,9 @@ from dsts_pipeline.metrics.intervals import over_groups, paired_over_folds
 from dsts_pipeline.metrics.predictions import Predictions
 from tests.feature_store.small_store import FAILURES, make_plan, write_store
 
-NUM_CLIPS, NUM_FOLDS, SEEDS = 23, 2, (0, 1)
+NUM_CLIPS, NUM_FOLDS, SEEDS = 47, 3, (0, 1)
 KEPT = [position for position in range(NUM_CLIPS) if position not in FAILURES]
-GROUPS = [f"player {position % 4}" for position in range(NUM_CLIPS)]
+GROUPS = [f"player {position % 6}" for position in range(NUM_CLIPS)]
 WRONG = {"full": 2, "linear": 9, "attentive": 5, "attentive_positions": 3}
 """Of each fold, how many clips a head gets wrong."""
 
@@ -42,7 +45,7 @@ def crossed(folder):
         for seed in SEEDS:
             parts = []
             for fold in range(NUM_FOLDS):
-                rows = [n for n in KEPT if n % 4 % NUM_FOLDS == fold]
+                rows = [n for n in KEPT if n % 6 % NUM_FOLDS == fold]
                 labels = np.zeros(len(rows), np.int64)
                 answers = (np.arange(len(rows)) < wrong + seed).astype(np.int64)
                 path = f"runs/{name}-{seed}-{fold}.npz"
@@ -51,7 +54,11 @@ def crossed(folder):
                     tuple(f"clip-{n}" for n in rows), labels, np.eye(3, dtype=np.float32)[answers]
                 ).save(folder / "outputs/ablation" / path)
                 parts.append({"fold": fold, "predictions": path})
-                parts[-1]["chosen"] = {"train.learning_rate": 0.001 * (fold + 1)}
+                rates = [0.001, 0.002, 0.003]
+                parts[-1]["chosen"] = {"train.learning_rate": rates[fold]}
+                parts[-1]["tried"] = [
+                    {"settings": {"train.learning_rate": rate}, "accuracy": 0.5} for rate in rates
+                ]
             row = {"seed": seed, "class_wise": 0.5, "epochs": 1, "best_epoch": 1, "layers": []}
             row |= {"heldout_accuracy": 0.5, "train_seconds": 1.0, "predictions": None}
             runs.append(row | {"folds": parts})
@@ -73,18 +80,19 @@ def figures(tmp_path):
 
 
 def test_a_cross_validation_is_compared_clip_by_clip_over_folds_and_groups(figures):
-    assert figures.clips is not None
-    folds, groups = (np.array(figures.clips[key]) for key in ("folds", "groups"))
-    assert folds.tolist() == [0] * 11 + [1] * 10 and set(groups[folds == 0]) == {0, 2}
+    assert figures.is_cross_validation
+    folds, groups = (np.array(figures.content["clips"][key]) for key in ("folds", "groups"))
+    sizes = np.bincount(folds)
+    assert sizes.tolist() == [14, 16, 15] and set(groups[folds == 0]) == {0, 3}
     found = figures.versus("full", "linear")
-    places = np.concatenate([np.arange(11), np.arange(10)])
+    places = np.concatenate([np.arange(size) for size in sizes])
     gained = np.mean([(places < 9 + s) * 1.0 - (places < 2 + s) for s in SEEDS], axis=0)
-    by_fold = paired_over_folds(gained, np.full(21, 1 / 21), folds)
+    by_fold = paired_over_folds(gained, np.full(45, 1 / 45), folds)
     by_group = over_groups(gained, groups, BOOTSTRAP)
-    assert found.points == pytest.approx(100 * 14 / 21)
+    assert found.points == pytest.approx(100 * 21 / 45)
     assert (found.low, found.high) == pytest.approx((100 * by_fold["low"], 100 * by_fold["high"]))
     assert found.clips_low == pytest.approx(100 * by_group["low"])
-    assert figures.top1("full") == pytest.approx(100 * (1 - 5 / 21))
+    assert figures.top1("full") == pytest.approx(100 * (1 - 7.5 / 45))
 
 
 def test_the_tables_say_who_is_ahead(figures):
@@ -93,8 +101,21 @@ def test_the_tables_say_who_is_ahead(figures):
     assert verdict_of_head(figures, "linear") == "ahead"
     lines = versus_table(figures).splitlines()
     assert lines[0].endswith("| ours minus it | over folds | over groups |")
-    assert "| 0.001 (1); 0.002 (1) | +66.7 |" in lines[3]
-    assert heads_table([figures]).splitlines()[2].startswith("| full | 76.2 ± ")
+    assert "| 1 | 0.001* (1); 0.002 (1); 0.003* (1) | +46.7 |" in lines[3]
+    assert heads_table([figures]).splitlines()[2].startswith("| full | 83.3 ± ")
+    assert others_above([figures]).endswith("by more than a point: none.")
+    assert trained_deep([figures]) == "was trained nowhere" and num_comparisons([figures]) == 3
+
+
+def test_clips_of_drawn_sets_with_groups_are_resampled_by_group(figures):
+    clips = {"groups": figures.content["clips"]["groups"]}
+    drawn = Figures(BY_NAME["heads_something_groups"], {**figures.content, "clips": clips})
+    assert drawn.has_groups and not drawn.is_cross_validation
+    found, crossed = (one.versus("full", "linear") for one in (drawn, figures))
+    assert (found.clips_low, found.clips_high) == (crossed.clips_low, crossed.clips_high)
+    assert found.points == pytest.approx(crossed.points)
+    assert (found.low, found.high) == pytest.approx((found.points, found.points))  # of two seeds
+    assert versus_table(drawn).splitlines()[0].endswith("| over seeds | over groups |")
 
 
 def test_the_curve_is_the_same_for_the_same_figures(figures, tmp_path):
@@ -110,7 +131,7 @@ def test_the_curve_is_answered_at_every_number_of_clips(figures):
     variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
     content = {key: value for key, value in figures.content.items() if key != "clips"}
     told = answer_of_curve([Figures(CURVE[0], content | {"variants": variants})])
-    assert "1,000 clips: ahead +9.5 (" in told
+    assert "1,000 clips: ahead +6.7 (" in told
     assert told.endswith("Not trained yet: 4,000 clips, 16,000 clips, 64,000 clips.")
 
 
@@ -139,14 +160,18 @@ def test_end_to_end_is_told_beside_cached_maps():
 def test_the_goal_counts_regimes_where_every_probe_is_behind_and_names_those_where_one_is_ahead(
     figures,
 ):
-    assert figures.top1("full") - figures.top1("attentive_positions") == pytest.approx(100 * 2 / 21)
+    assert figures.top1("full") - figures.top1("attentive_positions") == pytest.approx(100 * 3 / 45)
     told = goal_of_heads([figures])
-    assert "in 1 of 1: THETIS. Nowhere is a probe's mean" in told
+    assert "in 1 of 1 (THETIS): the goal, 3, is missed. Nowhere is a probe's mean" in told
     swapped = {"full": "attentive_positions", "attentive_positions": "full"}
     variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
     worse = Figures(figures.regime, {**figures.content, "variants": variants})
     told = goal_of_heads([worse])
-    assert "in 0 of 1." in told and told.endswith("above its on THETIS (9.5).")
+    assert "in 0 of 1: the goal" in told and told.endswith("above its on THETIS (6.7).")
+    swapped = {"full": "linear", "linear": "full", "attentive": "block"}
+    variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
+    beaten = Figures(figures.regime, {**figures.content, "variants": variants})
+    assert others_above([beaten]).endswith("by more than a point: attentive on THETIS (by 26.7).")
 
 
 def test_the_page_tells_which_rows_of_an_experiment_were_not_trained(figures):

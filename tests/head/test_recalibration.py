@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dsts_pipeline.head.recalibration import recalibrate
+from dsts_pipeline.head import ConvBlockHead, GSTHead, LinearProbe
+from dsts_pipeline.head.recalibration import num_recalibration_passes, recalibrate
 from tests.reference.variants import build, reference_of, sample_input
 
 
@@ -74,3 +75,25 @@ def test_a_neuron_without_samples_keeps_its_statistics():
     maps, _ = sample_input(samples=12)
     recalibrate(head, lambda: maps.split(5))
     assert torch.equal(layer.spatial_norm.running_mean[1], before)
+
+
+@pytest.mark.parametrize("kind", [ConvBlockHead, GSTHead])
+def test_other_heads_norms_have_the_statistics_of_all_samples(kind):
+    more = {"num_parameters": 600} if kind is ConvBlockHead else {"num_layers": 2}
+    head = kind(16, 3, **more)
+    maps = torch.randn(24, 16, 2, 3, 3) * 2 + 1
+    assert num_recalibration_passes(head) == 1
+    recalibrate(head, lambda: maps.split(8))
+    norm = head.norm if kind is ConvBlockHead else head.blocks[0].bn1
+    assert head.training and norm.training and norm.momentum == 0.1
+    seen = []
+    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    head.eval()(maps)
+    torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3, 4)))
+    torch.testing.assert_close(norm.running_var, seen[0].var((0, 2, 3, 4)), rtol=0.05, atol=0.0)
+
+
+def test_a_head_without_norms_is_left_alone_and_asks_for_no_pass():
+    head = LinearProbe(8, 3)
+    assert num_recalibration_passes(head) == 0
+    recalibrate(head, lambda: pytest.fail("a pass was made"))

@@ -13,7 +13,7 @@ from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings import TrainSettings
 from dsts_pipeline.feed import FeatureBatch
-from dsts_pipeline.head import DSTSHead, LinearProbe
+from dsts_pipeline.head import ConvBlockHead, DSTSHead, LinearProbe
 from dsts_pipeline.head.recalibration import recalibrate
 from dsts_pipeline.learn import train_head
 from dsts_pipeline.learn.optimizers import learning_rate_factor
@@ -182,6 +182,17 @@ def test_statistics_at_the_end_are_of_as_many_clips_as_asked_for():
     assert not torch.equal(few.state_dict()[mean], everyone.state_dict()[mean])
     recalibrate(everyone, lambda: (batch.maps for batch in feed.batches([np.arange(16)])))
     assert torch.allclose(few.state_dict()[mean], everyone.state_dict()[mean], atol=1e-6)
+
+
+def test_a_convolution_block_trained_on_mixed_clips_has_statistics_of_clips_as_they_are():
+    feed = ordered_feed()
+    head = ConvBlockHead(6, 4, num_parameters=200)
+    train_head(head, feed, **how(num_epochs=1, batch_size=16, udl=False, mixup_alpha=1.0))
+    found = head.norm.running_mean.clone()
+    everything = range(0, len(feed.rows) - 15, 16)
+    batches = [feed.rows[start : start + 16] for start in everything]
+    recalibrate(head, lambda: (batch.maps for batch in feed.batches(batches)))
+    torch.testing.assert_close(found, head.norm.running_mean)
 
 
 def test_training_ends_after_epochs_without_a_better_one():

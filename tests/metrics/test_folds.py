@@ -37,10 +37,17 @@ BOOTSTRAP = Bootstrap(1000, 0.95, 0)
 # ---- intervals -----------------------------------------------------------------------------------
 
 
-def test_with_folds_of_one_size_it_is_students_interval_over_their_accuracies():
+def test_with_folds_of_one_size_it_is_students_interval_half_as_wide_again():
     hits = np.random.default_rng(0).random((5, 40)) < np.linspace(0.4, 0.8, 5)[:, None]
     found = over_folds(hits.ravel().astype(float), np.full(200, 1 / 200), np.repeat(range(5), 40))
-    assert found == pytest.approx(over_seeds(hits.mean(axis=1).tolist()))
+    students = over_seeds(hits.mean(axis=1).tolist())
+    assert (found["mean"], found["std"]) == pytest.approx((students["mean"], students["std"]))
+    # Nadeau and Bengio: (1/K + test/train) in the place of 1/K.
+    wider = np.sqrt((1 / 5 + 1 / 4) / (1 / 5))
+    assert wider == pytest.approx(1.5)
+    for side in ("low", "high"):
+        expected = students["mean"] + wider * (students[side] - students["mean"])
+        assert found[side] == pytest.approx(expected)
 
 
 def test_with_folds_of_several_sizes_it_is_centred_on_all_clips():
@@ -53,21 +60,22 @@ def test_with_folds_of_several_sizes_it_is_centred_on_all_clips():
     sums = np.array([values[folds == k].sum() for k in range(6)])
     sizes = np.bincount(folds)
     error = np.sqrt(6 / 5 * ((sums - values.mean() * sizes) ** 2).sum()) / 400
-    half = stats.t.ppf(0.975, 5) * error
+    half = stats.t.ppf(0.975, 5) * error * np.sqrt(1 + 6 / 5)
     assert (found["low"], found["high"]) == pytest.approx(
         (values.mean() - half, values.mean() + half)
     )
 
 
-def test_a_paired_difference_has_the_p_value_of_the_t_test():
+def test_a_paired_difference_has_the_p_value_of_the_corrected_t_test():
     generator = np.random.default_rng(2)
     differences = generator.choice([-1.0, 0.0, 0.0, 1.0, 1.0], 300)
     folds = np.repeat(np.arange(10), 30)
     found = paired_over_folds(differences, np.full(300, 1 / 300), folds)
-    expected = stats.ttest_1samp(differences.reshape(10, 30).mean(axis=1), 0.0)
-    assert found["p_value"] == pytest.approx(expected.pvalue)
-    low, high = expected.confidence_interval(0.95)
-    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    of_folds = differences.reshape(10, 30).mean(axis=1)
+    mean, error = of_folds.mean(), of_folds.std(ddof=1) * np.sqrt(1 / 10 + 1 / 9)
+    assert found["p_value"] == pytest.approx(2 * stats.t.sf(abs(mean) / error, 9))
+    half = stats.t.ppf(0.975, 9) * error
+    assert (found["low"], found["high"]) == pytest.approx((mean - half, mean + half))
     assert found["num_pairs"] == 10 and "over folds" in found["test"]
     even = np.full(300, 1 / 300)
     assert paired_over_folds(np.zeros(300), even, folds)["p_value"] == 1.0

@@ -144,6 +144,13 @@ def test_a_search_keeps_what_heldout_clips_prefer(ready):
         best = max(rates, key=lambda rate: of_rate[rate]["heldout_accuracy"] or -1.0)
         kept = found["variants"]["full"]["runs"][seed]
         assert kept["chosen"] == {"train.learning_rate": best}
+        assert kept["tried"] == [
+            {
+                "settings": {"train.learning_rate": rate},
+                "accuracy": of_rate[rate]["heldout_accuracy"],
+            }
+            for rate in rates
+        ]
         assert kept["predictions"] == of_rate[best]["predictions"]
         chosen |= {kept["predictions"]}
     answered = {p.parent.name for p in (ready / "outputs/ablation/runs").glob("*/predictions*")}
@@ -161,6 +168,7 @@ def test_the_first_seeds_choice_holds_for_the_others(ready):
     for name, variant in found["variants"].items():
         runs = variant["runs"]
         assert [run["chosen"] for run in runs] == [runs[0]["chosen"]] * 3
+        assert [len(run.get("tried", [])) for run in runs] == [2, 0, 0]
         assert runs[0]["predictions"] == each["variants"][name]["runs"][0]["predictions"]
 
 
