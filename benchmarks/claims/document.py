@@ -29,6 +29,7 @@ from benchmarks.claims.heads import (
     others_above,
     pilots_table,
     trained_deep,
+    udl_table,
     verdicts_of_heads,
     versus_table,
 )
@@ -42,6 +43,7 @@ from benchmarks.claims.regimes import (
     REGIMES,
     ROOT,
     STUDIES,
+    UDL,
     Regime,
 )
 from benchmarks.claims.results import RESULTS, result_file
@@ -84,6 +86,8 @@ def render(results: Path = RESULTS) -> str:
         num_comparisons=num_comparisons,
         others_above=others_above,
         trained_deep=trained_deep,
+        udl=read_all([UDL], results).get(UDL.name),
+        udl_table=udl_table,
         end_to_end=read_json(result_file(END_TO_END, results))
         if is_there(END_TO_END, results)
         else None,

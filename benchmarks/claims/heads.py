@@ -156,6 +156,17 @@ def versus_table(figures: Figures) -> str:
     return markdown(rows)
 
 
+def udl_table(figures: Figures, plain: str = "gated_10") -> str:
+    """A row a head: ten gated neurons trained in three ways, and each minus `plain` steps."""
+    rows = [["head", "top-1", "seconds", "minus plain steps", "over folds", "over groups"]]
+    for name, variant in figures.variants.items():
+        runs = figures.runs(name).values()
+        cells = [variant["title"], top1_cell(figures, name)]
+        cells.append(f"{fmean(run['train_seconds'] for run in runs):.0f}")
+        rows.append(cells + _minus(figures, name, plain))
+    return markdown(rows)
+
+
 def end_to_end_table(content: Mapping[str, Any]) -> str:
     """A row a head: accuracy on cached maps and end to end, ours minus it end to end.
 
@@ -190,11 +201,11 @@ def pilots_table(content: Mapping[str, Any]) -> str:
     return markdown(rows)
 
 
-def _minus(figures: Figures, name: str) -> list[str]:
-    """Ours minus a head and both intervals; empty for ours."""
-    if name == REFERENCE:
+def _minus(figures: Figures, name: str, plain: str | None = None) -> list[str]:
+    """Ours minus a head and both intervals, or the head minus `plain`; empty for itself."""
+    if name == (plain or REFERENCE):
         return [""] * 3
-    one = figures.versus(REFERENCE, name)
+    one = figures.versus(REFERENCE, name) if plain is None else figures.versus(name, plain)
     intervals = _interval(one.low, one.high), _interval(one.clips_low, one.clips_high)
     return [f"{one.points:+.1f}", *intervals]
 

@@ -17,6 +17,7 @@ from benchmarks.claims.heads import (
     others_above,
     pilots_table,
     trained_deep,
+    udl_table,
     verdict_of_head,
     versus_table,
 )
@@ -155,6 +156,16 @@ def test_end_to_end_is_told_beside_cached_maps():
     lines = end_to_end_table({"num_clips": 4, "variants": variants}).splitlines()
     assert lines[2].startswith("| linear | 25.0 ± 0.0 | 25.0 ± 0.0 | +50.0 | +50.0 to +50.0 |")
     assert lines[3].startswith("| full | 25.0 ± 0.0 | 75.0 ± 0.0 |")
+
+
+def test_what_udl_adds_is_told_against_plain_steps(figures):
+    swapped = {"linear": "gated_10", "attentive": "gated_10_udl"}
+    variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
+    lines = udl_table(Figures(figures.regime, {**figures.content, "variants": variants})).split(
+        "\n"
+    )
+    assert lines[3].startswith("| linear | 36.7 ± 4.7 | 1 |  |")
+    assert lines[4].startswith("| attentive | 63.3 ± 4.7 | 1 | +26.7 | ")
 
 
 def test_the_goal_counts_regimes_where_every_probe_is_behind_and_names_those_where_one_is_ahead(
