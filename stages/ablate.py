@@ -108,6 +108,7 @@ def _ablate(settings: Settings) -> None:
         together = settings.ablate.search_seeds == "together"
         choose = _choose_together if together else _choose
         chosen = {name: choose(runs, tried, answers) for name, tried in planned.items()}
+        judges = answers
         if not by_evaluated:
             kept = [one.plan for ones in chosen.values() for one in ones]
             answers = _answer_runs(runs, kept, feed, how)
@@ -116,7 +117,7 @@ def _ablate(settings: Settings) -> None:
             folders.setdefault(name, []).extend(of_variant)
             of_seeds = {of_seed[0].plan.seed: of_seed for of_seed in tried}
             for one in chosen[name]:
-                rated = _tell_tried(runs, of_seeds[one.plan.seed], answers)
+                rated = _tell_tried(runs, of_seeds[one.plan.seed], judges)
                 answer = answers[runs.folder(one.plan)]
                 found[name].append(_Trained(one, rated, number, runs, answer))
     described = {
@@ -318,12 +319,15 @@ def _choose_together(
 def _tell_tried(
     runs: Runs, of_seed: Sequence[_Candidate], answers: Mapping[Path, HeadResult]
 ) -> list[dict[str, Any]]:
-    """For results.json: what was tried with a seed and finished; empty where nothing was chosen."""
-    finished = [one for one in of_seed if one.tries and runs.is_finished(one.plan)]
+    """For results.json: what was tried with a seed and finished, with its accuracy, None where no
+    epoch was better than the untrained head; empty where there was nothing to choose."""
     if len(of_seed) < 2:
         return []
+    finished = [one for one in of_seed if runs.is_finished(one.plan)]
+    rated = [_rate(runs, one, answers) for one in finished]
     return [
-        {"settings": dict(one.tries), "accuracy": _rate(runs, one, answers)} for one in finished
+        {"settings": dict(one.tries), "accuracy": rate if rate >= 0 else None}
+        for one, rate in zip(finished, rated, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.regimes import CURVE, END_TO_END
 from benchmarks.claims.verdicts import markdown
 
-PROBES = ("linear", "attentive", "attentive_positions", "attentive_4")
+PROBES = ("linear", "attentive", "attentive_positions", "attentive_steady", "attentive_4")
 """Heads that read a frozen map and compute nothing of their own on it."""
 GOAL = 3
 """In how many of the four regimes ours is to be ahead of every probe."""

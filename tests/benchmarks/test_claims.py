@@ -21,6 +21,7 @@ from dsts_pipeline.base.errors import DataError
 from dsts_pipeline.feed import FeatureFeed
 from dsts_pipeline.head import DSTSHead, LinearProbe, save_head
 from dsts_pipeline.metrics.predictions import Predictions
+from tests.feature_store.small_store import make_plan, write_store
 from tests.learn.small_feed import MemoryStore
 
 REGIME = BY_NAME["diving_generic"]
@@ -67,6 +68,9 @@ def ablation(
         },
     }
     (folder / "outputs/ablation/results.json").write_text(json.dumps(content))
+    maps = write_store(folder, make_plan(num_clips=40))
+    record = {"store": str(maps.relative_to(folder))}
+    (folder / "outputs/features.json").write_text(json.dumps(record))
     return folder
 
 
