@@ -79,6 +79,10 @@ def collect(
     path = result_file(regime, results)
     if path.exists():
         variants = _merge(read_json(path), common, variants, path)
+    listed = made_by["settings"].get("ablate", {}).get("variants", [])
+    for position, one in enumerate(listed):  # of all, not of those that were trained together
+        if one["name"] in variants:
+            variants[one["name"]]["position"] = position
     write_json(path, {**common, "variants": variants})
     return path
 

@@ -66,6 +66,7 @@ def crossed(folder):
         variants[name] = {"title": name, "table": [], "position": position, "settings": {}}
         variants[name] |= {"num_parameters": 7, "runs": runs}
     settings = {"head": {}, "udl": {}, "train": {}}
+    settings["ablate"] = {"variants": [{"name": name} for name in ("other", *WRONG)]}
     content = {"store": "s", "split": "test", "num_clips": len(KEPT), "variants": variants}
     content["provenance"] = {"commit": "c", "settings": settings, "versions": {"torch": "2.x"}}
     content["folds"] = {"num_folds": NUM_FOLDS}
@@ -104,6 +105,7 @@ def test_the_tables_say_who_is_ahead(figures):
     assert lines[0].endswith("| ours minus it | over folds | over groups |")
     assert "| 1 | 0.001* (1); 0.002 (1); 0.003* (1) | +46.7 |" in lines[3]
     assert heads_table([figures]).splitlines()[2].startswith("| full | 83.3 ± ")
+    assert figures.variants["full"]["position"] == 1  # of those that the experiment lists
     assert others_above([figures]).endswith("by more than a point: none.")
     assert trained_deep([figures]) == "was trained nowhere" and num_comparisons([figures]) == 3
 
