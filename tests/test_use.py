@@ -121,7 +121,7 @@ def test_what_was_written_by_hand_stays(project):
 
 def test_what_only_the_settings_file_had_is_told(project, capsys):
     choose(*OWN)
-    PARAMS.write_text(PARAMS.read_text().replace("num_epochs: 12", "num_epochs: 7"))
+    PARAMS.write_text(PARAMS.read_text().replace("num_epochs: 40", "num_epochs: 7"))
     use.run([], PARAMS, reset=False)
     assert "differs from these choices in: train.num_epochs=7\n" in capsys.readouterr().err
     choose("head.width=8")

@@ -105,7 +105,7 @@ def render(results: Path = RESULTS) -> str:
 def _former_heads(found: Iterable[Figures]) -> str:
     """Which figures are of a former default; empty where none is."""
     former = [one.regime.brief for one in found if not _is_of_now(one)]
-    told = "Figures of another head, training or search than those of now, to be made again"
+    told = "To be made again, trained as now"
     return f"{told}: {'; '.join(former)}." if former else ""
 
 

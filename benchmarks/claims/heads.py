@@ -55,13 +55,13 @@ def goal_of_heads(found: Sequence[Figures]) -> str:
     ]
     ahead = f"in {len(won)} of {len(compared)}"
     ahead += f" ({'; '.join(won)})" if won else ""
-    reached = "the goal" if len(won) >= GOAL else f"the goal, {GOAL}, is missed"
+    reached = "the goal" if len(won) >= GOAL else f"short of the goal, {GOAL}"
     behind = f"A probe's mean is more than 1 point above its on {'; '.join(lost)}."
     if not lost:
         behind = "Nowhere is a probe's mean more than 1 point above its."
     return (
-        "DSTS is ahead of **every** probe that was trained, by at least 2 points with both "
-        f"intervals above zero, {ahead}: {reached}. {behind}"
+        "DSTS is ahead of **every** trained probe, by at least 2 points with both intervals above "
+        f"zero, {ahead}: {reached}. {behind}"
     )
 
 

@@ -175,12 +175,12 @@ def test_the_goal_counts_regimes_where_every_probe_is_behind_and_names_those_whe
 ):
     assert figures.top1("full") - figures.top1("attentive_positions") == pytest.approx(100 * 3 / 45)
     told = goal_of_heads([figures])
-    assert "in 1 of 1 (THETIS): the goal, 3, is missed. Nowhere is a probe's mean" in told
+    assert "in 1 of 1 (THETIS): short of the goal, 3. Nowhere is a probe's mean" in told
     swapped = {"full": "attentive_positions", "attentive_positions": "full"}
     variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
     worse = Figures(figures.regime, {**figures.content, "variants": variants})
     told = goal_of_heads([worse])
-    assert "in 0 of 1: the goal" in told and told.endswith("above its on THETIS (6.7).")
+    assert "in 0 of 1: short of the goal" in told and told.endswith("above its on THETIS (6.7).")
     swapped = {"full": "linear", "linear": "full", "attentive": "block"}
     variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
     beaten = Figures(figures.regime, {**figures.content, "variants": variants})
