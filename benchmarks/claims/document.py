@@ -79,6 +79,7 @@ def render(results: Path = RESULTS) -> str:
         new=[found[one.name] for one in NEW if one.name in found],
         goal_of_heads=goal_of_heads,
         former_heads=_former_heads(present),
+        former_curve=_former_heads(found[one.name] for one in CURVE if one.name in found),
         curve=[found[regime.name] for regime in CURVE if regime.name in found],
         found=found,
         not_trained=not_trained,
@@ -104,7 +105,7 @@ def render(results: Path = RESULTS) -> str:
 
 def _former_heads(found: Iterable[Figures]) -> str:
     """Which figures are of a former default; empty where none is."""
-    former = [one.regime.brief for one in found if not _is_of_now(one)]
+    former = [one.regime.brief or one.regime.title for one in found if not _is_of_now(one)]
     told = "To be made again, trained as now"
     return f"{told}: {'; '.join(former)}." if former else ""
 
