@@ -74,8 +74,8 @@ def summarise(
             "milliseconds": round(statistics.median(walls), 3),
             "cpu_milliseconds": round(statistics.median(t[name][1] for t in rounds), 3),
             "megabytes_per_second": round(num_bytes / statistics.median(walls) / 1e3, 1),
-            "ratio": round(statistics.median(ratios), 3),
-            "ratios": [round(ratio, 3) for ratio in ratios],
+            "ratio": float(f"{statistics.median(ratios):.4g}"),  # a small file's may be 0.0004
+            "ratios": [float(f"{ratio:.4g}") for ratio in ratios],
         }
     return found
 

@@ -74,13 +74,17 @@ def copy(tmp_path_factory) -> Path:
         else:
             shutil.copy(source, folder / name)
     values = {key: value for key, value in TINY.items() if key != "backbone.weights"}
+    config = folder / "configs" / "config.yaml"
+    defaults = YAML().load(config.read_text())["defaults"]
+    chosen = {
+        group: option for entry in defaults if entry != "_self_" for group, option in entry.items()
+    }
     for key, value in values.items():  # in the groups, too: `dvc exp run -S` composes from them
-        section, _, rest = key.partition(".")
-        names = {"dataset": "stick_something", "backbone": "stick_r18", "train": "adamw"}
-        if section in names:
-            set_values(folder / "configs" / section / f"{names[section]}.yaml", {rest: value})
+        group, _, rest = key.partition(".")
+        if group in chosen:
+            set_values(folder / "configs" / group / f"{chosen[group]}.yaml", {rest: value})
         else:
-            set_values(folder / "configs" / "config.yaml", {key: value})
+            set_values(config, {key: value})
     set_values(folder / "params.yaml", values)
     run(folder, "git", "init", "-q")
     run(folder, "git", "add", ".")
