@@ -398,7 +398,7 @@ def search(
     """Search settings of head, udl and train by clips held out of train; test is never read.
 
     Goes on where it was stopped. Bad trials end early. Leaves outputs/search/best_params.yaml, a
-    file for --params, and trials.json. See docs/ablations.md.
+    file for --params, and trials.json. See docs/search.md.
 
     Example: python cli.py search --space train.learning_rate=1e-4:1e-2:log --space head.width=16,32
     """

@@ -60,7 +60,8 @@ def run(settings: Settings) -> None:
     Raises:
         BudgetOver: The time of `ablate.minutes` is over before all is trained.
         BusyError: Another ablation is at work here.
-        SettingsError: A variant can't be trained (told before anything is), or one diverged.
+        SettingsError: A variant can't be trained (told before anything is), or one diverged, of a
+            search all of its values.
     """
     with hold_alone(common.ABLATION, "ablate"):
         _ablate(settings)
@@ -90,6 +91,7 @@ def _ablate(settings: Settings) -> None:
 
     budget = Budget(settings.ablate.minutes)
     failures: dict[Path, str] = {}
+    lost: dict[Path, str] = {}
     found: dict[str, list[_Trained]] = {variant.name: [] for variant in variants}
     folders = dict[str, list[Path]]()
     for number, (runs, store) in enumerate(zip(of_folds, stores, strict=True)):
@@ -102,7 +104,8 @@ def _ablate(settings: Settings) -> None:
             if by_evaluated:
                 answers = _answer_runs(runs, _plans_of(firsts), feed, how)
             planned = _narrow(runs, planned, answers)
-        failures |= _train_runs(settings, runs, _plans_of(planned), store, budget)
+        remaining = [plan for plan in _plans_of(planned) if runs.folder(plan) not in failures]
+        failures |= _train_runs(settings, runs, remaining, store, budget)
         if by_evaluated:
             answers = _answer_runs(runs, _plans_of(planned), feed, how)
         together = settings.ablate.search_seeds == "together"
@@ -113,8 +116,11 @@ def _ablate(settings: Settings) -> None:
             kept = [one.plan for ones in chosen.values() for one in ones]
             answers = _answer_runs(runs, kept, feed, how)
         for name, tried in planned.items():
-            of_variant = [runs.folder(one.plan) for of_seed in tried for one in of_seed]
-            folders.setdefault(name, []).extend(of_variant)
+            of_seeds_folders = [[runs.folder(one.plan) for one in of_seed] for of_seed in tried]
+            for of_seed_folders in of_seeds_folders:
+                folders.setdefault(name, []).extend(of_seed_folders)
+                if failures.keys() >= set(of_seed_folders):
+                    lost |= {folder: failures[folder] for folder in of_seed_folders}
             of_seeds = {of_seed[0].plan.seed: of_seed for of_seed in tried}
             for one in chosen[name]:
                 rated = _tell_tried(runs, of_seeds[one.plan.seed], judges)
@@ -144,9 +150,11 @@ def _ablate(settings: Settings) -> None:
     write_atomic(common.ABLATION / "results.csv", results_csv(results).encode())
     Console(width=max(WIDTH, Console().width), markup=False).print(ablation_table(results))
     if failures:
-        raise SettingsError(
-            f"{len(failures)} of the trainings diverged: {next(iter(failures.values()))}"
-        )
+        why = next(iter((lost or failures).values()))
+        told = f"{len(failures)} of the trainings diverged: {why}"
+        if lost:
+            raise SettingsError(told)
+        console.print(f"{told}; the search chose among the others", soft_wrap=True, markup=False)
 
 
 def _open_stores(settings: Settings) -> list[FeatureStore]:
@@ -288,8 +296,9 @@ def _tell_adapted(fitted: Sequence[Sequence[RunPlan]]) -> list[str]:
 def _choose(
     runs: Runs, planned: Sequence[Sequence[_Candidate]], answers: Mapping[Path, HeadResult]
 ) -> list[_Candidate]:
-    """Per seed the training of best accuracy on held-out clips, of equals the first; what is
-    unfinished is left out. Where there is nothing to choose, held-out clips may be missing.
+    """Per seed the training of best accuracy on held-out clips, of equals the one of the lower
+    loss, of those the first; what is unfinished is left out. Where there is nothing to choose,
+    held-out clips may be missing.
 
     Args:
         answers: On the clips that are reported on, to choose by these instead; none: held-out ones.
@@ -298,7 +307,7 @@ def _choose(
     for of_seed in planned:
         finished = [one for one in of_seed if runs.is_finished(one.plan)]
         if finished:
-            rated = [_rate(runs, one, answers) for one in finished]
+            rated = [_rate(runs, [one], answers) for one in finished]
             chosen.append(finished[rated.index(max(rated))])
     return chosen
 
@@ -312,30 +321,34 @@ def _choose_together(
     finished = [ones for ones in of_tries if all(runs.is_finished(one.plan) for one in ones)]
     if not finished:
         return _choose(runs, planned, answers)
-    rated = [fmean(_rate(runs, one, answers) for one in ones) for ones in finished]
+    rated = [_rate(runs, ones, answers) for ones in finished]
     return list(finished[rated.index(max(rated))])
 
 
 def _tell_tried(
     runs: Runs, of_seed: Sequence[_Candidate], answers: Mapping[Path, HeadResult]
 ) -> list[dict[str, Any]]:
-    """For results.json: what was tried with a seed and finished, with its accuracy, None where no
-    epoch was better than the untrained head; empty where there was nothing to choose."""
+    """For results.json: what was tried with a seed and finished, with the accuracy that chose;
+    empty where there was nothing to choose."""
     if len(of_seed) < 2:
         return []
     finished = [one for one in of_seed if runs.is_finished(one.plan)]
-    rated = [_rate(runs, one, answers) for one in finished]
     return [
-        {"settings": dict(one.tries), "accuracy": rate if rate >= 0 else None}
-        for one, rate in zip(finished, rated, strict=True)
+        {"settings": dict(one.tries), "accuracy": _rate(runs, [one], answers)[0]}
+        for one in finished
     ]
 
 
-def _rate(runs: Runs, one: _Candidate, answers: Mapping[Path, HeadResult]) -> float:
-    """A finished training's accuracy on the clips to choose by."""
+def _rate(
+    runs: Runs, ones: Sequence[_Candidate], answers: Mapping[Path, HeadResult]
+) -> tuple[float, float]:
+    """Mean accuracy of finished trainings on the clips to choose by, and minus their mean loss; of
+    answers the accuracy alone counts. Without an epoch there is nothing to tell them apart by."""
     if answers:
-        return float(answers[runs.folder(one.plan)].predictions.hits().mean())
-    return runs.heldout_accuracy(one.plan)
+        hits = [answers[runs.folder(one.plan)].predictions.hits().mean() for one in ones]
+        return float(fmean(hits)), 0.0
+    found = [runs.heldout(one.plan) or (0.0, 0.0) for one in ones]
+    return fmean(accuracy for accuracy, _ in found), -fmean(loss for _, loss in found)
 
 
 def _check_training(settings: Settings) -> None:

@@ -205,7 +205,11 @@ def show_results(settings: Settings) -> None:
         DataError: Nothing was evaluated yet.
     """
     if not common.METRICS.exists():
-        raise DataError(f"{common.METRICS}: no results yet; run `dvc repro`")
+        run = "`dvc repro`"
+        record = read_features_record(common.FEATURES) if common.FEATURES.exists() else {}
+        if "import" in record.get("made_of", ()):  # which `dvc repro` would replace
+            run = "`python cli.py train-head`, then `python cli.py evaluate`"
+        raise DataError(f"{common.METRICS}: no results yet; run {run}")
     metrics = read_signed(common.METRICS)
     console = print_results(metrics)
     if common.FEATURES.exists():

@@ -141,6 +141,8 @@ def _train_heads(settings: Settings, processes: Processes, saved: CheckpointOpti
 
 def _tell_untrained(title: str, history: list[dict[str, Any]]) -> str:
     """That no epoch was better on held-out clips than the head as it began, where it is so."""
+    if not history:
+        return f"warning: {title}: train.num_epochs is 0, so the head is untrained"
     judged = [epoch for epoch in history if "heldout_accuracy" in epoch]
     if not judged or any(epoch.get("best") for epoch in judged):
         return ""

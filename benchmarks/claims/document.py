@@ -2,9 +2,9 @@
 
 The README's short table is made of the same files.
 
-Enters: *.md.jinja and docs/claims/*.json. Leaves: the pages, or what differs from them. A
-template holds no figure of its own: each is asked of `Figures`, so that a number on the page can
-neither be mistyped nor outlive the results that it came from.
+Enters: *.md.jinja and docs/claims/*.json. Leaves: the pages, or what differs from them. Templates
+hold no result but a pilot's: each is asked of `Figures`, so that a number on the page can neither
+be mistyped nor outlive the file that it came from.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from benchmarks.claims.heads import (
     num_comparisons,
     others_above,
     pilots_table,
+    tell_steady,
     trained_deep,
     udl_table,
     verdicts_of_heads,
@@ -86,6 +87,7 @@ def render(results: Path = RESULTS) -> str:
         searched=searched,
         num_comparisons=num_comparisons,
         others_above=others_above,
+        tell_steady=tell_steady,
         trained_deep=trained_deep,
         udl=read_all([UDL], results).get(UDL.name),
         udl_table=udl_table,

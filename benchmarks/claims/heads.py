@@ -87,6 +87,18 @@ def trained_deep(found: Sequence[Figures]) -> str:
     return f"trained on {', '.join(where)} only" if where else "was trained nowhere"
 
 
+def tell_steady(found: Sequence[Figures]) -> str:
+    """Of the probe that is shown at a second rate: what it has, unsearched, there."""
+    told = [
+        f" On {figures.regime.brief} the rate that its first seed chose fails in some trainings; "
+        f"at 0.01, set when that had been seen, it has {top1_cell(figures, 'attentive_steady')}, "
+        f"ours minus it {_between(figures.versus(REFERENCE, 'attentive_steady'))}."
+        for figures in found
+        if "attentive_steady" in figures.variants
+    ]
+    return "".join(told)
+
+
 def verdicts_of_heads(found: Sequence[Figures]) -> str:
     """A row a regime: ours, the best of V-JEPA's probes, the one with positions, differences."""
     columns = ["maps", "ours", "linear probe", "V-JEPA's probe", "ours minus it"]

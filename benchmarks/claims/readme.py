@@ -31,6 +31,9 @@ def summary_table(found: list[Figures]) -> str:
     rows = [["frozen maps", *(COLUMNS[name] for name in names), "seeds"]]
     for figures in found:
         cells = [top1_cell(figures, name) for name in names]
+        if "attentive_steady" in figures.variants:
+            at = names.index("attentive_positions")
+            cells[at] += f" (at 0.01: {top1_cell(figures, 'attentive_steady')})"
         rows.append([figures.regime.brief, *cells, str(figures.num_seeds("full"))])
     return markdown(rows)
 

@@ -153,8 +153,6 @@ def _with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
 def _merge(
     before: dict[str, Any], common: dict[str, Any], variants: dict[str, Any], path: Path
 ) -> dict[str, Any]:
-    of_search = {key: common[key] for key in ("search", "search_seeds")}
-    before = of_search | before  # older files don't say
     before |= {"settings": _with_defaults(before.get("settings", {}))}
     other = sorted(key for key, value in common.items() if before.get(key) != value)
     if other:

@@ -508,6 +508,8 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 # What a variant may change; the maps, the clips and how a run is run are common to all.
 VARIED = ("head.", "udl.", "train.", "feed.order", "feed.shard_window", "feed.class_balanced")
 COMMON = {f"train.{name}" for name in (*OF_THE_RUN, "data_seed")}
+# What a search may not change besides, in `ablate` and in `search`: which clips judge.
+JUDGING = {"train.heldout_fraction", "train.heldout_by"}
 
 
 @dataclass(frozen=True)
@@ -564,6 +566,11 @@ def list_candidates(settings: Settings, variant: Variant) -> list[Variant]:
     """
     found: list[Variant] = []
     for combination in read_grid(settings.ablate.search, "ablate.search") or [{}]:
+        if unfair := sorted(JUDGING & combination.keys()):
+            raise SettingsError(
+                f"ablate.search: {unfair[0]} decides which clips the values are judged by, so it "
+                "can't be searched; give it to --set, or to --grid as a variant"
+            )
         changes = {k: value for k, value in combination.items() if k not in variant.changes}
         if any(changes == one.changes for one in found):
             continue

@@ -27,8 +27,8 @@ from dsts_pipeline.base.hub import own_weights
 # Ranges. A section that inherits a key and gives it another default names the same range again.
 Number = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
-Factor = Annotated[float, Field(ge=0.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Factor = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Heldout = Annotated[float, Field(ge=0.0, lt=0.9)]
 BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]

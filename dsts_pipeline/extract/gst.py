@@ -28,6 +28,7 @@ class GSTBlock(nn.Module):
         alpha: One of so many planes is temporal.
         beta: 2, or 1 for GST-Large.
         stride: Of both convolutions, in space.
+        norm: The kind of its norms.
 
     Raises:
         ValueError: `planes` does not divide, or beta is another one.
@@ -46,6 +47,7 @@ class GSTBlock(nn.Module):
         alpha: int = 4,
         beta: int = 2,
         stride: int = 1,
+        norm: type[nn.BatchNorm3d] = nn.BatchNorm3d,
     ) -> None:
         super().__init__()
         if beta not in (1, 2):
@@ -60,19 +62,19 @@ class GSTBlock(nn.Module):
         seen = planes // beta
         temporal = planes // alpha
         self.conv1 = nn.Conv3d(in_channels, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm3d(planes)
+        self.bn1 = norm(planes)
         self.conv2 = nn.Conv3d(
             seen, planes - temporal, (1, 3, 3), stride=steps, padding=(0, 1, 1), bias=False
         )
         self.Tconv = nn.Conv3d(seen, temporal, 3, stride=steps, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm3d(planes)
+        self.bn2 = norm(planes)
         self.conv3 = nn.Conv3d(planes, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm3d(out_channels)
+        self.bn3 = norm(out_channels)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.Conv3d(in_channels, out_channels, 1, stride=steps, bias=False),
-                nn.BatchNorm3d(out_channels),
+                norm(out_channels),
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -105,6 +105,18 @@ class NeuronNorm(nn.Module):
         return _affine([self], mean, var)
 
 
+class BatchNorm3d(nn.BatchNorm3d):
+    """Torch's, for heads without neurons: one value per channel, of one clip of one position, is
+    normalised by the running statistics, as by a `NeuronNorm`, where torch raises ValueError."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`input [B, C, T, H, W]` normalised."""
+        if input[:, 0].numel() > 1:
+            return super().forward(input)
+        running = self.running_mean, self.running_var
+        return nn.functional.batch_norm(input, *running, self.weight, self.bias, eps=self.eps)
+
+
 # ---- norms side by side --------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dsts_pipeline.extract.gst import GSTBlock
+from dsts_pipeline.head.norms import BatchNorm3d
 from dsts_pipeline.head.readout import ReadoutHead, grid_of, tokens_of
 
 
@@ -113,7 +114,7 @@ class ConvBlockHead(ReadoutHead):
             )
         self.project_in = nn.Conv3d(in_channels, width, 1, bias=False)
         self.convolution = nn.Conv3d(width, width, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm3d(width)
+        self.norm = BatchNorm3d(width)
         self.project_out = nn.Linear(width, in_channels, bias=False)
         if zero_start:
             nn.init.zeros_(self.project_out.weight)
@@ -171,7 +172,9 @@ class GSTHead(ReadoutHead):
         }
         self.config |= self._add_readout(in_channels, num_classes, **readout)
         planes = in_channels // 4 if width is None else width
-        blocks = [GSTBlock(in_channels, in_channels, planes) for _ in range(num_layers)]
+        blocks = [
+            GSTBlock(in_channels, in_channels, planes, norm=BatchNorm3d) for _ in range(num_layers)
+        ]
         if zero_start:
             for block in blocks:
                 nn.init.zeros_(block.bn3.weight)

@@ -289,11 +289,11 @@ class Runs:
         """An entry per epoch of a finished run."""
         return read_signed(self.folder(plan) / "history.json")["epochs"]
 
-    def heldout_accuracy(self, plan: RunPlan) -> float:
-        """Of a finished run's best epoch; below 0 where no clips were held out, or no epoch was
-        better than the untrained head."""
-        best = [entry for entry in self.history(plan) if entry.get("best")]
-        return best[-1].get("heldout_accuracy", -1.0) if best else -1.0
+    def heldout(self, plan: RunPlan) -> tuple[float, float] | None:
+        """Accuracy and loss of what a finished run kept, be it the untrained head; None where no
+        clips were held out, or nothing was trained."""
+        last = (self.history(plan) or [{}])[-1]
+        return (last["best_accuracy"], last["best_loss"]) if "best_accuracy" in last else None
 
     def unfinished(self, plans: Sequence[RunPlan]) -> list[RunPlan]:
         """Those to train, each once, those of one order of batches side by side."""

@@ -47,8 +47,8 @@ def estimate_seconds(
     num_steps = num_epochs * training.cursor.num_batches
     num_maps = len(training.heldout) * (num_epochs + 1)
     if training.how.recompute_statistics:
-        ends = len(training.rows[: train.recompute_clips_at_end])
-        of_epoch = len(training.rows[: training.how.recompute_clips])
+        ends = len(training.draw_rows(train.recompute_clips_at_end))
+        of_epoch = len(training.draw_rows(training.how.recompute_clips))
         num_passes: float = num_recalibration_passes(training.head)
         if training.dsts is not None:  # of all layers, half are run through on the average
             num_passes = (num_passes + 2) / 2

@@ -127,7 +127,7 @@ class JointTraining(Training):
             self.head.load_state_dict(self.best.values)
         elif self.average is not None:
             self.average.apply()
-            yield from self._recalibrate(self.rows)
+            yield from self._recalibrate(self.how.recompute_clips)
         self.head.eval()
 
     def begin_epoch(self) -> None:
@@ -146,9 +146,9 @@ class JointTraining(Training):
     def _rate_of(self, name: str) -> float:
         return peak_rate(self.head, name, self.recipe.finetune)
 
-    def _recalibrate(self, rows: np.ndarray) -> Asking[None]:
-        """Choice: maps of the first `recompute_clips` clips are computed once and held in memory
-        for the passes; on maps from a store all clips serve at the end."""
+    def _recalibrate(self, num_clips: int | None) -> Asking[None]:
+        """Choice: maps of `recompute_clips` clips are computed once and held in memory for the
+        passes; on maps from a store all clips serve at the end."""
         head = head_of(self.head)
         if not self.how.recompute_statistics or not num_recalibration_passes(head):
             return
@@ -160,7 +160,7 @@ class JointTraining(Training):
 
         was_training = self.head.training
         self.head.eval()
-        yield MapPass(rows[: self.how.recompute_clips], collect)
+        yield MapPass(self.draw_rows(num_clips), collect)
         self.head.train(was_training)
         device = self.processes.device
         recalibrate(head, lambda: (part.to(device) for part in maps))

@@ -25,7 +25,14 @@ from ruamel.yaml.error import YAMLError
 
 from dsts_pipeline.base.errors import SettingsError, import_extra
 from dsts_pipeline.base.files import sha256_json, write_atomic, write_json
-from dsts_pipeline.base.params import read_value, require_setting, settings_as_yaml, with_values
+from dsts_pipeline.base.params import (
+    COMMON,
+    JUDGING,
+    read_value,
+    require_setting,
+    settings_as_yaml,
+    with_values,
+)
 from dsts_pipeline.base.provenance import collect_provenance, derive_seed
 from dsts_pipeline.base.settings import OF_THE_RUN, SearchSettings, Settings
 from dsts_pipeline.learn.resume import digest_sources
@@ -92,8 +99,6 @@ def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
 
 FORMS = "key=low:high, key=low:high:log or key=a,b,c"
 SECTIONS = "head", "udl", "train"
-# What decides the clips that trials are judged by has to be the same for all of them.
-FIXED = {f"train.{name}" for name in {*OF_THE_RUN, "heldout_fraction", "heldout_by", "data_seed"}}
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ def read_space(settings: Settings) -> list[Dimension]:
     for text, dimension in zip(settings.search.space, dimensions, strict=True):
         require_setting(dimension.key, f"search.space {text}")
         section, _, name = dimension.key.partition(".")
-        if section not in SECTIONS or not name or dimension.key in FIXED:
+        if section not in SECTIONS or not name or dimension.key in COMMON | JUDGING:
             raise SettingsError(
                 f"search.space {text}: {dimension.key} can't be searched; expected a setting of "
                 f"{', '.join(SECTIONS)} that leaves maps and held-out clips as they are"

@@ -69,9 +69,10 @@ def train_head(
         checkpoints: Where and how often to save; None for never.
 
     Returns:
-        Per epoch: epoch, train_loss, train_accuracy, heldout_loss and heldout_accuracy (where
-        clips are held out), best (whether it is the best so far), seconds, and for a `DSTSHead`
-        layers (see `inspection.summarize_layer`).
+        Per epoch: epoch, train_loss, train_accuracy, seconds; where clips are held out heldout_loss
+        and heldout_accuracy, best (whether it is the best so far), best_accuracy and best_loss (of
+        the best so far, which may be the untrained head); for a `DSTSHead` layers (see
+        `inspection.summarize_layer`).
 
     Raises:
         SettingsError: The head is made for other maps or classes, too few clips for UDL's pairs of
@@ -183,8 +184,12 @@ def require_held_out(store: FeatureStore, rows: np.ndarray, recipe: Recipe) -> N
     """Refuse a recipe, as `fit_recipe` made it, without clips that settings are chosen by.
 
     Raises:
-        SettingsError: None of the rows is held out.
+        SettingsError: None of the rows is held out, or no epoch would be judged by them.
     """
+    if not recipe.train.num_epochs:
+        raise SettingsError(
+            "train.num_epochs is 0: there is no epoch to choose settings by; set it to at least 1"
+        )
     if not count_held_out(store, rows, recipe):
         _, first = np.unique(np.asarray(store.video_ids)[rows], return_index=True)
         _, counts = np.unique(store.labels[rows][first], return_counts=True)

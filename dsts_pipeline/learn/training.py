@@ -302,7 +302,7 @@ class Training:
         elif self.average is not None:
             self.average.apply()
         if self.how.num_epochs:
-            yield from self._recalibrate(self.rows[: self.recipe.train.recompute_clips_at_end])
+            yield from self._recalibrate(self.recipe.train.recompute_clips_at_end)
         self.head.eval()
 
     def _describe_epoch(self) -> Asking[dict[str, Any]]:
@@ -316,13 +316,15 @@ class Training:
         if self.average is not None:
             averaged = self.average.in_place()
         with averaged:
-            yield from self._recalibrate(self.rows[: self.how.recompute_clips])
+            yield from self._recalibrate(self.how.recompute_clips)
             routing = self.tally.routing
             if len(self.heldout):
                 found = yield from self._evaluate()
                 routing = found.routing
                 entry |= {"heldout_loss": found.loss, "heldout_accuracy": found.accuracy}
                 entry["best"] = self._consider(found, self.epoch)
+                assert self.best is not None
+                entry |= {"best_accuracy": self.best.accuracy, "best_loss": self.best.loss}
             if self.dsts is not None:
                 entry["layers"] = summarize_head(self.dsts, routing)
         return entry
@@ -379,9 +381,20 @@ class Training:
         self.best = Best(evaluation.accuracy, evaluation.loss, epoch, values)
         return True
 
-    def _recalibrate(self, rows: np.ndarray) -> Asking[None]:
-        """Choice: every process goes through all of `rows` itself."""
+    def draw_rows(self, num_clips: int | None) -> np.ndarray:
+        """`num_clips` of the rows, or all, in order; the same ones in all trainings of a stream.
+
+        The first ones would be of few classes where the store has them class by class.
+        """
+        if num_clips is None or num_clips >= len(self.rows):
+            return self.rows
+        seed = derive_seed(self.recipe.stream_seed, "statistics")
+        return np.sort(np.random.default_rng(seed).choice(self.rows, num_clips, replace=False))
+
+    def _recalibrate(self, num_clips: int | None) -> Asking[None]:
+        """Choice: every process goes through all of the clips itself."""
         if self.how.recompute_statistics:
+            rows = self.draw_rows(num_clips)
             for consume in recalibration_passes(self.head):
                 yield MapPass(rows, partial(_give_maps, consume))
 

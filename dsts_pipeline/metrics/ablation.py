@@ -140,7 +140,7 @@ def assemble_ablation(
         for place, (name, variant) in enumerate(variants.items())
     }
     _adjust(found)
-    over = "seeds" if dealt is None else "folds"
+    over = "seeds" if dealt is None else "folds, corrected for training clips that they share"
     drawn = "clip" if dealt is None else "whole group"
     return {
         "reference": reference,
@@ -245,8 +245,8 @@ def _describe_run(run: AblationRun) -> dict[str, Any]:
     history = run.history
     hits = predictions.hits()
     best = [entry["epoch"] for entry in history if entry.get("best")]
-    held = [entry["heldout_accuracy"] for entry in history if "heldout_accuracy" in entry]
-    chosen = held[best[-1]] if best and held else None
+    held = [entry for entry in history if "heldout_accuracy" in entry]
+    kept = held[-1] if held else {}
     loss = negative_log_likelihood(predictions.probabilities, predictions.labels)
     described = {
         "seed": run.seed,
@@ -257,7 +257,8 @@ def _describe_run(run: AblationRun) -> dict[str, Any]:
         "num_parameters": run.result.num_parameters,
         "epochs": len(history),
         "best_epoch": best[-1] + 1 if best else 0 if held else None,  # 0: the untrained head
-        "heldout_accuracy": chosen,
+        "heldout_accuracy": kept.get("best_accuracy"),  # what chose it; also the untrained head's
+        "heldout_loss": kept.get("best_loss"),
         "train_seconds": float(sum(entry["seconds"] for entry in history)),
         "layers": _layers(run.result),
         "predictions": run.predictions_file,
@@ -602,7 +603,7 @@ def _caption(results: Mapping[str, Any]) -> str:
     drawn = "clips"
     if folds := results.get("folds"):
         clips += f" of {folds['num_groups']:,} groups, each answered by the fold that held it out"
-        over = "folds"
+        over = "folds (corrected for training clips that they share)"
         drawn = "groups of clips"
     text = (
         f"{clips}. Differences in points, paired t over {over}; p by Holm "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -355,19 +355,31 @@ def paired_over_folds(values: np.ndarray, weights: np.ndarray, folds: np.ndarray
 def over_groups(values: np.ndarray, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     """Mean of `values` (`[n]`, of each clip) with its interval: whole groups are drawn anew.
 
+    Of few groups percentiles are too narrow (of ten they hold in nine of ten cases, not 95 of 100), so they
+    are taken further out: Hesterberg 2015, What Teachers Should Know About the Bootstrap, 4.2.
+
     Args:
         groups: int `[n]`.
     """
     place = np.unique(groups, return_inverse=True)[1]
     columns = np.stack([np.bincount(place, values), np.bincount(place)], axis=1)
     sums = bootstrap.draws_of_sums(columns)
-    interval = bootstrap.interval_of_draws(float(np.mean(values)), sums[:, 0] / sums[:, 1])
+    wider = replace(bootstrap, confidence=_expanded(bootstrap.confidence, len(columns)))
+    interval = wider.interval_of_draws(float(np.mean(values)), sums[:, 0] / sums[:, 1])
     return {
         "low": interval.low,
         "high": interval.high,
         "test": "bootstrap over whole groups, mean of the seeds",
         "num_groups": len(columns),
     }
+
+
+def _expanded(confidence: float, num_groups: int) -> float:
+    """The confidence at which a normal interval by the biased deviation is as wide as Student's."""
+    if num_groups < 2:
+        return confidence
+    t = float(stats.t.ppf(0.5 + confidence / 2, num_groups - 1))
+    return 1.0 - 2.0 * float(stats.norm.sf(t * math.sqrt(num_groups / (num_groups - 1))))
 
 
 def _shared(num_folds: int) -> float:

@@ -64,6 +64,8 @@ def test_whole_number_is_a_fine_fraction(tmp_path):
         ("head: {num_neurons: '4'}", 'found "4" (text), expected a valid integer'),
         ("head: {num_neurons: 0}", "found 0 (a number), expected greater than or equal to 1"),
         ("head: {num_neurons: 2.5}", "found 2.5 (a number), expected a valid integer"),
+        ("train: {learning_rate: .inf}", "expected a finite number"),
+        ("train: {mixup_alpha: .inf}", "expected a finite number"),
         ("head:", "head: found nothing (null), expected a section of settings"),
         (
             "backbone: {decoder: ffmpeg}",

@@ -16,12 +16,14 @@ from benchmarks.claims.heads import (
     num_comparisons,
     others_above,
     pilots_table,
+    tell_steady,
     trained_deep,
     udl_table,
     verdict_of_head,
     versus_table,
 )
 from benchmarks.claims.picture import draw_curve
+from benchmarks.claims.readme import summary_table
 from benchmarks.claims.regimes import BY_NAME, CURVE
 from benchmarks.claims.results import as_bits, collect
 from dsts_pipeline.base.files import sign, write_json
@@ -108,6 +110,12 @@ def test_the_tables_say_who_is_ahead(figures):
     assert figures.variants["full"]["position"] == 1  # of those that the experiment lists
     assert others_above([figures]).endswith("by more than a point: none.")
     assert trained_deep([figures]) == "was trained nowhere" and num_comparisons([figures]) == 3
+    assert tell_steady([figures]) == ""
+    swapped = {"linear": "attentive_steady"}
+    variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
+    steady = Figures(figures.regime, {**figures.content, "variants": variants})
+    assert "it has 36.7 ± 4.7, ours minus it +46.7 (" in tell_steady([steady])
+    assert "76.7 ± 4.7 (at 0.01: 36.7 ± 4.7)" in summary_table([steady])
 
 
 def test_clips_of_drawn_sets_with_groups_are_resampled_by_group(figures):

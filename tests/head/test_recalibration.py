@@ -82,15 +82,38 @@ def test_other_heads_norms_have_the_statistics_of_all_samples(kind):
     more = {"num_parameters": 600} if kind is ConvBlockHead else {"num_layers": 2}
     head = kind(16, 3, **more)
     maps = torch.randn(24, 16, 2, 3, 3) * 2 + 1
-    assert num_recalibration_passes(head) == 1
-    recalibrate(head, lambda: maps.split(8))
-    norm = head.norm if kind is ConvBlockHead else head.blocks[0].bn1
-    assert head.training and norm.training and norm.momentum == 0.1
-    seen = []
-    norm.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    maps += 3.0 * torch.arange(24).div(8, rounding_mode="floor")[:, None, None, None, None]
+    norms = {one: [] for one in head.modules() if isinstance(one, torch.nn.BatchNorm3d)}
+    assert num_recalibration_passes(head) == len(norms) == (1 if kind is ConvBlockHead else 6)
+    recalibrate(head, lambda: maps.split((8, 8, 7, 1)))  # batches class by class
+    for norm, seen in norms.items():
+        assert norm.training and norm.momentum == 0.1
+        norm.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+    assert head.training
     head.eval()(maps)
-    torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3, 4)))
-    torch.testing.assert_close(norm.running_var, seen[0].var((0, 2, 3, 4)), rtol=0.05, atol=0.0)
+    for norm, (seen,) in norms.items():
+        torch.testing.assert_close(norm.running_mean, seen.mean((0, 2, 3, 4)))
+        torch.testing.assert_close(norm.running_var, seen.var((0, 2, 3, 4)))
+
+
+@pytest.mark.parametrize("kind", [ConvBlockHead, GSTHead])
+def test_a_last_batch_of_one_vector_is_normalised_by_running_statistics(kind):
+    head = kind(16, 3, **({"num_parameters": 600} if kind is ConvBlockHead else {}))
+    head(torch.randn(8, 16, 1, 1, 1))
+    vector = torch.randn(1, 16, 1, 1, 1)
+    before = {name: value.clone() for name, value in head.named_buffers()}
+    head(vector).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in head.named_buffers())
+    torch.testing.assert_close(head(vector), head.eval()(vector))
+
+
+@pytest.mark.parametrize("kind", [ConvBlockHead, GSTHead])
+def test_other_heads_without_clips_keep_their_statistics(kind):
+    head = kind(16, 3, **({"num_parameters": 600} if kind is ConvBlockHead else {}))
+    head(torch.randn(8, 16, 2, 3, 3))
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    recalibrate(head, lambda: iter(()))
+    torch.testing.assert_close(head.state_dict(), before, rtol=0, atol=0)
 
 
 def test_a_head_without_norms_is_left_alone_and_asks_for_no_pass():

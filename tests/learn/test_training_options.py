@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from dsts_pipeline.base.errors import SettingsError
 from dsts_pipeline.base.progress import track
 from dsts_pipeline.base.settings import TrainSettings
-from dsts_pipeline.feed import FeatureBatch
+from dsts_pipeline.feed import FeatureBatch, FeatureFeed
 from dsts_pipeline.head import ConvBlockHead, DSTSHead, LinearProbe
 from dsts_pipeline.head.recalibration import recalibrate
 from dsts_pipeline.learn import train_head
@@ -21,7 +21,7 @@ from dsts_pipeline.learn.processes import choose_device, joined_processes
 from dsts_pipeline.learn.steps import MixedBatch, Objective, mix_batch, split_batch
 from dsts_pipeline.learn.training import Training, WeightAverage
 from tests.learn.recipes import how, recipe
-from tests.learn.small_feed import ordered_feed
+from tests.learn.small_feed import MemoryStore, ordered_feed
 
 
 def batch_of(size=6):
@@ -180,8 +180,23 @@ def test_statistics_at_the_end_are_of_as_many_clips_as_asked_for():
     assert torch.equal(few.classifier.weight, everyone.classifier.weight)
     mean = "layers.0.spatial_norm.running_mean"
     assert not torch.equal(few.state_dict()[mean], everyone.state_dict()[mean])
-    recalibrate(everyone, lambda: (batch.maps for batch in feed.batches([np.arange(16)])))
+    training = Training(few, feed, recipe(num_epochs=1), joined_of_one())
+    rows = training.draw_rows(16)
+    assert len(set(rows)) == 16 and not np.array_equal(rows, training.rows[:16])
+    recalibrate(everyone, lambda: (batch.maps for batch in feed.batches([rows])))
     assert torch.allclose(few.state_dict()[mean], everyone.state_dict()[mean], atol=1e-6)
+
+
+def test_statistics_of_an_epoch_are_of_all_classes_where_clips_come_class_by_class():
+    mixed = ordered_feed(num_clips=256)
+    order = np.argsort(mixed.labels, kind="stable")
+    feed = FeatureFeed(MemoryStore(mixed.store.maps[order], mixed.labels[order], 4))
+    training = Training(LinearProbe(6, 4), feed, recipe(num_epochs=1), joined_of_one())
+    drawn = np.bincount(feed.labels[training.draw_rows(64)], minlength=4)
+    assert drawn.min() >= 8
+    again = Training(LinearProbe(6, 4), feed, recipe(num_epochs=1), joined_of_one())
+    assert np.array_equal(training.draw_rows(64), again.draw_rows(64))  # one reading serves both
+    assert np.array_equal(training.draw_rows(None), training.draw_rows(1000))
 
 
 def test_a_convolution_block_trained_on_mixed_clips_has_statistics_of_clips_as_they_are():

@@ -27,9 +27,9 @@ from tests.pipeline import params_of
 
 LABELS = np.arange(40) % 4
 HISTORY = (
-    {"epoch": 0, "heldout_accuracy": 0.25, "best": True, "seconds": 2.0},
-    {"epoch": 1, "heldout_accuracy": 0.5, "best": True, "seconds": 3.0},
-    {"epoch": 2, "heldout_accuracy": 0.4, "best": False, "seconds": 3.0},
+    {"epoch": 0, "heldout_accuracy": 0.25, "best": True, "best_accuracy": 0.25, "seconds": 2.0},
+    {"epoch": 1, "heldout_accuracy": 0.5, "best": True, "best_accuracy": 0.5, "seconds": 3.0},
+    {"epoch": 2, "heldout_accuracy": 0.4, "best": False, "best_accuracy": 0.5, "seconds": 3.0},
 )
 
 

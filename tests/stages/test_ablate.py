@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -130,6 +131,11 @@ def test_a_budget_stops_between_epochs_and_the_same_command_goes_on(ready, jobs)
     assert [len(variant["runs"]) for variant in found["variants"].values()] == [1, 1]
 
 
+def rating(run):
+    """What chooses: the accuracy on held-out clips, of equals the lower loss."""
+    return run["heldout_accuracy"], -run["heldout_loss"]
+
+
 def test_a_search_keeps_what_heldout_clips_prefer(ready):
     rates = 0.001, 0.05
     search = "--search", "train.learning_rate=0.001,0.05"
@@ -141,7 +147,7 @@ def test_a_search_keeps_what_heldout_clips_prefer(ready):
         of_rate = {
             rate: each["variants"][f"train.learning_rate={rate}"]["runs"][seed] for rate in rates
         }
-        best = max(rates, key=lambda rate: of_rate[rate]["heldout_accuracy"] or -1.0)
+        best = max(rates, key=lambda rate: rating(of_rate[rate]))
         kept = found["variants"]["full"]["runs"][seed]
         assert kept["chosen"] == {"train.learning_rate": best}
         assert kept["tried"] == [
@@ -184,10 +190,10 @@ def test_seeds_that_search_together_make_one_choice_by_their_mean(ready):
         for rate in rates:
             runs_of[rate] += alone["variants"][rate]["runs"]
     held = {
-        rate: [-1.0 if run["heldout_accuracy"] is None else run["heldout_accuracy"] for run in runs]
+        rate: tuple(fmean(figures) for figures in zip(*map(rating, runs), strict=True))
         for rate, runs in runs_of.items()
     }
-    best = max(rates, key=lambda rate: sum(held[rate]))
+    best = max(rates, key=lambda rate: held[rate])
     kept = found["variants"]["full"]["runs"]
     assert [f"train.learning_rate={run['chosen']['train.learning_rate']}" for run in kept] == (
         [best] * 3
@@ -229,12 +235,31 @@ def test_a_variants_own_setting_is_not_searched(ready):
             ["--search", "train.learning_rate=0.1,0.2", "--set", "train.heldout_fraction=0"],
             "ablate.search is given and train.heldout_fraction 0",
         ),
+        (
+            ["--search", "train.heldout_fraction=0.1,0.3", "--set", "train.heldout_fraction=0.2"],
+            "train.heldout_fraction decides which clips the values are judged by",
+        ),
     ],
 )
 def test_a_search_that_cannot_be_is_told(ready, arguments, told):
     settings = {k: v for k, v in SETTINGS.items() if k != "train__heldout_fraction"}
     run = run_cli(ready, "ablate", "--grid", "head.num_neurons=3", *arguments, **settings)
     assert told in tell_plainly(run)
+
+
+@pytest.mark.parametrize("seeds", ["each", "first", "together"])
+def test_values_of_a_search_that_diverge_are_told_and_others_are_chosen(ready, seeds):
+    search = "--search", "train.learning_rate=1e35,0.01", "--set", f"ablate.search_seeds={seeds}"
+    run, found = ablate(
+        ready, "--grid", "head.num_neurons=3", *search, "--seeds", "2", train__optimizer="sgd"
+    )
+    assert "of the trainings diverged: " in run.stderr and "chose among the others" in run.stderr
+    for variant in found["variants"].values():
+        chosen = [one["chosen"] for one in variant["runs"]]
+        assert chosen == [{"train.learning_rate": 0.01}] * 2
+    given = SETTINGS | {"train__optimizer": "sgd"}
+    alone = "ablate", "--grid", "train.learning_rate=1e35,0.01", "--seeds", "1"
+    assert "1 of the trainings diverged" in tell_plainly(run_cli(ready, *alone, **given))
 
 
 @pytest.mark.long

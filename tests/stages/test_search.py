@@ -44,6 +44,7 @@ def folder(tmp_path_factory):
         (["head.num_layers=0:2"], {}, "udl.enabled is true and head.num_layers 0"),
         (["train.momentum=0.5:0.6"] * 2, {}, "expected each key once"),
         ([], {"train__devices": 2}, "a search trains one head in one process"),
+        ([], {"train__num_epochs": 0}, "there is no epoch to choose settings by"),
     ],
 )
 def test_what_cannot_be_searched_is_told_at_once(folder, space, settings, told, monkeypatch):

@@ -127,9 +127,15 @@ def test_a_changed_result_is_told_by_whoever_reads_it(ready):
         assert "metrics.json: changed after it was written" in told
 
 
+def test_results_of_imported_maps_are_not_awaited_from_dvc(ready):
+    told = tell_plainly(run_cli(ready, "results"))
+    assert "no results yet; run `python cli.py train-head`, then `python cli.py evaluate`" in told
+
+
 def test_an_untrained_head_that_is_kept_is_told():
     worse = {"epoch": 0, "heldout_accuracy": 0.1, "best": False}
     told = train_head._tell_untrained("linear probe", [worse, worse])
     assert told.startswith("warning: linear probe: of 2 epochs none was more accurate")
     assert train_head._tell_untrained("linear probe", [worse, worse | {"best": True}]) == ""
     assert train_head._tell_untrained("linear probe", [{"epoch": 0}]) == "", "nothing is held out"
+    assert train_head._tell_untrained("linear probe", []).endswith("so the head is untrained")
