@@ -355,7 +355,7 @@ def paired_over_folds(values: np.ndarray, weights: np.ndarray, folds: np.ndarray
 def over_groups(values: np.ndarray, groups: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
     """Mean of `values` (`[n]`, of each clip) with its interval: whole groups are drawn anew.
 
-    Of few groups percentiles are too narrow (of ten they hold in nine of ten cases, not 95 of 100), so they
+    Of few groups percentiles are too narrow (of ten they hold in 90 of 100 cases, not 95), so they
     are taken further out: Hesterberg 2015, What Teachers Should Know About the Bootstrap, 4.2.
 
     Args:
