@@ -512,7 +512,7 @@ class LearningSettings(Section):
     recompute_statistics: bool = True
     """norms get the statistics of noise-free passes before each evaluation"""
     recompute_clips: Count = 512
-    """clips of these passes at each epoch"""
+    """clips of these passes at each epoch, drawn from all that are trained on"""
     early_stopping_epochs: Count | None = None
     """epochs without a better one after which it ends; null: never"""
 
