@@ -116,11 +116,11 @@ def _ablate(settings: Settings) -> None:
             kept = [one.plan for ones in chosen.values() for one in ones]
             answers = _answer_runs(runs, kept, feed, how)
         for name, tried in planned.items():
-            of_seeds_folders = [[runs.folder(one.plan) for one in of_seed] for of_seed in tried]
-            for of_seed_folders in of_seeds_folders:
-                folders.setdefault(name, []).extend(of_seed_folders)
-                if failures.keys() >= set(of_seed_folders):
-                    lost |= {folder: failures[folder] for folder in of_seed_folders}
+            for of_seed in tried:
+                made = [runs.folder(one.plan) for one in of_seed]
+                folders.setdefault(name, []).extend(made)
+                if failures.keys() >= set(made):  # the seed is left without a figure
+                    lost |= {folder: failures[folder] for folder in made}
             of_seeds = {of_seed[0].plan.seed: of_seed for of_seed in tried}
             for one in chosen[name]:
                 rated = _tell_tried(runs, of_seeds[one.plan.seed], judges)
