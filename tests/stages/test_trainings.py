@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dsts_pipeline.base.files import read_json
+from dsts_pipeline.base.files import read_json, write_json
 from stages import train_head
 from tests.pipeline import ROOT, command_of, run_cli, tell_plainly
 from tests.stages.ready_store import QUICK, make_ready
@@ -128,6 +128,8 @@ def test_a_changed_result_is_told_by_whoever_reads_it(ready):
 
 
 def test_results_of_imported_maps_are_not_awaited_from_dvc(ready):
+    path = ready / "outputs/features.json"
+    write_json(path, read_json(path) | {"made_of": {"import": {"of": "tests"}}})
     told = tell_plainly(run_cli(ready, "results"))
     assert "no results yet; run `python cli.py train-head`, then `python cli.py evaluate`" in told
 
