@@ -19,7 +19,7 @@ from dsts_pipeline.base.files import hold_alone, sign, write_atomic, write_json
 from dsts_pipeline.base.params import Variant, list_candidates, list_variants
 from dsts_pipeline.base.progress import console, track
 from dsts_pipeline.base.provenance import collect_provenance
-from dsts_pipeline.base.settings import EvaluateSettings, Settings, UdlSettings
+from dsts_pipeline.base.settings import AblateSettings, EvaluateSettings, Settings, UdlSettings
 from dsts_pipeline.feature_store import FeatureStore
 from dsts_pipeline.feature_store.opening import open_features
 from dsts_pipeline.feed import FeatureFeed
@@ -98,19 +98,23 @@ def _ablate(settings: Settings) -> None:
         planned = _put_back(plans, fitted[number])
         feed = FeatureFeed.from_settings(store, store.rows_of_split(how.split), settings.feed)
         answers: dict[Path, HeadResult] = {}
-        if settings.ablate.search and settings.ablate.search_seeds == "first":
-            firsts = {name: tried[:1] for name, tried in planned.items()}
+        num_searching = _num_searching(settings.ablate)
+        if settings.ablate.search and num_searching < len(seeds):
+            firsts = {name: tried[:num_searching] for name, tried in planned.items()}
             failures |= _train_runs(settings, runs, _plans_of(firsts), store, budget)
             if by_evaluated:
                 answers = _answer_runs(runs, _plans_of(firsts), feed, how)
-            planned = _narrow(runs, planned, answers)
+            planned = _narrow(runs, planned, answers, num_searching)
         remaining = [plan for plan in _plans_of(planned) if runs.folder(plan) not in failures]
         failures |= _train_runs(settings, runs, remaining, store, budget)
         if by_evaluated:
             answers = _answer_runs(runs, _plans_of(planned), feed, how)
-        together = settings.ablate.search_seeds == "together"
-        choose = _choose_together if together else _choose
-        chosen = {name: choose(runs, tried, answers) for name, tried in planned.items()}
+        num_together = num_searching if settings.ablate.search_seeds == "together" else 0
+        chosen = {
+            name: _choose_together(runs, tried[:num_together], answers)
+            + _choose(runs, tried[num_together:], answers)
+            for name, tried in planned.items()
+        }
         judges = answers
         if not by_evaluated:
             kept = [one.plan for ones in chosen.values() for one in ones]
@@ -257,16 +261,27 @@ def _plans_of(planned: Planned) -> list[RunPlan]:
     return [one.plan for tried in planned.values() for of_seed in tried for one in of_seed]
 
 
-def _narrow(runs: Runs, planned: Planned, answers: Mapping[Path, HeadResult]) -> Planned:
-    """What is planned, with what the first seed chose alone for the others; all where all of the
-    first seed's diverged."""
+def _num_searching(settings: AblateSettings) -> int:
+    """How many of the first seeds search."""
+    if settings.search_seeds == "first":
+        return 1
+    known = settings.num_search_seeds if settings.search_seeds == "together" else None
+    return min(known or settings.num_seeds, settings.num_seeds)
+
+
+def _narrow(
+    runs: Runs, planned: Planned, answers: Mapping[Path, HeadResult], num_searching: int
+) -> Planned:
+    """What is planned, with what the first seeds chose alone for the others; all where all of
+    theirs diverged."""
     narrowed = {}
-    for name, (first, *others) in planned.items():
-        chosen = _choose(runs, [first], answers)
+    for name, tried in planned.items():
+        first, others = tried[:num_searching], tried[num_searching:]
+        chosen = _choose_together(runs, first, answers)
         if chosen:
-            number = first.index(chosen[0])
+            number = [one.tries for one in first[0]].index(chosen[0].tries)
             others = [[of_seed[number]] for of_seed in others]
-        narrowed[name] = [first, *others]
+        narrowed[name] = [*first, *others]
     return narrowed
 
 
@@ -317,7 +332,7 @@ def _choose_together(
 ) -> list[_Candidate]:
     """As `_choose`, the same for all seeds: what is best on average over them. What one of them
     did not finish is left out, unless that leaves nothing."""
-    of_tries = list(zip(*planned, strict=True))
+    of_tries = list(zip(*planned, strict=True))  # none where no seed searches together
     finished = [ones for ones in of_tries if all(runs.is_finished(one.plan) for one in ones)]
     if not finished:
         return _choose(runs, planned, answers)

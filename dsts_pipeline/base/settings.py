@@ -738,6 +738,8 @@ class AblateSettings(Section):
     """such as train.learning_rate=0.001,0.004: trained with each, held-out clips choose"""
     search_seeds: Literal["each", "first", "together"] = "each"
     """which seeds search: each for itself, the first for all, or all together, by their mean"""
+    num_search_seeds: Count | None = None
+    """of seeds that search together the first so many; the others take their choice; null: all"""
     choose_by: Literal["heldout", "evaluated"] = "heldout"
     """clips that the search chooses by: held out of train, or those reported on (V-JEPA 2's way)"""
     folds: bool = False
@@ -800,7 +802,8 @@ def check_together(settings: Settings) -> None:
 
     Raises:
         SettingsError: UDL of a head without upstream parameters; early stopping with nothing
-            held out; an ablation over folds without folds; a data set rendered in one format and
+            held out; a number of seeds that search together, which do not; an ablation over folds
+            without folds; a data set rendered in one format and
             read in another.
     """
     head = settings.head
@@ -836,6 +839,11 @@ def check_together(settings: Settings) -> None:
         raise SettingsError(
             "ablate.search is given and train.heldout_fraction 0: there are no clips to choose by; "
             "set train.heldout_fraction, such as 0.1, or leave ablate.search out"
+        )
+    if settings.ablate.num_search_seeds is not None and settings.ablate.search_seeds != "together":
+        raise SettingsError(
+            "ablate.num_search_seeds is of seeds that search together, and ablate.search_seeds is "
+            f"{settings.ablate.search_seeds}; set the one to null or the other to together"
         )
     if settings.ablate.folds and settings.dataset.num_folds is None:
         raise SettingsError(

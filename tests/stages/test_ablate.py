@@ -202,6 +202,28 @@ def test_seeds_that_search_together_make_one_choice_by_their_mean(ready):
     assert names == [run["predictions"] for run in runs_of[best]] and len(set(names)) == 3
 
 
+def test_of_seeds_that_search_together_the_first_choose_for_the_others(ready):
+    search = "--search", "train.learning_rate=0.001,0.05", "--set", "ablate.search_seeds=together"
+    grid = "--grid", "head.num_neurons=3"
+    first = "--set", "ablate.num_search_seeds=2"
+    run, found = ablate(ready, *grid, *search, *first, "--seeds", "4")
+    assert "8 trainings, 0 of them finished before" in run.stderr  # two variants, seeds and rates
+    assert "12 trainings, 8 of them finished before" in run.stderr  # and two seeds of each choice
+    _, both = ablate(ready, *grid, *search, "--seeds", "2")
+    _, every = ablate(
+        ready, "--grid", "train.learning_rate=0.001,0.05", *search[2:], "--seeds", "4"
+    )
+    for name, variant in found["variants"].items():
+        runs = variant["runs"]
+        assert runs[:2] == both["variants"][name]["runs"]
+        assert [one["chosen"] for one in runs] == [runs[0]["chosen"]] * 4
+        assert [len(one.get("tried", [])) for one in runs] == [2, 2, 0, 0]
+    rate = found["variants"]["full"]["runs"][0]["chosen"]["train.learning_rate"]
+    alone = every["variants"][f"train.learning_rate={rate}"]["runs"]
+    names = [one["predictions"] for one in found["variants"]["full"]["runs"]]
+    assert names == [one["predictions"] for one in alone]  # each with held-out clips of its own
+
+
 def test_a_choice_by_the_test_split_takes_the_best_there_and_is_marked(ready):
     search = "--search", "train.learning_rate=0.001,0.05", "--set", "ablate.choose_by=evaluated"
     run, found = ablate(ready, "--grid", "head.num_neurons=3", *search, "--seeds", "1")
@@ -229,6 +251,10 @@ def test_a_variants_own_setting_is_not_searched(ready):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
+        (
+            ["--set", "ablate.num_search_seeds=2"],
+            "ablate.num_search_seeds is of seeds that search together",
+        ),
         (["--search", "train.learning_rate"], "ablate.search train.learning_rate: expected KEY="),
         (["--search", "store.dtype=int8"], "store.dtype is common to all variants"),
         (
