@@ -261,12 +261,11 @@ def _plans_of(planned: Planned) -> list[RunPlan]:
     return [one.plan for tried in planned.values() for of_seed in tried for one in of_seed]
 
 
-def _num_searching(settings: AblateSettings) -> int:
+def _num_searching(how: AblateSettings) -> int:
     """How many of the first seeds search."""
-    if settings.search_seeds == "first":
+    if how.search_seeds == "first":
         return 1
-    known = settings.num_search_seeds if settings.search_seeds == "together" else None
-    return min(known or settings.num_seeds, settings.num_seeds)
+    return min(how.num_search_seeds or how.num_seeds, how.num_seeds)
 
 
 def _narrow(
