@@ -176,7 +176,6 @@ NEW = (
         "ut_interaction",
         "UT-Interaction, other sequences",
         "claims_ut_interaction",
-        num_seeds=3,
         real="ut_interaction",
         brief="UT-Interaction",
         maps="6 classes, 120 clips of 20 sequences, ten folds; 320x8x7x7 of EfficientNet-Lite0, "
