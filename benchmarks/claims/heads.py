@@ -6,8 +6,11 @@ Enters: `Figures` of the regimes that there are; "full" is our head. Leaves: tab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
 from statistics import fmean
 from typing import Any
+
+from scipy import stats
 
 from benchmarks.claims.figures import REFERENCE, Difference, Figures
 from benchmarks.claims.regimes import CURVE, END_TO_END
@@ -97,6 +100,26 @@ def tell_steady(found: Sequence[Figures]) -> str:
         if "attentive_steady" in figures.variants
     ]
     return "".join(told)
+
+
+def tell_narrowest(found: Sequence[Figures], other: str = "attentive_positions") -> str:
+    """How wide ours minus `other` stays over folds that are repeated without end, such as
+    "THETIS 3.1".
+
+    Source: Nadeau and Bengio 2003: of the variance over k folds 1 / (k - 1) is that of training
+    clips that they share; the rest falls with repetitions.
+    """
+    told = []
+    for figures in found:
+        one = figures.versus(REFERENCE, other)
+        if not figures.is_cross_validation or one.low is None or one.high is None:
+            continue
+        folds = len(set(figures.content["clips"]["folds"]))
+        shared = 1 / (folds - 1)
+        now = stats.t.ppf(0.975, folds - 1) * sqrt(1 / folds + shared)
+        width = (one.high - one.low) * stats.norm.ppf(0.975) * sqrt(shared) / now
+        told.append(f"{figures.regime.brief} {width:.1f}")
+    return ", ".join(told)
 
 
 def verdicts_of_heads(found: Sequence[Figures]) -> str:

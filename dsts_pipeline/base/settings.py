@@ -803,8 +803,7 @@ def check_together(settings: Settings) -> None:
     Raises:
         SettingsError: UDL of a head without upstream parameters; early stopping with nothing
             held out; a number of seeds that search together, which do not; an ablation over folds
-            without folds; a data set rendered in one format and
-            read in another.
+            without folds; a data set rendered in one format and read in another.
     """
     head = settings.head
     train = settings.train
@@ -843,7 +842,8 @@ def check_together(settings: Settings) -> None:
     if settings.ablate.num_search_seeds is not None and settings.ablate.search_seeds != "together":
         raise SettingsError(
             "ablate.num_search_seeds is of seeds that search together, and ablate.search_seeds is "
-            f"{settings.ablate.search_seeds}; set the one to null or the other to together"
+            f"{settings.ablate.search_seeds}; set ablate.search_seeds to together, or "
+            "ablate.num_search_seeds to null"
         )
     if settings.ablate.folds and settings.dataset.num_folds is None:
         raise SettingsError(

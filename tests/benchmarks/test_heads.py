@@ -16,6 +16,7 @@ from benchmarks.claims.heads import (
     num_comparisons,
     others_above,
     pilots_table,
+    tell_narrowest,
     tell_steady,
     trained_deep,
     udl_table,
@@ -116,6 +117,22 @@ def test_the_tables_say_who_is_ahead(figures):
     steady = Figures(figures.regime, {**figures.content, "variants": variants})
     assert "it has 36.7 ± 4.7, ours minus it +46.7 (" in tell_steady([steady])
     assert "76.7 ± 4.7 (at 0.01: 36.7 ± 4.7)" in summary_table([steady])
+
+
+def test_repeated_folds_leave_the_variance_of_shared_clips(figures):
+    folds = np.arange(len(KEPT)) // 5 % NUM_FOLDS  # 15 clips each, whose differences differ
+    clips = {**figures.content["clips"], "folds": folds.tolist()}
+    mixed = Figures(figures.regime, {**figures.content, "clips": clips})
+    full, other = (
+        np.mean(list(mixed.hits[name].values()), axis=0) for name in ("full", "attentive")
+    )
+    of_folds = [100 * float((full - other)[folds == fold].mean()) for fold in range(NUM_FOLDS)]
+    width = 2 * 1.959964 * np.std(of_folds, ddof=1) / np.sqrt(NUM_FOLDS - 1)
+    assert width > 1
+    assert tell_narrowest([mixed], "attentive") == f"{figures.regime.brief} {width:.1f}"
+    drawn = {"groups": figures.content["clips"]["groups"]}
+    by_groups = Figures(BY_NAME["heads_something_groups"], {**figures.content, "clips": drawn})
+    assert tell_narrowest([by_groups]) == ""
 
 
 def test_clips_of_drawn_sets_with_groups_are_resampled_by_group(figures):
