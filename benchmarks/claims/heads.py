@@ -111,8 +111,10 @@ def tell_narrowest(found: Sequence[Figures], other: str = "attentive_positions")
     """
     told = []
     for figures in found:
+        if not figures.is_cross_validation or other not in figures.variants:
+            continue
         one = figures.versus(REFERENCE, other)
-        if not figures.is_cross_validation or one.low is None or one.high is None:
+        if one.low is None or one.high is None:
             continue
         folds = len(set(figures.content["clips"]["folds"]))
         shared = 1 / (folds - 1)
