@@ -212,7 +212,7 @@ CONTROLS = (
     ),
 )
 """The same where the backbone knows more."""
-CURVE_EPOCHS = {1000: 160, 4000: 80, 16000: 40, 64000: 20}
+CURVE_EPOCHS = {1000: 80, 4000: 40, 16000: 20, 64000: 10}
 """By training clips: twice the steps for four times the clips."""
 CURVE = tuple(
     Regime(
