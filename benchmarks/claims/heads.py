@@ -79,6 +79,22 @@ def others_above(found: Sequence[Figures]) -> str:
     return f"Of other heads, above by more than a point: {', '.join(told) or 'none'}."
 
 
+def ten_against_one(found: Sequence[Figures]) -> str:
+    """In how many tables ten neurons are ahead of one by both intervals, in how many behind."""
+    there = [figures for figures in found if "neurons_10" in figures.variants]
+    where: dict[str, list[str]] = {"ahead": [], "behind": []}
+    for figures in there:
+        told = verdict_of_head(figures, "neurons_10")
+        where.get(told, []).append(figures.regime.brief or figures.regime.title)
+    ours_ahead, ours_behind = (
+        f"{len(names)} ({'; '.join(names)})" if names else "none" for names in where.values()
+    )
+    return (
+        f"Of {len(there)} tables with ten neurons beside one, by both intervals, ten are ahead in "
+        f"{ours_behind}, behind in {ours_ahead}."
+    )
+
+
 def num_comparisons(found: Sequence[Figures]) -> int:
     """How many differences to ours the tables have."""
     return sum(len(figures.variants) - 1 for figures in found)

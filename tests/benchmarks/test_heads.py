@@ -18,6 +18,7 @@ from benchmarks.claims.heads import (
     pilots_table,
     tell_narrowest,
     tell_steady,
+    ten_against_one,
     trained_deep,
     udl_table,
     verdict_of_head,
@@ -155,12 +156,20 @@ def test_the_curve_is_the_same_for_the_same_figures(figures, tmp_path):
 
 
 def test_the_curve_is_answered_at_every_number_of_clips(figures):
-    swapped = {"attentive_positions": "neurons_10"}
-    variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
     content = {key: value for key, value in figures.content.items() if key != "clips"}
-    told = answer_of_curve([Figures(CURVE[0], content | {"variants": variants})])
+
+    def at(regime, swapped):
+        variants = {swapped.get(name, name): v for name, v in figures.variants.items()}
+        return Figures(regime, content | {"variants": variants})
+
+    behind = at(CURVE[0], {"attentive_positions": "neurons_10"})
+    told = answer_of_curve([behind])
     assert "1,000 clips: ahead +6.7 (" in told
     assert told.endswith("Not trained yet: 4,000 clips, 16,000 clips, 64,000 clips.")
+    ahead = at(CURVE[1], {"full": "neurons_10", "attentive_positions": "full"})
+    told = ten_against_one([figures, behind, ahead])
+    assert told.startswith("Of 2 tables with ten neurons")
+    assert told.endswith("ten are ahead in 1 (4,000 clips), behind in 1 (1,000 clips).")
 
 
 def test_end_to_end_is_told_beside_cached_maps():
